@@ -28,7 +28,7 @@ from benchmarks.learner_ours import groups_of
 from benchmarks.peers import model
 from benchmarks.rollout_ours import CONFIG
 from qr_jax import config
-from qr_jax.learning import learner, pack
+from qr_jax.learner import learner, pack
 from qr_jax.models import costs, decoder, families, layout
 from qr_jax.models.tokenizer import RESERVED, WordTokenizer
 from qr_jax.parallel import compile_cache

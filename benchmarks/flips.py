@@ -19,11 +19,11 @@ from scipy.stats import t as student
 
 from benchmarks import interleave, null_worlds
 from qr_jax import config as configs
-from qr_jax import runs
 from qr_jax.config import Config
-from qr_jax.settings import conform, plain
-from qr_jax.studies import null_control, probe, probe_figures
-from qr_jax.studies.launch import Job, Launcher
+from qr_jax.lab import null_control, probe, probe_figures
+from qr_jax.lab.launch import Job, Launcher
+from qr_jax.run import runs
+from qr_jax.settings.settings import conform, plain
 
 ROOT = interleave.ROOT
 RUNS, RESULTS, PLAN = ROOT / "runs/flips", ROOT / "benchmarks/results/flips", ROOT / "configs/study/plan.md"

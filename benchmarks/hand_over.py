@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     figures: dict[str, Any] = {"emulated": measure(options.rounds)}
     if importlib.util.find_spec("libtpu"):
-        from qr_jax.planning import ahead
+        from qr_jax.lab.planning import ahead
 
         command = [sys.executable, "-m", "benchmarks.hand_over", "--one"]
         env = {**os.environ, **ahead.ENVIRONMENT}
@@ -90,9 +90,9 @@ def measure(rounds: int) -> dict[str, Any]:
 def for_tpu() -> dict[str, Any]:
     """What both ways hold and send on a chip of the slice, compiled ahead of time."""
     from qr_jax.config import Learner, Model
-    from qr_jax.learning.learner import make
+    from qr_jax.lab.planning import ahead
+    from qr_jax.learner.learner import make
     from qr_jax.models.families import PRESETS
-    from qr_jax.planning import ahead
 
     cfg, chips = PRESETS["qwen3_1p7b"], ahead.devices(TOPOLOGY)
     mesh = ahead.mesh(chips, fsdp=len(chips))
@@ -119,8 +119,8 @@ def ordered(shapes: Any, mesh: Any, kind: Any) -> Any:
 
 def ours(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any, Any]:
     """What the hand-over needs, (peak bytes, collective bytes), given parameters; and how it is run."""
+    from qr_jax.lab.planning import ahead
     from qr_jax.parallel import host_local
-    from qr_jax.planning import ahead
 
     on = host_local.by_hosts(mesh, kind)
 
@@ -141,9 +141,9 @@ def plain(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any
     import jax
     import jax.numpy as jnp
 
+    from qr_jax.lab.planning import ahead
     from qr_jax.parallel import host_local
     from qr_jax.parallel import mesh as meshes
-    from qr_jax.planning import ahead
 
     on = host_local.by_hosts(mesh, kind)
     to_decode_params, dtype = host_local.program(cfg, compute, on), jnp.dtype(compute)

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks import interleave
 from benchmarks.retrieval_server import DATA, HEAD, serving
-from qr_jax.queries import readers
+from qr_jax.data import readers
 
 CLIENTS = 200
 PAUSE_S = 0.5  # of a good client between two requests

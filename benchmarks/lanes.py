@@ -20,12 +20,13 @@ import numpy as np
 
 from benchmarks import interleave
 from benchmarks.tables import markdown
-from qr_jax import assemble, evaluate, runs
+from qr_jax import assemble, evaluate
 from qr_jax.answers import exact_match
 from qr_jax.evaluation import subject
-from qr_jax.learning import learner, pack
+from qr_jax.learner import learner, pack
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, grades
+from qr_jax.run import runs
 
 ROLLOUTS = {"1 lane": 1, "2 lanes": 2, "4 lanes": 4}
 UPDATES = {"1 lane, 8 rows": (1, 8), "1 lane, 4 rows": (1, 4), "2 lanes, 4 rows": (2, 4), "2 lanes, 2 rows": (2, 2)}

@@ -15,13 +15,14 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.peers import episodes, model
 from benchmarks.rollout_ours import CONFIG, product_rate
-from qr_jax import config, pool
-from qr_jax.learning import learner, pack
+from qr_jax import config
+from qr_jax.learner import learner, pack
+from qr_jax.learner.variance import group_variance_mask
 from qr_jax.models import costs, decoder, layout
 from qr_jax.parallel import mesh as meshes
+from qr_jax.pool import pool
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
-from qr_jax.variance import group_variance_mask
 
 MODEL = config.Model(compute="float32", remat="dots", vocab_block=8192)
 ROWS, ROW_TOKENS = 1, 768

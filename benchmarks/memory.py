@@ -53,7 +53,8 @@ def _child(words: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def follow(words: list[str]) -> None:
     """The command in this process; a line with its phases at its end."""
-    from qr_jax import cli, terminal
+    from qr_jax.cli import cli
+    from qr_jax.logging import terminal
 
     rows, open_now, whole = [], [], terminal.phase
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax import runs
-from qr_jax.studies import null_control, oracle
+from qr_jax.lab import null_control, oracle
+from qr_jax.run import runs
 
 FILE = interleave.ROOT / "benchmarks/results/null_worlds.json"
 SIZE, ROLLOUTS, POINTS = 2000, 51_200, 10

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import paper_fits
 from benchmarks.tables import markdown
-from qr_jax.studies import paper_world
+from qr_jax.lab import paper_world
 
 VERDICTS, ORIGINS = ("easy", "signal", "hard"), ("fresh", "ex_hard", "ex_easy")
 LAGGED = f"figure 4 as means over {paper_fits.TRAILING} steps before"

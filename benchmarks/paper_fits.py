@@ -1,4 +1,4 @@
-"""Fit moving pools to the paper's figures: qr_jax/studies/paper_fits.json, which `--rates paper:MODEL` plays.
+"""Fit moving pools to the paper's figures: qr_jax/lab/paper_fits.json, which `--rates paper:MODEL` plays.
 
     python -m benchmarks.paper_fits             # fits that are missing (a quarter of an hour on 2 cores; resumable)
 
@@ -25,9 +25,9 @@ from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
 from benchmarks import interleave
-from qr_jax.studies import oracle, paper_world
+from qr_jax.lab import oracle, paper_world
 
-FILE = interleave.ROOT / "qr_jax/studies/paper_fits.json"
+FILE = interleave.ROOT / "qr_jax/lab/paper_fits.json"
 COMMAND = "python -m benchmarks.paper_fits"
 FITS = 12
 SIZE, ACCEPT, SAMPLES, STEPS = 10_000, 32, 4, 330

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import interleave, paper_errors
 from benchmarks.tables import markdown
-from qr_jax.studies import oracle, paper_world
+from qr_jax.lab import oracle, paper_world
 
 FILE = interleave.ROOT / "benchmarks/results/paper_implies.json"
 SIZE = paper_world.SETTING["size"]

@@ -24,9 +24,9 @@ from typing import Any
 
 from benchmarks.tables import markdown, over_seeds
 from qr_jax.evaluation import last_evaluation
-from qr_jax.evaluation.side_by_side import FILE
-from qr_jax.report import comparison
-from qr_jax.studies import compare
+from qr_jax.lab import compare
+from qr_jax.lab.report import comparison
+from qr_jax.lab.side_by_side import FILE
 
 SETS = {"2wiki": "2Wiki", "bamboogle": "Bamboogle", "hotpotqa": "HotpotQA", "musique": "MuSiQue", "nq": "NQ",
         "popqa": "PopQA", "triviaqa": "TriviaQA"}  # fmt: skip

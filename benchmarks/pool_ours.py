@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax import figures, plugins
-from qr_jax import pool as pools
+from qr_jax import plugins
 from qr_jax.config import use
+from qr_jax.pool import figures
+from qr_jax.pool import pool as pools
+from qr_jax.pool.verdict import judge
 from qr_jax.records import Grades, grades
-from qr_jax.verdict import judge
 
 SAMPLES = 4  # episodes a query
 state: dict[str, Any] = {}

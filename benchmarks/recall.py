@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import interleave
-from qr_jax.evaluation import suite
+from qr_jax.lab import suite
 from qr_jax.parallel import compile_cache
-from qr_jax.retrieval.recall import recall
-from qr_jax.settings import Use, use
+from qr_jax.search.recall import recall
+from qr_jax.settings.settings import Use, use
 
 SETS = suite.sets("qa7")
 RETRIEVERS = ("bm25", "dense", "hybrid")

@@ -4,7 +4,7 @@
     python -m benchmarks.recycling_map --runs runs/study/b/s4/grpo/*    # beside it: the shift and jump of these runs
 
 In the map every query's log-odds of a right answer grow by `shift` over the budget, and by `jump` more each time that
-the query itself is trained on ("memorising" of qr_jax/studies/pass_rates.py). `passes` is how often the budget would
+the query itself is trained on ("memorising" of qr_jax/lab/pass_rates.py). `passes` is how often the budget would
 draw the whole pool. A figure is the signal groups of a rule over plain GRPO's, at equal rollouts. Signal is not yet
 learning.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax.studies import oracle, pass_rates
+from qr_jax.lab import oracle, pass_rates
 
 FILE = interleave.ROOT / "benchmarks/results/recycling_map.json"
 SIZE, QUERIES = 1000, 16  # of the pool, of a step

@@ -18,7 +18,7 @@ from benchmarks import interleave
 from benchmarks.learner_ours import groups_of
 from benchmarks.tables import markdown
 from qr_jax import config
-from qr_jax.learning import learner, pack
+from qr_jax.learner import learner, pack
 from qr_jax.models import decoder, families
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import grades

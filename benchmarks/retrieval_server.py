@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
-from qr_jax.queries import readers
+from qr_jax.data import readers
 from qr_jax.records import SearchFunction
-from qr_jax.retrievers.bm25 import bm25
+from qr_jax.search.retrievers.bm25 import bm25
 
 DATA = Path(os.environ.get("QR_JAX_DATA") or interleave.ROOT / ".." / "shared" / "data").resolve()
 K = 3
@@ -108,7 +108,7 @@ def held_s(url: str) -> float | None:
 @contextlib.contextmanager
 def serving(corpus: str, words: Sequence[str] | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server of that corpus in a process of its own (ours, or what `words` start); its URL, and the process."""
-    words = words or [sys.executable, "-m", "qr_jax.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
+    words = words or [sys.executable, "-m", "qr_jax.cli.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=interleave.ROOT) as process:
         assert process.stderr
         said = []

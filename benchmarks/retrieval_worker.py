@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax.queries import readers
+from qr_jax.data import readers
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, index_corpus
-from qr_jax.retrievers import bm25 as ours
 from qr_jax.rollout import tools
+from qr_jax.search import bm25_build, index_corpus
+from qr_jax.search.retrievers import bm25 as ours
 
 DATA = Path(os.environ.get("QR_JAX_DATA") or interleave.ROOT / ".." / "shared" / "data").resolve()
 QUESTIONS = ("hotpotqa", "2wiki", "musique")

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import interleave
 from benchmarks.tables import markdown
-from qr_jax import cli
+from qr_jax.cli import cli
 from qr_jax.rollout import decode
 
 DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))

@@ -20,12 +20,12 @@ from typing import Any
 from benchmarks import interleave, kept_runs
 from benchmarks.tables import markdown
 from qr_jax import plugins
-from qr_jax.evaluation import suite
-from qr_jax.queries import readers
+from qr_jax.data import readers
+from qr_jax.lab import suite
 from qr_jax.records import Passage
-from qr_jax.retrieval import index_corpus
-from qr_jax.retrieval.recall import recall
-from qr_jax.settings import Use, use
+from qr_jax.search import index_corpus
+from qr_jax.search.recall import recall
+from qr_jax.settings.settings import Use, use
 
 SET, K = "hotpotqa", 5
 PARTS = 4
@@ -96,7 +96,7 @@ def servers(files: Sequence[Path]) -> Iterator[list[Use]]:
         processes = []
         for file in files:
             words = ["serve-retriever", "--corpus", str(file), "--port", "0"]
-            command = [sys.executable, "-m", "qr_jax.cli", *words]
+            command = [sys.executable, "-m", "qr_jax.cli.cli", *words]
             process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
             stack.callback(process.terminate)
             processes.append(process)

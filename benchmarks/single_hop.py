@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import interleave, kept_runs
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
-from qr_jax import metrics_writer
 from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.logging import metrics_writer
 
 NAME = "single_hop"
 CONFIG = "configs/smollm2_single_hop.py"

@@ -18,11 +18,11 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.tables import markdown
 from qr_jax import plugins
-from qr_jax.queries.world.generate import build, settings_from
+from qr_jax.data.world.generate import build, settings_from
+from qr_jax.lab.report import read
 from qr_jax.records import Episode, Passage, Query, Turn
-from qr_jax.report import read
 from qr_jax.rewards.exact_match import exact_match
-from qr_jax.settings import use
+from qr_jax.settings.settings import use
 
 REWARDS = (
     use("f1"), use("cover_match"),

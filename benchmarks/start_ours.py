@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax import cli
+from qr_jax.cli import cli
 from qr_jax.rollout import compiles, decode
 
 

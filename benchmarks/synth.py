@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import interleave
 from benchmarks.tables import markdown
-from qr_jax.evaluation import suite
+from qr_jax.lab import suite
 
 CORPUS = suite.corpus_file(suite.sets("qa7")["hotpotqa"])
 QUESTIONS = 200
@@ -28,7 +28,7 @@ def main() -> None:
         count = "--questions", str(QUESTIONS)
         teacher = said("tests/teacher_server.py", CORPUS, f"{folder}/teacher", *count)
         words = "synth", CORPUS, f"{folder}/templates", "--teacher", "templates", *count, "--json"
-        templates = said("-m", "qr_jax.cli", *words)
+        templates = said("-m", "qr_jax.cli.cli", *words)
     file = interleave.results("synth", {"teacher": teacher, "templates": {"found": templates}}, ())
     print(table(json.loads(file.read_text())))
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.learner_ours import groups_of
 from qr_jax import config
-from qr_jax.learning import learner, pack
+from qr_jax.learner import learner, pack
 from qr_jax.models import decoder, families, incremental
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import grades

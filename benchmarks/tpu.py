@@ -7,7 +7,7 @@
 Decode is one chip's program at Qwen3-1.7B's shape in bfloat16; `reads` is the HBM that a step reads and writes over
 weights + live cache, `temporaries` is over the cache (a copy of it would show as 1). The learner's step runs on a slice
 of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary_rows` counts arrays of more logits than a row has in a block
-(model.vocab_block), of which there should be none. qr_jax/planning/hlo.py says how bytes and FLOPs are counted. None of
+(model.vocab_block), of which there should be none. lab/planning/hlo.py says how bytes and FLOPs are counted. None of
 it is a measurement.
 """
 
@@ -73,7 +73,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def one(name: str, chip: str, options: argparse.Namespace) -> dict[str, Any]:
     """One program compiled for one generation, in a process of its own: libtpu reads the environment once."""
-    from qr_jax.planning import ahead
+    from qr_jax.lab.planning import ahead
 
     words = [f"--{key}={getattr(options, key)}" for key in ("model", "slots", "positions", "chunk", "rows", "remat")]
     command = [sys.executable, "-m", "benchmarks.tpu", "--one", "--programs", name, "--chips", chip, *words]
@@ -90,10 +90,10 @@ def decode(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from qr_jax.lab.planning import ahead
     from qr_jax.models import incremental
     from qr_jax.models.families import PRESETS
     from qr_jax.parallel import peaks
-    from qr_jax.planning import ahead
     from qr_jax.rollout import cache as caches
     from qr_jax.rollout.decode import decode as jitted
     from qr_jax.rollout.sampling import Sampling
@@ -129,9 +129,9 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from qr_jax.config import Learner, Model
-    from qr_jax.learning import learner, pack
+    from qr_jax.lab.planning import ahead, hlo
+    from qr_jax.learner import learner, pack
     from qr_jax.models.families import PRESETS
-    from qr_jax.planning import ahead, hlo
     from qr_jax.records import Grades
 
     cfg, rows = PRESETS[options.model], options.rows
@@ -182,7 +182,7 @@ def nbytes(tree: Any) -> int:
 
 def details(program: Any) -> dict[str, Any]:
     """Who the bytes are from, the largest arrays, and what the text does not say; not in the table."""
-    from qr_jax.planning import hlo
+    from qr_jax.lab.planning import hlo
 
     largest = [[str(array), array.nbytes, source] for array, source in hlo.largest_arrays(program.text)[:12]]
     by = dict(list(program.cost.bytes_by.items())[:12])

@@ -17,9 +17,9 @@ from starlette.applications import Starlette  # pyright: ignore[reportMissingImp
 from starlette.responses import Response  # pyright: ignore[reportMissingImports]
 from starlette.routing import Route  # pyright: ignore[reportMissingImports]
 
-from qr_jax.queries import readers
-from qr_jax.retrieval import http_server, search_batcher, server, server_metrics
-from qr_jax.retrievers.bm25 import bm25
+from qr_jax.data import readers
+from qr_jax.search import http_server, search_batcher, server, server_metrics
+from qr_jax.search.retrievers.bm25 import bm25
 
 LOOPS = {"h11": "asyncio", "httptools": "uvloop"}
 

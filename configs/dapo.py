@@ -3,7 +3,7 @@
     qr-jax train configs/dapo.py                     # as the quickstart, fewer steps: a step costs up to 10 rounds
     qr-jax train configs/dapo.py pool.rounds.max_rounds=1    # bounded: one round a step
 
-Yu et al. 2025, arXiv:2503.14476: dynamic sampling (`rounds/refill` with the rule `bounded_dapo`), clip-higher, a mean
+Yu et al. 2025, arXiv:2503.14476: dynamic sampling (`rounds=refill` with the rule `bounded_dapo`), clip-higher, a mean
 over tokens, no KL term. Not its overlong shaping: no answer here is long. The cap never raises. Compare it with other
 configs by rollouts, not by steps.
 """

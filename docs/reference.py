@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from qr_jax import cli, config, elsewhere, meanings, metrics, overrides, plugins
+from qr_jax import config, plugins
+from qr_jax.cli import cli
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.logging import metrics
+from qr_jax.settings import elsewhere, meanings, overrides
 
 PACKAGE = Path(config.__file__).parent
 COLUMNS = "100"  # of the commands' help
@@ -63,9 +66,10 @@ def plugin_settings() -> str:
              "[extending](../extending/index.md).\n"]  # fmt: skip
     sections = {section.name: section for section in meanings.sections() if section.plugin}
     for kind, contract in CONTRACTS.items():
-        parts.append(f"## {kind}: qr_jax/{contract.folder}/\n\nReturns {plain(contract.returns)}.\n")
+        folders = " and ".join(f"qr_jax/{folder}/" for folder in contract.folders)
+        parts.append(f"## {kind}: {folders}\n\nReturns {plain(contract.returns)}.\n")
         for name in plugins.names(kind):
-            tree = ast.parse((PACKAGE / contract.folder / f"{name}.py").read_text(encoding="utf-8"))
+            tree = ast.parse(Path(plugins.origin(kind, name)).read_text(encoding="utf-8"))
             function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
             parts.append(f"### {name} ({kind})\n\n{plain(ast.get_docstring(tree) or '')}\n")
             parts.append(plain(ast.get_docstring(function) or "") + "\n")
@@ -102,7 +106,7 @@ def leaves(parser: argparse.ArgumentParser, before: str) -> Iterator[tuple[str, 
 
 def metric_names() -> str:
     """Every metric of metrics.jsonl, by its area."""
-    parts = ["# Metrics\n\nMade from `qr_jax/metrics.py`: what `metrics.jsonl`, TensorBoard and W&B get.\n"]
+    parts = ["# Metrics\n\nMade from `qr_jax/logging/metrics.py`: what `metrics.jsonl`, TensorBoard and W&B get.\n"]
     areas: dict[str, list[tuple[str, ...]]] = {}
     for name, metric in metrics.NAMES.items():
         areas.setdefault(name.split("/")[0], []).append((name, metric.unit, metric.meaning))

@@ -2,13 +2,13 @@
 
 import sys
 
-from qr_jax import interrupts
+from qr_jax.run import interrupts
 
 
 def main() -> int:
     """The process's command; its exit code."""
     interrupts.hear_interrupts()
-    from qr_jax import cli
+    from qr_jax.cli import cli
 
     return cli.main()
 

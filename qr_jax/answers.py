@@ -13,7 +13,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 
-from qr_jax.characters import nfc, nfkc, seen, spread
+from qr_jax.data.characters import nfc, nfkc, seen, spread
 from qr_jax.errors import UserError
 from qr_jax.records import Query
 

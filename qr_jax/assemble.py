@@ -15,18 +15,8 @@ import numpy as np
 from qr_jax import plugins
 from qr_jax.answers import fold
 from qr_jax.config import SET_PREFIX, Config, use
-from qr_jax.errors import Interrupted, UserError
-from qr_jax.interfaces import shown
-from qr_jax.models import decoder, families, hf
-from qr_jax.models.families import ModelConfig
-from qr_jax.models.hf import load_tokenizer
-from qr_jax.models.incremental import DecodeParams, to_decode_params
-from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
-from qr_jax.parallel import host_local
-from qr_jax.parallel import mesh as meshes
-from qr_jax.processes import hosts
-from qr_jax.queries import readers
-from qr_jax.queries.traces import (
+from qr_jax.data import readers
+from qr_jax.data.traces import (
     MADE_TRACES,
     ExpertTurn,
     check_fit,
@@ -40,7 +30,16 @@ from qr_jax.queries.traces import (
     supporting_traces,
     with_titles,
 )
-from qr_jax.queries.world.generate import settings_from, vocabulary
+from qr_jax.data.world.generate import settings_from, vocabulary
+from qr_jax.errors import Interrupted, UserError
+from qr_jax.interfaces import shown
+from qr_jax.models import decoder, families, hf
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.incremental import DecodeParams, to_decode_params
+from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
+from qr_jax.parallel import host_local, hosts
+from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.together import together
@@ -70,7 +69,7 @@ class Agent:
 
 def world_sources(config: Config):
     """The splits of the config's synthetic world, read through TFDS; built on first use."""
-    from qr_jax.queries.world.tfds_builder import open_world
+    from qr_jax.data.world.tfds_builder import open_world
 
     return open_world(settings_from(config.data.world), config.data.world_path)
 
@@ -132,7 +131,7 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         world = world_sources(config)
         queries = readers.first(read(world.train if part == "train" else world.dev), limit)
     elif name.startswith(SET_PREFIX):
-        queries = _of_file(config, plugins.around("queries.official").for_part(name, part), part, limit)
+        queries = _of_file(config, plugins.around("sets.official").for_part(name, part), part, limit)
     else:
         queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]

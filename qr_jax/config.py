@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.errors import UserError
-from qr_jax.overrides import override
-from qr_jax.settings import Use, conform, nearest, plain, with_new_names
-from qr_jax.settings import use as use  # a config file imports all it needs from here
+from qr_jax.settings.overrides import override
+from qr_jax.settings.settings import Use, conform, nearest, plain, with_new_names
+from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Model:
 @dataclass(frozen=True)
 class Data:
     """The source of the questions: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
-    tfds:NAME[:SPLIT][@FOLDER] (queries/qa_builders.py)."""
+    tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
@@ -47,7 +47,7 @@ class Data:
     train_share: float = 0.7  # of the sha256 split
     train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
     eval_limit: int | None = None  # as data.train_limit
-    world: Mapping[str, Any] = field(default_factory=dict)  # settings of queries/world/generate.py's World
+    world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
 
@@ -269,7 +269,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
 
     `file.py:name` takes the file's variable or function of that name instead. `configs/NAME.py` is the package's own
-    where no such file stands here. Overrides (`qr_jax/overrides.py`) come last. ValueError says what is wrong with the
+    where no such file stands here. Overrides (settings/overrides.py) come last. ValueError says what is wrong with the
     file or with an override.
     """
     path, name = parts(path)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qr_jax.characters import nfkc
+from qr_jax.data.characters import nfkc
 
 NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
 OBSERVED = ("information", "tool_response")  # what an environment shows stands between these

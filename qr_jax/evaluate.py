@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import answers, assemble, config, run_files, runs, terminal
-from qr_jax.columns import aligned
+from qr_jax import answers, assemble, config
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.bootstrap import half_width, mean, over_runs
 from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
 from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
+from qr_jax.logging import terminal
+from qr_jax.logging.columns import aligned
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
+from qr_jax.run import run_files, runs
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 PAIRED = ("exact_match", "f1")  # kept of each question

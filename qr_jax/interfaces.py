@@ -1,9 +1,9 @@
 """The contract of each kind of plug-in: the map of the code base, and the table that loader, learner and tests read.
 
-A plug-in is one function in one file of its kind's folder, with the file's name. Parameters before the `*` are the data
-it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the registration
-there is. What it returns is checked where it comes back. Upper-case constants in its file tell the core what it must
-know before anything runs; they are read from the source, as the signature is.
+A plug-in is one function in one file of its kind's folders, with the file's name. Parameters before the `*` are the
+data it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the
+registration there is. What it returns is checked where it comes back. Upper-case constants in its file tell the core
+what it must know before anything runs; they are read from the source, as the signature is.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from qr_jax.data.limits import MOST_ID_CHARS
 from qr_jax.dialect import encodable
 from qr_jax.errors import PluginError, UserError
-from qr_jax.queries.limits import MOST_ID_CHARS
 from qr_jax.records import Ask, Passage, Say, Scores, Search, Stop, StopReason
 
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
@@ -25,7 +25,7 @@ LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entr
 class Contract:
     """One kind of plug-in. `check(result, *given, **named)` returns what the run uses, or raises PluginError."""
 
-    folder: str
+    folders: tuple[str, ...]  # of qr_jax: that of the core, and that of the neighbouring methods
     given: tuple[str, ...]  # the data before the `*`
     returns: str
     check: Callable[..., Any]
@@ -229,14 +229,14 @@ def _shape_NL(given: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 CONTRACTS: Mapping[str, Contract] = {
     "rule": Contract(
-        folder="recycling",
+        folders=("pool/rules", "methods/rules"),
         given=("pool", "outcome"),
         returns="(weight_P, memory): a finite draw weight of 0 or more for each query of the pool, and arrays by name",
         check=check_rule,
         constants={"DRAWS": Literal["chance", "largest"]},  # how its weights are meant; without it by chance
     ),
     "rounds": Contract(
-        folder="rounds",
+        folders=("pool/rounds", "methods/rounds"),
         given=("pool", "so_far"),  # so_far: the step's Outcomes up to now, the last of all its groups
         returns="Ask(draw=..., more={pool index: samples}) for at least one rollout, or None, which ends the drawing",
         check=check_rounds,
@@ -245,7 +245,7 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"MOST": int, "ROUNDS": int},
     ),
     "env": Contract(
-        folder="envs",
+        folders=("envs", "methods/envs"),
         given=("query", "turns"),
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
@@ -260,17 +260,17 @@ CONTRACTS: Mapping[str, Contract] = {
         beside=("expert_turn",),  # (thought, queries, answer) -> what an expert writes: cold starts need it
     ),
     "retriever": Contract(
-        folder="retrievers",
+        folders=("retrievers", "search/retrievers"),
         given=(),
         returns="search(queries, k), which gives each query its passages, best first",
         check=check_retriever,
         provided=("corpus",),
         constants={"DEVICES": bool},  # whether it computes on devices; a server leaves them alone for all others
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
-        made=Contract("", ("queries", "k"), "a list of passages for each query, best first", check_found),
+        made=Contract((), ("queries", "k"), "a list of passages for each query, best first", check_found),
     ),
     "reward": Contract(
-        folder="rewards",
+        folders=("rewards", "methods/rewards"),
         given=("query", "episodes"),
         returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
         check=check_reward,
@@ -279,7 +279,7 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"TURNS": int, "ENDPOINT": tuple[str, ...]},
     ),
     "advantage": Contract(
-        folder="advantages",
+        folders=("learner/advantages", "methods/advantages"),
         given=("grades", "turns_QG", "entropy_NL", "logp_NL", "old_logp_NL", "gold_logp_NT", "mask_NL", "turn_NL"),
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
@@ -288,7 +288,7 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # of turn rewards
     ),
     "loss": Contract(
-        folder="losses",
+        folders=("learner/losses", "methods/losses"),
         given=(*LOSS_ARRAYS, "group_N", "reward_N"),
         returns="(loss_NL, metrics): a float a token, neither masked nor averaged, and arrays a token by name",
         check=check_loss,

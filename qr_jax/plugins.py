@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qr_jax import elsewhere
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import AT_LEAST, CONTRACTS, EXAMPLE, Contract
-from qr_jax.settings import Use, conform, nearest
+from qr_jax.settings import elsewhere
+from qr_jax.settings.settings import Use, conform, nearest
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
@@ -66,8 +66,18 @@ class Signature:
 
 
 def names(kind: str) -> list[str]:
-    """The plug-ins of one kind that qr_jax has itself: the files of its folder."""
-    return sorted(path.stem for path in (ROOT / CONTRACTS[kind].folder).glob("*.py") if not path.stem.startswith("_"))
+    """List the plug-ins of one kind that qr_jax has itself: the files of its folders."""
+    return sorted(modules(kind))
+
+
+def modules(kind: str) -> Mapping[str, str]:
+    """Return the full name of the module of each of qr_jax's own plug-ins of a kind."""
+    return {
+        path.stem: f"{ROOT.name}.{folder.replace('/', '.')}.{path.stem}"
+        for folder in CONTRACTS[kind].folders
+        for path in (ROOT / folder).glob("*.py")
+        if not path.stem.startswith("_")
+    }
 
 
 def _foreign_package(name: str) -> str | None:
@@ -396,14 +406,13 @@ def _place(kind: str, name: str) -> tuple[str, str]:
     if kind not in CONTRACTS:
         raise UserError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        raise UserError(
-            f"{kind} {name!r} is no name: wanted a file of qr_jax/{CONTRACTS[kind].folder}/ or package.module.function"
-        )
+        folder = f"qr_jax/{CONTRACTS[kind].folders[0]}/"
+        raise UserError(f"{kind} {name!r} is no name: wanted a file of {folder} or package.module.function")
     if "." not in name:
         if name not in names(kind):
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
             raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
-        return f"qr_jax.{CONTRACTS[kind].folder}.{name}", name
+        return modules(kind)[name], name
     module, _, function = name.rpartition(".")
     return module, function
 

@@ -13,17 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, checks, config, dialect, runs, terminal
+from qr_jax import assemble, config, dialect
 from qr_jax.config import Config, use
+from qr_jax.data import sources, unchanged
+from qr_jax.data.traces import answers_an_act
 from qr_jax.errors import Interrupted, UserError
-from qr_jax.learning import learner, pack
+from qr_jax.learner import learner, pack
+from qr_jax.logging import terminal
+from qr_jax.parallel import hosts
 from qr_jax.parallel import mesh as meshes
-from qr_jax.processes import hosts
-from qr_jax.queries import sources, unchanged
-from qr_jax.queries.traces import answers_an_act
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
+from qr_jax.run import checkpoint, runs
+from qr_jax.settings import checks
 from qr_jax.step.beside import beside, run_interruptible
 
 

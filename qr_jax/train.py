@@ -25,16 +25,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import begin, ending, errors, evaluate, figures, metrics_writer, plugins, pool, runs, terminal
+from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
 from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.learning import learner, pack
-from qr_jax.parallel import memory
-from qr_jax.processes import hosts
+from qr_jax.learner import learner, pack
+from qr_jax.logging import metrics_writer, terminal
+from qr_jax.parallel import hosts, memory
+from qr_jax.pool import figures, pool
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Statistics
+from qr_jax.run import begin, ending, runs
 from qr_jax.step import batch, drawing, grading, guards, outage, rollout_and_grade, telling
 from qr_jax.step import runtime as runtimes
 from qr_jax.step.beside import beside

@@ -22,8 +22,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.config import SET_PREFIX, Config, Data, chosen_plugins
 from qr_jax.errors import UserError
-from qr_jax.interfaces import CONTRACTS
-from qr_jax.settings import Use, plain
+from qr_jax.settings.settings import Use, plain
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def wishes(config: Config) -> list[Wish]:
     if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
         found.append(Wish(f"to write worlds into {data.world_path}", None))
     for name, value in (("train", data.train), ("eval", data.eval), ("corpus", data.corpus)):
-        if value.startswith(SET_PREFIX) and not plugins.around("queries.official").is_built(value):
+        if value.startswith(SET_PREFIX) and not plugins.around("sets.official").is_built(value):
             told = f"to read official files by data.{name}={value}, and keep them as the set for all your runs"
             found.append(Wish(told, None))
     for what, name in (("the model", config.model.name), ("the tokenizer", config.model.tokenizer)):
@@ -134,10 +133,10 @@ def _fetched(what: str, model: str) -> Wish:
 
 
 def _of_plugin(kind: str, chosen: Use) -> list[Wish]:
-    package, folder = chosen.name.split(".")[0], f"qr_jax.{CONTRACTS[kind].folder}"
+    package = chosen.name.split(".")[0]
     if "." in chosen.name and package != "qr_jax":  # what its settings mean only its code knows
         return [Wish(f"code outside qr_jax: {kind} {chosen.name!r}", f"--allow-plugins {package}")]
-    if "." in chosen.name and chosen.name not in {f"{folder}.{name}.{name}" for name in plugins.names(kind)}:
+    if "." in chosen.name and chosen.name not in {f"{module}.{name}" for name, module in plugins.modules(kind).items()}:
         return [Wish(f"a function of qr_jax that is no {kind}: {chosen.name!r}", None)]
     settings = plugins.signature(kind, chosen.name).settings
     values = {name: setting.default for name, setting in settings.items()} | plugins.check(kind, chosen)

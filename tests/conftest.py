@@ -26,8 +26,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The maths alone: shapes and types of these files' functions are checked while they are traced.
-CHECKED = ("variance", "learning.reduce", "learning.kl", "learning.importance", "learning.credit")
-CHECKED += ("advantages", "losses", "pool", "recycling")
+CHECKED = tuple(f"learner.{name}" for name in ("variance", "reduce", "kl", "importance", "credit"))
+CHECKED += tuple(f"{room}.{kind}" for room in ("learner", "methods") for kind in ("advantages", "losses"))
+CHECKED += ("methods.rules", "pool.pool", "pool.rules")
 assert all(importlib.util.find_spec(f"qr_jax.{name}") for name in CHECKED)
 install_import_hook([f"qr_jax.{name}" for name in CHECKED], "beartype.beartype")
 
@@ -81,6 +82,6 @@ def optimised():
 @pytest.fixture(scope="session", autouse=True)
 def no_word_of_what_takes_long():
     """However slow the machine is, no phase of this process says that it goes on: tests read what is said."""
-    from qr_jax import terminal  # behind the hook above
+    from qr_jax.logging import terminal  # behind the hook above
 
     terminal.QUIET_S = terminal.FIRST_S = 3600.0

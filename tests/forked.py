@@ -155,7 +155,8 @@ def finish(children: Iterable[Forked], limit_s: float) -> bool:
 
 def tell_phases() -> None:
     """Let this process print when each phase begins and ends."""
-    from qr_jax import begin, checkpoint, evaluate, train
+    from qr_jax import evaluate, train
+    from qr_jax.run import begin, checkpoint
     from qr_jax.step import rollout_and_grade
 
     for place, name, phase in (

@@ -24,28 +24,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from qr_jax import bounded_json, checkpoint, checks, committed, config, dialect, overrides, settings
-from qr_jax.checkpoint import FORMAT, Checkpoints
+from qr_jax import config, dialect
+from qr_jax.data import arrow, carried, formats, parquet, readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
-from qr_jax.models import encoder, families, gguf, gguf_file, hf, json_file, rope, safetensors_file
-from qr_jax.processes import plain
-from qr_jax.queries import (
-    arrow,
-    carried,
-    data_check,
-    foreign,
-    foreign_rows,
-    formats,
-    html_text,
-    inputs,
-    official,
-    parquet,
-    readers,
-)
+from qr_jax.models import families, gguf, gguf_file, hf, json_file, rope, safetensors_file
+from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
-from qr_jax.retrieval import http_server, protocols, server
-from qr_jax.retrievers.bm25 import bm25
+from qr_jax.run import bounded_json, checkpoint, committed
+from qr_jax.run.checkpoint import FORMAT, Checkpoints
+from qr_jax.search import encoder, http_server, protocols, server
+from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.sets import data_check, foreign, foreign_rows, html_text, inputs, official
+from qr_jax.settings import checks, overrides, settings
 
 Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))

@@ -30,13 +30,14 @@ from types import SimpleNamespace
 import numpy as np
 import small_data
 
-from qr_jax import cli, config, trust
-from qr_jax.commands import doctor
+from qr_jax import config, trust
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
 from qr_jax.config import Config, use
+from qr_jax.lab import launch, null_control, oracle, pass_rates
+from qr_jax.lab.report import view
 from qr_jax.records import Passage
-from qr_jax.report import view
-from qr_jax.retrieval import bm25_index
-from qr_jax.studies import launch, null_control, oracle, pass_rates
+from qr_jax.search import bm25_index
 
 SECRET = "a-secret-token"  # in the environment, under several names
 KEY = "-----BEGIN KEY-----"  # in the user's files

@@ -17,9 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from qr_jax import committed, config, lease, metrics_writer, terminal
+from qr_jax import config
 from qr_jax.config import use
+from qr_jax.logging import metrics_writer, terminal
 from qr_jax.rollout import engine
+from qr_jax.run import committed, lease
 from qr_jax.train import train
 
 LATE_S = 5.0  # more than what follows the last step takes

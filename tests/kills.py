@@ -62,7 +62,7 @@ def settings(folder: Path, processes: int) -> Any:
 
 def train(folder: Path, run: str, several: Sequence[str]) -> int:
     """What a process does: the command that goes on with the run."""
-    from qr_jax import cli
+    from qr_jax.cli import cli
 
     forked.tell_phases()
     return cli.main(["train", str(folder / "config.json"), "--run", str(folder / run), "--trust", *several])

@@ -8,8 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from qr_jax import pool as pools
-from qr_jax.noise import uniforms
+from qr_jax.pool import pool as pools
+from qr_jax.pool.noise import uniforms
 from qr_jax.records import Grades, grades
 
 ORACLE = 1001  # the first part of the oracle's keys

@@ -22,8 +22,8 @@ def settle_recorded(folder: Path) -> None:
     """Each process grades the queries dealt to it from FOLDER/outcomes.npz; all write the pool's digest a step."""
     import numpy as np
 
-    from qr_jax import pool as pools
-    from qr_jax.processes import hosts
+    from qr_jax.parallel import hosts
+    from qr_jax.pool import pool as pools
     from qr_jax.records import grades
 
     with np.load(folder / "outcomes.npz") as recorded:
@@ -47,10 +47,10 @@ def work_out_a_gradient(folder: Path) -> None:
     import test_learner
 
     from qr_jax import assemble, config
-    from qr_jax.learning import learner
+    from qr_jax.learner import learner
     from qr_jax.models import decoder
+    from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
-    from qr_jax.processes import hosts
 
     draw = np.random.default_rng(0)
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
@@ -70,11 +70,11 @@ def read_decoding(folder: Path) -> None:
     import numpy as np
 
     from qr_jax import assemble, config
+    from qr_jax.data.world.generate import vocabulary
     from qr_jax.models import decoder, families
     from qr_jax.models.tokenizer import WordTokenizer
+    from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
-    from qr_jax.processes import hosts
-    from qr_jax.queries.world.generate import vocabulary
     from qr_jax.rollout import decode
     from qr_jax.rollout.engine import Engine
 
@@ -104,8 +104,8 @@ def work_out(folder: Path) -> None:
 
 def strike(kind: str, at_step: int) -> None:
     """Let this process get SIGKILL or SIGTERM, or an error, in that step's rollout, once some tokens are decoded."""
-    from qr_jax import runs
     from qr_jax.rollout import kv_cache
+    from qr_jax.run import runs
     from qr_jax.step import rollout_and_grade
 
     roll_out, stop_now, now, asked = rollout_and_grade.roll_out, runs.Run.stop_now, [-1], [0]
@@ -136,7 +136,8 @@ def strike(kind: str, at_step: int) -> None:
 def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) -> int:
     several = ["--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", index]
     if mode == "train":
-        from qr_jax import cli, config
+        from qr_jax import config
+        from qr_jax.cli import cli
 
         if more:
             strike(more[0], int(more[1]))
@@ -145,7 +146,7 @@ def main(mode: str, port: str, count: str, index: str, folder: str, *more: str) 
         places = [f"{folder}/config.json", "--run", run, "--trust", "--verbose"]
         return cli.main(["train", *places, *several])
     from qr_jax import config
-    from qr_jax.processes import start
+    from qr_jax.parallel import start
 
     start.begin(config.Mesh(devices=DEVICES), coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(index))
     work_out(Path(folder))

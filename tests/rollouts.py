@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from qr_jax import config
+from qr_jax.data.world.generate import World, WorldSettings, build, vocabulary
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.learning import learner
-from qr_jax.learning.pack import pack
+from qr_jax.learner import learner
+from qr_jax.learner.pack import pack
 from qr_jax.models import decoder
 from qr_jax.models.families import PRESETS
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.parallel import mesh as meshes
-from qr_jax.queries.world.generate import World, WorldSettings, build, vocabulary
 from qr_jax.records import Episode, Query, Say, Search, Stop, Trace, Turn, grades
 from qr_jax.rollout import sampling
 from qr_jax.rollout.engine import Engine
@@ -38,7 +38,7 @@ def world() -> World:
 
 @functools.cache
 def default_search():
-    from qr_jax.retrievers.bm25 import bm25
+    from qr_jax.search.retrievers.bm25 import bm25
 
     return bm25(corpus=world().documents)
 

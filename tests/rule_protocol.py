@@ -8,11 +8,11 @@ at every fifth step query 7 is a fault.
 import numpy as np
 
 from qr_jax import plugins
-from qr_jax import pool as pools
 from qr_jax.interfaces import EXAMPLE
-from qr_jax.noise import uniforms
+from qr_jax.pool import pool as pools
+from qr_jax.pool.noise import uniforms
 from qr_jax.records import grades
-from qr_jax.settings import Use
+from qr_jax.settings.settings import Use
 
 SIZE, STEPS, SEED, SAMPLES = 60, 200, 3, 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import checkpoint
+from qr_jax.run import checkpoint
 
 
 def lines(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qr_jax.evaluation import suite
+from qr_jax.lab import suite
 from qr_jax.records import Passage, SearchFunction
 
 PLACES = ("Oslo", "Bergen", "Lima", "Quito", "Accra")

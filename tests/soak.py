@@ -100,8 +100,9 @@ def settings(folder: Path, port: int, steps: int) -> Any:
 
 def train(folder: Path, go_on: int, write: int) -> int:
     """What the process does: the command; before each step and checkpoint it waits for a byte."""
-    from qr_jax import checkpoint, cli
     from qr_jax import train as driver
+    from qr_jax.cli import cli
+    from qr_jax.run import checkpoint
 
     os.close(write)
     take_step, save = driver.take_step, checkpoint.Checkpoints.save
@@ -330,7 +331,7 @@ class Soak:
 
 
 def _second(folder: Path) -> int:
-    from qr_jax import cli
+    from qr_jax.cli import cli
 
     return cli.main(["train", str(folder / "config.json"), "--run", str(folder / "run"), "--trust"])
 

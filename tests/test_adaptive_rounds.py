@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax import plugins, pool
+from qr_jax import plugins
 from qr_jax.config import use
+from qr_jax.lab import oracle
+from qr_jax.methods.rounds.ar3po import ar3po
+from qr_jax.methods.rounds.knapsack import knapsack
+from qr_jax.methods.rounds.pilot_commit import pilot_commit
+from qr_jax.methods.rounds.reinforce_ada import reinforce_ada
+from qr_jax.methods.rounds.speed import speed
+from qr_jax.pool import pool
+from qr_jax.pool.verdict import judge
 from qr_jax.records import Ask, grades
-from qr_jax.rounds.ar3po import ar3po
-from qr_jax.rounds.knapsack import knapsack
-from qr_jax.rounds.pilot_commit import pilot_commit
-from qr_jax.rounds.reinforce_ada import reinforce_ada
-from qr_jax.rounds.speed import speed
-from qr_jax.studies import oracle
-from qr_jax.verdict import judge
 
 POOL = pool.create(100)
 

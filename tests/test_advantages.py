@@ -8,24 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import plugins, records
-from qr_jax.advantages.cw_grpo import cw_grpo
-from qr_jax.advantages.dagrpo import dagrpo
-from qr_jax.advantages.disco import disco
-from qr_jax.advantages.dr_grpo import dr_grpo
-from qr_jax.advantages.gfpo import gfpo
-from qr_jax.advantages.grpo import grpo
-from qr_jax.advantages.igpo import igpo
-from qr_jax.advantages.max_rl import max_rl
-from qr_jax.advantages.opo import opo
-from qr_jax.advantages.raft_pp import raft_pp
-from qr_jax.advantages.reinforce_pp import reinforce_pp
-from qr_jax.advantages.reinforce_rej import reinforce_rej
-from qr_jax.advantages.rl_zvp import rl_zvp
-from qr_jax.advantages.rloo import rloo
-from qr_jax.advantages.stratified import stratified
-from qr_jax.advantages.turn_returns import turn_returns
 from qr_jax.config import use
 from qr_jax.interfaces import EXAMPLE
+from qr_jax.learner.advantages.dr_grpo import dr_grpo
+from qr_jax.learner.advantages.grpo import grpo
+from qr_jax.learner.advantages.rloo import rloo
+from qr_jax.methods.advantages.cw_grpo import cw_grpo
+from qr_jax.methods.advantages.dagrpo import dagrpo
+from qr_jax.methods.advantages.disco import disco
+from qr_jax.methods.advantages.gfpo import gfpo
+from qr_jax.methods.advantages.igpo import igpo
+from qr_jax.methods.advantages.max_rl import max_rl
+from qr_jax.methods.advantages.opo import opo
+from qr_jax.methods.advantages.raft_pp import raft_pp
+from qr_jax.methods.advantages.reinforce_pp import reinforce_pp
+from qr_jax.methods.advantages.reinforce_rej import reinforce_rej
+from qr_jax.methods.advantages.rl_zvp import rl_zvp
+from qr_jax.methods.advantages.stratified import stratified
+from qr_jax.methods.advantages.turn_returns import turn_returns
 
 ALL = [grpo, dr_grpo, rloo, max_rl]
 JITTED = {function: jax.jit(function) for function in ALL}

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from qr_jax.lab.planning import ahead
 from qr_jax.models.families import PRESETS
-from qr_jax.planning import ahead
 from qr_jax.rollout import cache as caches
 
 pytestmark = pytest.mark.usefixtures("optimised")

@@ -8,11 +8,12 @@ import pytest
 import small_data
 from judge_server import choosy, completion, serving
 
-from qr_jax import cli, run_lock
+from qr_jax.cli import cli
 from qr_jax.config import Config, Evaluation, Mesh, Model, Rollout, use
-from qr_jax.evaluation import answering, suite
-from qr_jax.queries import readers
-from qr_jax.queries.corpus_hash import corpus_hash
+from qr_jax.data import readers
+from qr_jax.data.corpus_hash import corpus_hash
+from qr_jax.lab import answering, suite
+from qr_jax.run import run_lock
 
 MODEL = Path(__file__).parent / "fixtures" / "qwen3"
 SETTINGS = Config(

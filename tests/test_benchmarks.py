@@ -37,8 +37,8 @@ from benchmarks import (  # noqa: E402
 from benchmarks.peers import episodes, load  # noqa: E402
 from qr_jax import config  # noqa: E402
 from qr_jax.config import Guards  # noqa: E402
+from qr_jax.lab import oracle, pass_rates  # noqa: E402
 from qr_jax.records import Episode, Passage, Query, Turn  # noqa: E402
-from qr_jax.studies import oracle, pass_rates  # noqa: E402
 
 WORKER = """
 import sys

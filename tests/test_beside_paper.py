@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from qr_jax import cli
-from qr_jax.report import beside_paper, page, read
-from qr_jax.studies import paper_world
+from qr_jax.cli import cli
+from qr_jax.lab import paper_world
+from qr_jax.lab.report import beside_paper, page, read
 from tests.test_report import BROWSER, data_of, dom, lines, made, metrics
 
 FIGURES = ("1", "3", "4", "5", "6", "8")

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from loopback_bucket import led_there
 
-from qr_jax import bucket, checks, committed, config, metrics_writer, runs
-from qr_jax.checkpoint import Checkpoints
+from qr_jax import config
+from qr_jax.logging import metrics_writer
+from qr_jax.run import bucket, committed, runs
+from qr_jax.run.checkpoint import Checkpoints
+from qr_jax.settings import checks
 
 
 @pytest.fixture(scope="module")

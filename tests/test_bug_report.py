@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import bug_report, cli, config, run_files
-from qr_jax.commands import doctor
+from qr_jax import config
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
+from qr_jax.lab import bug_report
+from qr_jax.run import run_files
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -130,7 +133,7 @@ def test_modules_in_the_folder_that_one_is_in_are_not_imported(tmp_path, command
     (tmp_path / "config.json").write_text("{}")
     for name in ("jax", "json"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
-    start = [sys.executable, "-P", "-m", "qr_jax.cli", *command]
+    start = [sys.executable, "-P", "-m", "qr_jax.cli.cli", *command]
     subprocess.run(start, cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": ROOT})
     assert not (tmp_path / "imported").exists()
 

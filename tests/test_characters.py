@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from qr_jax import answers
-from qr_jax.characters import MARKS, nfc, nfkc, spread, words
+from qr_jax.data.characters import MARKS, nfc, nfkc, spread, words
 from qr_jax.dialect import neutralise
 from qr_jax.records import Passage
 from qr_jax.rollout.tools import shortened

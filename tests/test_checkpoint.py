@@ -13,10 +13,11 @@ import optax
 import pytest
 import tensorstore
 
-from qr_jax import committed, config
-from qr_jax.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
+from qr_jax import config
 from qr_jax.parallel import mesh as meshes
-from qr_jax.processes import plain
+from qr_jax.parallel import plain
+from qr_jax.run import committed
+from qr_jax.run.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
 
 OPTIMIZER = optax.adamw(1e-3)
 HOST = {
@@ -396,7 +397,7 @@ def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_at_0_unasked(r
 def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
     checkpoints = run()
     save(checkpoints, 1)
-    monkeypatch.setattr("qr_jax.checkpoint.FORMAT", 5)
+    monkeypatch.setattr("qr_jax.run.checkpoint.FORMAT", 5)
     with pytest.raises(ValueError, match="has format 4, this version reads 5"):
         checkpoints.latest()
 

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import cli, config, elsewhere, overrides, plugins, run_files, runs, terminal
-from qr_jax.commands import doctor, options
-from qr_jax.commands import runs as run_commands
+from qr_jax import config, plugins
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor, options
+from qr_jax.cli.commands import runs as run_commands
 from qr_jax.config import Config, to_json
-from qr_jax.queries.world import generate
+from qr_jax.data.world import generate
+from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
+from qr_jax.run import run_files, runs
+from qr_jax.settings import elsewhere, overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -29,7 +33,7 @@ LONG = "who " * 80  # no file may have such a name
 
 def test_help_is_instant_and_imports_nothing_heavy():
     code = (
-        "import sys; from qr_jax.cli import make_parser; text = make_parser().format_help(); "
+        "import sys; from qr_jax.cli.cli import make_parser; text = make_parser().format_help(); "
         "print(text); sys.exit([name for name in ('jax', 'numpy', 'qr_jax.config') if name in sys.modules] or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -47,7 +51,7 @@ def test_every_config_resolves(path, capsys):
 
 def test_a_dry_run_prints_the_resolved_config_and_touches_no_device():
     code = (
-        "import sys; from qr_jax.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from qr_jax.cli.cli import main; code = main(sys.argv[1:]); "
         "sys.exit(code or ('jax' in sys.modules and 'jax was imported') or 0)"
     )
     words = [sys.executable, "-c", code, "train", TINY, "--dry-run", "loss.high=0.3", "--train.steps", "5"]
@@ -355,7 +359,7 @@ def test_where_no_run_is_the_cure_is_said_and_neither_hub_nor_jax_is_asked(comma
     (tmp_path / "mine.py").write_text("")
     more = {"ask": ["who?"], "export": ["--hf", "out"]}.get(command, [])
     code = (
-        "import sys; from qr_jax.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from qr_jax.cli.cli import main; code = main(sys.argv[1:]); "
         "sys.exit([name for name in ('jax', 'huggingface_hub') if name in sys.modules] or code)"
     )
     for typed, says in (
@@ -448,7 +452,8 @@ def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path,
     assert error.startswith("error: ") and str(tmp_path / "x") in error
     assert len(error.splitlines()) == 1
 
-    late = "import sys; from qr_jax import cli, terminal; terminal.FIRST_S = 600.0; sys.exit(cli.main())"
+    late = "import sys; from qr_jax.cli import cli; from qr_jax.logging import terminal"
+    late += "; terminal.FIRST_S = 600.0; sys.exit(cli.main())"
     words = f"{sys.executable} -c '{late}' train configs/two_layer.py --dry-run"
     piped = subprocess.run(["bash", "-c", f"{words} | true"], cwd=ROOT, capture_output=True, text=True)
     assert piped.stderr == ""
@@ -597,7 +602,7 @@ def test_what_qr_jax_logs_is_seen_once_and_other_loggers_are_left_alone(capsys, 
     before = logging.root.level, list(logging.root.handlers)
 
     def speak():
-        logging.getLogger("qr_jax.queries.readers").info("2 of %d kept", 3)
+        logging.getLogger("qr_jax.data.readers").info("2 of %d kept", 3)
         logging.getLogger("other").info("unseen")
         raise ValueError("over")
 
@@ -653,8 +658,9 @@ def untimed(text):
 def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
-from qr_jax import cli, errors
-from qr_jax.commands import doctor
+from qr_jax import errors
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
 
 class Callback:  # what it raises is ignored, as in jax's callback of the garbage collector
     def __del__(self):
@@ -689,8 +695,9 @@ except BaseException:
     program = f"""
 import signal, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from qr_jax import cli, errors
-from qr_jax.commands import doctor
+from qr_jax import errors
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
 
 def examine():
     import slow_library
@@ -709,7 +716,7 @@ cli.main()
 def test_a_second_ctrl_c_ends_a_command_that_is_slow_to_end():
     program = """
 import os, signal, sys, time
-from qr_jax.commands import doctor
+from qr_jax.cli.commands import doctor
 
 def examine():
     try:
@@ -734,8 +741,9 @@ def test_a_command_that_ends_early_does_not_wait_for_what_its_threads_compile(en
     program = f"""
 import sys, threading, time
 import jax
-from qr_jax import cli, errors
-from qr_jax.commands import doctor
+from qr_jax import errors
+from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
 
 def compile_on():
     number = 0
@@ -762,7 +770,7 @@ def test_ctrl_c_before_anything_is_imported_is_one_line():
 import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "qr_jax.cli":
+        if name == "qr_jax.cli.cli":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["qr-jax", "runs"]
@@ -793,7 +801,7 @@ def test_ctrl_c_while_the_process_ends_is_no_traceback():
     last = (
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.argv = ['qr-jax', '--version']; cli.main()"
     )
-    program = f"import atexit, os, signal, sys; from qr_jax import cli; {last}"
+    program = f"import atexit, os, signal, sys; from qr_jax.cli import cli; {last}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "") and done.stdout.startswith("qr_jax ")
 
@@ -839,7 +847,7 @@ def test_a_shell_s_completion_knows_every_command_and_its_options(shell, capsys)
 def test_ctrl_c_while_the_parser_is_built_is_one_line():
     program = """
 import os, signal, sys, time
-from qr_jax import cli
+from qr_jax.cli import cli
 build = cli.make_parser
 def pressed():
     os.kill(os.getpid(), signal.SIGINT)

@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import cli, config, metrics_writer, plugins, pool, train
+from qr_jax import config, plugins, train
+from qr_jax.cli import cli
 from qr_jax.config import use
 from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.bootstrap import difference
+from qr_jax.lab import compare, launch, oracle, study
+from qr_jax.lab.report import comparison
+from qr_jax.logging import metrics_writer
+from qr_jax.pool import pool
 from qr_jax.records import Query
-from qr_jax.report import comparison
 from qr_jax.step.run_state import RunState
-from qr_jax.studies import compare, launch, oracle, study
 
 ROOT = Path(__file__).parents[1]
 SPEND = ("rollouts", 48)
@@ -131,7 +134,7 @@ def test_a_run_that_fails_shows_its_last_lines_and_the_others_go_on(tmp_path):
 def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path):
     words = ["compare", str(ROOT / "configs" / "two_layer.py"), f"data.world_path={tmp_path}", "--rules", "grpo"]
     words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
-    process = subprocess.Popen([sys.executable, "-m", "qr_jax.cli", *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "qr_jax.cli.cli", *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and any("cold start: begins" in line for line in process.stdout)
     with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, (), print).alone(tmp_path / "study"):
         pass

@@ -13,8 +13,8 @@ from etils import epath
 from jax._src import compiler
 from loopback_bucket import led_there
 
-from qr_jax import bucket
 from qr_jax.parallel import compile_cache
+from qr_jax.run import bucket
 
 PROGRAM = """
 import json, sys
@@ -27,7 +27,7 @@ jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache
 compiles.count()
 folder = compile_cache.enable()
 if len(sys.argv) > 1:
-    from qr_jax import bucket
+    from qr_jax.run import bucket
     compile_cache.mirror(folder, bucket.opened(sys.argv[1]) / bucket.COMPILED, process=int(sys.argv[2]))
 value = float(jax.jit(lambda x: jnp.sin(x).sum())(jnp.arange(8.0)))
 compile_cache.push_new()
@@ -38,7 +38,7 @@ ONE_OF_TWO = """
 import json, sys
 from qr_jax import config
 from qr_jax.parallel import compile_cache
-from qr_jax.processes import start
+from qr_jax.parallel import start
 
 process = int(sys.argv[2])
 start.begin(config.Mesh(devices=4), coordinator=f"127.0.0.1:{sys.argv[1]}", processes=2, process=process)

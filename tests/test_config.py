@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import checks, config, overrides
+from qr_jax import config
 from qr_jax.config import Config, use
-from qr_jax.evaluation import suite
+from qr_jax.lab import suite
+from qr_jax.settings import checks, overrides
 
 
 def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):
@@ -152,7 +153,7 @@ def test_secrets_are_refused_without_repeating_them_and_redacted(monkeypatch):
     assert any("environment variable" in line for line in found)
     assert not any("hunter2secret" in line for line in found)
     monkeypatch.setenv("MY_API_KEY", "hunter2secret")
-    from qr_jax.secrecy import looks_secret, redact
+    from qr_jax.logging.secrecy import looks_secret, redact
 
     assert redact("Bearer hunter2secret!") == "Bearer [redacted]!"
     assert not any(looks_secret(name) for name in overrides.known_names(Config()))

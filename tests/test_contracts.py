@@ -14,10 +14,10 @@ import pytest
 from qr_jax import dialect, plugins
 from qr_jax.errors import PluginError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE
-from qr_jax.pool import _note, create
+from qr_jax.pool.pool import _note, create
+from qr_jax.pool.verdict import judge
 from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, grades
-from qr_jax.settings import Use
-from qr_jax.verdict import judge
+from qr_jax.settings.settings import Use
 
 PACKAGE = Path(plugins.__file__).parent
 ALL = [(kind, name) for kind in CONTRACTS for name in plugins.names(kind)]
@@ -261,18 +261,18 @@ def test_a_run_gives_what_the_signature_takes(tmp_path, monkeypatch):
 
 # Words that are also plug-ins' names and stand for something else where they are compared.
 OTHER_WORDS = {
-    "commands/data.py": {"none"},  # no stop words
-    "commands/eval.py": {"judge"},  # an option
+    "cli/commands/data.py": {"none"},  # no stop words
+    "cli/commands/eval.py": {"judge"},  # an option
     "evaluate.py": {"exact_match", "f1", "cover_match"},  # metrics
-    "evaluation/suite.py": {"exact_match", "judge"},
-    "report/run_list.py": {"exact_match"},  # a metric
+    "lab/suite.py": {"exact_match", "judge"},
+    "lab/report/run_list.py": {"exact_match"},  # a metric
     "models/decoder.py": {"none"},  # model.remat
     "models/gguf.py": {"none"},  # a rope's kind
-    "retrieval/check.py": {"search_r1"},  # a protocol
-    "retrieval/http_post.py": {"http"},  # a scheme
+    "search/check.py": {"search_r1"},  # a protocol
+    "search/http_post.py": {"http"},  # a scheme
     "rewards/_format.py": {"tool_call"},  # a tag
-    "rewards/reseek.py": {"judge"},  # a tag
-    "settings.py": {"none"},  # what people type for None
+    "methods/rewards/reseek.py": {"judge"},  # a tag
+    "settings/settings.py": {"none"},  # what people type for None
 }
 
 

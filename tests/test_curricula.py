@@ -5,17 +5,17 @@ import functools
 import numpy as np
 import pytest
 
-from qr_jax import pool as pools
-from qr_jax.noise import uniforms
+from qr_jax.lab import oracle
+from qr_jax.methods.rules.kimi import kimi
+from qr_jax.methods.rules.prompt_replay import prompt_replay
+from qr_jax.methods.rules.remind import REMIND, remind
+from qr_jax.methods.rules.retire import RETIRE, retire
+from qr_jax.methods.rules.search_gym import search_gym
+from qr_jax.methods.rules.vcrl import vcrl
+from qr_jax.pool import pool as pools
+from qr_jax.pool.noise import uniforms
 from qr_jax.records import Query, grades
-from qr_jax.recycling.kimi import kimi
-from qr_jax.recycling.prompt_replay import prompt_replay
-from qr_jax.recycling.remind import REMIND, remind
-from qr_jax.recycling.retire import RETIRE, retire
-from qr_jax.recycling.search_gym import search_gym
-from qr_jax.recycling.vcrl import vcrl
 from qr_jax.step.run_state import hops
-from qr_jax.studies import oracle
 
 EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]
 

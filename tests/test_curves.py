@@ -6,7 +6,7 @@ import re
 import pytest
 from test_report import BROWSER, data_of, dom, draw, lines, made, metrics
 
-from qr_jax.report import charts, choose, curves, history, page, read, run_list, series
+from qr_jax.lab.report import charts, choose, curves, history, page, read, run_list, series
 
 LEARNED = {"reward/mean": 0.5, "learner/grad_norm": 2.0, "learner/clip_low": 0.0, "learner/clip_high": 0.25}
 LEARNED |= {"rollout/entropy": 0.5, "rollout/tokens": 12.0, "rollout/searches": 2.0, "rollout/turns": 3.0}

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import assemble, cli
-from qr_jax.commands import data
-from qr_jax.queries import data_check, formats, readers
-from qr_jax.queries.stored import ENDS
-from qr_jax.synth.repeats import Repeats
+from qr_jax import assemble
+from qr_jax.cli import cli
+from qr_jax.cli.commands import data
+from qr_jax.data import formats, readers
+from qr_jax.search.stored import ENDS
+from qr_jax.sets import data_check
+from qr_jax.sets.synth.repeats import Repeats
 
 ROWS = [
     {"id": "a", "question": "Who wrote it?", "answers": ["Ada"], "hops": 2, "supporting": ["p"]},

@@ -10,15 +10,17 @@ import pytest
 import rollouts
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, trained_params, words_env, world
 
-from qr_jax import begin, checks, config, runs
-from qr_jax.learning.pack import pack
+from qr_jax import config
+from qr_jax.data.world.generate import vocabulary
+from qr_jax.learner.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.queries.world.generate import vocabulary
 from qr_jax.records import Query, grades
 from qr_jax.rollout import cache, decode, kv_cache
 from qr_jax.rollout.engine import PURPOSES, Engine
 from qr_jax.rollout.kv_cache import KVCache, views_up_to
 from qr_jax.rollout.sampling import choose
+from qr_jax.run import begin, runs
+from qr_jax.settings import checks
 from qr_jax.step import run_state
 from qr_jax.step.runtime import bind
 

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax.models import embedder
 from qr_jax.parallel import nearest
 from qr_jax.records import Passage
-from qr_jax.retrieval import dense_index
-from qr_jax.retrievers.dense import dense
+from qr_jax.search import dense_index, embedder
+from qr_jax.search.retrievers.dense import dense
 
 BERT = str(Path(__file__).parent / "fixtures" / "bert")
 CORPUS = [
@@ -188,7 +187,7 @@ KILLED = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from qr_jax.retrieval import dense_index
+from qr_jax.search import dense_index
 
 def embed(start, stop):
     if start == 1024:

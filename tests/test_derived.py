@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 from qr_jax import records
-from qr_jax.advantages.cw_grpo import cw_grpo
-from qr_jax.advantages.disco import disco
-from qr_jax.advantages.igpo import igpo
-from qr_jax.advantages.opo import opo
-from qr_jax.advantages.pods import pods
-from qr_jax.advantages.reinforce_pp import reinforce_pp
-from qr_jax.advantages.rl_zvp import rl_zvp
-from qr_jax.advantages.stratified import stratified
-from qr_jax.learning.reduce import token_weights
-from qr_jax.losses.cispo import cispo
-from qr_jax.losses.gspo import gspo
-from qr_jax.losses.gspo_token import gspo_token
-from qr_jax.losses.sapo import sapo
+from qr_jax.learner.reduce import token_weights
+from qr_jax.methods.advantages.cw_grpo import cw_grpo
+from qr_jax.methods.advantages.disco import disco
+from qr_jax.methods.advantages.igpo import igpo
+from qr_jax.methods.advantages.opo import opo
+from qr_jax.methods.advantages.pods import pods
+from qr_jax.methods.advantages.reinforce_pp import reinforce_pp
+from qr_jax.methods.advantages.rl_zvp import rl_zvp
+from qr_jax.methods.advantages.stratified import stratified
+from qr_jax.methods.losses.cispo import cispo
+from qr_jax.methods.losses.gspo import gspo
+from qr_jax.methods.losses.gspo_token import gspo_token
+from qr_jax.methods.losses.sapo import sapo
+from qr_jax.methods.rewards.e_grpo import e_grpo
 from qr_jax.records import Episode, Query, Turn
-from qr_jax.rewards.e_grpo import e_grpo
 
 Q, G, L, T = 3, 4, 5, 3
 

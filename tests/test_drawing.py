@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qr_jax import pool
 from qr_jax.config import Config
+from qr_jax.pool import pool
 from qr_jax.records import Ask, grades
 from qr_jax.step import drawing, grading
 from qr_jax.step.run_state import RunState

@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from qr_jax.models import embedder, encoder
-from qr_jax.models.embedder import Embedder
+from qr_jax.search import embedder, encoder
+from qr_jax.search.embedder import Embedder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BERT = FIXTURES / "bert"

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from qr_jax import ending
 from qr_jax.config import Config, Learner, Train, use
 from qr_jax.records import Query
+from qr_jax.run import ending
 
 HOPS = {"one": (0.5, 0.75), "two": (0.2, 0.6), "three": (0.4, 0.3)}  # hops: before and after
 

@@ -36,19 +36,22 @@ from rollouts import (
     world,
 )
 
-from qr_jax import assemble, checks, config, plugins, pool, terminal
+from qr_jax import assemble, config, plugins
 from qr_jax.config import load
 from qr_jax.errors import Interrupted
-from qr_jax.kept_thread import KeptThread
+from qr_jax.logging import terminal
 from qr_jax.models.hf import load_tokenizer
-from qr_jax.overrides import override
 from qr_jax.parallel import mesh as meshes
+from qr_jax.pool import pool
 from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles, slot_scheduler
 from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
 from qr_jax.rollout.live import EpisodeState
+from qr_jax.run.kept_thread import KeptThread
+from qr_jax.settings import checks
+from qr_jax.settings.overrides import override
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -22,32 +22,22 @@ import pytest
 import small_data
 from killed_run import tiny
 
-from qr_jax import (
-    asking,
-    assemble,
-    begin,
-    cli,
-    config,
-    evaluate,
-    exporting,
-    metrics_writer,
-    model_card,
-    run_files,
-    sft,
-    terminal,
-)
-from qr_jax.commands import runs as run_commands
+from qr_jax import assemble, config, evaluate, sft
+from qr_jax.cli import asking, cli
+from qr_jax.cli.commands import runs as run_commands
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import groups, subject
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.evaluation.judge import INJECTED
 from qr_jax.evaluation.manifest import differences
+from qr_jax.lab import compare, exporting, launch, model_card
+from qr_jax.lab.judge import INJECTED
+from qr_jax.lab.report import charts, page, run_list
+from qr_jax.logging import metrics_writer, terminal
 from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query
-from qr_jax.report import charts, page, run_list
-from qr_jax.studies import compare, launch
+from qr_jax.run import begin, run_files
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -511,7 +501,7 @@ def papers_small_run(tmp_path, name, *more):
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "qr_jax.cli", "train", f"{ROOT / 'configs' / 'paper' / name}", *small, *more]
+    command = [sys.executable, "-m", "qr_jax.cli.cli", "train", f"{ROOT / 'configs' / 'paper' / name}", *small, *more]
     command += ["--run", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,10 @@ from killed_run import tiny
 from test_chat import CHATML, LLAMA31, QWEN3, SEARCH, small
 from test_envs import QUERY, model, transcripts
 
-from qr_jax import assemble, config, dialect, exporting, model_card
+from qr_jax import assemble, config, dialect
 from qr_jax.config import use
 from qr_jax.envs.search_r1 import search_r1
+from qr_jax.lab import exporting, model_card
 from qr_jax.records import Say, Search, Stop
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.live import EpisodeState

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qr_jax import figures
-from qr_jax import pool as pools
+from qr_jax.pool import figures
+from qr_jax.pool import pool as pools
+from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
-from qr_jax.verdict import judge
 
 S, H, E = [1, 0], [0, 0], [1, 1]  # groups of two: signal, hard, easy
 

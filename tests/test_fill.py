@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from test_learner import assert_close, build, gradient, groups
 
-from qr_jax.learning import fill
-from qr_jax.learning.pack import pack
-from qr_jax.noise import uniforms
+from qr_jax.learner import fill
+from qr_jax.learner.pack import pack
+from qr_jax.pool.noise import uniforms
 from qr_jax.records import grades
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import answers, cli
-from qr_jax.evaluation import score
-from qr_jax.queries import answer_columns, data_check, foreign, foreign_rows, parsing, readers
+from qr_jax import answers
+from qr_jax.cli import cli
+from qr_jax.data import answer_columns, parsing, readers
+from qr_jax.lab import score
+from qr_jax.sets import data_check, foreign, foreign_rows
 
 TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import assemble, metrics_writer
+from qr_jax import assemble
 from qr_jax.config import use
+from qr_jax.logging import metrics_writer
 from qr_jax.train import train
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qr_jax.queries import formats, parquet, parsing, readers
+from qr_jax.data import formats, parquet, parsing, readers
 from qr_jax.records import Query
 
 ADA = Query(

@@ -14,10 +14,12 @@ from huggingface_hub import constants
 from loopback_hub import COMMIT
 from test_official import ROWS, write_official
 
-from qr_jax import checks, cli
+from qr_jax.cli import cli
 from qr_jax.config import Config
-from qr_jax.overrides import override
-from qr_jax.queries import fetch, get, official, qa_builders, readers
+from qr_jax.data import readers
+from qr_jax.sets import fetch, get, official, qa_builders
+from qr_jax.settings import checks
+from qr_jax.settings.overrides import override
 
 REPO = "someone/questions"
 DATA = bytes(range(256)) * 40
@@ -125,7 +127,7 @@ def test_offline_the_cache_is_read_and_what_is_not_in_it_is_named(hub, tmp_path)
         kept = {"HF_ENDPOINT": served.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
 
         def ran(offline, out):
-            words = [sys.executable, "-m", "qr_jax.cli", "data", "get", REPO, "x", "--out", out]
+            words = [sys.executable, "-m", "qr_jax.cli.cli", "data", "get", REPO, "x", "--out", out]
             environment = os.environ | kept | {"HF_HUB_OFFLINE": offline}
             return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 

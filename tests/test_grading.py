@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qr_jax import plugins, pool
+from qr_jax import plugins
 from qr_jax.config import Config
 from qr_jax.interfaces import check_reward
+from qr_jax.pool import pool
 from qr_jax.records import Episode, Grades, Query, Scores
 from qr_jax.rollout.engine import Statistics
-from qr_jax.settings import use
+from qr_jax.settings.settings import use
 from qr_jax.step import batch, grading
 from qr_jax.step.run_state import RunState, advanced, costs, from_host
 

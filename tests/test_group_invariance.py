@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_learner import assert_close, build, gradient, groups
 
-from qr_jax.learning.pack import pack
+from qr_jax.learner.pack import pack
 from qr_jax.records import grades
 
 SHAPE = {"rows": 8, "row_tokens": 48, "per_row": 8, "queries": 8, "samples": 4}

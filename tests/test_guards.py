@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from killed_run import tiny
 
-from qr_jax import errors, metrics_writer, train
+from qr_jax import errors, train
 from qr_jax.config import Guards
-from qr_jax.runs import last_checkpoint
+from qr_jax.logging import metrics_writer
+from qr_jax.run.runs import last_checkpoint
 from qr_jax.step import guards
 from qr_jax.step.guards import FIGURES, Watch, alarms
 from qr_jax.step.run_state import RunState

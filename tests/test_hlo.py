@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qr_jax.planning import hlo
+from qr_jax.lab.planning import hlo
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

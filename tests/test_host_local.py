@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from rollouts import CFG, SETTINGS, WORDS, engine, flat, near_ties, random_params, roll, words_env, world
 
 from qr_jax import assemble, config
+from qr_jax.lab.planning import hlo
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
-from qr_jax.planning import hlo
 from qr_jax.rollout import compiles, decode
 from qr_jax.rollout.engine import Engine
 

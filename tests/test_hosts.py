@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from qr_jax.checkpoint import Checkpoints
-from qr_jax.processes import hosts, plain
+from qr_jax.parallel import hosts, plain
 from qr_jax.records import Episode, Passage, Query, Turn
+from qr_jax.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,7 +78,7 @@ def test_queries_are_dealt_by_expected_tokens():
 
 def test_one_process_never_loads_jax():
     script = (
-        "import sys; from qr_jax.processes import hosts; "
+        "import sys; from qr_jax.parallel import hosts; "
         "hosts.gather_in_order([1], [0], 'query', 1); hosts.any_process(True); "
         "hosts.gather_episodes([], []); print('jax' in sys.modules)"
     )

@@ -19,12 +19,12 @@ import pytest
 from loopback import Last, raw, server
 
 from qr_jax.records import Passage
-from qr_jax.retrieval import http_post
-from qr_jax.retrieval.check import check
-from qr_jax.retrieval.protocols import PROTOCOLS, contents, passage_of, rerank_results
-from qr_jax.retrievers.http import http
-from qr_jax.retrievers.serper import pages, serper
 from qr_jax.rollout.tools import Fault, run_searches
+from qr_jax.search import http_post
+from qr_jax.search.check import check
+from qr_jax.search.protocols import PROTOCOLS, contents, passage_of, rerank_results
+from qr_jax.search.retrievers.http import http
+from qr_jax.search.retrievers.serper import pages, serper
 
 
 def found_for(query: str, k: int) -> list[dict]:
@@ -631,7 +631,7 @@ def test_calls_share_the_threads_that_earlier_ones_used():
 
 OF_THREADS = """
 import os, resource
-from qr_jax.retrieval import http_post
+from qr_jax.search import http_post
 
 def anonymous_bytes():
     _, resident, of_files, *_ = map(int, open("/proc/self/statm").read().split())

@@ -7,8 +7,8 @@ from loopback import raw, server
 
 from qr_jax import plugins
 from qr_jax.records import Passage
-from qr_jax.retrievers.hybrid import fuse, hybrid
-from qr_jax.settings import Use
+from qr_jax.search.retrievers.hybrid import fuse, hybrid
+from qr_jax.settings.settings import Use
 
 BERT = str(Path(__file__).parent / "fixtures" / "bert")
 CORPUS = [

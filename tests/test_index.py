@@ -18,14 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax import cli, trust
-from qr_jax.queries import limits, parquet, readers, stored
-from qr_jax.queries.corpus_hash import corpus_hash
+from qr_jax import trust
+from qr_jax.cli import cli
+from qr_jax.data import limits, parquet, readers
+from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index, index_corpus, kept_index
-from qr_jax.retrievers.bm25 import bm25
-from qr_jax.retrievers.cached import cached
-from qr_jax.settings import use
+from qr_jax.search import bm25_build, bm25_index, index_corpus, kept_index, stored
+from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.search.retrievers.cached import cached
+from qr_jax.settings.settings import use
 
 ROWS = [
     {"id": "2", "title": "Vitamin C", "text": "Oranges hold vitamin C."},
@@ -480,7 +481,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_index
+from qr_jax.search import bm25_index
 
 def corpus():
     yield Passage("1", "", "cat")
@@ -596,8 +597,9 @@ def test_the_command_says_what_it_built(tmp_path, capsys):
 
 
 def test_a_config_takes_an_index_as_its_corpus(tmp_path, monkeypatch):
-    from qr_jax import assemble, checks
+    from qr_jax import assemble
     from qr_jax.config import Config, Data
+    from qr_jax.settings import checks
 
     out = tmp_path / "index"
     index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)

@@ -3,8 +3,9 @@ import tracemalloc
 
 import pytest
 
-from qr_jax import jsonl, metrics_writer, run_files
-from qr_jax.studies import compare, pass_rates
+from qr_jax.lab import compare, pass_rates
+from qr_jax.logging import metrics_writer
+from qr_jax.run import jsonl, run_files
 
 DEEP = '{"step": 2, "index": 0, "accepted": true, "successes": 0, "valid": 2, "a": ' + "[" * 10_000 + "]" * 10_000 + "}"
 WIDE = json.dumps({"step": 2, **{f"n{at}": 0 for at in range(4_000)}})

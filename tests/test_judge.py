@@ -7,7 +7,7 @@ import pytest
 from judge_server import choosy, completion, honest, serving
 
 from qr_jax import answers
-from qr_jax.evaluation.judge import (
+from qr_jax.lab.judge import (
     CUT_TOKENS,
     INJECTED,
     SWAY,
@@ -23,7 +23,7 @@ from qr_jax.evaluation.judge import (
     verdict,
 )
 from qr_jax.records import Query
-from qr_jax.retrieval.chat_endpoint import LIMITS
+from qr_jax.search.chat_endpoint import LIMITS
 
 SAID = Asked("Who wrote Faust?", ("Goethe",), "J. W. Goethe")
 

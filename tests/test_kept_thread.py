@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qr_jax.kept_thread import KeptThread
+from qr_jax.run.kept_thread import KeptThread
 
 
 def test_work_is_done_in_order_by_one_thread_and_its_errors_are_its_callers():
@@ -33,7 +33,7 @@ def test_what_has_not_begun_is_left_undone_by_close():
 
 
 def test_a_process_ends_while_its_thread_waits():
-    code = "import time; from qr_jax.kept_thread import KeptThread; KeptThread('kept').submit(time.sleep, 60)"
+    code = "import time; from qr_jax.run.kept_thread import KeptThread; KeptThread('kept').submit(time.sleep, 60)"
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
     assert time.monotonic() - start < 30

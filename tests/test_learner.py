@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from qr_jax import config
-from qr_jax.advantages.grpo import grpo
-from qr_jax.learning import learner
-from qr_jax.learning.pack import pack
-from qr_jax.learning.update import Update
+from qr_jax.learner import learner
+from qr_jax.learner.advantages.grpo import grpo
+from qr_jax.learner.pack import pack
+from qr_jax.learner.update import Update
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes

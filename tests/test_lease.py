@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import pytest
 from loopback_bucket import led_there
 
-from qr_jax import bucket, cli, config, errors, lease, runs
-from qr_jax.lease import Lease
+from qr_jax import config, errors
+from qr_jax.cli import cli
 from qr_jax.parallel import compile_cache
-from qr_jax.run_lock import RunLock
+from qr_jax.run import bucket, lease, runs
+from qr_jax.run.lease import Lease
+from qr_jax.run.run_lock import RunLock
 
 HOLD = """
 import pathlib, sys, time
-from qr_jax import bucket, lease, run_lock
+from qr_jax.run import bucket, lease, run_lock
 lease.RENEW_S, lease.STALE_S, lease.ASK_S = 0.1, 0.8, 0.1
 lock = run_lock.RunLock(pathlib.Path(sys.argv[1]))
 held = lease.Lease(bucket.opened(sys.argv[2]), lock, say=print)

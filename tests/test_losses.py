@@ -8,13 +8,13 @@ import pytest
 from qr_jax import plugins
 from qr_jax.config import use
 from qr_jax.interfaces import EXAMPLE, LOSS_ARRAYS
-from qr_jax.learning import importance, kl
-from qr_jax.losses.cispo import cispo
-from qr_jax.losses.clip import clip
-from qr_jax.losses.gspo import gspo
-from qr_jax.losses.gspo_token import gspo_token
-from qr_jax.losses.llds import llds
-from qr_jax.losses.sapo import sapo
+from qr_jax.learner import importance, kl
+from qr_jax.learner.losses.clip import clip
+from qr_jax.methods.losses.cispo import cispo
+from qr_jax.methods.losses.gspo import gspo
+from qr_jax.methods.losses.gspo_token import gspo_token
+from qr_jax.methods.losses.llds import llds
+from qr_jax.methods.losses.sapo import sapo
 
 
 def row(*values):

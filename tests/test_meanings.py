@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from qr_jax import cli, meanings, overrides, plugins
+from qr_jax import plugins
+from qr_jax.cli import cli
 from qr_jax.config import Config
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.settings import meanings, overrides
 
 
 @pytest.mark.house

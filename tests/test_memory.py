@@ -13,12 +13,13 @@ from killed_run import tiny
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 from rollouts import engine as shared_engine
 
-from qr_jax import runs, train
+from qr_jax import train
 from qr_jax.models import decoder, incremental
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode, kv_cache
 from qr_jax.rollout.engine import Engine
+from qr_jax.run import runs
 
 
 def test_memory_in_use_is_that_of_the_process_where_the_device_says_nothing():

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from qr_jax import config
+from qr_jax.lab.planning import planned
 from qr_jax.parallel import mesh as meshes
-from qr_jax.planning import planned
 
 
 def shapes(*, vocabulary=32, width=16, heads=4, key_value_heads=2, mlp=24, layers=2, head_size=4):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qr_jax import figures, metrics, metrics_writer, pool
-from qr_jax.metrics_writer import Writer, discard_after, live_line, read, table
+from qr_jax.logging import metrics, metrics_writer
+from qr_jax.logging.metrics_writer import Writer, discard_after, live_line, read, table
+from qr_jax.pool import figures, pool
 from qr_jax.records import grades
 
 STEP = {

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qr_jax.noise import first, race, unit, words
+from qr_jax.pool.noise import first, race, unit, words
 
 
 def test_the_first_by_hand():

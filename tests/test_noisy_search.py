@@ -9,14 +9,14 @@ import pytest
 from judge_server import choosy, completion
 
 from qr_jax.config import use
-from qr_jax.envs.ada_search import ada_search, expert_turn
-from qr_jax.envs.reseek import expert_turn as judging_turn
-from qr_jax.envs.reseek import reseek
-from qr_jax.envs.ssrl import ssrl
+from qr_jax.methods.envs.ada_search import ada_search, expert_turn
+from qr_jax.methods.envs.reseek import expert_turn as judging_turn
+from qr_jax.methods.envs.reseek import reseek
+from qr_jax.methods.envs.ssrl import ssrl
 from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
-from qr_jax.retrievers import _noise
-from qr_jax.retrievers.noisy import noisy
-from qr_jax.retrievers.zero_search import zero_search
+from qr_jax.search.retrievers import _noise
+from qr_jax.search.retrievers.noisy import noisy
+from qr_jax.search.retrievers.zero_search import zero_search
 
 QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
 CORPUS = [Passage(str(at), f"city{at}", f"city{at} lies in land{at % 7}") for at in range(50)]

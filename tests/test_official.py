@@ -12,11 +12,13 @@ from functools import partial
 
 import pytest
 
-from qr_jax import assemble, checks, trust
-from qr_jax.commands import data
+from qr_jax import assemble, trust
+from qr_jax.cli.commands import data
 from qr_jax.config import Config, Data
-from qr_jax.queries import fetch, official, qa_builders, readers, sources
-from qr_jax.queries.official import SETS, File, Official
+from qr_jax.data import readers, sources
+from qr_jax.sets import fetch, official, qa_builders
+from qr_jax.sets.official import SETS, File, Official
+from qr_jax.settings import checks
 
 HOTPOTQA = {
     "_id": "5a8b",

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qr_jax import cli
-from qr_jax.queries import arrow, data_check, foreign, inputs, readers
-from qr_jax.retrieval import recall
-from qr_jax.settings import use
+from qr_jax.cli import cli
+from qr_jax.data import arrow, readers
+from qr_jax.search import recall
+from qr_jax.sets import data_check, foreign, inputs
+from qr_jax.settings.settings import use
 from tests.test_official import HOTPOTQA, ROWS, TWO_WIKI
 
 MUSIQUE = ROWS["musique"][0]

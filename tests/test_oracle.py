@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from benchmarks import null_worlds
-from qr_jax import checkpoint, config, metrics_writer, runs
-from qr_jax import pool as pools
+from qr_jax import config
 from qr_jax.config import use
-from qr_jax.noise import uniforms
-from qr_jax.studies import null_control, oracle, pass_rates, rate_bounds
+from qr_jax.lab import null_control, oracle, pass_rates, rate_bounds
+from qr_jax.logging import metrics_writer
+from qr_jax.pool import pool as pools
+from qr_jax.pool.noise import uniforms
+from qr_jax.run import checkpoint, runs
 
 SMALL = {"size": 2000, "rollouts": 16_896}  # a fifth of the paper's pool and budget: the same number of passes
 

@@ -10,11 +10,14 @@ import sys
 import numpy as np
 import pytest
 
-from qr_jax import cli, config, metrics_writer, runs
+from qr_jax import config
+from qr_jax.cli import cli
 from qr_jax.config import use
-from qr_jax.noise import uniforms
-from qr_jax.report import page
-from qr_jax.studies import null_control, oracle, pass_rates
+from qr_jax.lab import null_control, oracle, pass_rates
+from qr_jax.lab.report import page
+from qr_jax.logging import metrics_writer
+from qr_jax.pool.noise import uniforms
+from qr_jax.run import runs
 
 LAB = """
 from qr_jax.records import Ask

@@ -12,13 +12,14 @@ import pytest
 from killed_run import tiny
 from loopback import raw, server
 
-from qr_jax import errors, metrics_writer, plugins, train
+from qr_jax import errors, plugins, train
 from qr_jax.config import use
 from qr_jax.errors import Interrupted
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.logging import metrics_writer
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
-from qr_jax.runs import last_checkpoint
+from qr_jax.run.runs import last_checkpoint
 from qr_jax.step import grading, outage, rollout_and_grade
 from qr_jax.step.beside import run_interruptible
 from qr_jax.step.run_state import RunState

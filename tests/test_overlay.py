@@ -6,8 +6,8 @@ import re
 import pytest
 from test_report import BROWSER, HOSTILE, data_of, dom, lines, made, metrics
 
-from qr_jax import cli
-from qr_jax.report import overlay, page, read, view
+from qr_jax.cli import cli
+from qr_jax.lab.report import overlay, page, read, view
 
 
 @pytest.fixture

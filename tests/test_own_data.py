@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import assemble, checkpoint, cli, figures, pool, runs
+from qr_jax import assemble
+from qr_jax.cli import cli
+from qr_jax.data import traces, unchanged
 from qr_jax.envs.search_r1 import expert_turn
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.queries import traces, unchanged
+from qr_jax.pool import figures, pool
 from qr_jax.records import Passage, Query
-from qr_jax.retrievers.bm25 import bm25
+from qr_jax.run import checkpoint, runs
+from qr_jax.search.retrievers.bm25 import bm25
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tests" / "fixtures" / "qwen3"

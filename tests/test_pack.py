@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import records
-from qr_jax.learning.pack import pack, packing_efficiency
-from qr_jax.learning.reduce import token_weights
+from qr_jax.learner.pack import pack, packing_efficiency
+from qr_jax.learner.reduce import token_weights
 
 
 def episode(tokens, *, prompt=1, first_id=1, sample=0, valid=True, name="q"):

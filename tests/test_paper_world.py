@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import paper_errors, paper_fits, paper_implies
-from qr_jax import cli
-from qr_jax.studies import oracle, paper_world, pass_rates
+from qr_jax.cli import cli
+from qr_jax.lab import oracle, paper_world, pass_rates
 
 
 def test_the_papers_numbers_are_whole():

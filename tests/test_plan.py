@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from qr_jax import cli
-from qr_jax.checks import check
+from qr_jax.cli import cli
 from qr_jax.config import Config, Mesh, Model, load
-from qr_jax.planning import ahead, estimate, plan, planned, programs
+from qr_jax.lab.planning import ahead, estimate, plan, planned, programs
+from qr_jax.settings.checks import check
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

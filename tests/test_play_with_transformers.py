@@ -17,8 +17,10 @@ from test_retrieval_server import serving
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
 
 from benchmarks.interleave import PEER_PYTHON
-from qr_jax import assemble, cli, config, exporting
+from qr_jax import assemble, config
+from qr_jax.cli import cli
 from qr_jax.config import use
+from qr_jax.lab import exporting
 from qr_jax.models import hf
 from qr_jax.train import train
 

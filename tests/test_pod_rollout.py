@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from test_pods import all_well, assert_same_first_step, finish, small, start
 
-from qr_jax import config, metrics_writer
+from qr_jax import config
+from qr_jax.logging import metrics_writer
 
 STEPS = 3
 MADE_WHEN_NEEDED = {"copy", "_identity_fn"}  # slots moved together; a message of a new size, by process_allgather

@@ -18,10 +18,12 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from oracle import beta_rates, roll
 
-from qr_jax import bucket, config, metrics_writer
+from qr_jax import config
 from qr_jax.config import use
-from qr_jax.planning import hlo
-from qr_jax.processes import watchdog
+from qr_jax.lab.planning import hlo
+from qr_jax.logging import metrics_writer
+from qr_jax.parallel import watchdog
+from qr_jax.run import bucket
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4)

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Run, beta_rates, one_step, play, roll
 
-from qr_jax import figures
-from qr_jax import pool as pools
+from qr_jax.lab.probe_figures import recycled
+from qr_jax.pool import figures
+from qr_jax.pool import pool as pools
+from qr_jax.pool.rules.recycle import recycle
+from qr_jax.pool.rules.soft_recycle import soft_recycle
+from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
-from qr_jax.recycling.recycle import recycle
-from qr_jax.recycling.soft_recycle import soft_recycle
-from qr_jax.studies.probe_figures import recycled
-from qr_jax.verdict import judge
 
 quick = settings(max_examples=25)
 many = settings(max_examples=200)

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from killed_run import tiny
 
-from qr_jax import checks, cli, metrics_writer, runs
+from qr_jax.cli import cli
 from qr_jax.config import Config, Train
-from qr_jax.report import page
-from qr_jax.studies import probe
-from qr_jax.studies.probe_figures import (
+from qr_jax.lab import probe
+from qr_jax.lab.probe_figures import (
     POLICIES,
     RESAMPLES,
     choose,
@@ -27,6 +26,10 @@ from qr_jax.studies.probe_figures import (
     signal_chance,
     summarise,
 )
+from qr_jax.lab.report import page
+from qr_jax.logging import metrics_writer
+from qr_jax.run import runs
+from qr_jax.settings import checks
 from qr_jax.train import train
 
 K = 4

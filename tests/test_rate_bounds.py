@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import linprog
 from scipy.stats import binom
 
-from qr_jax.studies import rate_bounds
-from qr_jax.studies.rate_bounds import RATE_A
+from qr_jax.lab import rate_bounds
+from qr_jax.lab.rate_bounds import RATE_A
 
 
 def counts(rate_N, samples, seed=0):

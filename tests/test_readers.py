@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qr_jax import run_files
-from qr_jax.queries import data_check, foreign, formats, limits, parquet, parquet_pages, readers, sources, traces
+from qr_jax.data import formats, limits, parquet, parquet_pages, readers, sources, traces
 from qr_jax.records import Passage, Query
+from qr_jax.run import run_files
+from qr_jax.sets import data_check, foreign
 
 
 def jsonl(path: Path, rows: list) -> Path:
@@ -314,7 +315,8 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
 
 MEASURED = """
 import resource, sys
-from qr_jax.queries import data_check, parquet
+from qr_jax.data import parquet
+from qr_jax.sets import data_check
 import pyarrow.compute, pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 checked = data_check.check(sys.argv[1])
@@ -531,7 +533,7 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve("hotpotqa")
     monkeypatch.delenv("QR_JAX_DATA")
     assert readers.data_folder().parts[-2:] == ("shared", "data")
-    monkeypatch.setattr(readers, "__file__", str(tmp_path / "site-packages/qr_jax/queries/readers.py"))  # of a wheel
+    monkeypatch.setattr(readers, "__file__", str(tmp_path / "site-packages/qr_jax/data/readers.py"))  # of a wheel
     assert readers.data_folder() == Path("data")
 
 
@@ -591,7 +593,7 @@ def test_an_order_is_a_permutation_fixed_by_seed_and_epoch():
 
 
 def test_reading_needs_neither_jax_nor_grain():
-    code = "import sys, qr_jax.queries.readers, qr_jax.queries.sources, qr_jax.queries.traces, qr_jax.rollout.chat\n"
+    code = "import sys, qr_jax.data.readers, qr_jax.data.sources, qr_jax.data.traces, qr_jax.rollout.chat\n"
     code += "assert not {'jax', 'grain', 'bm25s', 'tensorflow_datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

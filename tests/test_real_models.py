@@ -10,8 +10,8 @@ from killed_run import tiny
 from test_gguf import tiny_metadata, write
 from test_tokenizer import sentencepiece
 
-from qr_jax import metrics_writer
 from qr_jax.config import Model, use
+from qr_jax.logging import metrics_writer
 from qr_jax.models import decoder, hf, layout
 from qr_jax.models.families import ModelConfig
 from qr_jax.train import train

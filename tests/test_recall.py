@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from qr_jax import plugins
-from qr_jax.commands import data
+from qr_jax.cli.commands import data
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage
-from qr_jax.retrieval.recall import Gold, _ask, format_table, recall
-from qr_jax.settings import use
+from qr_jax.search.recall import Gold, _ask, format_table, recall
+from qr_jax.settings.settings import use
 
 CORPUS = [
     {"id": "1", "title": "Dune", "text": "novel by Frank Herbert"},

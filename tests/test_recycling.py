@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from oracle import Run, play
 
-from qr_jax import pool as pools
+from qr_jax.methods.rules.bounded_dapo import bounded_dapo
+from qr_jax.pool import pool as pools
+from qr_jax.pool.rounds.once import once
+from qr_jax.pool.rules.grpo import grpo
+from qr_jax.pool.rules.recycle import recycle
+from qr_jax.pool.rules.soft_recycle import soft_recycle
+from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
-from qr_jax.recycling.bounded_dapo import bounded_dapo
-from qr_jax.recycling.grpo import grpo
-from qr_jax.recycling.recycle import recycle
-from qr_jax.recycling.soft_recycle import soft_recycle
-from qr_jax.rounds.once import once
-from qr_jax.verdict import judge
 
 # Queries 5, 1, 4, 0, 2 of six are drawn, and two groups accepted: 5 signal, 1 hard, 4 easy, 0 signal, 2 a fault.
 REWARDS = grades(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qr_jax.learning.reduce import token_weights
+from qr_jax.learner.reduce import token_weights
 
 MODES = ["token_mean", "sequence_mean", "fixed_length"]
 MASK_NL = jnp.array([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)  # 3 tokens, 1 token, none

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from qr_jax import figures, interrupts, run_files
-from qr_jax.report import charts, choose, history, page, read, series, view
+from qr_jax.lab.report import charts, choose, history, page, read, series, view
+from qr_jax.pool import figures
+from qr_jax.run import interrupts, run_files
 
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
 BROWSER = next(

@@ -5,8 +5,8 @@ from loopback import raw, server
 
 from qr_jax import plugins
 from qr_jax.records import Passage
-from qr_jax.retrievers.reranked import reranked
-from qr_jax.settings import use
+from qr_jax.search.retrievers.reranked import reranked
+from qr_jax.settings.settings import use
 
 CORPUS = [
     Passage("1", "Dune", "novel by Herbert\nold"),

@@ -28,20 +28,20 @@ from loopback import server as loopback_server
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
 
 from benchmarks.retrieval_server import ask_all
-from qr_jax import bounded_json, cli
-from qr_jax.commands import retrieval
-from qr_jax.queries import stored
+from qr_jax.cli import cli
+from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.retrieval import http_server, pages, server
-from qr_jax.retrieval.connections import SILENT_S, Connection, Connections, Stage
-from qr_jax.retrieval.http_server import Bounds
-from qr_jax.retrieval.pages import Pages
-from qr_jax.retrieval.protocols import PROTOCOLS
-from qr_jax.retrieval.search_batcher import Batcher, Limits, cut
-from qr_jax.retrieval.server import App, check_address, run
-from qr_jax.retrieval.server_metrics import Histogram, ServerMetrics
-from qr_jax.retrievers.bm25 import bm25
-from qr_jax.retrievers.http import http as over_http
+from qr_jax.run import bounded_json
+from qr_jax.search import http_server, pages, server, stored
+from qr_jax.search.connections import SILENT_S, Connection, Connections, Stage
+from qr_jax.search.http_server import Bounds
+from qr_jax.search.pages import Pages
+from qr_jax.search.protocols import PROTOCOLS
+from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.search.retrievers.http import http as over_http
+from qr_jax.search.search_batcher import Batcher, Limits, cut
+from qr_jax.search.server import App, check_address, run
+from qr_jax.search.server_metrics import Histogram, ServerMetrics
 
 CORPUS = [
     Passage("1", "Dune", "A novel by Frank Herbert."),
@@ -1036,7 +1036,7 @@ def test_a_histogram_counts_up_to_each_bound():
 
 # ---- the command
 
-COMMAND = "import sys; from qr_jax.cli import main; code = main(); assert 'jax' not in sys.modules; sys.exit(code)"
+COMMAND = "import sys; from qr_jax.cli.cli import main; code = main(); assert 'jax' not in sys.modules; sys.exit(code)"
 
 
 def command(*words: str, **environment: str) -> subprocess.Popen:

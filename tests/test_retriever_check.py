@@ -9,8 +9,8 @@ import pytest
 from loopback import raw, server
 from test_retrieval_server import serving
 
-from qr_jax.commands import retrieval
-from qr_jax.retrieval.check import INJECTION, check, format_report
+from qr_jax.cli.commands import retrieval
+from qr_jax.search.check import INJECTION, check, format_report
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 

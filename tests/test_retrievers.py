@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_index
-from qr_jax.retrievers.bm25 import best, bm25
 from qr_jax.retrievers.none import none
+from qr_jax.search import bm25_index
+from qr_jax.search.retrievers.bm25 import best, bm25
 
 CORPUS = [
     Passage("b", "Dune", "A novel by Frank Herbert."),

@@ -13,16 +13,16 @@ from oracle import Run, beta_rates, play
 from rule_protocol import draws
 
 from qr_jax import plugins
-from qr_jax import pool as pools
-from qr_jax.noise import uniforms
+from qr_jax.methods.rules.difficulty_pools import difficulty_pools
+from qr_jax.methods.rules.greso import GRESO, greso
+from qr_jax.methods.rules.mopps import MOPPS, mopps
+from qr_jax.pool import pool as pools
+from qr_jax.pool.noise import uniforms
+from qr_jax.pool.rounds.refill import refill
+from qr_jax.pool.rules.foresee import foresee
+from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
-from qr_jax.recycling.difficulty_pools import difficulty_pools
-from qr_jax.recycling.foresee import foresee
-from qr_jax.recycling.greso import GRESO, greso
-from qr_jax.recycling.mopps import MOPPS, mopps
-from qr_jax.rounds.refill import refill
-from qr_jax.settings import use
-from qr_jax.verdict import judge
+from qr_jax.settings.settings import use
 
 EASY, HARD, SIGNAL = [1, 1], [0, 0], [1, 0]
 

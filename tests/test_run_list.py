@@ -8,9 +8,10 @@ import tracemalloc
 
 import pytest
 
-from qr_jax import cli, run_files
-from qr_jax.report import run_list
-from qr_jax.run_lock import RunLock
+from qr_jax.cli import cli
+from qr_jax.lab.report import run_list
+from qr_jax.run import run_files
+from qr_jax.run.run_lock import RunLock
 
 
 def a_run(folder, *, metrics=(), summary=None, before=None, steps=4):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import pytest
 from killed_run import tiny
 
-from qr_jax import config, runs
+from qr_jax import config
 from qr_jax.config import use
 from qr_jax.errors import Busy
-from qr_jax.run_lock import NAME, RunLock, named, read
+from qr_jax.run import runs
+from qr_jax.run.run_lock import NAME, RunLock, named, read
 
-HOLD = "import sys, time, pathlib; from qr_jax.run_lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
+HOLD = "import sys, time, pathlib; from qr_jax.run.run_lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
 
 
 def test_a_second_process_is_refused_by_the_first_one_s_name_and_a_killed_one_s_lock_is_free(tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import answers, cli
-from qr_jax.evaluation.score import score
+from qr_jax import answers
+from qr_jax.cli import cli
+from qr_jax.lab.score import score
 
 PAIRS = Path(__file__).parent / "data" / "answer_pairs.jsonl"
 

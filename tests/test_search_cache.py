@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qr_jax import metrics, plugins
+from qr_jax import plugins
 from qr_jax.evaluation import manifest
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.logging import metrics
 from qr_jax.records import Passage
-from qr_jax.retrieval import bm25_build, bm25_index
-from qr_jax.retrieval.search_cache import SearchCache
-from qr_jax.retrievers.cached import cached
-from qr_jax.settings import use
+from qr_jax.search import bm25_build, bm25_index
+from qr_jax.search.retrievers.cached import cached
+from qr_jax.search.search_cache import SearchCache
+from qr_jax.settings.settings import use
 from qr_jax.step import telling
 
 BERT = Path(__file__).parent / "fixtures" / "bert"
@@ -98,7 +99,7 @@ def test_the_oldest_entries_go_when_the_file_is_full(tmp_path):
 
 def test_threads_and_processes_share_one_file(tmp_path):
     code = (
-        "import sys; from qr_jax.records import Passage; from qr_jax.retrieval.search_cache import SearchCache\n"
+        "import sys; from qr_jax.records import Passage; from qr_jax.search.search_cache import SearchCache\n"
         "cache = SearchCache(lambda qs, k: [[Passage(q, '', q, 1.0)] for q in qs], sys.argv[1], 'x')\n"
         "for n in range(150): assert cache([f'q{n}'], 1)[0][0].text == f'q{n}'\n"
         "assert not cache._broken"

@@ -13,27 +13,27 @@ from judge_server import choosy, completion, honest, serving
 
 from qr_jax import plugins, trust
 from qr_jax.config import Config, use
-from qr_jax.evaluation.judge import INJECTED, SEALED_AS, Asked, Judge
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.overrides import override
+from qr_jax.lab.judge import INJECTED, SEALED_AS, Asked, Judge
+from qr_jax.methods.rewards import _judged
+from qr_jax.methods.rewards.ada_search import ada_search
+from qr_jax.methods.rewards.ai_search_planner import ai_search_planner
+from qr_jax.methods.rewards.atom_searcher import atom_searcher
+from qr_jax.methods.rewards.carr import carr
+from qr_jax.methods.rewards.contributions import USEFUL, contributions
+from qr_jax.methods.rewards.deep_researcher import deep_researcher
+from qr_jax.methods.rewards.ikea import ikea
+from qr_jax.methods.rewards.info_reasoner import info_reasoner
+from qr_jax.methods.rewards.judge import judge
+from qr_jax.methods.rewards.o2_searcher import o2_searcher
+from qr_jax.methods.rewards.reseek import reseek
+from qr_jax.methods.rewards.search_gen_v import NUGGET, search_gen_v
+from qr_jax.pool.verdict import verdicts
 from qr_jax.records import Episode, Passage, Query, Turn, grades
-from qr_jax.rewards import _judged
 from qr_jax.rewards._format import well_formed
-from qr_jax.rewards.ada_search import ada_search
-from qr_jax.rewards.ai_search_planner import ai_search_planner
-from qr_jax.rewards.atom_searcher import atom_searcher
-from qr_jax.rewards.carr import carr
-from qr_jax.rewards.contributions import USEFUL, contributions
-from qr_jax.rewards.deep_researcher import deep_researcher
 from qr_jax.rewards.exact_match import exact_match
-from qr_jax.rewards.ikea import ikea
-from qr_jax.rewards.info_reasoner import info_reasoner
-from qr_jax.rewards.judge import judge
-from qr_jax.rewards.o2_searcher import o2_searcher
-from qr_jax.rewards.reseek import reseek
-from qr_jax.rewards.search_gen_v import NUGGET, search_gen_v
 from qr_jax.rewards.search_r1_format import search_r1_format
-from qr_jax.verdict import verdicts
+from qr_jax.settings.overrides import override
 
 QUERY = Query("q", "Where was the author of Dune born?", ("Tacoma",), ("Dune", "Frank Herbert"))
 DUNE = Passage("1", "Dune", "A novel by Frank Herbert.")

@@ -5,7 +5,7 @@ import urllib.parse
 
 import pytest
 
-from qr_jax.secrecy import redact, without
+from qr_jax.logging.secrecy import redact, without
 
 KEY = "sk-M/R+K=R7"
 FORMS = {

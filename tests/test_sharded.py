@@ -11,9 +11,9 @@ from loopback import raw, server
 
 from qr_jax import config, plugins, trust
 from qr_jax.records import Passage
-from qr_jax.retrievers.bm25 import bm25
-from qr_jax.retrievers.sharded import merge, sharded
-from qr_jax.settings import Use
+from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.search.retrievers.sharded import merge, sharded
+from qr_jax.settings.settings import Use
 
 
 def scored(**scores):

@@ -5,9 +5,10 @@ import json
 import pytest
 from test_suite import row
 
-from qr_jax import cli, run_files
-from qr_jax.evaluation import side_by_side, suite
+from qr_jax.cli import cli
+from qr_jax.lab import side_by_side, suite
 from qr_jax.records import Query
+from qr_jax.run import run_files
 
 COUNTS = {"nq": 4, "popqa": 2}
 ASKED = {name: [Query(f"{name}-{at}", "?", ("oslo",)) for at in range(count)] for name, count in COUNTS.items()}

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import records
-from qr_jax.advantages.gfpo import gfpo
-from qr_jax.advantages.grpo import grpo
-from qr_jax.advantages.pods import pods
+from qr_jax.learner.advantages.grpo import grpo
+from qr_jax.methods.advantages.gfpo import gfpo
+from qr_jax.methods.advantages.pods import pods
 
 JITTED = {keep: jax.jit(lambda grades, keep=keep: pods(grades, keep=keep)) for keep in (2, 4)}
 

@@ -8,10 +8,10 @@ import small_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import cli
-from qr_jax.commands import eval as eval_commands
+from qr_jax.cli import cli
+from qr_jax.cli.commands import eval as eval_commands
 from qr_jax.config import Config, to_json
-from qr_jax.evaluation import suite
+from qr_jax.lab import suite
 
 
 def row(name, at, answer, *, golds=("oslo",), samples=(), hops=None, **more):

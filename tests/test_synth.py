@@ -18,27 +18,29 @@ import teacher_server
 from judge_server import choosy, completion
 from judge_server import serving as serving_replies
 
-from qr_jax import cli, interrupts
 from qr_jax.answers import exact_match
+from qr_jax.cli import cli
+from qr_jax.data import readers
+from qr_jax.data.traces import read_traces
 from qr_jax.dialect import read
-from qr_jax.queries import data_check, readers
-from qr_jax.queries.traces import read_traces
 from qr_jax.records import Passage, Query
-from qr_jax.retrievers.bm25 import bm25
-from qr_jax.settings import Use
-from qr_jax.synth import card, links, run, synthesise
-from qr_jax.synth.author import generators, interleaved
-from qr_jax.synth.draft import Chance, Draft, Refused, check_words
-from qr_jax.synth.generators.iterative_search import iterative_search
-from qr_jax.synth.generators.link_walk import walked
-from qr_jax.synth.journal import Journal
-from qr_jax.synth.library import Library
-from qr_jax.synth.prompts import ANSWER
-from qr_jax.synth.repeats import Repeats
-from qr_jax.synth.synthesise import in_order
-from qr_jax.synth.teacher import Bounds, Ended, Teacher, connect, text_of
-from qr_jax.synth.templates import chains, checks, comparisons, facts
-from qr_jax.synth.verify import verify
+from qr_jax.run import interrupts
+from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.sets import data_check
+from qr_jax.sets.synth import card, links, run, synthesise
+from qr_jax.sets.synth.author import generators, interleaved
+from qr_jax.sets.synth.draft import Chance, Draft, Refused, check_words
+from qr_jax.sets.synth.generators.iterative_search import iterative_search
+from qr_jax.sets.synth.generators.link_walk import walked
+from qr_jax.sets.synth.journal import Journal
+from qr_jax.sets.synth.library import Library
+from qr_jax.sets.synth.prompts import ANSWER
+from qr_jax.sets.synth.repeats import Repeats
+from qr_jax.sets.synth.synthesise import in_order
+from qr_jax.sets.synth.teacher import Bounds, Ended, Teacher, connect, text_of
+from qr_jax.sets.synth.templates import chains, checks, comparisons, facts
+from qr_jax.sets.synth.verify import verify
+from qr_jax.settings.settings import Use
 
 FIRST = ("Bar", "Tor", "Vel", "Mon", "Kar", "Lis", "Hol", "Gran")
 PLACES = [first + last for first in FIRST for last in ("ton", "ford", "berg", "dale", "wick", "mere", "stad")]
@@ -109,7 +111,7 @@ def test_killed_twice_and_started_again_no_call_is_made_twice(tmp_path, teacher)
     corpus, out = made_corpus(tmp_path / "corpus.jsonl"), tmp_path / "out"
     slow = teacher_server.Teacher(wait_s=0.004)
     with teacher_server.serving(slow) as url:
-        words = [sys.executable, "-m", "qr_jax.cli", "synth", str(corpus), str(out), "--teacher", url]
+        words = [sys.executable, "-m", "qr_jax.cli.cli", "synth", str(corpus), str(out), "--teacher", url]
         words += ["--model", "scripted", "--questions", "8", "--json"]
         code, printed, error = teacher_server.killed(words, out / "journal" / "calls.jsonl", (60, 200))
         assert code == 0, error
@@ -636,7 +638,7 @@ def test_a_walk_comes_to_no_passage_twice_and_follows_links():
 def test_links_in_the_data_are_read_and_wrong_ones_named(tmp_path):
     file = tmp_path / "c.jsonl"
     file.write_text('{"id": "a", "text": "x", "links": ["b"]}\n{"id": "b", "text": "y"}\n')
-    from qr_jax.synth import library as libraries
+    from qr_jax.sets.synth import library as libraries
 
     passages, named = libraries.read(str(file))
     assert Library(passages, named, lambda queries, k: []).links == [(1,), ()]
@@ -933,8 +935,8 @@ def test_the_files_go_straight_into_a_training_run(tmp_path):
     from test_real_models import SHORT
     from test_tokenizer import sentencepiece
 
-    from qr_jax import metrics_writer
     from qr_jax.config import Data, Model, use
+    from qr_jax.logging import metrics_writer
     from qr_jax.models import decoder, hf
     from qr_jax.models.families import ModelConfig
     from qr_jax.train import train

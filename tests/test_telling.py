@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qr_jax import metrics
 from qr_jax.config import Config, Learner
-from qr_jax.learning import pack
+from qr_jax.learner import pack
+from qr_jax.logging import metrics
 from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades

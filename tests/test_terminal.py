@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
 from benchmarks import silence  # noqa: E402
-from qr_jax import terminal  # noqa: E402
+from qr_jax.logging import terminal  # noqa: E402
 from qr_jax.rollout import compiles  # noqa: E402
 
 TALK = """
 import sys, time
-from qr_jax import terminal
+from qr_jax.logging import terminal
 terminal.say("first")
 with terminal.phase("cold start", 4) as shown:
     for shown.done in range(4):
@@ -209,4 +209,4 @@ def test_nothing_but_the_terminal_prints_but_for_errors_of_the_last_moment():
             prints = isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
             if prints and "file=sys.stderr" not in ast.unparse(node):
                 printing.add(path.relative_to(ROOT / "qr_jax").as_posix())
-    assert printing == {"terminal.py", "planning/planned.py"}
+    assert printing == {"terminal.py", "lab/planning/planned.py"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import characters, plugins
+from qr_jax import plugins
+from qr_jax.data import characters
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.interfaces import CONTRACTS

@@ -9,8 +9,11 @@ import wandb_files
 from killed_run import tiny
 from tensorboardX.proto import event_pb2
 
-from qr_jax import cli, config, metrics_writer, run_files
-from qr_jax.metrics_writer import Writer, discard_after
+from qr_jax import config
+from qr_jax.cli import cli
+from qr_jax.logging import metrics_writer
+from qr_jax.logging.metrics_writer import Writer, discard_after
+from qr_jax.run import run_files
 from qr_jax.train import train
 
 

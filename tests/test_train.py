@@ -24,14 +24,17 @@ from killed_run import tiny
 from loopback_bucket import led_there
 from same_runs import differences, lines
 
-from qr_jax import assemble, begin, checkpoint, committed, config, errors, metrics_writer, pool, runs, terminal
+from qr_jax import assemble, config, errors
 from qr_jax import train as driver
 from qr_jax.config import use
-from qr_jax.learning import learner
-from qr_jax.processes import alike
-from qr_jax.queries.world import generate
+from qr_jax.data.world import generate
+from qr_jax.learner import learner
+from qr_jax.logging import metrics_writer, terminal
+from qr_jax.parallel import alike
+from qr_jax.pool import pool
 from qr_jax.records import grades
 from qr_jax.rollout import engine, kv_cache
+from qr_jax.run import begin, checkpoint, committed, runs
 from qr_jax.sft import sft
 from qr_jax.step import grading
 from qr_jax.step.run_state import RunState

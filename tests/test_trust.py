@@ -11,9 +11,11 @@ import pytest
 from loopback import server
 from test_http_retriever import search_r1
 
-from qr_jax import cli, config, runs, trust
+from qr_jax import config, trust
+from qr_jax.cli import cli
 from qr_jax.config import Config, use
-from qr_jax.settings import plain
+from qr_jax.run import runs
+from qr_jax.settings.settings import plain
 from qr_jax.trust import Allowed
 
 HTTP = {"url": "https://evil.example/retrieve", "token_env": "HF_TOKEN"}
@@ -104,10 +106,12 @@ def test_every_kind_of_plug_in_from_outside_is_asked_about(part):
     assert options(settings) == ["--allow-plugins evil"]
 
 
-@pytest.mark.parametrize("name", ["qr_jax.interrupts.leave", "qr_jax.trust._key", "qr_jax.retrievers._noise.noise"])
+@pytest.mark.parametrize(
+    "name", ["qr_jax.run.interrupts.leave", "qr_jax.trust._key", "qr_jax.search.retrievers._noise.noise"]
+)
 def test_a_function_of_our_own_that_is_no_plug_in_is_not_called_unasked(name):
     assert options(replace(Config(), retriever=use(name))) == [None]
-    assert options(replace(Config(), retriever=use("qr_jax.retrievers.bm25.bm25"))) == []
+    assert options(replace(Config(), retriever=use("qr_jax.search.retrievers.bm25.bm25"))) == []
 
 
 def test_a_bucket_needs_trust_and_wandb_its_host():
@@ -207,7 +211,7 @@ def test_no_command_imports_or_calls_what_a_stranger_s_folder_names(theirs, tmp_
 @pytest.mark.parametrize("command", [["report", "{}"], ["compare", "{}", "{}"], ["export", "{}", "--hf", "{}/out"]])
 def test_what_needs_no_leave_reads_and_imports_nothing(theirs, tmp_path, command):
     folder = theirs(env=use("evil.env"))
-    words = [sys.executable, "-m", "qr_jax.cli", *(word.format(folder) for word in command)]
+    words = [sys.executable, "-m", "qr_jax.cli.cli", *(word.format(folder) for word in command)]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert "--allow-plugins" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "imported").exists()

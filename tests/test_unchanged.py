@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qr_jax.queries import unchanged
+from qr_jax.data import unchanged
 from qr_jax.records import Query
 
 BEGAN = Query("a", "Where?", ("Oslo",), (), {"hops": 2, "supporting": ["p1"], "own": {"weight": 1}})

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qr_jax import records
-from qr_jax.variance import group_variance_mask
+from qr_jax.learner.variance import group_variance_mask
 
 QUERIES, SAMPLES = 64, 33  # one shape: smaller groups are padded with valid False
 

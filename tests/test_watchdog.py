@@ -16,16 +16,18 @@ from typing import ClassVar
 import pytest
 
 from qr_jax import config, errors
-from qr_jax.processes import start, watchdog
+from qr_jax.parallel import start, watchdog
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_S = 3.0
 # A command of two processes, each of which watches the other; the one numbered `who` does as it is told.
 CHILD = """
 import json, os, signal, sys, time
-from qr_jax import bucket, cli, config
-from qr_jax.commands import train
-from qr_jax.processes import hosts, start, watchdog
+from qr_jax import config
+from qr_jax.cli import cli
+from qr_jax.run import bucket
+from qr_jax.cli.commands import train
+from qr_jax.parallel import hosts, start, watchdog
 address, me, what, who, deadline_s = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 deeds = {
     "beats": lambda: None,
@@ -174,7 +176,7 @@ def test_the_processes_are_said_wholly_or_not_at_all():
 
 
 def test_a_port_that_is_taken_is_said():
-    program = "import sys; from qr_jax import config; from qr_jax.processes import start\n"
+    program = "import sys; from qr_jax import config; from qr_jax.parallel import start\n"
     program += "start.begin(config.Mesh(), coordinator=sys.argv[1], processes=2, process=0)"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         at = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -187,7 +189,7 @@ def test_a_port_that_is_taken_is_said():
 MEETS = """
 import sys
 from qr_jax import config
-from qr_jax.processes import start
+from qr_jax.parallel import start
 
 start.MEET_SAY_S = 1.0
 start.begin(config.Mesh(), coordinator=sys.argv[1], processes=2, process=int(sys.argv[2]), meet_s=2.5)

@@ -30,9 +30,11 @@ def test_the_wheel_runs_the_quickstart_s_config_in_an_empty_folder(tmp_path):
     wanted = {f"qr_jax/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.py")}
     kinds = (".py", ".html", ".js", ".json")
     wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "qr_jax").rglob("*") if p.suffix in kinds}
-    assert wanted - inside == set() and "qr_jax/studies/paper_fits.json" in inside
+    assert wanted - inside == set() and "qr_jax/lab/paper_fits.json" in inside
     place.mkdir()
-    code = "import sys; from qr_jax import cli; print(cli.__file__, file=sys.stderr); sys.exit(cli.main(sys.argv[1:]))"
+    code = (
+        "import sys; from qr_jax.cli import cli; print(cli.__file__, file=sys.stderr); sys.exit(cli.main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "quickstart", "train.steps=7", "--dry-run"],
         cwd=place, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,

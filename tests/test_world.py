@@ -12,13 +12,12 @@ from functools import cache
 
 import pytest
 
-from qr_jax import cli
-from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.queries.readers import read_passages, read_queries
-from qr_jax.queries.traces import read_traces
-from qr_jax.queries.world import text
-from qr_jax.queries.world.facts import aliases, make_facts, name_parts
-from qr_jax.queries.world.generate import (
+from qr_jax.cli import cli
+from qr_jax.data.readers import read_passages, read_queries
+from qr_jax.data.traces import read_traces
+from qr_jax.data.world import text
+from qr_jax.data.world.facts import aliases, make_facts, name_parts
+from qr_jax.data.world.generate import (
     World,
     WorldSettings,
     build,
@@ -29,8 +28,9 @@ from qr_jax.queries.world.generate import (
     vocabulary,
     wishes,
 )
-from qr_jax.queries.world.questions import chain, comparison, query, turns
-from qr_jax.queries.world.text import RELATIONS
+from qr_jax.data.world.questions import chain, comparison, query, turns
+from qr_jax.data.world.text import RELATIONS
+from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.records import Turn
 
 DEFAULT = WorldSettings()
@@ -46,7 +46,7 @@ def world(settings: WorldSettings = DEFAULT) -> World:
 
 @cache
 def bm25_of(settings: WorldSettings):
-    from qr_jax.retrievers.bm25 import bm25
+    from qr_jax.search.retrievers.bm25 import bm25
 
     return bm25(corpus=world(settings).documents)
 
@@ -80,7 +80,7 @@ def test_the_default_world_has_the_stated_sizes():
 
 def test_the_same_settings_make_the_same_world_in_another_process():
     code = (
-        "import json, hashlib; from dataclasses import asdict; from qr_jax.queries.world.generate import *;"
+        "import json, hashlib; from dataclasses import asdict; from qr_jax.data.world.generate import *;"
         f"s = settings_from({json.dumps({'documents': 300, 'train': 80, 'dev': 60, 'test': 60, 'traces': 100})});"
         "print(hashlib.sha256(json.dumps(asdict(build(s))).encode()).hexdigest(), settings_hash(s))"
     )

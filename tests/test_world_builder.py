@@ -8,9 +8,9 @@ from dataclasses import replace
 import grain
 import pytest
 
-from qr_jax.queries.world import tfds_builder
-from qr_jax.queries.world.generate import WorldSettings, build, settings_hash
-from qr_jax.queries.world.tfds_builder import open_world
+from qr_jax.data.world import tfds_builder
+from qr_jax.data.world.generate import WorldSettings, build, settings_hash
+from qr_jax.data.world.tfds_builder import open_world
 
 TINY = WorldSettings(documents=200, train=30, dev=20, test=20, traces=25)
 SPLITS = ("documents", "train", "dev", "test", "traces")
@@ -75,8 +75,8 @@ def test_splits_without_rows_are_empty(tmp_path):
 
 def test_two_processes_that_build_at_once_read_the_same_world(tmp_path):
     code = (
-        "import sys; from qr_jax.queries.world.generate import *;"
-        "from qr_jax.queries.world.tfds_builder import open_world;"
+        "import sys; from qr_jax.data.world.generate import *;"
+        "from qr_jax.data.world.tfds_builder import open_world;"
         "found = open_world(settings_from(dict(documents=200, train=30, dev=20, test=20, traces=25)), sys.argv[1]);"
         "print(found.train[7].id, found.documents[7].id)"
     )
@@ -91,7 +91,7 @@ def test_two_processes_that_build_at_once_read_the_same_world(tmp_path):
 
 def test_planning_a_world_imports_neither_tfds_nor_grain_nor_jax():
     heavy = ("jax", "grain", "tensorflow_datasets")
-    code = f"import sys, qr_jax.queries.world.generate; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, qr_jax.data.world.generate; print([name for name in {heavy} if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout == "[]\n"

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qr_jax import bucket, config, errors, pool, runs
-from qr_jax.checkpoint import Checkpoints, discard_after, next_attempt
-from qr_jax.learning.reduce import token_weights
-from qr_jax.parallel import mesh
-from qr_jax.processes import alike, hosts
+from qr_jax import config, errors
+from qr_jax.learner.reduce import token_weights
+from qr_jax.parallel import alike, hosts, mesh
+from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
+from qr_jax.run import bucket, runs
+from qr_jax.run.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.step import rollout_and_grade
 from qr_jax.step.run_state import RunState, families
 from qr_jax.step.runtime import Runtime

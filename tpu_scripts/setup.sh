@@ -62,7 +62,7 @@ if "$dry_run" || [ ! -x .venv/bin/python ]; then
 fi
 run .venv/bin/python -m pip install -c constraints.txt -e '.[tpu]'
 hosts=1
-count='import os; from qr_jax.processes import start; print(start.workers(os.environ))'
+count='import os; from qr_jax.parallel import start; print(start.workers(os.environ))'
 "$dry_run" || hosts="$(.venv/bin/python -c "$count")"
 if [ "$hosts" -gt 1 ]; then
   echo "left out: qr-jax doctor, which starts jax; on one of $hosts hosts it would wait for the others"

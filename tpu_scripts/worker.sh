@@ -20,7 +20,7 @@ TEXT
 home="${QR_JAX_HOME:-/opt/qr_jax}"
 sync_s="${QR_JAX_SYNC_S:-60}"       # between two copies to the bucket
 restart_s=10                        # before the program is started again
-longest_s=300                       # the longest such pause: less than hosts wait for one another (processes/start.py)
+longest_s=300                       # the longest such pause: less than hosts wait for one another (parallel/start.py)
 look_s="${QR_JAX_LOOK_S:-1}"        # between two looks whether it still runs
 most_restarts=3
 most_signals=20                     # ends by a signal in a row, SIGTERM apart: out of memory at every start, say

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.peers import model
+from qr_jax.data import readers
 from qr_jax.models.tokenizer import RESERVED, WordTokenizer
-from qr_jax.queries import readers
 from qr_jax.records import Passage, Query, SearchFunction
-from qr_jax.retrievers.bm25 import bm25
+from qr_jax.search.retrievers.bm25 import bm25
 
 PROMPT_TOKENS, OBSERVATION_TOKENS, TURN_TOKENS = 128, 128, 64
 SEARCHES, SEARCH_K = 3, 3

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
+from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
-from qr_jax.loose_json import as_json
 from qr_jax.records import Query, Say, Search, Stop, Turn
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax.noise import uniforms
+from qr_jax.pool.noise import uniforms
 
 WITHIN = 1.96  # standard errors on either side of a 95 % interval
 

@@ -9,7 +9,7 @@ from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.records import Query
-from qr_jax.settings import few
+from qr_jax.settings.settings import few
 
 FILE = "evaluation.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.config import Config, use
 from qr_jax.records import Query
-from qr_jax.settings import Use, plain
+from qr_jax.settings.settings import Use, plain
 
 SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, plugins, runs
+from qr_jax import assemble, plugins
 from qr_jax.config import Config, use
+from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
-from qr_jax.queries.corpus_hash import corpus_hash
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.run import checkpoint, runs
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):

@@ -19,7 +19,7 @@ BLOCK = 128  # the longest block, in tokens
 def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL=None, *, kind: str = "xla", mesh: Mesh | None = None):
     """Causal attention inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
 
-    Segments stand one behind another in a row, each in one piece. One may be a tree (learning/pack.py): `last_NL` is
+    Segments stand one behind another in a row, each in one piece. One may be a tree (learner/pack.py): `last_NL` is
     the last column that sees each column; None: its segment's. `kind` is "xla" (blocks), "cudnn" or "splash", which
     knows segments alone. The kernels are told the mesh, which XLA cannot cut them over.
     """

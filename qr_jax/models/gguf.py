@@ -14,7 +14,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.gguf_file import File, dequantise, read_header
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer
-from qr_jax.settings import show
+from qr_jax.settings.settings import show
 
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",

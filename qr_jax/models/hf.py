@@ -15,7 +15,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json, write_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
-from qr_jax.settings import nearest, show
+from qr_jax.settings.settings import nearest, show
 
 SHARD_BYTES = 4_000_000_000
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]

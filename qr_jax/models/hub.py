@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qr_jax import bounded_json
 from qr_jax.errors import UserError
-from qr_jax.settings import show
+from qr_jax.run import bounded_json
+from qr_jax.settings.settings import show
 
 LABELS = ("num_labels", "id2label", "label2id")
 GENERATION = "generation_config.json"

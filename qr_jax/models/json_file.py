@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.errors import UserError
-from qr_jax.settings import show
+from qr_jax.settings.settings import show
 
 LARGEST_BYTES = 64_000_000
 

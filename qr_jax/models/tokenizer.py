@@ -15,7 +15,7 @@ from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.models import hub
 from qr_jax.models.json_file import write_json
-from qr_jax.settings import show
+from qr_jax.settings.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's

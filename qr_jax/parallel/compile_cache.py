@@ -16,7 +16,8 @@ import jax
 from etils import epath
 from jax._src import compilation_cache, compiler
 
-from qr_jax import bucket, committed, trust
+from qr_jax import trust
+from qr_jax.run import bucket, committed
 
 LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the least recently used programs are deleted
 TORN_S = 60  # a program older than this that has no time of last use is torn: its writer was killed

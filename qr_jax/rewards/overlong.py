@@ -7,7 +7,7 @@ import numpy as np
 from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
-from qr_jax.settings import Use
+from qr_jax.settings.settings import Use
 
 EXAMPLE = {"of": "exact_match"}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from qr_jax import terminal
+from qr_jax.logging import terminal
 
 EVENT = "/jax/core/compile/backend_compile_duration"  # once a program, even one from jax's cache on disk
 LATE_S = 1.0  # of compiling after the warm-up: from there on it is said without --verbose

@@ -15,9 +15,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from qr_jax import config, dialect, terminal
+from qr_jax import config, dialect
 from qr_jax.errors import Interrupted, UserError
-from qr_jax.kept_thread import KeptThread
+from qr_jax.logging import terminal
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
@@ -26,6 +26,7 @@ from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.kv_cache import KVCache
 from qr_jax.rollout.live import EpisodeState, Statistics
 from qr_jax.rollout.slot_scheduler import SlotScheduler
+from qr_jax.run.kept_thread import KeptThread
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
 ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was

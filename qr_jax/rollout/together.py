@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from qr_jax.models.incremental import DecodeParams
-from qr_jax.processes import hosts
+from qr_jax.parallel import hosts
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.kv_cache import KVCache
 

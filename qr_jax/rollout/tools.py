@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 from typing import Any, Literal
 
-from qr_jax.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
 from qr_jax.config import Rollout
+from qr_jax.data.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
 from qr_jax.errors import PluginError
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 

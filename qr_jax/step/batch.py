@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qr_jax.learning import fill, pack, prune
-from qr_jax.learning.update import State
+from qr_jax.learner import fill, pack, prune
+from qr_jax.learner.update import State
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import Runtime
 

@@ -5,9 +5,9 @@ from concurrent.futures import wait
 from typing import TypeVar
 
 from qr_jax.errors import Interrupted
-from qr_jax.kept_thread import KeptThread
-from qr_jax.processes import hosts
+from qr_jax.parallel import hosts
 from qr_jax.rollout.engine import POLL_S
+from qr_jax.run.kept_thread import KeptThread
 
 Result = TypeVar("Result")
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qr_jax import pool
 from qr_jax.errors import UserError
 from qr_jax.interfaces import check_growth
+from qr_jax.pool import pool
+from qr_jax.pool.verdict import judge
 from qr_jax.records import Ask, Outcome
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.run_state import RunState
 from qr_jax.step.runtime import Runtime
-from qr_jax.verdict import judge
 
 
 def draw(

@@ -14,8 +14,8 @@ import numpy as np
 
 from qr_jax import answers
 from qr_jax.errors import UserError
-from qr_jax.noise import uniforms
-from qr_jax.processes import plain
+from qr_jax.parallel import plain
+from qr_jax.pool.noise import uniforms
 from qr_jax.records import Episode, Grades, Query, Scores, grades
 
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
@@ -58,7 +58,7 @@ class Group:
     spent: Spent
 
     def to_plain(self, *, episodes: bool = True) -> dict[str, Any]:
-        """Convert the group to a nested host value (processes/plain.py), for checkpoints and messages."""
+        """Convert the group to a nested host value (parallel/plain.py), for checkpoints and messages."""
         listed = [plain.episode_to_plain(episode) for episode in self.episodes] if episodes else []
         more = {"grades": dict(vars(self.grades)), "spent": asdict(self.spent)}
         return {"index": self.index, "process": self.process, "episodes": listed, **more}

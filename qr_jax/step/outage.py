@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from qr_jax.errors import FailsAgain, Interrupted, Outage, ServiceDown
-from qr_jax.processes import hosts
+from qr_jax.parallel import hosts
 from qr_jax.rollout import tools
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading, preflight

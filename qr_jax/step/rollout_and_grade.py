@@ -8,7 +8,7 @@ import numpy as np
 
 from qr_jax import assemble
 from qr_jax.errors import UserError
-from qr_jax.processes import hosts
+from qr_jax.parallel import hosts
 from qr_jax.records import Episode
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import pool
 from qr_jax.errors import UserError
+from qr_jax.pool import pool
 from qr_jax.records import Query
 from qr_jax.rollout.engine import Statistics
 from qr_jax.step import grading

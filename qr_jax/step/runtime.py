@@ -9,18 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from qr_jax import assemble, checkpoint, evaluate, plugins, pool, runs, terminal
+from qr_jax import assemble, evaluate, plugins
 from qr_jax.config import Config
+from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
-from qr_jax.learning import gold
-from qr_jax.learning.learner import Learner, State, make
-from qr_jax.parallel import host_local
+from qr_jax.learner import gold
+from qr_jax.learner.learner import Learner, State, make
+from qr_jax.logging import terminal
+from qr_jax.parallel import alike, host_local, hosts
 from qr_jax.parallel import mesh as meshes
-from qr_jax.processes import alike, hosts
-from qr_jax.queries import unchanged
+from qr_jax.pool import pool
 from qr_jax.records import Query, SearchFunction
+from qr_jax.run import checkpoint, runs
 from qr_jax.step.run_state import RunState, families, from_host
 
 

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import evaluate, figures, metrics_writer, pool, runs
+from qr_jax import evaluate
 from qr_jax.config import LIMITS, Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.learning import learner, pack
-from qr_jax.metrics import STOPS
+from qr_jax.learner import learner, pack
+from qr_jax.logging import metrics_writer
+from qr_jax.logging.metrics import STOPS
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import memory, peaks
+from qr_jax.pool import figures, pool
 from qr_jax.records import Episode, Outcome, SearchFunction
 from qr_jax.rollout.engine import Statistics
+from qr_jax.run import runs
 from qr_jax.step.grading import Group
 from qr_jax.step.run_state import RunState
 from qr_jax.step.runtime import Runtime

@@ -1,0 +1,115 @@
+"""The agent that a command asks: a run's, or that of a model's folder (`qr-jax export`, Hugging Face) with settings."""
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.cli.commands.options import admit, load
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An agent's config, checked; its run (None: the config's own model); the allowed plug-in packages (None: all)."""
+
+    config: Any
+    run: Path | None
+    packages: tuple[str, ...] | None
+
+
+def add_asked(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a run or model; its settings may stand anywhere after it."""
+    text = "a run's folder; or a model's (as `qr-jax export` writes it), with the settings that it is asked by"
+    command.add_argument("run", type=Path, metavar="RUN", help=text)
+    text = "a config that says how a model without a run is asked; else search_r1 over bm25"
+    command.add_argument("--config", metavar="FILE", help=text)
+    command.epilog = "setting=value changes how it is asked, as in env.max_turns=3; `qr-jax settings` lists them."
+
+
+def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
+    """Return the agent that `run`, `--config` and the settings name. ValueError says what is missing.
+
+    `needs` are the data settings that the command reads ("eval", "corpus"), which a model without a config must be
+    given.
+    """
+    from qr_jax import config as configs
+    from qr_jax.lab import suite
+    from qr_jax.settings import checks, elsewhere
+    from qr_jax.settings.overrides import override, pairs
+
+    packages, run = None, arguments.run if configs.is_run(arguments.run) else None
+    if run and arguments.config:
+        raise UserError(f"{run} is a run and is asked by its own config; change it with setting=value")
+    if run is None:
+        _refuse_no_model(arguments.run)
+    if run:
+        config = configs.load(run / "config.json")
+        packages = admit(arguments, config, run, retriever)
+    elif arguments.config:
+        config, packages = load(arguments, arguments.config, ())
+        config = suite.with_model(config, str(arguments.run))
+    else:
+        question = getattr(arguments, "question", "")
+        if os.path.isdir(question):
+            raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
+        config = _of_model(arguments.run)
+    if retriever not in (None, config.retriever.name):
+        config = replace(config, retriever=configs.use(str(retriever)))
+    for name, _ in pairs(arguments.overrides):
+        if name.split(".")[-1] in elsewhere.BATCHES:
+            raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
+    config = override(config, arguments.overrides)
+    if not run and not arguments.config:
+        _check_given(config, arguments, needs)
+        if (arguments.run / "agent.json").is_file():
+            usual = f"env.max_turns={config.env.settings['max_turns']} rollout.search_k={config.rollout.search_k}"
+            terminal.say(f"asked with the usual settings ({config.env.name}, {usual}): agent.json has those of the run")
+    from qr_jax.data.readers import LOOKED_FOR
+
+    try:
+        checks.check(config, allow_plugins=packages, reads=needs)
+    except ValueError as error:
+        meant = (
+            "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
+        )
+        raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
+    return Asked(config, run, packages)
+
+
+def _refuse_no_model(path: Path) -> None:
+    """Raise ValueError for a path that is no model's name: a missing run's folder, a config or another file."""
+    from qr_jax.run import run_files
+
+    is_named = path.parts[:1] == ("runs",) or path.suffix == ".py" or path.is_file()
+    if is_named and path.suffix != ".gguf":
+        run_files.check_there(path)
+
+
+def _of_model(folder: Path) -> Any:
+    from qr_jax import config as configs
+    from qr_jax.lab import suite
+    from qr_jax.models import hf
+
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
+    if not folder.exists() and configs.is_run(run := Path("runs") / folder):
+        raise UserError(f"there is no folder {folder}; did you mean {run}?")
+    return suite.default_config(str(folder), hf.shape(hf.resolve(str(folder))).context_tokens)
+
+
+def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, ...]) -> None:
+    """Require the questions and passages that a model without a config lacks; "world" counts only if typed."""
+    from qr_jax import plugins
+
+    typed = {word.partition("=")[0].removeprefix("--") for word in arguments.overrides}
+    wanted = [name for name in needs if name != "corpus" or plugins.wants_corpus(config.retriever)]
+    missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
+    if missing:
+        raise UserError(
+            f"{arguments.run} is a model without a run, and has neither questions nor passages: give "
+            f"{' and '.join(missing)} (or retriever=NAME with its settings; env=... where it was not trained in "
+            "search_r1), or --config FILE, the config it was trained by"
+        )

@@ -1,0 +1,133 @@
+"""Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qr_jax.cli.commands.asked import Asked, add_asked, asked
+from qr_jax.cli.commands.options import add_json, add_trust, show, start, whole
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+
+# Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
+OWN_ONLY = ("questions", "world_seed")
+SAMPLING = ("judge_temperature", "judge_top_p")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *SAMPLING, "dry_run")
+
+
+def add(command: Any) -> None:
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
+    score = command("score", _score, "EM, F1 and cover match of predictions in a file")
+    score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
+    score.add_argument("--rows", action="store_true", help="each row's scores too")
+    text = "answer evaluation questions, the run's own or a suite's, and score the answers"
+    usage = "qr-jax eval RUN [setting=value ...] [options]"
+    made = command("eval", _eval, text, usage=usage)
+    made.set_defaults(takes_settings=True)
+    add_json(score, made)
+    add_asked(made)
+    text = "qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
+    made.add_argument("--suite", metavar="NAME", help=text)
+    made.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
+    made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
+    made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
+    made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
+    made.add_argument("--world-seed", type=whole(0), metavar="N", help="a synthetic world of other facts")
+    add = made.add_argument_group("with --suite").add_argument
+    add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
+    add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
+    add("--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval")
+    text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
+    add("--judge", metavar="URL", help=text)
+    add("--judge-model", metavar="NAME", help="the model that judges there")
+    text = "max_tokens, max_completion_tokens or temperature, where the judge refuses it; repeat it for more"
+    add("--judge-leave-out", action="append", metavar="NAME", help=text)
+    text = "ask it N times about each answer (1); where it disagrees with itself there is no verdict"
+    add("--judge-tries", type=whole(1), metavar="N", help=text)
+    add("--judge-temperature", type=float, metavar="T", help="of its replies (0)")
+    add("--judge-top-p", type=float, metavar="P", help="of its replies (1, which is not sent)")
+    text = "say how many questions there are and what the judge would cost, and stop"
+    add("--dry-run", action="store_const", const=True, help=text)
+    add_trust(made)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from qr_jax.lab import score
+
+    found = score.score(arguments.file)
+    shown = {name: value for name, value in found.items() if name != "rows" or arguments.rows}
+    return show(shown, arguments.json, lambda _: score.format_table(found, rows=arguments.rows))
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    wrong = [name for name in (OWN_ONLY if arguments.suite else SUITE_ONLY) if getattr(arguments, name) is not None]
+    if wrong:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise UserError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
+    if arguments.suite:
+        return _suite(arguments)
+    subject = _subject(arguments, "eval", "corpus")
+    start(subject.config)
+    from qr_jax import evaluate
+    from qr_jax.evaluation.complete import is_incomplete
+
+    chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
+    found = evaluate.evaluate(arguments.run, subject.config, **chosen, allow_plugins=subject.packages)
+    show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    if found["questions"] < (arguments.questions or 0):
+        terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
+    return 1 if is_incomplete(found) else 0
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
+    from qr_jax.lab import suite
+
+    suite.sets(arguments.suite)
+    if (arguments.judge is None) != (arguments.judge_model is None):
+        raise UserError("--judge URL and --judge-model NAME go together; only one was given")
+    if arguments.judge_leave_out and not arguments.judge:
+        raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
+    subject = _subject(arguments)
+    suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
+    part = arguments.split or suite.part(arguments.suite)
+    if arguments.judge or arguments.dry_run:
+        found = _cost(arguments, subject, part)
+        if arguments.dry_run:
+            return show(found, arguments.json, lambda _: "nothing was asked")
+    start(subject.config)
+    from qr_jax.lab import answering
+
+    found = answering.answer(
+        subject.config, name=arguments.suite, part=part,
+        place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
+        run=subject.run,
+        judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
+        judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
+        allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
+        **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
+        **{name: value for name in SAMPLING if (value := getattr(arguments, name)) is not None},
+    )  # fmt: skip
+    show(found, arguments.json, suite.format_table)
+    return 1 if "refused" in (found.get("judge") or {}) else 0
+
+
+def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str, Any]:
+    """Print, and return, the number of questions and the estimated cost of judging, before the first request."""
+    from qr_jax.lab import judge, suite
+
+    samples = subject.config.evaluation.samples if arguments.samples is None else arguments.samples
+    asked, missing = suite.questions(subject.config, arguments.suite, part=part, limit=arguments.limit, searched=False)
+    found = judge.cost(asked, samples, arguments.judge_tries or 1)
+    counts = {name: len(queries) for name, queries in asked.items()}
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each")
+    terminal.say(judge.format_cost(found))
+    return {"questions": counts, "missing": missing, "samples": samples, "judge": found}
+
+
+def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:
+    subject = asked(arguments, retriever=arguments.retriever, needs=needs)
+    if arguments.step is not None and not subject.run:
+        raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
+    return subject

@@ -1,0 +1,148 @@
+"""Commands for retrieval over HTTP: serve a retriever, and check a server."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qr_jax.cli.commands.options import add_json, port, show, whole
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+from qr_jax.settings.settings import Use
+
+PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym")  # those of search/protocols.py
+SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
+
+
+def add(command: Any) -> None:
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
+    text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
+    serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
+    serve.set_defaults(takes_settings=True)
+    serve.epilog = f"setting=value: {SETTINGS}; `qr-jax settings retriever` lists them."
+    serve.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
+    serve.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
+    serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
+    serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
+    serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
+    serve.add_argument("--batch", type=whole(1), metavar="N", help="queries of one search call (64)")
+    serve.add_argument("--wait-ms", type=whole(0), metavar="N", help="for others to search with (3)")
+    serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
+    serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
+    serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
+    text = "bytes a request (32000000)"
+    serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
+    serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
+    text = "open at once; half of them may come from one address (1024)"
+    serve.add_argument("--max-connections", type=whole(2), metavar="N", help=text)
+    parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
+    text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
+    check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check.set_defaults(run_command=_check)
+    text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
+    check.add_argument("url", metavar="URL", help=text)
+    check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
+    check.add_argument("--k", type=whole(1), default=3, metavar="N", help="passages a query (3)")
+    check.add_argument("--calls", type=whole(1), default=50, metavar="N", help="whose times are taken (50)")
+    check.add_argument("--query", action="append", metavar="TEXT", help="to ask; repeat it (some general questions)")
+    check.add_argument("--token-env", metavar="NAME", help="the environment variable with the server's token")
+    add_json(check)
+
+
+def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of search_batcher.Limits that were given."""
+    given = {
+        "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
+        "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
+        "wait_s": None if arguments.wait_ms is None else arguments.wait_ms / 1000,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A config's part with the retriever, under the name that overrides use."""
+
+    retriever: Use
+
+
+def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
+    """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
+    from qr_jax.settings.overrides import override
+
+    for word in typed:
+        if word.startswith("--") and "=" not in word:
+            raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
+    words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
+    return override(_Chosen(Use(name)), words).retriever
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    with terminal.phase("opening the retriever"):
+        name, serve, how = _opened(arguments)
+    serve(**how, say=lambda url: terminal.say(f"{name} serves until Ctrl-C: {url}"))
+    return 0
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
+    """Return the retriever's name, the function that serves it, and that function's arguments."""
+    from qr_jax import plugins
+    from qr_jax.settings.checks import inside
+
+    chosen = chosen_retriever(arguments.retriever, arguments.overrides)
+    if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
+    from qr_jax.search import http_post, server
+    from qr_jax.search.http_server import Bounds
+    from qr_jax.search.search_batcher import Limits
+
+    token = http_post.secret(arguments.token_env) if arguments.token_env else None
+    server.check_address(arguments.host, token)
+    asked = Limits(**limits_of(arguments))
+    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
+    where = {"host": arguments.host, "port": arguments.port, "token": token}
+    most = arguments.max_connections
+    bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
+    limits = asked.over(largest)
+    if limits.k < asked.k:
+        terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
+    how = {"search": search, **where, "limits": limits, "bounds": bounds, "about": about, "pages": pages}
+    return chosen.name, server.serve, how
+
+
+def _open(
+    chosen: Use, files: Sequence[str] | None, access: bool, most: int
+) -> tuple[Any, dict[str, Any], Any, list[int]]:
+    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
+
+    ValueError if retriever, corpus and flags disagree.
+    """
+    from qr_jax import plugins
+    from qr_jax.data import readers
+    from qr_jax.search import stored
+    from qr_jax.search.pages import Pages
+
+    make = plugins.bind("retriever", chosen)
+    corpus = plugins.signature("retriever", chosen.name).settings.get("corpus")
+    if access and not files:
+        raise UserError("--access gives passages of a corpus: name its files with --corpus")
+    if files and not plugins.wants_corpus(chosen):
+        raise UserError(f"the retriever {chosen.name!r} searches no corpus of files: leave --corpus out")
+    if not files and corpus is not None and corpus.required:
+        raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
+    if not files:
+        return make(), {"retriever": chosen.name}, None, []
+    passages = readers.read_passages(",".join(files))
+    about = {"retriever": chosen.name, "passages": len(passages)}
+    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, most)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from qr_jax.search import check
+
+    how = {"k": arguments.k, "calls": arguments.calls, "queries": arguments.query, "token_env": arguments.token_env}
+    found = check.check(arguments.url, arguments.protocol, **how)
+    show(found, arguments.json, check.format_report)
+    return 1 if found["problems"] else 0

@@ -1,0 +1,244 @@
+"""Commands that study which queries are drawn: simulate rules, probe a run, and show its report and page."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from qr_jax.cli.commands.options import (
+    add_json,
+    add_run,
+    add_trust,
+    check_out,
+    load,
+    open_run,
+    port,
+    reading,
+    replayed_packages,
+    show,
+    whole,
+)
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+
+
+def add(command: Any) -> None:
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
+    oracle = command("oracle", _oracle, "run recycling rules on queries of known pass rates, without a model")
+    text = (
+        "beta:A,B; uniform; improving:, drifting: or flipping:A,B[,SHIFT of the log-odds]; "
+        "memorising:A,B,SHIFT,JUMP when a query is trained on; paper:qwen3_1p7b or paper:qwen3_4b; or a run's folder"
+    )
+    oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
+    oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
+    oracle.add_argument("--queries", type=whole(1), metavar="N", help="of the pool; 10000, or as many as the run's has")
+    oracle.add_argument("--accept", type=whole(1), default=32, metavar="N", help="groups a step trains on at most")
+    oracle.add_argument("--samples", type=whole(2), default=4, metavar="N", help="episodes a query")
+    oracle.add_argument("--oversample", type=whole(1), default=2, metavar="N", help="queries drawn / --accept")
+    oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
+    oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
+    text = "re-roll flipped queries with the policies that filed, accepted and ended the run"
+    probe = command("probe", _probe, text)
+    text = "of each kind: hard, easy, never drawn"
+    probe.add_argument("--queries", type=whole(1), default=64, metavar="N", help=text)
+    probe.add_argument("--samples", type=whole(2), default=16, metavar="N", help="episodes a query and policy")
+    probe.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the choice and of the sampling")
+    add_json(oracle, probe)
+    _add_compare(command)
+    text = "write the report of a run, or of several laid over each other: one HTML file that needs nothing else"
+    report = command("report", _report, text)
+    text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
+    report.add_argument("--out", dest="file", type=Path, metavar="FILE", help=text)
+    text = "draw the figures of the paper too, from the run's steps, with the paper's curves behind them"
+    report.add_argument("--beside", choices=["paper"], help=text)
+    text = "serve the report of a run, or of several, on this machine, made anew as they go on"
+    view = command("view", _view, text)
+    view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
+    add_run(probe)
+    for made in (report, view):
+        add_run(made, several=True)
+
+
+def _add_compare(command: Any) -> None:
+    usage = (
+        "qr-jax compare CONFIG [setting=value ...] --rules NAMES --budget UNIT=N --folder FOLDER [options]\n"
+        "       qr-jax compare RUN RUN ... [options]\n"
+        "       qr-jax compare SUITE SUITE ... [--json]"
+    )
+    text = "rules x seeds at one budget, made or gone on with, and compared; or a suite's scores"
+    made = command("compare", _compare, text, usage)
+    made.set_defaults(takes_settings=True)
+    text = "a config with its settings, runs' folders, or those that eval --suite wrote"
+    made.add_argument("what", nargs="+", metavar="CONFIG|RUN|SUITE", help=text)
+    made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
+    made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
+    made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
+    made.add_argument("--folder", type=Path, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
+    made.add_argument("--jobs", type=whole(1), default=1, metavar="N", help="runs at a time, each on its own cores")
+    made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
+    made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
+    made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
+    add_json(made)
+    add_trust(made)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Compare runs; return 1 if some run failed, after comparing those that finished."""
+    from qr_jax.config import BUDGETS
+    from qr_jax.lab import compare, launch, side_by_side
+    from qr_jax.lab.report import comparison
+    from qr_jax.run import run_files
+
+    _speak(arguments)
+    if arguments.overrides and any(map(os.path.isdir, arguments.what)):
+        raise UserError(
+            f"{arguments.overrides[0]}: runs that are there are compared as they are; a config takes settings"
+        )
+    if any(side_by_side.is_suite(what) for what in arguments.what):
+        return _compare_suites(arguments)
+    if arguments.folder:
+        run_files.check_writable(Path(arguments.folder), "--folder")
+    if arguments.folder and os.path.isdir(arguments.folder):
+        run_files.check_folder(arguments.folder, allowed=arguments.trust)
+    trusted: tuple[str, ...] | None = None
+    if os.path.isdir(arguments.what[0]):
+        folders = [run for given in arguments.what for run in compare.expand(given)]
+        if any(replayed_packages(arguments, run) is not None for run in folders):
+            trusted = tuple(arguments.allow_plugins)
+        failed, unit = [], arguments.budget
+        if unit not in (None, *BUDGETS):
+            raise UserError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
+    else:
+        folders, failed, unit, trusted = _study(arguments)
+    if not folders:
+        return 1
+    many = f"{len(folders)} runs, and their null controls" if folders[1:] else "one run with its null control"
+    with terminal.phase(f"comparing {many}"), reading("one of these runs"):
+        found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
+    if arguments.folder:
+        with launch.alone(arguments.folder), reading("one of these runs"):
+            page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
+            (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        terminal.say(f"report: {page}\n")
+    show(found, arguments.json, comparison.format_tables)
+    return 1 if failed else 0
+
+
+def _speak(arguments: argparse.Namespace) -> None:
+    """Send progress to stdout, unless stdout is for JSON alone."""
+    terminal.speak("stderr" if arguments.json else "stdout")
+
+
+def _compare_suites(arguments: argparse.Namespace) -> int:
+    from qr_jax.lab import side_by_side
+
+    of_runs = [name for name in ("rules", "budget", "folder", "every", "questions") if getattr(arguments, name)]
+    if of_runs:
+        raise UserError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
+    with reading("one of these folders"):
+        found = side_by_side.paired_scores([Path(what) for what in arguments.what])
+    return show(found, arguments.json, side_by_side.format_table)
+
+
+def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
+    """Make the runs of a config; return finished folders, failed jobs, the budget's unit and the allowed packages."""
+    from qr_jax.lab import study
+    from qr_jax.run import run_files
+
+    if len(arguments.what) > 1:
+        for what in arguments.what:
+            if not os.path.isfile(what):
+                run_files.check_there(Path(what))
+        raise UserError(f"one config is compared by its rules, or several runs: {arguments.what[0]} is no run's folder")
+    lacks = [name for name in ("rules", "budget", "folder") if not getattr(arguments, name)]
+    if lacks:
+        raise UserError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
+    (path,), typed = arguments.what, list(arguments.overrides)
+    typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
+    config, trusted = load(arguments, path, typed)
+    spend = study.budget(arguments.budget)
+    what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
+    how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": terminal.say}
+    folders, failed = study.study(config, arguments.folder, **what, **how)
+    return folders, failed, spend[0], trusted
+
+
+def _oracle(arguments: argparse.Namespace) -> int:
+    from qr_jax.lab import oracle
+
+    chosen = {name: getattr(arguments, name) for name in ("samples", "oversample", "rollouts", "seeds")}
+    rules = oracle.rules(arguments.rule)
+    with reading(arguments.rates):
+        found = oracle.study(arguments.rates, rules, size=arguments.queries, queries=arguments.accept, **chosen)
+    shown = found[rules[0]] if len(rules) == 1 else found
+    return show(shown, arguments.json, lambda _: oracle.format_table(found))
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from qr_jax.run import run_files
+
+    _speak(arguments)
+    run_files.check_trained(arguments.run)
+    allow_plugins = open_run(arguments)
+    from qr_jax.lab import probe
+
+    chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
+    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=terminal.say)
+    return show(found, arguments.json, probe.format_table)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from qr_jax.run import run_files
+
+    check_out(arguments.file, b"<!doctype html")
+    if arguments.beside and len(arguments.run) > 1:
+        raise UserError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
+    _check_runs(arguments)
+    if not arguments.file:
+        run_files.check_writable(Path(arguments.run[0]), "--out")
+    from qr_jax.lab.report import overlay, page
+
+    with reading(_named(arguments)):
+        if len(arguments.run) > 1:
+            path = overlay.write(arguments.run, arguments.file)
+        else:
+            beside = bool(arguments.beside)
+            path = page.write(arguments.run[0], arguments.file, null=_null(arguments), beside=beside)
+    terminal.result(str(path))
+    return 0
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    terminal.speak("stdout")
+    _check_runs(arguments)
+    with terminal.phase("opening the report"):
+        from qr_jax.lab.report import view
+
+    with reading(_named(arguments)):
+        view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
+    return 0
+
+
+def _check_runs(arguments: argparse.Namespace) -> None:
+    from qr_jax.run import run_files
+
+    for run in arguments.run:
+        run_files.check_trained(run)
+
+
+def _named(arguments: argparse.Namespace) -> str:
+    return " or ".join(map(str, arguments.run))
+
+
+def _null(arguments: argparse.Namespace) -> Any:
+    """Return the null control of a run, or the reason why there is none, which is printed to stderr too."""
+    from qr_jax.lab.null_control import null_or_reason
+    from qr_jax.lab.report.charts import RATE_BINS
+    from qr_jax.run import runs
+
+    packages = replayed_packages(arguments, arguments.run[0])
+    null = null_or_reason(arguments.run[0], runs.kinds, points=RATE_BINS, allow_plugins=packages)
+    if "reason" in null:
+        terminal.say(null["reason"])
+    return null

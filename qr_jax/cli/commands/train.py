@@ -1,0 +1,164 @@
+"""Commands that train: `train`, the quickstart, and a cold start alone."""
+
+import argparse
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from qr_jax.cli.commands import options
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+
+QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
+GOES_ON = "or the folder of a config.json (which goes on there)"
+RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}"
+COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
+SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
+
+BEGUN = ("logs", "sft", "run.lock")  # what a run's folder may hold before its config.json
+LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
+
+
+def add(command: Any) -> None:
+    """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
+    for name, run, about, folder in (
+        ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
+        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
+        ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
+    ):
+        what = "" if name == "quickstart" else "CONFIG "
+        made = command(name, run, about, usage=f"qr-jax {name} {what}[setting=value ...] [options]")
+        made.epilog = "`qr-jax settings` lists every setting with its type, its default and what it means."
+        made.set_defaults(takes_settings=True)
+        text = "a Python config (file.py, or file.py:name), or a run's config.json"
+        if what:
+            made.add_argument("config", metavar="CONFIG", help=text)
+        else:
+            made.set_defaults(config=QUICKSTART)
+        made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
+        made.add_argument(
+            "--dry-run", action="store_true", help="check the config, read the questions, print it as JSON, and stop"
+        )
+        again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
+        made.add_argument("--restart", action="store_true", help=again)
+        options.add_process_options(made)
+        made.add_argument("--verbose", action="store_true", help="tables, layouts and what is compiled, too")
+        made.add_argument("--json", action="store_true", help="print the summary as JSON; all else goes to stderr")
+        options.add_trust(made)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    return _run(arguments, "")
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    return _run(arguments, "sft")
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Raise ValueError for a folder that cannot be written, or that holds other things than a run."""
+    from qr_jax import config as configs
+    from qr_jax.run import run_files
+    from qr_jax.settings.settings import few
+
+    run_files.check_writable(folder)
+    if configs.is_run(folder) or any((folder / "checkpoints").glob("step_*")):
+        return
+    there = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    if others := [path.name for path in there if not (path.match(".*") or path.suffix in LOGS or path.name in BEGUN)]:
+        raise UserError(
+            f"{folder} is no run, and holds {few(others, 3)}; give --run a new folder, as in {folder / 'run'}"
+        )
+
+
+def _set_aside(config: Any, folder: Path) -> None:
+    from qr_jax.parallel import hosts
+    from qr_jax.run import runs
+
+    if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
+        terminal.say(f"begins anew; the folder that was there is {aside} now")
+
+
+def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
+    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist.
+
+    A retriever without a corpus is made as a run would make it: its URL is read, and its key found, without a request.
+    """
+    from qr_jax import plugins
+    from qr_jax.config import chosen_plugins
+    from qr_jax.models import families
+    from qr_jax.settings import checks
+
+    for kind, chosen in chosen_plugins(config).items():
+        for plugin in (chosen, *checks.inside(chosen.settings)):
+            plugins.check_imports(kind, plugin, allow_plugins=packages)
+    if not plugins.wants_corpus(config.retriever, allow_plugins=packages):
+        plugins.bind("retriever", config.retriever, allow_plugins=packages)()
+    if config.model.name not in families.PRESETS:
+        from qr_jax.models import hf  # here: it imports jax
+
+        hf.is_here(config.model.name)
+
+
+def _checked(config: Any) -> str:
+    """Check a run's questions and traces and return a summary; ValueError for a file that training would refuse."""
+    from qr_jax.config import SET_PREFIX
+
+    names = (config.data.train, config.data.eval)
+    if any(name == "world" or name.startswith(SET_PREFIX) for name in names):
+        return "the settings are right; questions, passages and model are read when the run begins"
+    from qr_jax import assemble, plugins  # here: it imports jax
+
+    queries, held_out = (assemble.questions(config, part) for part in ("train", "eval"))
+    assemble.check_traces(config, queries)
+    right = f"the settings and the questions are right: {len(queries):,} to train on, {len(held_out):,} held out"
+    for remark in assemble.remarks(config, queries, held_out):
+        terminal.say(remark)
+    place = f" ({config.data.corpus})" if plugins.wants_corpus(config.retriever) else ""
+    return f"{right}; passages{place} and model are read when the run begins"
+
+
+def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
+    from qr_jax import config as configs
+
+    with terminal.phase("checking the config"):
+        config, folder, packages = options.resolve(arguments, stage)
+        _refuse_folder(folder)
+        _check_parts(config, packages)
+        if stage:
+            from qr_jax.settings import checks
+
+            checks.check_cold_start(config)
+        right = _checked(config)
+    terminal.result(json.dumps(configs.to_json(config), indent=2))
+    terminal.say(right)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, stage: str) -> int:
+    to_stdout = not (arguments.json or arguments.dry_run)
+    terminal.speak("stdout" if to_stdout else "stderr", verbose=arguments.verbose)
+    if arguments.dry_run:
+        return _dry_run(arguments, stage)
+    config, folder, packages = options.resolve(arguments, stage)
+    if not arguments.process:
+        _check_parts(config, packages)
+        _refuse_folder(folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))
+        with terminal.phase("starting"):
+            stack.enter_context(options.start(config, arguments))
+            if not options.is_first():
+                terminal.speak(None)
+            if arguments.restart:
+                _set_aside(config, folder)
+            if stage:
+                from qr_jax.sft import sft as run
+            else:
+                from qr_jax.train import train as run
+        summary = run(config, folder)
+    if options.is_first() and arguments.json:
+        terminal.result(json.dumps(summary, indent=2, default=str))
+    return 0

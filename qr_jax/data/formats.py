@@ -1,0 +1,214 @@
+"""Convert question rows of other systems to our columns, and our queries to their rows: verl, SkyRL, FlashRAG, TRL.
+
+The formats are those of their data sets' own files (verl's and SkyRL's Search-R1 Parquet, FlashRAG's JSON lines, TRL's
+`prompt` with columns for the rewards). A query's `meta` and `entities` go into the column `metadata`."""
+
+import functools
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax.data import limits, parquet
+from qr_jax.data.answer_columns import tells_of_answers
+from qr_jax.errors import UserError
+from qr_jax.records import Passage, Query
+from qr_jax.run import bounded_json
+
+Row = Mapping[str, Any]
+Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
+TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
+ENDS = (".parquet", ".jsonl", ".jsonl.gz")  # of the files that are written
+ABILITY = "fact-reasoning"
+COUNT = re.compile(r"((train|dev|val|validation|eval|test)_)?\d+")  # an id that only counts
+
+
+def schema(row: Row) -> str:
+    """Return the row's format: "qr_jax", "verl", "skyrl", "flashrag", "trl", "qr_jax corpus" or "Search-R1 corpus"."""
+    if _is_prompt(row.get("prompt")):
+        if "env_class" in row or "reward_spec" in row:
+            return "skyrl"
+        if "reward_model" in row:
+            return "verl"
+        if "question" not in row and any(name in row for name in TRL_ANSWERS):
+            return "trl"
+    if "question" in row:
+        return "flashrag" if "golden_answers" in row and "answers" not in row else "qr_jax"
+    if "contents" in row:
+        return "Search-R1 corpus"
+    return "qr_jax corpus" if "text" in row else "qr_jax"
+
+
+def ours(row: Row) -> Row:
+    """Return the row with our columns: id, question, answers, entities and everything else in its metadata.
+
+    Our own rows, and rows of an unknown format, come back as they are. ValueError if a row of another system lacks a
+    field that its format requires. A row without an id is named by its data source, split and index, or by its
+    question's hash. An id of verl's or SkyRL's that is only a counter gets its data source in front.
+    """
+    form = schema(row)
+    if form == "flashrag":
+        rest = {name: value for name, value in row.items() if name not in ("golden_answers", "metadata")}
+        return rest | {"answers": row["golden_answers"]} | _metadata(row)
+    if form == "trl":
+        column = next(name for name in TRL_ANSWERS if name in row)
+        rest = {name: value for name, value in row.items() if name not in ("prompt", "metadata", column)}
+        question = last_user_text(row["prompt"])
+        return {"id": hash_of(question)} | rest | {"question": question, "answers": row[column]} | _metadata(row)
+    return _of_verl(row) if form in ("verl", "skyrl") else row
+
+
+def _of_verl(row: Row) -> Row:
+    """Convert verl's or SkyRL's row. `ground_truth` is {"target": ...}, a list or a text; else golden_answers serve."""
+    extra = row.get("extra_info") or {}
+    if not isinstance(extra, Mapping):
+        raise UserError(f"'extra_info' must be an object, and is {show(extra)}")
+    question = extra.get("question") or row.get("question")
+    if not question:
+        question = last_user_text(row["prompt"]).rpartition("Question:")[2].strip()
+    if not isinstance(question, str):
+        where = "extra_info.question" if extra.get("question") else "question"
+        raise UserError(f"{where!r} must be a text, and is {show(question)}")
+    reward = row.get("reward_spec") or row.get("reward_model") or {}
+    truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
+    if isinstance(truth, Mapping):
+        truth = truth.get("target")
+    if truth is None:
+        truth = row.get("golden_answers")
+    if truth is None:
+        where = "reward_spec" if "reward_spec" in row else "reward_model"
+        raise UserError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
+    source, split, index = row.get("data_source", "unknown"), extra.get("split", "train"), extra.get("index")
+    if "id" in row:
+        name = _with_source(row["id"], row.get("data_source"), extra)
+    else:
+        name = hash_of(question) if index is None else f"{source}-{split}-{index}"
+    kept = {"data_source": source, "split": split}
+    beside = {**row, **{f"extra_info.{name}": value for name, value in extra.items()}}
+    kept |= {one: held for one, held in beside.items() if tells_of_answers(one)}
+    return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
+
+
+def _with_source(name: Any, source: Any, extra: Row) -> Any:
+    """Return `nq/train_0` for the id `train_0` of data source `nq`; ids that are more than counters stay as they are.
+
+    FlashRAG counts the rows of each set separately, and Search-R1 merges such sets into one file, where an id alone
+    names several questions. Splits and pools hash ids, so the rule depends on the row alone: an id is the same
+    whichever rows are read with it. Rows written by qr_jax mark in extra_info that their id is complete.
+    """
+    counts = isinstance(name, str | int) and not isinstance(name, bool) and COUNT.fullmatch(str(name))
+    return f"{source}/{name}" if counts and source and extra.get("query_id") != str(name) else name
+
+
+def last_user_text(prompt: Any) -> str:
+    """Return the last user message of a prompt: a text, or messages of texts or lists of text parts."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [message["content"] for message in prompt if message["role"] == "user"]
+    if not said:
+        raise UserError("its prompt has no message of the role 'user'")
+    parts = said[-1] if isinstance(said[-1], list) else [{"text": said[-1]}]
+    texts = [part.get("text", "") for part in parts if isinstance(part, Mapping)]
+    if not all(isinstance(text, str) for text in texts):
+        wanted = "the 'content' of the last user message in 'prompt' must be a text or a list of text parts"
+        raise UserError(f"{wanted}, and is {show(said[-1])}")
+    return "".join(texts)
+
+
+def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
+    """Return the query as a row of the format `form`, at place `at` of the file. `ours` inverts it."""
+    answers = list(query.answers)
+    more = ({"entities": list(query.entities)} if query.entities else {}) | dict(query.meta)
+    if form == "jsonl":
+        return {"id": query.id, "question": query.question, "answers": answers} | more
+    if form == "flashrag":
+        return {"id": query.id, "question": query.question, "golden_answers": answers, "metadata": more}
+    prompt = [{"role": "user", "content": query.question}]
+    if form == "trl":
+        return {"id": query.id, "prompt": prompt, "answers": answers, "metadata": more}
+    source = str(query.meta.get("data_source") or f"searchR1_{query.meta.get('dataset', 'qr_jax')}")
+    split = str(query.meta.get("split") or query.meta.get("origin_split") or "train")
+    truth = {"target": answers}
+    asked = {"ground_truth": truth, "question": query.question, "data_source": source}
+    extra = {"split": split, "index": at, "query_id": query.id, "question": query.question, "need_tools_kwargs": True}
+    row = {"id": query.id, "question": query.question, "golden_answers": answers, "data_source": source}
+    row |= {"prompt": prompt, "ability": ABILITY, "reward_model": {"style": "rule", "ground_truth": truth}}
+    row |= {"extra_info": extra | {"tools_kwargs": {"search": {"create_kwargs": asked}}}, "metadata": more}
+    if form == "skyrl":
+        row |= {"env_class": "search", "reward_spec": {"method": "rule", "ground_truth": truth}}
+    return row
+
+
+def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) -> None:
+    """Write the queries in a format, as Parquet, JSON lines or gzipped JSON lines by the file's name, to a new file.
+
+    Passages have one format alone, ours.
+    """
+    check_new(file)
+    # texts for what JSON lacks, as a Parquet file's dates and bytes
+    as_json = functools.partial(json.dumps, default=str)
+    made = [
+        {"id": item.id, "title": item.title, "text": item.text} if isinstance(item, Passage) else row_of(item, form, at)
+        for at, item in enumerate(items)
+    ]
+    if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
+        kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
+        parquet.write(file, kept)
+        return
+    opened: Callable = gzip.open if file.suffix == ".gz" else open
+    beside = file.with_name(f".{file.name}.tmp")
+    with opened(beside, "wt", encoding="utf-8") as lines:
+        lines.writelines(as_json(row, ensure_ascii=False) + "\n" for row in made)
+    os.replace(beside, file)
+
+
+def check_new(file: Path) -> None:
+    """Raise ValueError if `write` could not create this file."""
+    if not file.name.endswith(ENDS):
+        raise UserError(f"{file} must end in .parquet, .jsonl or .jsonl.gz: its end says what is written")
+    if file.exists():
+        raise UserError(f"{file} is there already, and is left as it is; name another file")
+    if not file.parent.is_dir():
+        raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
+    from qr_jax.run import run_files  # here: it imports what this room's files import
+
+    run_files.check_writable(file.parent, "OUT")
+
+
+def _is_prompt(value: Any) -> bool:
+    """Return True if the value is a text or a list of chat messages."""
+    if isinstance(value, str):
+        return True
+    is_list = isinstance(value, list) and bool(value)
+    return is_list and all(isinstance(one, Mapping) and {"role", "content"} <= one.keys() for one in value)
+
+
+def _metadata(row: Row) -> dict[str, Any]:
+    """Return the row's metadata, an object or its JSON, without columns that would replace the question's own."""
+    found = row.get("metadata") or {}
+    if isinstance(found, str):
+        if len(found) > limits.MOST_ROW_ITEMS:
+            bounded_json.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
+        try:
+            found = json.loads(found)
+        except json.JSONDecodeError as error:
+            raise UserError(f"its metadata are a text that is no JSON ({error})") from error
+    if not isinstance(found, Mapping):
+        return {"metadata": found}
+    return {name: value for name, value in found.items() if name not in ("id", "question", "answers")}
+
+
+def show(value: Any) -> str:
+    """Return a row's value as errors show it: its type and the beginning of its JSON."""
+    if value is None:
+        return "null"
+    shown = json.dumps(value, ensure_ascii=True, default=repr)  # Parquet holds bytes and dates, which are no JSON
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def hash_of(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()[:16]

@@ -1,0 +1,310 @@
+"""An agent answers a suite's questions: a row for each in a file, from which the same command resumes; then a score.
+
+The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
+mix with these) and score.json (every figure, with the manifest). Each answer has this user's seal: the folder may be
+somebody else's, whose answers would become this user's score."""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax import assemble, trust
+from qr_jax.config import Config
+from qr_jax.data import readers
+from qr_jax.errors import UserError
+from qr_jax.evaluation import manifest, subject
+from qr_jax.lab import suite
+from qr_jax.lab.judge import Judge, of_rows
+from qr_jax.logging import terminal
+from qr_jax.records import Episode, Query, SearchFunction, Turn
+from qr_jax.run import run_files, run_lock
+from qr_jax.settings.settings import conform
+
+TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
+FILE = "answers.jsonl"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer of a row."""
+
+    answer: str | None
+    stop: str
+    searched: tuple[str, ...]
+    tokens: int
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of answers.jsonl."""
+
+    set: str
+    id: str
+    question: str
+    golds: tuple[str, ...]
+    greedy: Said
+    samples: tuple[Said, ...]
+    seconds: float
+    hops: Any = None
+    type: Any = None
+    seal: str | None = None
+
+
+def answer(
+    settings: Config,
+    *,
+    name: str,
+    out: Path | None,
+    place: Path,
+    run: Path | None = None,
+    step: int | None = None,
+    part: Literal["eval", "all"] = "eval",
+    limit: int | None = None,
+    samples: int | None = None,
+    judge: tuple[str, str] | None = None,
+    judge_leave_out: Sequence[str] = (),
+    judge_tries: int = 1,
+    judge_temperature: float = 0.0,
+    judge_top_p: float = 1.0,
+    allow_plugins: Sequence[str] | None = None,
+    trusted: bool = False,
+    say: Say = terminal.say,
+) -> dict[str, Any]:
+    """Answer a suite and return its score, with its manifest and the folder that it was written to.
+
+    The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
+    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer. Existing answers count if
+    this user's own command wrote them, or, with `trusted`, whoever wrote them; others are set aside. ValueError if
+    `out` holds answers of another manifest, with all differences.
+    """
+    samples = settings.evaluation.samples if samples is None else samples
+    searched = subject.wants_corpus(settings, allow_plugins)
+    asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
+    for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
+        say(line)
+    agent, params, model = subject.open_model(settings, run, step)
+    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    corpus_of = suite.sets(name)
+    used = sorted({corpus_of[set_name] for set_name in asked})
+    corpora = {corpus: _corpus(settings, corpus, allow_plugins) for corpus in used}
+    of_set = {set_name: corpora[corpus_of[set_name]] for set_name in asked}
+    hashes, split = {name: each.sha256 for name, each in of_set.items()}, suite.split_in_words(settings, part, limit)
+    about = manifest.manifest(
+        settings, questions=asked, corpora=hashes, split=split, samples=samples, env=env, model=model
+    )
+    digest = manifest.sha256(json.dumps(about, sort_keys=True))
+    folder = out or place / f"{name}_{digest[:8]}"
+    with run_lock.held(folder, "another folder with --out"):
+        _go_on(folder, about)
+        rows = _found(folder, digest, samples if trusted else None, say)
+        have = {(row["set"], row["id"]) for row in rows}
+        waiting = {
+            each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()
+        }
+        if any(waiting.values()):
+            say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
+            ask = _Asking(settings, agent.engine, params, env, samples)
+            searches = {set_name: each.search for set_name, each in of_set.items()}
+            rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
+            if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
+                say(text)
+        how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
+        return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
+
+
+def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
+    file = suite.corpus_file(name)
+    return subject.corpus(settings, lambda: readers.read_passages(file), index=name, allow_plugins=allow_plugins)
+
+
+def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest `about`, or check it against the folder's."""
+    file = folder / "manifest.json"
+    if file.is_file():
+        differ = manifest.differences(_manifest(file), about, skip=())
+        if differ:
+            other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
+            todo = "name another folder with --out, or repeat that evaluation's settings"
+            raise UserError(f"{folder} holds answers of {other}; {todo}")
+        return
+    if (folder / FILE).exists():
+        raise UserError(f"{folder} holds answers without a manifest; name another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, about)
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    found = None if run_files.wrong(file) else _parsed(file.read_bytes())
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
+    return found
+
+
+def _parsed(text: bytes) -> Any:
+    """Parse JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> list[dict[str, Any]]:
+    """Return the folder's answers to this manifest that this user sealed; afterwards its file holds only these.
+
+    With `trusted_samples`, take every answer with so many samples and seal it anew. The others are set aside; a last
+    line that a crash cut off is deleted.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return []
+    if what := run_files.wrong(file):
+        raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
+    lines = [_parsed(line) for line in run_files.lines(file)]
+    own = [trust.is_sealed(row, digest) for row in lines]
+    rows = [row for row, ours in zip(lines, own, strict=True) if ours or _is_row(row, trusted_samples)]
+    if taken := len(rows) - sum(own):
+        say(f"{folder}: {taken} answers that this user's own command did not write are taken (--trust)")
+    content = b"".join(_line(row, digest) for row in rows)
+    if content == file.read_bytes():
+        return rows
+    beside = file.with_suffix(".new")
+    beside.write_bytes(content)
+    if strange := len(lines) - len(rows):
+        aside = run_files.free(folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
+        os.replace(file, aside)
+        what = "are damaged, or not written by this user's own command"
+        say(f"{folder}: {strange} answers {what}: they are asked again, and the file is set aside as {aside.name}")
+    os.replace(beside, file)
+    return rows
+
+
+def _is_row(row: Any, samples: int | None) -> bool:
+    """Return True if the row is an answer with `samples` samples, whoever sealed it; never for `samples` None."""
+    try:
+        return samples is not None and len(conform("row", row, Row).samples) == samples
+    except ValueError:
+        return False
+
+
+def _line(row: Mapping[str, Any], digest: str) -> bytes:
+    """Return the row as a line of the file, with this user's seal on it and on the manifest's digest."""
+    text = json.dumps(trust.sealed(row, digest), ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "surrogatepass")
+
+
+class _Clock:
+    """An environment that notes when each question was opened and when its last move was made."""
+
+    def __init__(self, env: Callable):
+        self.env, self.opened, self.moved = env, {}, {}
+
+    def __call__(self, query: Query, turns: Sequence[Turn]):
+        (self.moved if turns else self.opened)[query.id] = time.monotonic()
+        return self.env(query, turns)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Settings, engine and parameters with which batches of questions are asked."""
+
+    settings: Config
+    engine: Any
+    params: Any
+    env: Callable
+    samples: int
+
+    def batch(self, set_name: str, queries: Sequence[Query], search: SearchFunction) -> list[dict[str, Any]]:
+        """Return a row for each question without a fault. A sample depends on its question, not on the batch."""
+        clock = _Clock(self.env)
+        numbers = [int(readers.digest(query)[:8], 16) for query in queries]
+        how: dict[str, Any] = {"search": search, "seed": self.settings.seed, "step": 0, "query_keys": numbers}
+        start = time.monotonic()
+        greedy = self.engine.run(self.params, queries, 1, env=clock, purpose="greedy", temperature=0.0, **how)
+        seconds = (time.monotonic() - start) / len(queries)
+        sampled: list[list[Episode]] = [[] for _ in queries]
+        if self.samples:
+            how |= {"env": self.env, "purpose": "pass", **manifest.sampling(self.settings)}
+            sampled = self.engine.run(self.params, queries, self.samples, **how)
+        rows = []
+        for query, (first,), more in zip(queries, greedy, sampled, strict=True):
+            if first.valid and all(episode.valid for episode in more):
+                told = first.stop in TOLD and query.id in clock.moved
+                latency_s = clock.moved[query.id] - clock.opened[query.id] if told else None
+                about = {"set": set_name, "id": query.id, "question": query.question, "golds": list(query.answers)}
+                about |= {group: query.meta.get(group) for group in suite.GROUPS}
+                said = {"greedy": _told(first) | {"latency_s": latency_s}, "samples": [_told(each) for each in more]}
+                rows.append(about | said | {"seconds": seconds})
+        return rows
+
+
+def _told(episode: Episode) -> dict[str, Any]:
+    searched = [text for turn in episode.turns for text in turn.queries]
+    said = {"answer": episode.answer, "stop": episode.stop}
+    return said | {"searched": searched, "tokens": int(episode.mask_L.sum())}
+
+
+def _answers(
+    ask: _Asking,
+    folder: Path,
+    digest: str,
+    waiting: Mapping[str, Sequence[Query]],
+    searches: Mapping[str, Callable],
+    corpus_of,
+    say: Say,
+) -> Iterator[dict[str, Any]]:
+    """Yield the missing answers; a batch's rows are on the disk before they are yielded."""
+    size = 2 * ask.settings.rollout.slots
+    opened: dict[str, SearchFunction] = {}
+    for set_name in sorted(waiting, key=corpus_of.__getitem__):  # one index at a time
+        for at in range(0, len(waiting[set_name]), size):
+            if corpus_of[set_name] not in opened:
+                opened = {corpus_of[set_name]: searches[set_name]()}
+            queries = waiting[set_name][at : at + size]
+            start = time.monotonic()
+            with terminal.phase(f"{set_name}: episodes", asked=ask.engine.progress):
+                rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
+            with (folder / FILE).open("ab") as file:
+                file.write(b"".join(_line(row, digest) for row in rows))
+                file.flush()
+                os.fsync(file.fileno())
+            faults = f", {len(queries) - len(rows)} with a fault" if len(rows) < len(queries) else ""
+            done = f"{at + len(queries)} of {len(waiting[set_name])}{faults}"
+            say(f"{set_name}: {done}, {(time.monotonic() - start) / len(queries):.2f} s a question")
+            yield from rows
+
+
+def _write_score(
+    folder: Path,
+    name: str,
+    asked,
+    rows,
+    missing,
+    about: Mapping[str, Any],
+    judge: tuple[str, str] | None,
+    how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Score and write, judged as `how` says; first without the judge, so that its failure costs nothing."""
+    figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
+    _write_json(folder / "score.json", figures)
+    if judge is None:
+        return figures
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, **how)
+    said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
+    figures |= suite.score(name, asked, rows, missing, verdict)
+    figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}
+    _write_json(folder / "score.json", figures)
+    return figures

@@ -1,0 +1,147 @@
+"""A run's model as a folder that transformers and vLLM load, and in it all that others need to play its episodes."""
+
+import importlib.metadata
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from qr_jax import assemble, dialect, plugins, trust
+from qr_jax.config import Config
+from qr_jax.evaluation import manifest, subject
+from qr_jax.lab import model_card
+from qr_jax.logging import secrecy, terminal
+from qr_jax.models import hf
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import Say
+from qr_jax.rollout.chat import Chat
+from qr_jax.run import run_files, runs
+from qr_jax.settings.settings import Use, plain
+
+AGENT, CARD = "agent.json", "README.md"
+LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
+SAMPLING = ("temperature", "top_p", "top_k")  # of config.Rollout
+QUESTION = "{question}"
+
+
+def export(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    allow_plugins: Sequence[str] | None = None,
+) -> Path:
+    """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder holds anything."""
+    run_files.check_empty(Path(folder))
+    settings = runs.load(run)
+    mesh = meshes.make_mesh(settings.mesh)
+    agent = assemble.agent(assemble.for_one(settings))
+    _, step = runs.last_checkpoint(run)
+    params = assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh)
+    trained = model_card.trained(settings, run, step)
+    return write(folder, settings, agent, params, trained, dtype=dtype, allow_plugins=allow_plugins)
+
+
+def write(
+    folder: str | Path,
+    settings: Config,
+    agent: assemble.Agent,
+    params: Any,
+    trained: model_card.Trained | None,
+    *,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    allow_plugins: Sequence[str] | None = None,
+) -> Path:
+    """Export parameters that lie on one device. `trained`: what the card says of the run; None: there was none."""
+    folder = Path(folder)
+    run_files.check_empty(folder)
+    described = describe(settings, agent.engine.chat, allow_plugins=allow_plugins)
+    hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
+    card = model_card.write(settings, described, trained, dtype=dtype)
+    for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
+        (folder / name).write_text(secrecy.redact(text), encoding="utf-8")
+    return folder
+
+
+def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return agent.json's content: prompt, stop strings, template's glue, limits, sampling, environment, retriever.
+
+    No path of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
+    decides a turn (null where the environment declares none), and of a turn up to the stop string that ends it. If the
+    template begins a turn with `<think>`, they read the turn with that tag. With `tool_json` a tool's message is a
+    JSON string. `prompt` is null if the environment cannot be called (its code is missing or not allowed, which is
+    printed) or does more with a question than insert it.
+    """
+    opening = _opening(settings, allow_plugins)
+    tools = opening.tools if opening else ()
+    template = chat.tokenizer.template is not None
+    declared = plugins.constants("env", settings.env.name, allow_plugins=allow_plugins) if opening else {}
+    further = tuple(declared.get("TAGS", ()))
+    acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
+    stop = dialect.turn_ends(opening.stop, further) if opening else ()
+    reading = {
+        "tag": dialect.tag_pattern(further), "act": dialect.act_pattern(acts, further) if acts else None,
+        "end": dialect.end_pattern(stop) if stop else None,
+    }  # fmt: skip
+    return plain({
+        "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
+        "environment": _bound("env", settings.env, allow_plugins), "reading": reading,
+        "prompt": opening.text if opening else None, "system": chat.system,
+        "stop": stop, "tools": tools,
+        "chat": {
+            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **chat.glue(tools),
+        },
+        "limits": {name: getattr(settings.rollout, name) for name in LIMITS},
+        "sampling": {
+            "training": {name: getattr(settings.rollout, name) for name in SAMPLING}, "evaluation": {"greedy": True},
+        },
+        "retriever": _bound("retriever", settings.retriever, allow_plugins),
+    })  # fmt: skip
+
+
+def _opening(settings: Config, allow_plugins: Sequence[str] | None) -> Say | None:
+    """Return the environment's first move with {question} in the question's place; None, saying why, if it has none."""
+    try:
+        env = assemble.environment(settings, allow_plugins=allow_plugins)
+        opening, probe = (env(query, []) for query in (replace(manifest.PROBE, question=QUESTION), manifest.PROBE))
+    except (ValueError, ImportError) as error:
+        terminal.say(f"{AGENT} has no prompt: {error}")
+        return None
+    both = isinstance(opening, Say) and isinstance(probe, Say)
+    if both and opening.text.replace(QUESTION, manifest.PROBE.question) == probe.text:
+        return opening
+    terminal.say(f"{AGENT} has no prompt: env {settings.env.name!r} does more with a question than to put it in")
+    return None
+
+
+def _bound(kind: str, use: Use, allow_plugins: Sequence[str] | None) -> dict[str, Any]:
+    """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
+    try:
+        parameters = inspect.signature(plugins.find(kind, use.name, allow_plugins=allow_plugins)).parameters.values()
+    except (ValueError, ImportError):  # its code is missing or not allowed: what was set is all that is known
+        parameters = ()
+    takes = [part for part in parameters if part.kind is part.KEYWORD_ONLY and part.default is not part.empty]
+    settings = {part.name: part.default for part in takes} | dict(use.settings)
+    public = {name: value for name, value in settings.items() if not _private(name, value)}
+    return {"name": use.name, "settings": {name: _parts(kind, value, allow_plugins) for name, value in public.items()}}
+
+
+def _parts(kind: str, value: Any, allow_plugins: Sequence[str] | None) -> Any:
+    """Convert a setting's value, plug-ins inside it by `_bound`."""
+    if isinstance(value, Use):
+        return _bound(kind, value, allow_plugins)
+    if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
+        return _bound(kind, Use(value["name"], value["settings"]), allow_plugins)
+    return [_parts(kind, part, allow_plugins) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _private(name: str, value: Any) -> bool:
+    """Return True if a setting belongs to this machine or names a secret: by its name, or as a path or an address."""
+    if name in (*manifest.PLACES, trust.URL) or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
+        return True
+    plainly = isinstance(value, str) and not any(sign.isspace() or sign in "<>{}" for sign in value)
+    away = "://" in str(value) or str(value).startswith(("/", "~", "./", "../"))
+    return plainly and (away or ("/" in value and os.path.exists(value)))

@@ -1,0 +1,202 @@
+"""The README.md of an exported model: what it was trained on, how good it was, and how its episodes are played."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qr_jax.config import SET_PREFIX, Config, fingerprint
+from qr_jax.lab.report import run_list
+from qr_jax.logging import metrics_writer
+from qr_jax.models import families
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+KNOWN = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # our names of models of the hub
+SCRIPT = "play_with_transformers.py"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The last checkpoint's step, the rollouts until then, and the last evaluation up to then; None: not known."""
+
+    step: int
+    rollouts: int | None
+    exact_match: float | None = None  # greedy
+    questions: int | None = None
+    evaluated: int | None = None  # the step that the evaluation is of
+    incomplete: bool = False  # it is over fewer than 95 % of its questions
+
+
+def trained(settings: Config, run: str | Path, step: int) -> Trained:
+    """Read from a run's files what is known of its checkpoint of that step."""
+    spent = [row.get("budget/rollouts") for row in metrics_writer.read(run) if row.get("step") == step]
+    rollouts = int(spent[-1]) if spent and spent[-1] is not None else None
+    last = run_list.listed(Path(run))
+    if last.accuracy is None or last.questions is None or last.after is None or last.after > step:
+        return Trained(step, rollouts)
+    return Trained(step, rollouts, float(last.accuracy), int(last.questions), last.after, last.incomplete)
+
+
+def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, *, dtype: str) -> str:
+    """Write the card from what agent.json holds and what is known of the run (None: there was none)."""
+    parts = [_front(settings, run), f"# An agent that searches ({agent['environment']['name']})", _about(settings)]
+    parts += ["## Training", *_training(settings, agent, run)] if run else []
+    parts += ["## Evaluation", _evaluation(run)] if run else []
+    parts += ["## An episode", *_episode(agent), "## How to play it", *_playing(agent)]
+    return "\n\n".join([*parts, "## Limits", *_limits(settings, agent, dtype)]) + "\n"
+
+
+def base_model(settings: Config) -> str | None:
+    """Return the hub's name of the model that the run began with; None if it has none."""
+    name = settings.model.name
+    of_hub = HUB_ID.fullmatch(name) and not Path(name).exists()
+    return KNOWN.get(name) or (name if of_hub else None)
+
+
+def _front(settings: Config, run: Trained | None) -> str:
+    base = base_model(settings)
+    tags = ["search", "question-answering", "qr_jax", *(["reinforcement-learning", "grpo"] if run and run.step else [])]
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {base}"] if base else [])]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _about(settings: Config) -> str:
+    base = base_model(settings)
+    began = f"[{base}](https://huggingface.co/{base})" if base else "a model that is not named here"
+    about = f"It began as {began}. Its licence is that model's."
+    if settings.model.name in families.PRESETS:
+        about = "It began with random weights. No licence is given here: whoever publishes it gives one."
+    return f"A language model that answers questions by searching. {about}"
+
+
+def _training(settings: Config, agent: Mapping[str, Any], run: Trained) -> Iterator[str]:
+    cold = [("cold start", f"{settings.sft.steps:,} steps")] if settings.sft.steps and not settings.train.init else []
+    spent = [] if run.rollouts is None else [("rollouts", f"{run.rollouts:,}")]
+    rows = [
+        ("questions", _questions(settings.data.train)), *cold, ("steps", f"{run.step:,}"), *spent,
+        ("rule", settings.pool.rule.name), ("rounds", settings.pool.rounds.name), ("reward", settings.reward.name),
+        ("advantage", settings.learner.advantage.name), ("loss", settings.learner.loss.name),
+        ("seed", settings.seed), ("config's fingerprint", fingerprint(settings)),
+        ("exported by", agent["made_by"]),
+    ]  # fmt: skip
+    if settings.train.init:
+        yield "It went on from the weights of another run."
+    yield _table(("what", "which"), rows)
+
+
+def _questions(name: str) -> str:
+    """Name the source of the questions, without a path of this machine."""
+    if name == "world":
+        return "a synthetic world"
+    return name.partition("@")[0] if name.startswith(SET_PREFIX) else "files of questions"
+
+
+def _evaluation(run: Trained) -> str:
+    if run.exact_match is None:
+        return "None was made."
+    when = f"after step {run.evaluated:,}" if run.evaluated else "before training"
+    left_out = " INCOMPLETE: of these more than 5 % ended in faults and are left out." * run.incomplete
+    return f"Exact match {run.exact_match:.3f}, greedy, over {run.questions:,} held-out questions, {when}.{left_out}"
+
+
+def _episode(agent: Mapping[str, Any]) -> Iterator[str]:
+    yield "`agent.json` has all of this for programs. The prompt, with the question in the place of `{question}`:"
+    if agent["prompt"] is None:
+        yield "(not known: the environment's code was not at hand)"
+    else:
+        yield _fenced(agent["prompt"])
+    before, after = agent["chat"]["prompt"]
+    if before or after:
+        yield "Before it and after it stands what the chat template writes:"
+        yield from (_fenced(before), _fenced(after))
+    else:
+        yield "There is no chat template: the prompt's tokens are all that the model reads."
+    stops = [f"`{text}`" for text in agent["stop"]]
+    rows = [("a turn ends with", ", ".join([*stops, "the end of the model's message"]))]
+    rows += [(name, f"{value:,}") for name, value in agent["limits"].items()]
+    rows += [(f"{name} of training", value) for name, value in agent["sampling"]["training"].items()]
+    yield _table(("setting", "value"), [*rows, ("evaluation", "greedy"), ("retriever", _named(agent["retriever"]))])
+    yield f"Environment: `{agent['environment']['name']}`. Its settings, with the texts it says, are in `agent.json`."
+    if agent["tools"]:
+        yield "The tools that the template is given:\n\n" + _fenced(json.dumps(agent["tools"], indent=2), "json")
+
+
+def _playing(agent: Mapping[str, Any]) -> Iterator[str]:
+    if agent["reading"]["act"]:
+        yield f"A whole episode with transformers, by `docs/{SCRIPT}` of qr_jax, which needs nothing else of it:"
+        yield _fenced(f'python {SCRIPT} . "a question" http://127.0.0.1:8000/retrieve', "bash")
+        yield "The address is that of a retrieval server as Search-R1 has it (`qr-jax serve-retriever --corpus FILE`)."
+    if agent["prompt"] is None:
+        return
+    yield "The first turn with transformers, in this folder:"
+    yield _fenced(TRANSFORMERS, "python")
+    yield "The first turn with vLLM. **This was not run.**"
+    yield _fenced(VLLM, "python")
+    yield "What comes back is read by the environment: a search's passages are shown, and the model writes on."
+
+
+def _limits(settings: Config, agent: Mapping[str, Any], dtype: str) -> Iterator[str]:
+    lines = [
+        "It searched one collection of passages while it learned. Nothing here says how it does with another.",
+        "Its answers can be wrong, also where the right passage is found.",
+        "A prompt, a question and a passage are data: none of their tokens is an added token of the tokenizer.",
+        "What the chat template writes, and each text of the environment, is encoded by itself.",
+    ]
+    if dtype == "bfloat16":
+        lines.append("The weights are rounded to bfloat16; the run's are float32. A close choice can fall otherwise.")
+    if families.reads_words(settings.model.name, settings.model.tokenizer):
+        lines.append("It knows the words of a synthetic world alone, and reads all others as unknown.")
+    yield "\n".join(f"- {line}" for line in lines)
+
+
+def _named(plugin: Mapping[str, Any]) -> str:
+    given = json.dumps(plugin["settings"], ensure_ascii=False)
+    return f"`{plugin['name']}` `{given}`" if plugin["settings"] else f"`{plugin['name']}`"
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
+    cells = [f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in rows]
+    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *cells])
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    """The text in a fence that it cannot close."""
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
+
+
+TRANSFORMERS = """\
+import json
+import re
+
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+agent = json.load(open("agent.json", encoding="utf-8"))
+tokenizer = PreTrainedTokenizerFast.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+before, after = agent["chat"]["prompt"]
+text = before + agent["prompt"].replace("{question}", "a question") + after
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+written = model.generate(ids, do_sample=False, max_new_tokens=agent["limits"]["turn_tokens"])[0, ids.shape[1] :]
+turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + tokenizer.decode(written)
+end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
+print(end[0] if end else turn)"""
+
+VLLM = """\
+import json
+import re
+
+from vllm import LLM, SamplingParams
+
+agent = json.load(open("agent.json", encoding="utf-8"))
+before, after = agent["chat"]["prompt"]
+text = before + agent["prompt"].replace("{question}", "a question") + after
+model = LLM(".")
+ids = model.get_tokenizer().encode(text, add_special_tokens=False)
+how = SamplingParams(temperature=0, max_tokens=agent["limits"]["turn_tokens"], stop_token_ids=agent["chat"]["end_ids"])
+turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + model.generate({"prompt_token_ids": ids}, how)[0].outputs[0].text
+end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
+print(end[0] if end else turn)"""

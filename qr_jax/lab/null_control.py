@@ -1,0 +1,170 @@
+"""The null control: what a run's figures could be had no pass rate moved after a query's first draw.
+
+A policy that never changes also recycles and flips queries, by chance alone, because K samples are few. How often it
+does depends on pass rates that K samples do not tell. So every figure of the pool is read beside a band: the run's own
+sampler, played on the distributions of pass rates that the run's first draws allow (`rate_bounds`).
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import inf
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from qr_jax.errors import UserError
+from qr_jax.lab import pass_rates, rate_bounds
+from qr_jax.lab.oracle import NotPlayable, Sampler, TooLong, play, summary
+from qr_jax.lab.pass_rates import Draws
+from qr_jax.pool import figures
+from qr_jax.pool.noise import uniforms
+
+AGAIN = ("zero_variance_rate_ex_hard", "zero_variance_rate_ex_easy")  # of those drawn again: what moves first
+NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped", *AGAIN)
+COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
+INSIDE = 0.9  # the share of a frozen policy's figures that the band holds
+MIXTURE = 97  # the first part of the keys of its random mixtures
+STRANGER_S = 20.0  # that somebody else's run is played
+
+
+def null(
+    plan: Sampler,
+    draws: Draws,
+    *,
+    size: int,
+    kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
+    seeds: int = 4,
+    points: int = 40,
+    allow_plugins: Sequence[str] | None = None,
+    limit_s: float = inf,
+) -> dict[str, Any]:
+    """Play a run's sampler with pass rates frozen at each query's first draw, under every distribution allowed.
+
+    Fresh queries have the pass rates that fresh queries of the run had at that time (`pass_rates.first_pass`). `kinds`
+    are the pool's `family_P` and `hops_P`. There are `seeds` plays under each allowed distribution, and `seeds` more
+    under random mixtures of them. Returns `rollouts` (where each of up to `points` equal stretches of the budget ends),
+    `bands` (figure -> mean, low, high: a value a stretch; low is the least lower limit of any distribution's 90 %
+    prediction interval for one more play, high the largest upper limit), `summary` (likewise, of the scalars of
+    `oracle.summary`) and `chances` (how often a query filed "hard", or "easy", may bear signal at its next draw: least,
+    largest; None where none is filed so). A run's own values over such stretches are `curves`. TooLong after `limit_s`.
+    """
+    until = time.monotonic() + limit_s
+    if seeds < 2:
+        raise UserError(f"seeds={seeds}; the control needs at least 2: it compares plays of one distribution")
+    fits = pass_rates.first_pass(draws, size, plan.samples, kinds.get("family_P"))
+    plays = []
+    for member in range(len(fits.stretches[0][0][1]) + 1):
+        for seed in range(seeds):
+            world = pass_rates.following(
+                fits.chosen(partial(_member, member, seed)), fits.kind_P, seed=seed, frozen=True
+            )
+            plays.append(play(plan, world, size=size, seed=seed, **kinds, allow_plugins=allow_plugins, until=until))
+    points = min(points, *(len(run.rows) for run in plays))
+    every = [curves(run.rows, points, plan.rollouts) for run in plays]
+    scalars = [summary(run) for run in plays]
+    return {
+        "seeds": seeds,
+        "plays": len(plays),
+        "rollouts": every[0]["rollouts"],
+        "bands": {name: _band([values[name] for values in every], seeds) for name in (*NAMES, *COUNTS)},
+        "summary": {name: _band([scalar[name] for scalar in scalars], seeds) for name in scalars[0]},
+        "chances": fits.chances,
+    }
+
+
+def _member(member: int, seed: int, allowed: list[rate_bounds.Weights]) -> rate_bounds.Weights:
+    """The allowed distribution of that number; past the last, a random mixture of all."""
+    if member < len(allowed):
+        return allowed[member]
+    return rate_bounds.mixed(allowed, -np.log(uniforms(len(allowed), MIXTURE, seed)))
+
+
+def null_of_run(
+    folder: str | Path,
+    *,
+    kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
+    seeds: int = 4,
+    points: int = 40,
+    last: int | None = None,
+    allow_plugins: Sequence[str] | None = (),
+) -> dict[str, Any]:
+    """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
+
+    A run under way will do. `kinds` as for `null` (`runs.kinds` reads them). `last` is the last step that counts (None:
+    all). ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or rounds cannot be
+    simulated. Somebody else's run, whose plug-ins are not all allowed, is played for STRANGER_S: what it says of itself
+    may ask for years.
+    """
+    pool, size, rollouts, draws = pass_rates.read_run(folder, last)
+    names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
+    plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
+    rows = pass_rates.rows_until(folder, last)
+    control = null(
+        plan, draws, size=size, kinds=kinds, seeds=seeds, points=min(points, len(rows)),
+        allow_plugins=allow_plugins, limit_s=inf if allow_plugins is None else STRANGER_S,
+    )  # fmt: skip
+    return control | {"run": curves(rows, len(control["rollouts"]), rollouts)}
+
+
+def null_or_reason(
+    folder: str | Path, read_kinds: Callable[[str | Path], Mapping[str, np.ndarray]], **settings: Any
+) -> dict[str, Any]:
+    """`null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control.
+
+    `read_kinds` is `runs.kinds`, which knows checkpoints; this module does not.
+    """
+    try:
+        return null_of_run(folder, kinds=read_kinds(folder), **settings)
+    except NotPlayable as error:
+        return {"reason": f"no null for {error}"}
+    except TooLong as error:
+        way_out = "--trust plays somebody else's run to its end"
+        return {"reason": f"no null control: {error} in {STRANGER_S:.0f} s; {way_out}"}
+    except ValueError as error:
+        return {"reason": f"no null control: {error}"}
+
+
+def curves(rows: Sequence[Mapping[str, Any]], points: int, rollouts: int) -> dict[str, list[float | None]]:
+    """A run's rows of metrics over `points` equal stretches of a budget; `rollouts` are their ends.
+
+    A step belongs to the stretch in which it ended, the last ones to the last. Shares are of summed counts, counts a
+    step's; None where no step ended.
+    """
+    spent_T = np.cumsum([row["pool/rollouts"] for row in rows])
+    at_T = np.minimum(np.ceil(spent_T * points / rollouts).astype(int) - 1, points - 1)
+    parts = [[row for row, where in zip(rows, at_T) if where == at] for at in range(points)]
+    stretches: list[Mapping[str, Any]] = [figures.over_steps(part) if part else {} for part in parts]
+    shares = {name: [stretch.get(f"pool/{name}") for stretch in stretches] for name in NAMES}
+    counts = {
+        name: [stretch[f"pool/{name}"] / len(part) if part else None for stretch, part in zip(stretches, parts)]
+        for name in COUNTS
+    }
+    return {"rollouts": [rollouts * (at + 1) / points for at in range(points)], **shares, **counts}
+
+
+def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
+    """Mean over all plays, and the outer limits of the distributions' prediction intervals; None where no play has one.
+
+    A distribution's interval is its mean over `seeds` plays, plus and minus t s sqrt(1 + 1 / seeds), s the standard
+    deviation of plays within a distribution, pooled over distributions. Values are shares and counts: never below 0,
+    and shares (all values at most 1) never above 1.
+    """
+    array = np.array(values, float)  # None becomes NaN
+    by_member = np.array(np.split(array, len(array) // seeds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a stretch that no play of a distribution has
+        mean_M = np.nanmean(by_member, axis=1)
+        spread = np.sqrt(np.nanmean(np.nanvar(by_member, axis=1, ddof=1), axis=0))
+        times = student.ppf((1 + INSIDE) / 2, len(array) - len(by_member)) * np.sqrt(1 + 1 / seeds)
+        half = times * np.nan_to_num(spread)
+        least, most = np.minimum(np.nanmin(array, axis=0), 0), np.where(np.nanmax(array, axis=0) <= 1, 1, np.inf)
+        band = {"mean": np.nanmean(array, axis=0)}
+        band |= {"low": np.maximum(np.nanmin(mean_M, axis=0) - half, least)}
+        band |= {"high": np.minimum(np.nanmax(mean_M, axis=0) + half, most)}
+    known = ~np.isnan(array).all(axis=0)
+    return {name: np.asarray(np.where(known, value, None)).tolist() for name, value in band.items()}

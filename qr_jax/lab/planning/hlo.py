@@ -1,0 +1,259 @@
+"""The cost of one run of an optimised HLO module: FLOPs, bytes of HBM, bytes of each collective, and their causes.
+
+XLA's own `cost_analysis()` counts a loop's body once, and a prefetch into fast memory beside the use of what it brings.
+Here, from the text of the module (`compiled.as_text()`):
+
+- A loop costs its trips. They are read from `known_trip_count` or from a bound `i < n` in its condition, so a loop that
+  may end earlier (`i < n and ...`) costs the most it can; one without a bound costs one trip and is listed.
+- A conditional costs its larger branch: the one with more FLOPs, then with more bytes.
+- FLOPs are those of matrix products and convolutions, two a multiply-add. Elementwise work is not counted.
+- Bytes are those of HBM, each read and write once: operands and results of every instruction that runs by itself, a
+  fusion being one. What is sliced or gathered inside it counts as the slice; what is updated in place as the update.
+  An array in another memory (`S(1)` in its layout: VMEM on TPU) costs nothing: a prefetch is one read, its use none.
+  A copy that nothing uses is fetched at a run's end for the next one, which counts it where it starts.
+- An array has the bytes that its layout takes: a tile `T(8,128)` pads its last two dimensions.
+- A hand-written kernel (Pallas) costs all its operands and results once, and no FLOPs: its calls are counted instead.
+"""
+
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from qr_jax.lab.planning import hlo_text, hlo_trips
+from qr_jax.lab.planning.hlo_text import VIEWS, Array, Computation, Instruction
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+COLLECTIVES += ("collective-broadcast",)
+# Names, views, bookkeeping, and what is counted where it ends (`-done`) or in the computations it runs.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+FREE |= {"domain", "opt-barrier", "add-dependency", "async-update", "send", "send-done", "recv", "recv-done"}
+RUNS = ("while", "conditional", "call")
+FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"}
+FREE_CALLS |= {"AsyncCollectiveStart", "AsyncCollectiveDone"}
+UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # in place; the operand that is the update
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`flops`; `bytes_accessed` of HBM; `collectives`, kind -> bytes a device (the larger of operands and results).
+
+    `kernels`: name of a hand-written kernel -> calls; what they compute is not in `flops`.
+    `bytes_by` says which instructions the bytes are from, the largest first: {what: bytes over all trips}.
+    `unbounded` names the loops whose trips the text does not tell: they count once.
+    """
+
+    flops: int
+    bytes_accessed: int
+    collectives: dict[str, int]
+    kernels: dict[str, int]
+    bytes_by: dict[str, int]
+    unbounded: tuple[str, ...]
+
+
+def cost(text: str) -> Cost:
+    """The cost of one run of the module on one device, from `compiled.as_text()`."""
+    computations, entry = hlo_text.parse(text)
+    tally = _Walk(computations).run(entry)
+    return Cost(
+        tally.flops, sum(tally.moved.values()), dict(tally.collectives), dict(tally.kernels),
+        bytes_by=dict(tally.moved.most_common()), unbounded=tuple(sorted(tally.unbounded)),
+    )  # fmt: skip
+
+
+def largest_arrays(text: str) -> list[tuple[Array, str]]:
+    """Every distinct array that the module lays out in memory with the operation it is from, the largest first.
+
+    What exists only inside a fusion, a tile at a time, is not among them.
+    """
+    computations, _ = hlo_text.parse(text)
+    instructions = [one for computation in computations.values() for one in computation.instructions.values()]
+    fused = {name for one in instructions if one.opcode == "fusion" for name in hlo_text.called(one)}
+    found: dict[Array, str] = {}
+    for name, computation in computations.items():
+        if name not in fused:
+            for one in computation.instructions.values():
+                for array in one.arrays:
+                    found.setdefault(array, one.source)
+    return sorted(found.items(), key=lambda item: -item[0].nbytes)
+
+
+@dataclass
+class _Tally:
+    flops: int = 0
+    moved: Counter = field(default_factory=Counter)
+    collectives: Counter = field(default_factory=Counter)
+    kernels: Counter = field(default_factory=Counter)
+    unbounded: set = field(default_factory=set)
+
+    def add(self, other: "_Tally", times: int = 1):
+        self.flops += times * other.flops
+        for name in ("moved", "collectives", "kernels"):
+            for what, count in getattr(other, name).items():
+                getattr(self, name)[what] += times * count
+        self.unbounded |= other.unbounded
+
+
+class _Walk:
+    """The costs of a module's computations, each worked out once."""
+
+    def __init__(self, computations: dict[str, Computation]):
+        self.computations = computations
+        self.run = functools.cache(self._run)
+
+    def _run(self, name: str) -> _Tally:
+        total, here = _Tally(), self.computations[name]
+        for one in here.instructions.values():
+            parts = [self.run(part) for part in hlo_text.called(one)] if one.opcode in RUNS else []
+            if one.opcode == "while":
+                trips = hlo_trips.trips(self.computations, here, one)
+                if trips is None:
+                    total.unbounded.add(one.source)
+                for part in parts:
+                    total.add(part, 1 if trips is None else trips)
+            elif one.opcode == "conditional":
+                total.add(max(parts, key=lambda part: (part.flops, sum(part.moved.values()))))
+            elif one.opcode == "call":
+                total.add(parts[0])
+            elif one.opcode not in FREE and not one.opcode.endswith("-start"):
+                self._count(total, here, one)
+        return total
+
+    def _count(self, total: _Tally, here: Computation, done: Instruction):
+        """Add an instruction that runs by itself; an asynchronous one is counted where it is done."""
+        one = done
+        while one.opcode.endswith(("-done", "-update")):
+            one = here.instructions[one.operands[0]]
+        one = replace(one, opcode=one.opcode.removesuffix("-start"), arrays=done.arrays)
+        for_next_run = done.opcode == "copy-done" and done.name != here.root and not here.users[done.name]
+        if _goes_on(one) or for_next_run:
+            return
+        if 'custom_call_target="tpu_custom_call"' in one.attributes:
+            total.kernels[re.sub(r"[.\d]+$", "", one.name)] += 1
+        moved = self._reads(here, one) + self._writes(here, one)
+        if moved:
+            total.moved[f"{done.name} {' '.join(map(str, done.arrays))} {one.source}"] += moved
+        for where, inner in self._inner(here, one):
+            total.flops += _flops(where, inner)
+            if inner.opcode in COLLECTIVES and not _goes_on(inner):
+                operands = [array for name in inner.operands for array in where.instructions[name].arrays]
+                total.collectives[inner.opcode] += max(_size(operands), _size(inner.arrays))
+
+    def _inner(self, here: Computation, one: Instruction) -> Iterator[tuple[Computation, Instruction]]:
+        """Yield the instruction itself, or all that it is fused of."""
+        if not (names := hlo_text.called(one)):
+            yield here, one
+        for name in names:
+            for inner in self.computations[name].instructions.values():
+                yield from self._inner(self.computations[name], inner)
+
+    def _reads(self, here: Computation, one: Instruction) -> int:
+        total = 0
+        for at, name in enumerate(one.operands):
+            arrays = [array for array in here.instructions[name].arrays if array.in_hbm]
+            whole = _size(arrays)
+            total += min(whole, self._use(one, at, whole)) if len(arrays) == 1 else whole
+        return total
+
+    def _use(self, one: Instruction, at: int, whole: int) -> int:
+        """Bytes that an instruction reads of its operand number `at`, which has `whole`."""
+        if one.opcode in ("dynamic-slice", "slice", "gather") and at == 0:
+            return _size(one.arrays)
+        if one.opcode in UPDATES and at == 0:
+            return 0
+        if names := hlo_text.called(one):
+            inner = self.computations[names[0]]
+            return self._part(inner, inner.parameters[at], whole, updated=False)
+        return whole
+
+    def _part(self, here: Computation, name: str, whole: int, *, updated: bool) -> int:
+        """Count the bytes that a value's users in a fusion read of it; 0 if it is updated in place and returned."""
+        handed_on = updated or here.instructions[name].opcode == "parameter"
+        total = whole if name in here.results and not handed_on else 0
+        for one in here.users[name]:
+            size = _size(one.arrays)
+            if one.opcode == "tuple" or _goes_on(one):
+                continue
+            if one.opcode in UPDATES and one.operands[0] == name:
+                total += self._part(here, one.name, whole, updated=True)
+            elif one.opcode in VIEWS:
+                kept = updated and one.opcode == "bitcast"
+                total += math.ceil(self._part(here, one.name, size, updated=kept) * whole / max(size, 1))
+            else:
+                total += sum(self._use(one, at, whole) for at, operand in enumerate(one.operands) if operand == name)
+        return min(whole, total)
+
+    def _writes(self, here: Computation, one: Instruction) -> int:
+        if names := hlo_text.called(one):
+            inner = self.computations[names[0]]
+            written = [self._written(inner, inner.instructions[name], fused=True) for name in inner.results]
+        else:
+            written = [self._written(here, one, fused=False)]
+        if len(written) != len(one.arrays):
+            return _size(array for array in one.arrays if array.in_hbm)
+        pairs = zip(one.arrays, written, strict=True)
+        return sum(min(array.nbytes, part) for array, part in pairs if array.in_hbm)
+
+    def _written(self, here: Computation, one: Instruction, *, fused: bool) -> int:
+        """Bytes written of a result: those of the update where an array that was given is updated in place."""
+        if fused and (one.opcode == "parameter" or _goes_on(one)):
+            return 0
+        if fused and one.opcode == "bitcast":
+            return self._written(here, here.instructions[one.operands[0]], fused=True)
+        if one.opcode == "fusion" and len(one.arrays) == 1:
+            inner = self.computations[hlo_text.called(one)[0]]
+            return self._written(inner, inner.instructions[inner.root], fused=True)
+        if one.opcode in UPDATES and (not fused or _given(here, one.operands[0])):
+            return _size(here.instructions[one.operands[UPDATES[one.opcode]]].arrays)
+        return _size(one.arrays)
+
+
+def _size(arrays: Iterable[Array]) -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def _goes_on(one: Instruction) -> bool:
+    """Return True for a call that moves nothing, and for a collective that an earlier fusion has started."""
+    started = one.attribute(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"') not in (None, "-1")
+    return started or one.attribute(r'custom_call_target="([^"]*)"') in FREE_CALLS
+
+
+def _given(here: Computation, name: str) -> bool:
+    """Return True if an array comes into a fusion from outside, perhaps updated in place on the way."""
+    one = here.instructions[name]
+    while one.opcode in ("bitcast", *UPDATES):
+        one = here.instructions[one.operands[0]]
+    return one.opcode == "parameter"
+
+
+def _flops(here: Computation, one: Instruction) -> int:
+    """Count the FLOPs of a product or convolution: two a multiply-add that meets an element, not padding or a hole."""
+    if one.opcode not in ("dot", "convolution"):
+        return 0
+    left, right = (here.instructions[name].arrays[0].shape for name in one.operands)
+    result = one.arrays[0].shape
+    if one.opcode == "dot":
+        over = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        return 2 * math.prod(result) * math.prod(left[int(at)] for at in over.split(",") if at)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    assert labels, f"a convolution names its dimensions, found {one.attributes[:200]}"
+    window = dict(re.findall(r"(\w+)=([\dx_\-]+)", one.attribute(r"window=\{([^}]*)\}") or ""))
+    pairs = 1
+    for at in range(len(labels[1]) - 2):
+        sizes = [shape[names.index(str(at))] for shape, names in zip((left, right, result), labels.groups())]
+        pairs *= _pairs(*sizes, **{name: value.split("x")[at] for name, value in window.items()})
+    groups = int(one.attribute(r"batch_group_count=(\d+)") or 1)
+    # the kernel's input features are already those of one feature group
+    channels = right[labels[2].index("i")] * result[labels[3].index("f")] * left[labels[1].index("b")] // groups
+    return 2 * pairs * channels
+
+
+def _pairs(left: int, right: int, result: int, *, stride="1", pad="0_0", lhs_dilate="1", rhs_dilate="1", **_) -> int:
+    """Count the (window position, kernel position) pairs of one dimension that meet an element of the left side."""
+    low = int(pad.split("_")[0])
+    at = np.arange(result)[:, None] * int(stride) + np.arange(right)[None] * int(rhs_dilate) - low
+    return int(np.sum((at >= 0) & (at < (left - 1) * int(lhs_dilate) + 1) & (at % int(lhs_dilate) == 0)))

@@ -1,0 +1,131 @@
+"""`qr-jax plan`: a config's programs compiled for TPU slices that are not there, and whether they fit.
+
+Each topology is compiled in a process of its own (planned.py), because libtpu reads its environment once.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qr_jax.config import Config, to_json
+from qr_jax.errors import UserError
+from qr_jax.lab.planning import ahead, estimate
+from qr_jax.lab.planning.estimate import GIB
+from qr_jax.logging import terminal
+from qr_jax.logging.columns import aligned
+from qr_jax.parallel import interpreter
+
+PROGRAMS = ("train", "prefill", "decode", "hand_over")
+SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own
+LAST_LINES, LINE_LENGTH = 30, 300  # of what a process that failed wrote
+
+
+def plan(
+    config: Config,
+    topologies: Sequence[str],
+    *,
+    search: bool = True,
+    dollars_a_chip_hour: float | None = None,
+    say: Callable[[str], None] = terminal.say,
+) -> dict[str, dict[str, Any]]:
+    """Return by topology what the programs need there and whether they fit (`planned.examine`), and the price.
+
+    `search` looks for the largest learner.rows and rollout.slots too, a few compiles more. ValueError where libtpu is
+    missing or not jax's, or a topology or the model's shape is not known.
+    """
+    for topology in topologies:
+        ahead.check_name(topology)
+    ahead.check_libtpu()
+    asked = {"config": to_json(config), "search": search}
+    found = {topology: in_a_process({**asked, "topology": topology}, say) for topology in topologies}
+    for one in found.values():
+        if dollars_a_chip_hour is not None and "seconds" in one:
+            step_s, paid = one["seconds"]["step"], {"steps": one["steps"], "chips": one["chips"]}
+            cost = estimate.price(step_s, **paid, dollars_a_chip_hour=dollars_a_chip_hour)
+            one |= {"dollars_a_chip_hour": dollars_a_chip_hour, "dollars": cost}
+    return found
+
+
+def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Run planned.py in a process of its own and return its answer; ValueError for what the user must mend."""
+    command = [*interpreter.python(), "-m", "qr_jax.lab.planning.planned"]
+    environment = {**os.environ, **ahead.ENVIRONMENT}
+    answer = None
+    with tempfile.TemporaryFile("w+") as errors:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child:
+            assert child.stdin and child.stdout, "both are pipes"
+            try:
+                child.stdin.write(json.dumps(asked))
+                child.stdin.close()
+                for line in child.stdout:
+                    if line.startswith(SAY):
+                        say(line.removeprefix(SAY).rstrip("\n"))
+                    if line.startswith(ANSWER):
+                        answer = json.loads(line.removeprefix(ANSWER))
+            except KeyboardInterrupt:
+                child.kill()  # a compilation hears no signal, and has nothing to save
+                raise
+        if answer is None:
+            errors.seek(0)
+            last = "\n".join(line.rstrip()[:LINE_LENGTH] for line in errors.readlines()[-LAST_LINES:])
+            raise RuntimeError(f"the process that compiles ended with {child.returncode}:\n{last}")
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer
+
+
+def format_plan(topology: str, found: Mapping[str, Any]) -> str:
+    """Format one topology's answer for a person."""
+    hosts = "1 host" if found["hosts"] == 1 else f"{found['hosts']} hosts"
+    lines = [f"{topology}: {found['chips']} chips on {hosts}, {found['kind']}"]
+    verdict = "fits" if found["fits"] else f"does not fit: {found['reason']}"
+    if found["train"] is None:
+        return "\n".join([*lines, f"  {verdict}"])
+    lines += [f"  {found['layout']}", "", *_table(found)]
+    kernels = sum(found[name]["kernel_flops"] for name in PROGRAMS) / 1e9
+    lines += [f"  one run on one chip; GFLOP with {kernels:.2f} of attention kernels, which HLO does not count", ""]
+    whole = f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}"
+    for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
+        lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
+    lines += [f"  {verdict}", ""]
+    for name, most in found["largest"].items():
+        tried = ", ".join(f"{size}: {_gib(needed)}" for size, needed in most["tried"].items())
+        lines.append(f"  largest {name} that fits, all else as it is: {most['found']} (GiB by size: {tried})")
+    lines += _times(found)
+    started = "{decode} of decode and {prefill} of prefill".format(**found["rollout_programs"])
+    done = f"{found['compiles']} programs compiled in {found['compile_s']:.0f} s"
+    return "\n".join([*lines, f"  {done}; a run compiles {started} before its first rollout, the longest like these"])
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _table(found: Mapping[str, Any]) -> list[str]:
+    """The programs: memory of each by itself, work and collectives of one run of it on one chip."""
+    heads = ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
+    rows: list[tuple[str, ...]] = [heads]
+    for name in PROGRAMS:
+        one = found[name]
+        moved = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in sorted(one["collectives"].items())) or "none"
+        work = (f"{one[part] / 1e9:.2f}" for part in ("flops", "bytes_accessed", "bytes_least"))
+        memory = _gib(one["peak_bytes"]), _gib(one["argument_bytes"])
+        rows.append((f"{name} / {one['per']}", *memory, *work, moved, f"{one['compile_s']:.0f} s"))
+    return [f"  {line}" for line in aligned(rows)]
+
+
+def _times(found: Mapping[str, Any]) -> list[str]:
+    """The estimate of a step and a run, with what it assumes."""
+    took = found["seconds"]
+    parts = ", ".join(f"{name} {took[name]:.2f}" for name in ("rollout", "learner", "hand_over"))
+    inside = f"decode {took['decode']:.2f}, prefill {took['prefill']:.2f}"
+    hours = took["step"] * found["steps"] / 3600
+    lines = [f"  estimate, nothing measured: a step {took['step']:.1f} s ({parts}; of the rollout {inside})"]
+    lines.append(f"  {found['steps']} steps {hours:.2f} h, {hours * found['chips']:.1f} chip-hours")
+    if "dollars" in found:
+        lines[-1] += f", {found['dollars']:,.0f} dollars at {found['dollars_a_chip_hour']:g} a chip-hour"
+    return lines + [f"    assumed: {text}" for text in found["assumptions"]]

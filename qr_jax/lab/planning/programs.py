@@ -1,0 +1,187 @@
+"""The programs of a run, lowered from the very jitted objects that train.py calls and compiled for a slice of TPUs.
+
+Nothing is executed and nothing large is allocated: all there is are shapes, laid out as a run lays out its arrays.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from qr_jax import plugins
+from qr_jax.assemble import world_tokenizer
+from qr_jax.config import Config
+from qr_jax.lab.planning import ahead
+from qr_jax.learner import gold, learner, pack
+from qr_jax.models import families, hf, incremental
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.hf import load_tokenizer
+from qr_jax.parallel import host_local
+from qr_jax.rollout import cache as caches
+from qr_jax.rollout import decode as jitted
+from qr_jax.rollout.kv_cache import KVCache
+from qr_jax.step import grading, runtime
+
+# Models of the hub whose sizes families.py holds.
+HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
+HUB |= {"Qwen/Qwen2.5-1.5B": "qwen2p5_1p5b", "Qwen/Qwen2.5-1.5B-Instruct": "qwen2p5_1p5b"}
+HUB |= {"Qwen/Qwen2.5-3B": "qwen2p5_3b", "Qwen/Qwen2.5-3B-Instruct": "qwen2p5_3b"}
+HOST_LAYOUTS = {1: "2x2", 2: "2x2x1"}  # of a host's 4 chips, by the dimensions of the slice less one
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Chips to compile for: all of them, and those of one host."""
+
+    chips: tuple[Any, ...]
+    local: tuple[Any, ...]
+    hosts: int
+
+
+def slice_of(topology: str) -> Slice:
+    """A slice's chips ("v5e:4x4"); those of a host are a slice of their own: libtpu compiles for whole slices only."""
+    chips = ahead.devices(topology)
+    hosts = {chip.process_index for chip in chips}
+    if len(hosts) == 1:
+        return Slice(tuple(chips), tuple(chips), 1)
+    generation, _, layout = topology.partition(":")
+    local = ahead.devices(f"{generation}:{HOST_LAYOUTS[layout.count('x')]}")
+    here = sum(chip.process_index == chips[0].process_index for chip in chips)
+    assert here == len(local), f"a host of {topology} has {here} chips, one of its layout {len(local)}"
+    return Slice(tuple(chips), tuple(local), len(hosts))
+
+
+def model_shape(config: Config) -> ModelConfig:
+    """The model's shape, without its weights: nothing is fetched for the models whose sizes families.py holds.
+
+    ValueError where a hub's model has no config.json that could be fetched.
+    """
+    model = config.model
+    if model.name in families.PRESETS:
+        tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
+        return replace(families.PRESETS[model.name], vocab=tokenizer.size)
+    if model.name in HUB:
+        return families.PRESETS[HUB[model.name]]
+    return hf.shape(hf.resolve(model.name))
+
+
+class Programs:
+    """One config's programs on one slice; `rows` and `slots` may be others than the config's, to look for the most."""
+
+    def __init__(self, config: Config, cfg: ModelConfig, on: Slice):
+        self.config, self.cfg, self.on = config, cfg, on
+        sizes = config.mesh
+        self.mesh = ahead.mesh(on.chips, data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+        self.compute = jnp.dtype(config.model.compute)
+        self.pod = sizes.rollout == "pod"
+        count = len(on.chips if self.pod else on.local)
+        self.kind: host_local.Kind = host_local.choose(sizes.rollout, cfg, config.rollout, count, on.local[0].platform)
+        self.local = host_local.pod_mesh(self.mesh, cfg) if self.pod else host_local.local_mesh(self.kind, on.local)
+
+    # ---- the learner
+
+    @property
+    def episodes(self) -> int:
+        """Count the episodes of one update, at most."""
+        groups, samples = runtime.room(self.config)
+        return groups * samples
+
+    @functools.cache  # noqa: B019
+    def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
+        """Return the Learner on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
+        config, (queries, samples) = self.config, runtime.room(self.config)
+        settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
+        made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
+        none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
+        host = pack.pack(
+            [], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples,
+            share=settings.share_prefixes,
+        )  # fmt: skip
+        if made.needs_gold:
+            host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
+        return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
+
+    def train(self, rows: int) -> jax.stages.Lowered:
+        """One update: the learner's `train_step`, its state donated."""
+        made, batch = self.learner(rows)
+        old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
+        return made.train_step.jitted.lower(made.abstract, batch, *old)
+
+    # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
+
+    @property
+    def rollouts(self) -> int:
+        """Count the rollouts that go on at a time."""
+        return 1 if self.pod else self.on.hosts
+
+    @property
+    def slot_step(self) -> int:
+        """Return the number that slots come in multiples of."""
+        return self.local.shape["slots"]
+
+    @property
+    def call_tokens(self) -> int:
+        """Tokens of the largest prefill call, on one host."""
+        rollout = self.config.rollout
+        return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
+
+    def rows(self, slots: int) -> tuple[KVCache, dict[str, Any]]:
+        """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
+
+        `laid`, the caches `slots` (at their longest) and `store`, and `new`: what one prefill call writes.
+        """
+        made: list[KVCache] = []
+
+        def make():
+            rows = KVCache(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
+            made.append(rows)
+            full = {"slots": (slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
+            sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
+            return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
+
+        laid, dealt = incremental.shapes(self.cfg, self.compute), NamedSharding(self.local, caches.AT)
+        shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
+        return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
+
+    def decode(self, slots: int) -> jax.stages.Lowered:
+        """A chunk of tokens in every slot, the slots' cache at its longest."""
+        rows, shapes = self.rows(slots)
+        numbers = [((slots,), jnp.int32)] * 3  # pending, used, room
+        rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
+        given = [jax.ShapeDtypeStruct(*shape) for shape in (*numbers, *rest)]
+        how = {"cfg": self.cfg, "chunk": self.config.rollout.chunk, "sampling": rows.sampling, "mesh": self.local}
+        return jitted.decode.lower(shapes["laid"], shapes["slots"], None, *given, **how)
+
+    def prefill(self, slots: int) -> jax.stages.Lowered:
+        """The largest call that puts known tokens into the cache, looking at rows of full length."""
+        rows, shapes = self.rows(slots)
+        tiles, tile = rows.call_sizes[-1], self.config.rollout.tile
+        given = [jax.ShapeDtypeStruct((tiles, *more), jnp.int32) for more in ((), (tile,), (), ())]
+        how = {"cfg": self.cfg, "view": rows.views[-1], "mesh": self.local}
+        return jitted.append.lower(shapes["laid"], shapes["store"], *given, **how)
+
+    @property
+    def reordered(self) -> bool:
+        """Return True if hosts share rollouts in another order of chips than the learner: parameters are sent first."""
+        return not self.pod and list(self.laid_over.devices.flat) != list(self.mesh.devices.flat)
+
+    @property
+    def laid_over(self) -> Mesh:
+        """Return the mesh of the slice's chips as rollouts share them."""
+        return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
+
+    def to_rollout_params(self) -> jax.stages.Lowered:
+        """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
+        on = self.laid_over
+        params = self.learner(self.config.learner.rows)[0].abstract.params
+        ordered = host_local.in_the_order_of(on, self.mesh)
+        params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
+        return host_local.program(self.cfg, self.config.model.compute, on).lower(params)
+
+
+def _shape(leaf: Any, at: Any) -> Any:
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=at)

@@ -1,0 +1,172 @@
+"""Rules x seeds at one budget: one cold start, then a run each in a process of its own, begun or gone on with.
+
+FOLDER/sft                  the cold start that all runs share, where the config has one
+FOLDER/RULE/seed_N          a run like any other, and compare.log, what its process said
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qr_jax.config import BUDGETS, Config
+from qr_jax.errors import UserError
+from qr_jax.lab import oracle
+from qr_jax.lab.launch import Job, Launcher
+from qr_jax.logging import terminal
+from qr_jax.run import runs
+from qr_jax.settings import checks
+from qr_jax.settings.overrides import override
+from qr_jax.settings.settings import conform, differences, few, plain, read
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of a study as it was named, and the overrides of the config that it carries."""
+
+    label: str
+    name: str
+    carried: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^\w.-]+", "_", self.label)  # no "=": `qr-jax train` would read an override
+
+
+def budget(text: str) -> tuple[str, int]:
+    """ "rollouts=30000" as ("rollouts", 30000). ValueError when it is no budget."""
+    name, _, amount = text.partition("=")
+    try:
+        many = read("--budget", amount, int)
+    except ValueError:
+        many = 0
+    if name not in BUDGETS or many < 1:
+        wanted = ", ".join(f"{one}=N" for one in BUDGETS)
+        raise UserError(f"--budget is {text!r}; wanted one of {wanted}, N at least 1")
+    return name, many
+
+
+def rules(text: str) -> list[Rule]:
+    """Rules at commas, each with the settings it carries: "recycle,foresee:gamma=0,head=0" is two.
+
+    A setting is one of the rule's own, or any other by its full name (`dapo:rounds.max_rounds=5`).
+    """
+    labels: list[str] = []
+    for part in (one.strip() for one in text.split(",")):
+        if labels and "=" in part and ":" not in part:  # a further setting of the rule before it
+            labels[-1] += f",{part}"
+        elif part:
+            labels.append(part)
+    found = []
+    for label in labels:
+        name, _, carried = label.partition(":")
+        typed = [one if "." in one.partition("=")[0] else f"rule.{one}" for one in carried.split(",") if one]
+        found.append(Rule(label, name, tuple(typed)))
+    folders = [rule.folder for rule in found]
+    if not found or len(set(folders)) < len(folders):
+        raise UserError(f"--rules is {text!r}; wanted distinct names at commas, as in recycle,grpo,foresee:gamma=0")
+    return found
+
+
+def with_rule(settings: Config, rule: Rule) -> Config:
+    """The config with this rule, and the rounds and the way of drawing that `oracle.sampler` gives it."""
+    of = oracle.sampler(rule.name)
+    settings = replace(settings, pool=replace(settings.pool, rule=of.rule, rounds=of.rounds, by=of.by))
+    return override(settings, rule.carried)
+
+
+def with_budget(settings: Config, spend: tuple[str, int]) -> Config:
+    """The config of a run that ends after the step in which the budget is spent, and by nothing else.
+
+    Where steps are short (a pool nearly used up) they may draw a single query: train.steps leaves room for so many.
+    """
+    name, many = spend
+    of = settings.pool
+    limits = {f"max_{one}": many if one == name else None for one in BUDGETS}
+    return replace(settings, train=replace(settings.train, steps=-(-many // of.samples), **limits))
+
+
+def plan(
+    settings: Config,
+    folder: Path,
+    *,
+    named: Sequence[Rule],
+    seeds: int,
+    spend: tuple[str, int],
+    allow_plugins: Sequence[str] | None = None,
+) -> tuple[Job | None, list[Job]]:
+    """The cold start, if there is one to make, and the runs, seed by seed; all checked, also against what is there.
+
+    A seed changes what is drawn and sampled; the world and its questions have a seed of their own (`data.world.seed`).
+    """
+    if "=" in str(folder):
+        raise UserError(f"--folder is {str(folder)!r}; wanted no '=' in it, which marks a setting on a command line")
+    cold = settings.sft.steps > 0 and settings.train.init is None
+    start = Job("cold start", "sft", folder / "sft", runs.below(settings, "sft")) if cold else None
+    jobs = []
+    for seed in range(settings.seed, settings.seed + seeds):
+        for rule in named:
+            made = with_budget(replace(with_rule(settings, rule), seed=seed), spend)
+            checks.check(made, allow_plugins=allow_plugins)
+            if cold:
+                made = replace(made, train=replace(made.train, init=str(folder / "sft")))
+            made = runs.below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")
+            place = folder / rule.folder / f"seed_{seed}"
+            jobs.append(Job(f"{rule.label} seed {seed}", "train", place, conform("", made, Config)))
+    for job in (*([start] if start else []), *jobs):
+        _check_same(job)
+    return start, jobs
+
+
+def _check_same(job: Job) -> None:
+    """ValueError where the job's folder holds a run with other settings."""
+    if not job.has_begun:
+        return
+    differ = differences(runs.load(job.folder), job.settings)
+    if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
+        todo = "choose another --folder, or repeat the command it was made with to go on with it"
+        raise UserError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
+
+
+def study(
+    settings: Config,
+    folder: Path,
+    *,
+    named: Sequence[Rule],
+    seeds: int,
+    spend: tuple[str, int],
+    at_once: int = 1,
+    allow_plugins: Sequence[str] | None = None,
+    say: Callable[[str], None] = terminal.say,
+) -> tuple[list[Path], list[Job]]:
+    """Make or finish all runs; the folders of the finished ones, and the jobs that failed.
+
+    `allow_plugins` as `config.check` takes it. ValueError for settings or folders that will not do, before anything
+    starts; SystemExit when it was told to stop.
+    """
+    start, jobs = plan(settings, folder, named=named, seeds=seeds, spend=spend, allow_plugins=allow_plugins)
+    # A run is started from its config.json, which may be somebody else's: the packages a Python config uses are named.
+    packages = {name for job in jobs for name in foreign(job.settings)} if allow_plugins is None else allow_plugins
+    launcher = Launcher(at_once, sorted(packages), say)
+    with launcher.alone(folder):
+        if start and (failed := launcher.run([start], 1)):
+            return [], failed
+        failed = launcher.run(jobs)
+    return [job.folder for job in jobs if job.done], failed
+
+
+def foreign(settings: Config) -> set[str]:
+    """The packages outside qr_jax that a config's plug-ins come from."""
+
+    def names(value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            if set(value) == {"name", "settings"}:
+                yield value["name"]
+            for item in value.values():
+                yield from names(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from names(item)
+
+    return {name.split(".")[0] for name in names(plain(settings)) if "." in name} - {"qr_jax"}

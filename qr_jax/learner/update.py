@@ -1,0 +1,344 @@
+"""One GRPO update as pure functions: advantages -> loss -> gradient over micro-batches -> clip -> optimizer.
+
+`learner.make` jits them. Losses see plain [N, L] arrays; packed rows exist only inside the forward pass.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from qr_jax import config
+from qr_jax.errors import UserError
+from qr_jax.interfaces import shown
+from qr_jax.learner import credit, importance, kl, pack
+from qr_jax.learner.pack import Batch
+from qr_jax.learner.variance import group_variance_mask
+from qr_jax.models import decoder, logprob
+from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import mesh as meshes
+
+# Metrics of the learner itself; a loss plug-in's others are its own.
+LEARNER_METRICS = {
+    "gap",
+    "gap_max",
+    "nll",
+    "tokens",
+    "signal_groups",
+    "loss",
+    "grad_norm",
+    "update_norm",
+    "update_scale",
+}
+LEARNER_METRICS |= {"finite", "any", "kl", "entropy", "advantage"}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """float32 master weights, optimizer state, learning rate, and the numbers of updates and of consecutive skips."""
+
+    params: Any
+    opt_state: Any
+    rate: jax.Array  # float32 [], the learning rate of the next update; its caller's to set
+    updates: jax.Array  # int32 []
+    skipped: jax.Array  # int32 [], updates in a row that were not finite
+    reference: Any = None  # the frozen policy of the KL term; None when kl_weight is 0
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """The model, settings and plug-ins of an update; the methods are its programs before they are jitted."""
+
+    cfg: ModelConfig
+    model: config.Model
+    settings: config.Learner
+    mesh: Mesh
+    temperature: float
+    attend: Callable[..., jax.Array]
+    transform: optax.GradientTransformation
+    loss: Callable[..., Any]
+    loss_names: frozenset[str]  # the parameters of the loss: what it is given, and its settings
+    advantage: Callable[..., Any]
+    advantage_names: frozenset[str]
+
+    @property
+    def with_reference(self) -> bool:
+        return bool(self.settings.kl_weight) or "ref_logp_NL" in self.loss_names
+
+    @property
+    def with_entropy(self) -> bool:
+        """Return True if the loss uses the entropy; an advantage's entropy is a separate pass."""
+        return bool(self.settings.entropy_weight) or "entropy_NL" in self.loss_names
+
+    def init(self, params) -> State:
+        # a copy: the step donates its state, and the reference must outlive the first one
+        reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
+        rate = jnp.float32(self.settings.lr)
+        return State(params, self.transform.init(params), rate, jnp.int32(0), jnp.int32(0), reference)
+
+    def predict(self, params, micro: Batch, entropy: bool):
+        """Return logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
+        rows, everywhere = NamedSharding(self.mesh, PartitionSpec(meshes.ROWS)), meshes.replicated(self.mesh)
+        divides = not self.cfg.width % self.mesh.shape["fsdp"]
+        by_width = NamedSharding(self.mesh, PartitionSpec("fsdp" if divides else None))
+        compute = jnp.dtype(self.model.compute)
+        hidden_RCD = decoder.forward(
+            self.cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, micro.last_MRC, compute=compute,
+            remat=self.model.remat, attend=self.attend, constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+        )  # fmt: skip
+        # on every device: gathered once, and not once a block (logprob.py)
+        head_VD = jax.lax.with_sharding_constraint(decoder.head_weights(params).astype(compute), everywhere)
+        logp_RC, entropy_RC = logprob.token_logprobs(
+            hidden_RCD, head_VD, micro.target_MRC, used_RC=_used(micro), block=self.model.vocab_block,
+            temperature=self.temperature, entropy=entropy,
+            constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
+        )  # fmt: skip
+        entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
+        return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
+
+    def micro_loss(self, params, reference, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
+        """Return (loss, (sums of metrics over sampled tokens, largest sampler gap)) of one micro-batch."""
+        logp_EL, entropy_EL = self.predict(params, micro, self.with_entropy)
+        mask_EL = micro.mask_MEL
+        logp_EL = jnp.where(mask_EL, logp_EL, 0.0)
+        old_EL = jax.lax.stop_gradient(logp_EL) if old_logp_EL is None else old_logp_EL
+        rollout_EL = micro.rollout_logp_MEL
+        ref_EL = None
+        if self.with_reference:
+            ref_EL = jnp.where(mask_EL, jax.lax.stop_gradient(self.predict(reference, micro, False)[0]), 0.0)
+        given = dict(
+            logp_NL=logp_EL, old_logp_NL=old_EL, rollout_logp_NL=rollout_EL, ref_logp_NL=ref_EL, entropy_NL=entropy_EL,
+            adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, group_N=micro.episode_ME, reward_N=reward_E,
+        )  # fmt: skip
+        loss_EL, metrics = self.token_loss(given)
+        total = jnp.sum(weight_EL * jnp.where(mask_EL, loss_EL, 0.0))
+        gap_EL = jnp.where(mask_EL, jnp.abs(old_EL - rollout_EL), 0.0)
+        sums = {name: jnp.sum(jnp.where(mask_EL, value, 0.0)) for name, value in metrics.items()}
+        sums |= {"gap": jnp.sum(gap_EL), "nll": -jnp.sum(logp_EL)}
+        return total, (jax.lax.stop_gradient(sums), jnp.max(gap_EL, initial=0.0))
+
+    def token_loss(self, given: dict[str, Any]):
+        """Return (loss_EL, metrics) of the loss plug-in, with importance weights, KL and entropy terms applied."""
+        settings = self.settings
+        loss_EL, metrics = self.loss(**{key: array for key, array in given.items() if key in self.loss_names})
+        metrics = dict(metrics)
+        if taken := LEARNER_METRICS & set(metrics):
+            raise UserError(f"loss {settings.loss.name!r} reports {sorted(taken)}, names that the learner has itself")
+        old_EL, rollout_EL = given["old_logp_NL"], given["rollout_logp_NL"]
+        pair, high = (old_EL, rollout_EL, given["mask_NL"]), settings.importance_high
+        if settings.importance == "truncate":
+            loss_EL *= importance.truncate(*pair, by=settings.importance_by, high=high)
+        elif settings.importance == "icepop":
+            loss_EL *= importance.icepop(*pair, by=settings.importance_by, low=settings.importance_low, high=high)
+        if settings.kl_weight:
+            metrics["kl"] = kl.ESTIMATES[settings.kl](given["logp_NL"], given["ref_logp_NL"])
+            loss_EL += settings.kl_weight * metrics["kl"]
+        if self.with_entropy:
+            metrics["entropy"] = given["entropy_NL"]
+            loss_EL -= settings.entropy_weight * given["entropy_NL"]
+        return loss_EL, metrics
+
+    def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
+        """Return (loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
+        per_micro, advantage = self.weighed(state, batch, old_logp_MEL)
+        return self.measured(batch, advantage, self.summed(state, per_micro))
+
+    def weighed(self, state: State, batch: Batch, old_logp_MEL=None):
+        """Return (the input of `summed` from the batch, by micro-batch; the advantage)."""
+        weight_MEL = credit.token_weights(self.settings, batch)
+        advantage = self.advantages(state, batch, old_logp_MEL)
+        adv_MEL, reward_ME = credit.to_slots(advantage, batch)
+        return (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL)), advantage
+
+    def measured(self, batch: Batch, advantage, total):
+        """Return (loss, gradient, metrics) from `total`, the result of `summed` over the whole batch."""
+        value, grads, sums, gap = total
+        tokens = jnp.sum(batch.mask_MEL)
+        metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
+        signal_Q = group_variance_mask(batch.grades.reward_QG, batch.grades.valid_QG)
+        metrics |= {"gap_max": gap, "tokens": tokens, "signal_groups": jnp.sum(signal_Q), "advantage": advantage}
+        return value, grads, metrics
+
+    def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
+        """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
+
+        Entropies and logp_NL are those of the weights before this update and of the micro-batches that are in it: with
+        learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others.
+        """
+        logp = functools.cache(lambda: self.old_logp(state, batch))
+        name, names = self.settings.advantage.name, self.advantage_names
+        queries, samples = batch.grades.reward_QG.shape
+        gold_logp_NT = batch.gold_logp_NT
+        if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
+            raise UserError(
+                f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
+                f"wanted [{queries * samples}, turns], as gold_logp of learner/gold.py gives it"
+            )
+        give = {
+            "grades": lambda: batch.grades,
+            "turns_QG": lambda: batch.turns_QG,
+            "entropy_NL": lambda: self.by_episode(self.entropies(state, batch), batch, 0.0),
+            "logp_NL": lambda: self.by_episode(logp(), batch, 0.0),
+            "old_logp_NL": lambda: self.by_episode(logp() if old_logp_MEL is None else old_logp_MEL, batch, 0.0),
+            "gold_logp_NT": lambda: gold_logp_NT,
+            "mask_NL": lambda: self.by_episode(batch.mask_MEL, batch, False),
+            "turn_NL": lambda: self.by_episode(batch.turn_MEL, batch, -1),
+        }
+        try:
+            value = self.advantage(**{key: array() for key, array in give.items() if key in names})
+        except (TypeError, AttributeError) as error:
+            if batch.grades.turn_reward_QGT is not None or "None" not in str(error):
+                raise
+            raise UserError(
+                f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
+                "reward that gives some (its file declares TURNS)"
+            ) from error
+        value = jnp.asarray(value)
+        by_token = (queries * samples, batch.mask_MEL.shape[-1])
+        if value.shape[:2] != (queries, samples) and value.shape != by_token:
+            raise UserError(
+                f"advantage {name!r} returned {shown(value)}; wanted {(queries, samples)}, one a turn, or one a token "
+                f"{by_token}"
+            )
+        return value
+
+    def by_episode(self, value_MEL, batch: Batch, empty) -> jax.Array:
+        """Return `credit.by_episode` replicated: a plug-in reduces over groups, whose episodes lie on any device."""
+        value_NL = credit.by_episode(value_MEL, batch, empty)
+        return jax.lax.with_sharding_constraint(value_NL, meshes.replicated(self.mesh))
+
+    def summed(self, state: State, per_micro):
+        """Return (loss, gradient, sums, largest gap) over the micro-batches that are used."""
+        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
+
+        def body(carry, micro_and):
+            micro, rest = micro_and
+
+            def compute(carry):
+                (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
+                return _added(carry, (value, grads, sums, gap))
+
+            return jax.lax.cond(micro.used_M, compute, lambda carry: carry, carry), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
+        if len(per_micro[0].used_M) == 1:  # nothing to add up: no second tree of gradients
+            (value, (sums, gap)), grads = grad_of(state.params, state.reference, first[0], *first[1])
+            return value, grads, sums, gap
+        return jax.lax.scan(body, self.of_none(state, per_micro), per_micro)[0]
+
+    def of_none(self, state: State, per_micro):
+        """Return the result of `summed` over no micro-batch: zeros."""
+        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
+        shapes = jax.eval_shape(self.micro_loss, state.params, state.reference, first[0], *first[1])
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
+        return jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0)
+
+    def with_one_more(self, total, state: State, per_micro, at):
+        """Add the micro-batch at place `at` to `total`, the result of `summed` over others."""
+        micro, rest = jax.tree.map(lambda leaf: leaf[at], per_micro)
+        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
+        (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
+        return _added(total, (value, grads, sums, gap))
+
+    def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
+        return self.stepped(state, *self.gradient(state, batch, old_logp_MEL))
+
+    def stepped(self, state: State, value, grads, metrics):
+        """Return (state, metrics) after an update by the gradient."""
+        scale = update_scale(self.settings, metrics["signal_groups"])
+        state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0, scale)
+        return state, metrics | more
+
+    def stepped_by_parts(self, state: State, batch: Batch, advantage, totals):
+        """Return (state, metrics) after an update by the results of `summed` over parts of the batch."""
+        return self.stepped(state, *self.measured(batch, advantage, functools.reduce(_added, totals)))
+
+    def old_logp(self, state: State, batch: Batch) -> jax.Array:
+        """Return the batch's log-probabilities under the present weights, [M, E, L]; 0 where nothing was sampled."""
+        return _by_micro_batch(batch, lambda micro: self.predict(state.params, micro, False)[0])
+
+    def entropies(self, state: State, batch: Batch) -> jax.Array:
+        """Return the entropies of the tokens' sampling distributions, [M, E, L] float32 nats, without gradient."""
+
+        def entropy_of(micro: Batch) -> jax.Array:
+            entropy_EL = self.predict(state.params, micro, True)[1]
+            assert entropy_EL is not None, "predict gives the entropy where it is asked for"
+            return entropy_EL
+
+        return jax.lax.stop_gradient(_by_micro_batch(batch, entropy_of))
+
+
+def _added(one, other):
+    """Combine two results of `summed`: add loss, gradient and sums; keep the larger gap."""
+    (*sums, gap), (*other_sums, other_gap) = one, other
+    return (*jax.tree.map(jnp.add, sums, other_sums), jnp.maximum(gap, other_gap))
+
+
+def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:
+    """Return `value_of` each used micro-batch at its sampled tokens, [M, E, L]; 0 elsewhere."""
+
+    def body(_, micro):
+        zeros = jnp.zeros(micro.mask_MEL.shape, jnp.float32)
+
+        def compute():
+            return jnp.where(micro.mask_MEL, value_of(micro), 0.0)
+
+        return None, jax.lax.cond(micro.used_M, compute, lambda: zeros)
+
+    return jax.lax.scan(body, None, _micro_batches(batch))[1]
+
+
+def _micro_batches(batch: Batch) -> Batch:
+    """Return the batch without the fields that are not per micro-batch, so that a scan can run over it."""
+    return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
+
+
+def _used(micro: Batch):
+    """Mark the packed positions that predict a trained token, [R, C]."""
+    rows, columns = micro.target_MRC.shape
+    column_RX, mask_RX = (part.reshape(rows, -1) for part in (micro.source_MEL % columns, micro.mask_MEL))
+    return jnp.zeros((rows, columns), bool).at[jnp.arange(rows)[:, None], column_RX].max(mask_RX)
+
+
+def _to_episodes(value_RC, source_EL):
+    """Gather values of packed positions by episode, inside each row, so that they stay on their device."""
+    rows, columns = value_RC.shape
+    column_RX = (source_EL % columns).reshape(rows, -1)
+    return jnp.take_along_axis(value_RC, column_RX, axis=1).reshape(source_EL.shape)
+
+
+def update_scale(settings: config.Learner, signal_groups):
+    """Return the share of a full update for so many signal groups: min(1, groups / learner.full_groups), [].
+
+    Adam's step has one size whatever the batch, so that few groups would move the weights as far as many, by noise.
+    """
+    return jnp.minimum(1.0, signal_groups / settings.full_groups) if settings.full_groups else jnp.float32(1.0)
+
+
+def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens, scale):
+    """Clip and update; keep the old state if there was nothing to learn from or something was not finite."""
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(value)
+    clip = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))
+
+    def go(state: State):
+        clipped = jax.tree.map(lambda g: g * clip, grads)
+        whole, opt_state = transform.update(clipped, state.opt_state, state.params)
+        updates = jax.tree.map(lambda u: u * (state.rate * scale), whole)
+        params = optax.apply_updates(state.params, updates)
+        return replace(state, params=params, opt_state=opt_state, updates=state.updates + 1,
+                       skipped=jnp.int32(0)), optax.tree.norm(updates)  # fmt: skip
+
+    def stay(state: State):
+        return replace(state, skipped=state.skipped + jnp.where(any_tokens, 1, 0)), jnp.float32(0)
+
+    state, update_norm = jax.lax.cond(any_tokens & finite, go, stay, state)
+    figures = {"loss": value, "grad_norm": norm, "update_norm": update_norm, "update_scale": scale}
+    return state, figures | {"finite": finite, "any": any_tokens}

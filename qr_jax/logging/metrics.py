@@ -1,0 +1,176 @@
+"""Every metric's name, unit and meaning, once. `metrics_writer.py` writes them."""
+
+from typing import NamedTuple
+
+from qr_jax.errors import UserError
+from qr_jax.settings.settings import nearest
+
+
+class Metric(NamedTuple):
+    """`unit` is "" for counts, "share" for a rate in [0, 1], else the unit as written."""
+
+    unit: str
+    meaning: str
+
+
+ORIGINS = {"fresh": "never attempted", "ex_hard": "last seen all wrong", "ex_easy": "last seen all right"}
+ORIGINS |= {"ex_surplus": "bore signal, was not accepted", "ex_consumed": "accepted before"}
+STATES = ("fresh", "hard", "easy", "surplus", "consumed", "reset")
+STOPS = ("answered", "no_action", "length", "turns", "context", "fault")
+
+NAMES: dict[str, Metric] = {
+    "reward/mean": Metric("", "mean reward of the valid episodes of all drawn groups"),
+    "reward/outcome_mean": Metric("share", "pass rate: mean outcome of the valid episodes of all drawn groups"),
+    # Counts of a step's groups, and the rates made of them (figures.py has the definitions).
+    "pool/drawn": Metric("", "groups drawn"),
+    "pool/wanted": Metric("", "groups a step accepts (B)"),
+    "pool/accepted": Metric("", "signal groups that reached the learner (E)"),
+    "pool/signal": Metric("", "groups with reward variance"),
+    "pool/zero_variance": Metric("", "groups without reward variance"),
+    "pool/hard": Metric("", "groups all wrong"),
+    "pool/easy": Metric("", "groups all right"),
+    "pool/fault": Metric("", "groups with fewer than two valid episodes"),
+    "pool/rollouts": Metric("", "episodes rolled out"),
+    "pool/wasted_rollouts": Metric("", "episodes of groups that were not accepted"),
+    "pool/accepted_recycled": Metric("", "accepted groups whose last verdict was zero-variance"),
+    "pool/accepted_seen": Metric("", "accepted groups attempted before"),
+    "pool/zero_variance_rate": Metric("share", "zero-variance groups of those drawn"),
+    "pool/hard_rate": Metric("share", "all-wrong groups of those drawn"),
+    "pool/easy_rate": Metric("share", "all-right groups of those drawn"),
+    "pool/signal_rate": Metric("share", "signal groups of those drawn"),
+    "pool/fault_rate": Metric("share", "faulty groups of those drawn"),
+    "pool/recycled_share": Metric("share", "accepted groups whose last verdict was zero-variance (strict)"),
+    "pool/seen_share": Metric("share", "accepted groups attempted before"),
+    "pool/fill": Metric("share", "accepted groups of those wanted"),
+    "pool/wasted_rollout_share": Metric("share", "rollouts spent on groups that were not accepted"),
+    "pool/rollouts_per_signal_group": Metric("rollouts", "rollouts spent for one signal group"),
+    **{f"pool/drawn_{origin}": Metric("", f"groups drawn: {what}") for origin, what in ORIGINS.items()},
+    **{f"pool/zero_variance_{origin}": Metric("", f"zero-variance groups: {what}") for origin, what in ORIGINS.items()},
+    **{f"pool/accepted_{origin}": Metric("", f"accepted groups: {what}") for origin, what in ORIGINS.items()},
+    **{f"pool/zero_variance_rate_{o}": Metric("share", f"zero-variance rate of: {w}") for o, w in ORIGINS.items()},
+    **{f"pool/{origin}": Metric("share", f"share of the accepted groups: {what}") for origin, what in ORIGINS.items()},
+    # Where the pool stands after the step
+    "guards/alarms": Metric("", "figures about which a guard raises an alarm (step/guards.py)"),
+    "probe/exact_match": Metric("share", "greedy accuracy on the guards' questions"),
+    "pool/size": Metric("", "queries in the pool"),
+    "pool/eligible": Metric("", "queries that can be drawn"),
+    "pool/eligible_share": Metric("share", "queries that can be drawn"),
+    "pool/epoch": Metric("", "resets so far"),
+    "pool/attempted_queries": Metric("", "different queries attempted so far"),
+    "pool/attempts_mean": Metric("", "attempts a query"),
+    "pool/attempts_max": Metric("", "most attempts of one query"),
+    "pool/flipped_queries": Metric("", "queries accepted after any earlier zero-variance verdict"),
+    # METHODS G.4: the queries that `qr-jax probe` asks again
+    "pool/flipped": Metric(
+        "share",
+        "of the different queries drawn (and graded) so far, those accepted after any earlier zero-variance verdict",
+    ),
+    "pool/never_flipped": Metric("", "queries with a zero-variance verdict and never accepted since"),
+    "pool/waiting": Metric("", "accepted groups that wait for pool.min_signal"),
+    **{f"pool/state_{state}": Metric("", f"queries in the state {state}") for state in STATES},
+    "learner/loss": Metric("", "loss; null when nothing was accepted"),
+    "learner/grad_norm": Metric("", "global norm of the gradient before clipping"),
+    "learner/update_norm": Metric("", "global norm of the parameters' change"),
+    "learner/lr": Metric("", "learning rate of the last update, before learner.full_groups"),
+    "learner/update_scale": Metric("share", "of a whole update, by learner.full_groups"),
+    "learner/clip_low": Metric("share", "tokens whose ratio was cut from below"),
+    "learner/clip_high": Metric("share", "tokens whose ratio was cut from above"),
+    "learner/dual": Metric("share", "tokens cut by the dual clip"),
+    "learner/ratio": Metric("", "mean importance ratio new/old"),
+    "learner/kl": Metric("nats", "KL to the reference model, a token"),
+    "learner/entropy": Metric("nats", "entropy, a token"),
+    "learner/updates": Metric("", "optimizer updates so far"),
+    "learner/skipped": Metric("", "updates skipped in a row for a non-finite gradient"),
+    "learner/nonfinite": Metric("", "non-finite gradients in this step"),
+    "learner/tokens": Metric("tokens", "sampled tokens that were trained on"),
+    "learner/packing_efficiency": Metric("share", "of the positions that were computed, those with a token"),
+    "learner/micro_batches": Metric("", "micro-batches of the step"),
+    "sft/loss": Metric("nats", "cold start: cross-entropy a token of the expert"),
+    "sft/grad_norm": Metric("", "cold start: global norm of the gradient before clipping"),
+    "sft/tokens": Metric("tokens", "cold start: expert tokens trained on"),
+    "sft/packing_efficiency": Metric("share", "cold start: of the positions that were computed, those with a token"),
+    "rollout/turns": Metric("", "model turns an episode"),
+    "rollout/searches": Metric("", "searches an episode"),
+    "rollout/parallel_turns": Metric("", "model turns an episode that ask several queries at once"),
+    "rollout/tokens": Metric("tokens", "sampled tokens an episode"),
+    "rollout/context_tokens": Metric("tokens", "tokens an episode, prompt and observations included"),
+    "rollout/entropy": Metric("nats", "mean -log p of a sampled token: an estimate of the policy's entropy"),
+    "rollout/faults": Metric("", "episodes that ended by a fault"),
+    **{f"rollout/stop_{stop}": Metric("share", f"episodes that ended by: {stop}") for stop in STOPS},
+    "rollout/observations_lent": Metric("share", "tokens of observations that a sample of the same words had computed"),
+    "retriever/failed": Metric("", "searches that stayed without a result"),
+    "retriever/passages_cut": Metric(
+        "", "passages cut, or left out, to fit rollout.passage_chars and observation_tokens"
+    ),
+    "retriever/queries": Metric("", "searches sent, duplicates dropped"),
+    "sampler_gap/mean": Metric("nats", "mean |log-probability of the learner - of the sampler|, a sampled token"),
+    "sampler_gap/max": Metric("nats", "largest |log-probability of the learner - of the sampler|"),
+    "budget/rollouts": Metric("", "episodes so far"),
+    "budget/tokens": Metric("tokens", "sampled tokens so far"),
+    "budget/searches": Metric("", "searches so far"),
+    "time/step_s": Metric("s", "the whole step"),
+    "time/rollout_s": Metric("s", "rolling out, searches included"),
+    "time/decode_s": Metric("s", "decoding, stops looked for included"),
+    "time/prefill_s": Metric("s", "prompts and observations into the cache"),
+    "time/search_s": Metric("s", "in the retriever"),
+    "time/search_wait_s": Metric("s", "of that, with decoding at a halt"),
+    "time/settle_s": Metric("s", "grading, and settling the pool"),
+    "time/learner_s": Metric("s", "the train step"),
+    "time/compile_s": Metric("s", "of all these, compiling"),
+    "perf/tokens_per_s": Metric("tokens/s", "sampled tokens a second of rolling out"),
+    "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
+    "perf/compiles": Metric("", "programs compiled in this step, each when it was first needed"),
+    "perf/search_cache_hit_rate": Metric("share", "searches since the start that `cached` had on disk"),
+    "perf/rollouts_per_s": Metric("1/s", "episodes a second of the step"),
+    "perf/step_tokens_per_s": Metric(
+        "tokens/s", "tokens of the episodes, prompts and observations included, a second of the step and device"
+    ),
+    # Of the devices' peak: as published, or measured at the start where nobody says (parallel/peaks.py)
+    "perf/mfu": Metric(
+        "share", "operations the model needs for what was trained on (models/costs.py) in time/learner_s"
+    ),
+    "perf/decode_bandwidth": Metric(
+        "share", "bytes decoding has to read (weights a step, keys and values in use) in time/decode_s"
+    ),
+    "perf/peak_memory_gib": Metric("GiB", "most memory in use so far: of the fullest device, on CPU of the process"),
+}
+# Areas whose names end with what is measured.
+OPEN: dict[str, Metric] = {
+    "loss/": Metric("", "what the loss plug-in reports by a name of its own, mean over sampled tokens"),
+    "eval/": Metric("", "evaluation: eval/<measure>, greedy, or eval/pass_at_1_<measure>"),
+}
+# Names that people know from other systems; ours that are listed are added up.
+ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "verl": {
+        "critic/score/mean": ("reward/mean",), "critic/rewards/mean": ("reward/mean",),
+        "actor/kl_loss": ("learner/kl",), "actor/entropy": ("learner/entropy",),
+        "actor/grad_norm": ("learner/grad_norm",), "actor/pg_clipfrac": ("learner/clip_low", "learner/clip_high"),
+        "actor/pg_clipfrac_lower": ("learner/dual",), "actor/lr": ("learner/lr",),
+        "response_length/clip_ratio": ("rollout/stop_length",), "num_turns/mean": ("rollout/turns",),
+        "tool_call_counts/mean": ("rollout/searches",), "timing_s/gen": ("time/rollout_s",),
+        "timing_s/update_actor": ("time/learner_s",), "timing_s/step": ("time/step_s",),
+        "perf/time_per_step": ("time/step_s",), "perf/throughput": ("perf/step_tokens_per_s",),
+        "perf/mfu/actor": ("perf/mfu",), "perf/max_memory_allocated_gb": ("perf/peak_memory_gib",),
+        "training/epoch": ("pool/epoch",),
+    },
+    "trl": {
+        "loss": ("learner/loss",), "grad_norm": ("learner/grad_norm",), "learning_rate": ("learner/lr",),
+        "reward": ("reward/mean",), "frac_reward_zero_std": ("pool/zero_variance_rate",),
+        "completions/mean_length": ("rollout/tokens",), "completions/clipped_ratio": ("rollout/stop_length",),
+        "kl": ("learner/kl",), "entropy": ("learner/entropy",), "clip_ratio/low_mean": ("learner/clip_low",),
+        "clip_ratio/high_mean": ("learner/clip_high",),
+        "clip_ratio/region_mean": ("learner/clip_low", "learner/clip_high"),
+        "tools/call_frequency": ("rollout/searches",), "num_tokens": ("budget/tokens",),
+        "step_time": ("time/step_s",),
+    },
+}  # fmt: skip
+
+
+def about(name: str) -> Metric:
+    """A metric's unit and meaning. ValueError for a name that is not listed here, with the nearest one."""
+    if name in NAMES:
+        return NAMES[name]
+    for start, metric in OPEN.items():
+        if name.startswith(start) and len(name) > len(start):
+            return metric
+    raise UserError(f"metric {name!r} is not listed in qr_jax/logging/metrics.py{nearest(name, NAMES)}")

@@ -1,0 +1,35 @@
+"""GSPO: one clipped ratio an episode, the geometric mean of its tokens' ratios."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from qr_jax.errors import UserError
+from qr_jax.learner import importance
+
+
+def gspo(
+    logp_NL: Float[Array, "N L"],
+    old_logp_NL: Float[Array, "N L"],
+    adv_NL: Float[Array, "N L"],
+    mask_NL: Bool[Array, "N L"],
+    *,
+    low: float = 3e-4,  # how far below 1 an episode's ratio counts
+    high: float = 4e-4,  # how far above 1
+) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
+    """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
+
+    exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 7; low and high of its sec. 5.1), whose mean over tokens, then
+    episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. One advantage an episode is
+    meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
+    as `clip`'s.
+    """
+    if not (0 <= low <= 1 and high >= 0):
+        raise UserError(f"loss 'gspo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+    ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric")
+    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
+    return loss_NL, {
+        "ratio": jax.lax.stop_gradient(ratio_NL),
+        "clip_low": ((adv_NL < 0) & (ratio_NL < 1 - low)).astype(jnp.float32),
+        "clip_high": ((adv_NL > 0) & (ratio_NL > 1 + high)).astype(jnp.float32),
+    }

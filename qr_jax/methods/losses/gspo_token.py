@@ -1,0 +1,34 @@
+"""GSPO-token: GSPO's ratio of an episode, with an advantage and a gradient of each token's own."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from qr_jax.errors import UserError
+from qr_jax.learner import importance
+
+
+def gspo_token(
+    logp_NL: Float[Array, "N L"],
+    old_logp_NL: Float[Array, "N L"],
+    adv_NL: Float[Array, "N L"],
+    mask_NL: Bool[Array, "N L"],
+    *,
+    low: float = 3e-4,  # how far below 1 an episode's ratio counts
+    high: float = 4e-4,  # how far above 1
+) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
+    """max(-A s, -A clip(s, 1 - low, 1 + high)), where s has GSPO's value and the gradient s * d logp of its token.
+
+    exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 13 and 14). With one advantage an episode its value and gradient are
+    `gspo`'s; with one a turn or token it is what GSPO means there. learner.reduce=sequence_mean. Metrics as `clip`'s.
+    """
+    if not (0 <= low <= 1 and high >= 0):
+        raise UserError(f"loss 'gspo_token' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+    episode_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"))
+    ratio_NL = episode_NL * importance.ratio(logp_NL, jax.lax.stop_gradient(logp_NL), mask_NL)
+    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
+    return loss_NL, {
+        "ratio": episode_NL,
+        "clip_low": ((adv_NL < 0) & (episode_NL < 1 - low)).astype(jnp.float32),
+        "clip_high": ((adv_NL > 0) & (episode_NL > 1 + high)).astype(jnp.float32),
+    }

@@ -1,0 +1,54 @@
+"""Reward: 1 for an answer that a language model, behind an OpenAI-compatible endpoint, calls correct."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from qr_jax.lab.judge import CORRECT, Asked, cut, sways
+from qr_jax.methods.rewards import _judged
+from qr_jax.records import Episode, Query, Scores
+
+SWAYS: dict[bool | str | None, float] = {"fair": 1.0, "sways": 0.0}
+ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
+EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
+
+
+def judge(
+    query: Query,
+    episodes: Sequence[Episode],
+    *,
+    url: str,  # of the OpenAI-compatible endpoint
+    model: str,  # its name there
+    cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
+    budget: int = 100_000,  # verdicts in it, at most
+    key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
+    timeout_s: float = 120.0,  # of one try
+    retries: int = 3,  # further tries, with growing pauses
+    at_once: int = 8,  # calls that run at one time
+    # not sent, for an endpoint that refuses it; what the endpoint's 400 names is learned
+    leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature"], ...] = (),
+    temperature: float = 0.0,  # of its replies
+    top_p: float = 1.0,  # of its replies; 1 is not sent
+    ask_sway: bool = True,  # ask of each answer that is called right if it tries to sway the judge: then it is wrong
+) -> Scores:
+    """The judge's verdicts, 0 or 1, on the first 64 tokens of each answer (lab/judge.py); they are the outcome.
+
+    No answer, and an empty one, is wrong, unasked. Different answers are asked once each, `at_once` at a time, and
+    verdicts are kept in the file `cache`. An answer that is called correct is asked about once more, as in `evaluate
+    --suite`: if it tries to sway the judge, it is wrong. An answer without a verdict, after retries, is NaN: a fault
+    and never a 0.
+    ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
+    and a cache that would hold more than `budget` verdicts.
+    """
+    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
+    given = [episode.answer or "" for episode in episodes]
+    cards = [Asked(query.question, query.answers, cut(answer)) for answer in given]
+    said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
+    score_of = {card: float(word) for card, word in said.items()}
+    if ask_sway:
+        right = [card for card, score in score_of.items() if score]
+        fair = _judged.verdicts("judge", bench, list(map(sways, right)), budget, CORRECT)
+        score_of |= {card: SWAYS.get(fair.get(sways(card)), np.nan) for card in right}
+    score_G = [score_of.get(card, np.nan) if card.prediction else 0.0 for card in cards]
+    return Scores(np.array(score_G), np.array(score_G))

@@ -1,0 +1,35 @@
+"""SearchGym's curriculum: questions of few hops first, and from some step on those of any number."""
+
+import numpy as np
+from jaxtyping import Float64
+
+from qr_jax.errors import UserError
+from qr_jax.methods.rules import _passes
+from qr_jax.pool.pool import Pool
+from qr_jax.records import Memory, Outcome
+
+
+def search_gym(
+    pool: Pool,
+    outcome: Outcome,
+    *,
+    simple: int = 1,  # the most hops of a question of the first stage
+    steps: int = 40,  # of the first stage
+) -> tuple[Float64[np.ndarray, "P"], Memory]:
+    """Next weight_P: 1 for queries of this stage that the pass has still to visit, 0 for all others.
+
+    after the abstract: SearchGym-RL (Zhang et al. 2026, arXiv:2601.14615) trains in two stages, first on basic and then
+    on complex questions of its made world. Filled in: `pool.hops_P` (`hops` of a question's meta) tells which are
+    basic; both constants; passes over the pool; the second stage keeps the simple ones, and visits first what the pass
+    has not. Deviation: the first step draws from all, as a rule speaks only after it. Without hops in the pool all
+    queries are simple.
+    """
+    if simple < 1 or steps < 0:
+        raise UserError(f"simple={simple} and steps={steps}: wanted at least 1 hop, and 0 steps or more")
+    hops_P = np.zeros(pool.size, np.int64) if pool.hops_P is None else pool.hops_P
+    if hops_P.min() > simple or (pool.hops_P is not None and not hops_P.any()):
+        found = f"the questions have {hops_P.min()} to {hops_P.max()} hops (0: their meta does not say)"
+        raise UserError(f"{found}; wanted some of simple={simple} or fewer, and some that say")
+    stage_P = (hops_P <= simple) | (outcome.step + 1 >= steps)
+    memory = _passes.begun(pool)
+    return _passes.unvisited(memory, outcome, stage_P).astype(np.float64), memory

@@ -1,0 +1,5 @@
+"""The pool of queries, what its rules read, and what a step did to it; `qr_jax.pool.pool` is the pool itself."""
+
+from qr_jax.pool.pool import Pool, Settled, create, draw, drawable, refresh, settle
+
+__all__ = ["Pool", "Settled", "create", "draw", "drawable", "refresh", "settle"]

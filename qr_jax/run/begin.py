@@ -1,0 +1,172 @@
+"""The start of a run, its resumption from the last checkpoint, and its rollback to one."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from qr_jax import assemble, evaluate
+from qr_jax.errors import Interrupted, UserError
+from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.learner import gold, learner
+from qr_jax.logging import terminal
+from qr_jax.parallel import compile_cache, host_local, hosts, memory, peaks
+from qr_jax.parallel import mesh as meshes
+from qr_jax.pool import pool
+from qr_jax.rollout import compiles
+from qr_jax.run import run_files, runs
+from qr_jax.sft import sft
+from qr_jax.step import batch
+from qr_jax.step.beside import beside
+from qr_jax.step.preflight import preflight
+from qr_jax.step.run_state import RunState, from_host, hops
+from qr_jax.step.runtime import Runtime, loading
+
+MOST_ROLLBACKS = 3
+BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
+PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state that the loop begins with, after `step` steps; `warm_up_s`: the seconds that compiling took."""
+
+    state: learner.State
+    run_state: RunState
+    step: int
+    warm_up_s: float
+
+
+def begin(runtime: Runtime) -> Start:
+    """Resume the run from its last checkpoint, or make its first policy, evaluate it and save it as step 0."""
+    settings, run, say = runtime.settings, runtime.run, runtime.run.say
+    resumed = run.go_on(runtime.learner.abstract, runtime.check)
+    if resumed:
+        state, host, step = resumed
+        say(f"going on after step {step} (attempt {run.attempt})")
+        if step > settings.train.steps:
+            say(f"that is past train.steps={settings.train.steps}: no step is taken, and the evaluation is made again")
+        warm_up_s = _warm_up(runtime, runtime.to_rollout_params(state.params))
+        state, seconds = _compile_update(runtime, state)
+        return Start(state, from_host(host), step, warm_up_s + seconds)
+    _trace_update(runtime)
+    run_state = RunState(pool.create(len(runtime.queries), runtime.family_P, hops(runtime.queries)))
+    preflight(runtime, run_state)
+    with loading(run, "loading the model"):
+        params = assemble.place(runtime.agent.weights(), runtime.mesh)
+    tell = say if runtime.mesh.size > 1 else run.detail
+    tell(meshes.describe_layout(runtime.mesh, params).splitlines()[0])
+    tell(f"rollouts: {host_local.describe(runtime.layout, runtime.mesh, runtime.agent.cfg)}")
+    laid = runtime.to_rollout_params(params)
+    warm_up_s = _warm_up(runtime, laid)
+    if settings.evaluation.base:
+        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(params=laid)
+        run.write_json(BASE, base)
+        run_state = replace(run_state, base=base)
+        say(f"before the cold start: {evaluate.one_line(base)}")
+    if settings.train.init or settings.sft.steps:
+        del params, laid  # a cold start needs the room
+        params = _first_policy(runtime)
+        laid = runtime.to_rollout_params(params)
+    run_state = replace(run_state, before=runtime.measure(params=laid))
+    del laid
+    state = runtime.learner.init(params)  # only now: an evaluation needs the room
+    del params
+    run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))
+    say(f"before training: {evaluate.one_line(run_state.before)}")
+    runtime.save(0, state, run_state)
+    state, seconds = _compile_update(runtime, state)
+    return Start(state, run_state, 0, warm_up_s + seconds)
+
+
+def _measured_before(run: runs.Run) -> dict[str, Any] | None:
+    """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None."""
+    try:
+        base = json.loads((run.folder / BASE).read_bytes())
+        return base if evaluate.one_line(base) and not is_incomplete(base) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
+        return None
+
+
+def roll_back(
+    runtime: Runtime, run_state: RunState, why: str, *, to: int | None = None, slower: float = 1.0
+) -> tuple[learner.State, RunState, int]:
+    """Go back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the learning rate.
+
+    The result is saved at once, so that an interrupted run resumes from it.
+    """
+    run, count = runtime.run, run_state.rollbacks + 1
+    if count > MOST_ROLLBACKS:
+        raise UserError(
+            f"{why} again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss plug-in and the "
+            f"rewards of the last episodes in {run.folder / 'logs'}"
+        )
+    resumed = run.go_on(runtime.learner.abstract, runtime.check, step=to)
+    assert resumed is not None, "step 0 is always saved"
+    state, host, step = resumed
+    slow = "" if slower == 1 else f" and {run_state.rate * slower:.3g} times the learning rate"
+    run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
+    state = replace(state, skipped=state.skipped * 0)
+    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower)
+    runtime.save(step, state, run_state, again=True)
+    return state, run_state, step
+
+
+def _warm_up(runtime: Runtime, params) -> float:
+    """Compile the programs that the first rollout begins with; return the seconds it took."""
+    before, engine = compiles.count(), runtime.agent.engine
+    prompt_tokens = engine.prompt_tokens(runtime.queries[:PROMPTS], runtime.env)
+    # Over a pod every process runs each program: where one left, the others would wait in it.
+    stop_now = (lambda: False) if runtime.layout == "pod" else runtime.run.stop_now
+    try:
+        work = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now)
+        seconds = assemble.all_or_none(work)
+    finally:
+        compile_cache.push_new()
+    runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
+    return seconds
+
+
+def _trace_update(runtime: Runtime) -> None:
+    """Trace an update by shapes alone, before the cold start. ValueError if loss or advantage return a wrong result."""
+    learn = runtime.learner
+    empty = batch.of_groups(replace(runtime, gold_logp=None), learn.abstract, (), (0, 0), (0, 0))
+    if runtime.gold_logp is not None:
+        empty = replace(empty, gold_logp_NT=np.zeros((empty.grades.valid_QG.size, gold.FEWEST_TURNS), np.float32))
+    old = () if runtime.settings.learner.updates == 1 else (learn.old_logp.jitted.eval_shape(learn.abstract, empty),)
+    learn.train_step.jitted.eval_shape(learn.abstract, empty, *old)
+
+
+def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
+    """Compile `train_step` on an empty batch, before the first step; return the unchanged state, and the seconds."""
+    if runtime.run.stops():
+        raise Interrupted
+    before = compiles.count()
+    start, empty = time.monotonic(), batch.of_groups(runtime, state, (), (0, 0), (0, 0))
+    rate = state.rate
+    state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
+    old = () if runtime.settings.learner.updates == 1 else (runtime.learner.old_logp(state, empty),)
+    with terminal.phase("compiling the learner"):
+        state, _ = beside(lambda: jax.block_until_ready(runtime.learner.train_step(state, empty, *old)))
+    seconds = time.monotonic() - start
+    if memory.is_tight(state):
+        memory.give_back()
+    runtime.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
+    peaks.of(runtime.settings.model.compute)  # measured now where nobody says them, and not in the first step
+    compile_cache.push_new()
+    return replace(state, rate=rate), seconds
+
+
+def _first_policy(runtime: Runtime):
+    """Return the first policy's weights where it is not the loaded model: those of another run or of the cold start."""
+    settings, run, agent = runtime.settings, runtime.run, runtime.agent
+    if settings.train.init:
+        return evaluate.weights(settings.train.init, agent, runtime.mesh)
+    if run.stops():
+        raise Interrupted
+    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=runtime.search, say=run.say, within=run)
+    return evaluate.weights(run.folder / "sft", agent, runtime.mesh)

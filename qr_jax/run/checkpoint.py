@@ -1,0 +1,405 @@
+"""Checkpoints: one folder a step, which counts only once every byte of it is written and its commit marker stands.
+
+    checkpoints/step_00000010/
+        state/           the device state, by Orbax, one array a name ("params.layers.q")
+        host.json        host values: pool, waiting episodes, data position, digests, metrics_bytes; no pickle
+        host.npz         the arrays among them
+        manifest.json    format, step, the state's arrays, and the size and SHA-256 of every file above
+        COMMITTED        the SHA-256 of manifest.json: written last
+
+Orbax writes in the background and renames `state` when every process has written its part; then process 0 hashes all
+files and commits. What was killed on the way has no marker; what was damaged later has another hash. Which are kept is
+decided here, over committed folders: Orbax's preservation policies see neither hashes nor commits.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import logging
+import os
+import re
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from qr_jax import errors
+from qr_jax.errors import UserError
+from qr_jax.logging import terminal
+from qr_jax.parallel import hosts, plain
+from qr_jax.run import bounded_json, bucket, committed
+
+FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
+STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
+MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
+QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
+# What json, zipfile and numpy raise for files that are none of ours.
+NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
+NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
+NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
+STEP_FOLDER = re.compile(r"step_(\d{8,})")
+
+
+def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
+    """Not so what Orbax logs of an error, a traceback a thread: it raises it too, and `wait` says what to do."""
+    is_its = bool(record.exc_info) and f"{os.sep}orbax{os.sep}" in record.pathname
+    return terminal.is_verbose() or not is_its
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder` (a path or gs://); the `keep` newest stay.
+
+    The checkpoint of every `keep_every`-th step stays too (0: none). All processes call all methods, on their main
+    threads, and share the folder. Process 0 calls `before_commit`, in the background, when a checkpoint is written and
+    before it counts. `say` is told of every folder that is passed over.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        before_commit: Callable[[], None] | None = None,
+        say: Callable[[str], None] = terminal.say,
+    ):
+        if keep < 1:
+            raise UserError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
+        self.folder = bucket.opened(os.fspath(folder))
+        self.keep, self.keep_every = keep, keep_every
+        self.best: int | None = None  # a step whose checkpoint is kept, too
+        self.before_commit, self.say = before_commit, say
+        logging.getLogger("absl").addFilter(_is_said_nowhere_else)
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def path(self, step: int) -> epath.Path:
+        return self.folder / f"step_{step:08d}"
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any], *, metrics_bytes: int) -> None:
+        """Copy the state and start writing it; the caller may donate or overwrite its buffers at once.
+
+        `state` is a tree of jax arrays, `host` a nested host value (parallel/plain.py), the same on every process;
+        `metrics_bytes`, the length of metrics.jsonl once synced, joins it under that name. An earlier save is waited
+        for first. OSError, of this or of the earlier save, when the disk is full: the checkpoints before are untouched.
+        """
+        self.wait()
+        arrays = _flat(state)
+        for name, leaf in arrays.items():
+            if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+                kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+                raise UserError(f"state.{name} is {kind}; give a jax array of numbers, or make it a host value")
+        place = self.path(step)
+        frame, host_arrays = plain.split({**host, "metrics_bytes": metrics_bytes})
+        failed = None
+        if hosts.index() == 0:
+            try:
+                with bucket.as_os_error():
+                    self._clear(place)
+                    committed.write(place / HOST_JSON, json.dumps(frame).encode())
+                    packed = io.BytesIO()
+                    np.savez(packed, allow_pickle=False, **host_arrays)
+                    committed.write(place / HOST_ARRAYS, packed.getvalue())
+            except OSError as error:
+                failed = error
+        if hosts.any_process(failed is not None):
+            raise self._not_saved(step, failed)
+        try:
+            self._orbax.save(place / STATE, args=ocp.args.PyTreeSave(arrays))
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
+            raise self._not_saved(step, error) from error
+        described = {name: _describe(leaf) for name, leaf in arrays.items()}
+        self._pending = self._thread.submit(self._finish, step, described)
+
+    def wait(self) -> None:
+        """Return when the last `save` is committed on every process; raise what went wrong with it (OSError)."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        error = pending.exception()
+        failed = hosts.any_process(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise OSError("another process could not write its part of the checkpoint; its own message says why")
+
+    def close(self) -> None:
+        """Wait for what is being written, and end the threads."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
+
+    def latest(self, *, verify: bool = True) -> int | None:
+        """The newest step whose checkpoint is whole, None where none was finished; `say` names those passed over.
+
+        `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format, and where all
+        that were finished are damaged.
+        """
+        self.wait()
+        return hosts.by_first(lambda: self._latest(verify))
+
+    def restore(self, step: int, abstract_state: Any, *, part: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """(state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
+
+        `abstract_state` is a tree of jax.ShapeDtypeStruct, whose shardings may be of another mesh or number of
+        processes than at saving; an array without a sharding goes to this process's first device. With `part`, a name
+        in the saved state ("params"), only that part is read, into a tree of its own. ValueError, with the first array
+        that differs, when the checkpoint is of another model.
+        """
+        before = f"{part}." if part else ""
+        wanted = {before + name: leaf for name, leaf in _flat(abstract_state).items()}
+        saved = {name: array for name, array in self.arrays(step).items() if name.startswith(before)}
+        _check_same_arrays(saved, {name: _describe(leaf) for name, leaf in wanted.items()}, self.path(step))
+        self._check_pieces(self.path(step) / STATE, {name: leaf.shape for name, leaf in wanted.items()})
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        layout = {
+            name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
+            for name, leaf in wanted.items()
+        }
+        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None)
+        try:
+            arrays = self._orbax.restore(self.path(step) / STATE, args=how)
+        except FileNotFoundError as error:
+            if self.path(step).exists():
+                raise
+            raise _went(self.path(step)) from error
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
+        return state, self.host(step)
+
+    def _check_pieces(self, state: epath.Path, shape_of: Mapping[str, tuple[int, ...]]) -> None:
+        """ValueError for an array in pieces larger than itself: one of a few kB may unpack to gigabytes."""
+        with as_written(state, "an array"):
+            held = self._orbax.metadata(state).item_metadata
+            if held is None:
+                raise UserError("it says nothing of its arrays")
+            for name, shape in shape_of.items():
+                piece = tuple(held.tree[name].storage.chunk_shape)
+                if len(piece) != len(shape) or any(np.greater(piece, np.maximum(shape, 1))):
+                    raise UserError(f"{name} of shape {shape} in pieces of {piece}")
+
+    def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Each array of a committed step's state, by its name in the tree: dtype and shape."""
+        with as_written(self.path(step), committed.MANIFEST):
+            arrays = committed.manifest(self.path(step))["arrays"]
+            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
+
+    def host(self, step: int) -> dict[str, Any]:
+        """The host values of a committed step alone, `metrics_bytes` among them."""
+        with as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
+            frame = bounded_json.read((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
+            host = plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
+            lengths = {name: host.get(name, 0) for name in ("metrics_bytes", "ledger_bytes")}
+            if any(type(length) is not int or length < 0 for length in lengths.values()):
+                raise UserError(f"lengths of {lengths}")
+            if not isinstance(host.get(MODEL) or {}, Mapping):
+                raise UserError(f"a model of {host[MODEL]!r}")
+            return host
+
+    def steps(self) -> list[int]:
+        """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""
+        return [step for step in self._steps() if committed.stands(self.path(step))]
+
+    def _steps(self) -> list[int]:
+        """The steps that have a folder, whole or not, newest first."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        return sorted((int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name))), reverse=True)
+
+    @bucket.as_os_error()
+    def _latest(self, verify: bool) -> int | None:
+        damaged = []
+        for step in self._steps():
+            damage = committed.damage(self.path(step), verify=verify)
+            if damage:
+                self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
+                damaged += [step] * committed.stands(self.path(step))
+                continue
+            saved_format = committed.manifest(self.path(step)).get("format")
+            if saved_format != FORMAT:
+                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
+                raise UserError(f"{what}; use the qr_jax that wrote it")
+            return step
+        if damaged:
+            todo = "put one back from a copy, or begin anew with --restart, which sets this folder aside"
+            raise UserError(f"none of the {len(damaged)} checkpoints in {self.folder} is whole: {todo}")
+        return None
+
+    def _clear(self, place: epath.Path) -> None:
+        """Make `place` an empty folder; a committed folder there (damaged, or of a given-up future) is renamed."""
+        aside = place.parent / f"{place.name}.replaced"
+        if place.exists():
+            if committed.stands(place) and not aside.exists():
+                place.rename(aside)
+            else:
+                committed.remove(place)
+        place.mkdir(parents=True)
+
+    def _finish(self, step: int, described: Mapping[str, Any]) -> None:
+        """In the background: wait for Orbax, hash and commit, and only then remove older checkpoints."""
+        try:
+            self._orbax.wait_until_finished()
+            if hosts.index() != 0:
+                return
+            with bucket.as_os_error():
+                if self.before_commit:
+                    self.before_commit()
+                committed.commit(self.path(step), {"format": FORMAT, "step": step, "arrays": described})
+        except errors.Busy:  # another run's checkpoint may be there by now
+            raise
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            raise self._not_saved(step, error) from error
+        with bucket.as_os_error():
+            self._remove_all_but_newest(step)
+
+    def _remove_all_but_newest(self, last: int) -> None:
+        """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""
+        whole = [step for step in self.steps() if step <= last]
+        every = [step for step in whole if step == self.best or (self.keep_every and step % self.keep_every == 0)]
+        kept = {self.path(step).name for step in (*whole[: self.keep], *every)}
+        for path in list(self.folder.iterdir()):
+            if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(".replaced")):
+                committed.remove(path)
+
+    def _not_saved(self, step: int, error: BaseException | None) -> OSError:
+        """Remove the unfinished folder; the error to raise, which says what happened."""
+        if error is None:
+            return OSError(f"the checkpoint of step {step} was not written: process 0 could not make its folder")
+        place, aside = self.path(step), self.folder / f"{self.path(step).name}.replaced"
+        with contextlib.suppress(OSError):  # a write still under way may put a file back: the next commit removes it
+            if hosts.index() == 0 and place.exists() and not committed.stands(place):
+                place.rmtree()
+            if hosts.index() == 0 and aside.exists():
+                aside.rename(place)
+        whole = [other for other in self._steps() if other != step and committed.stands(self.path(other))]
+        last = f"the last one is {self.path(whole[0])}" if whole else "there is none before it"
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = (error.errno if isinstance(error, OSError) else number and int(number[1])) or errno.EIO
+        what = f"the checkpoint of step {step} was not written ({os.strerror(code)}); {last}"
+        shut = code in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+        todo = "see that one can write to" if shut else "make room in"
+        return OSError(code, f"{what}; {todo} {self.folder} and start the same command again. {str(error)[:300]}")
+
+
+@contextlib.contextmanager
+def as_written(place: epath.Path, names: str) -> Iterator[None]:
+    """ValueError for files that have their hashes and are not what this program writes."""
+    try:
+        yield
+    except NOT_AS_WRITTEN as error:
+        if not place.exists():
+            raise _went(place) from error
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{names} of {place} is not one that this program writes ({reason})") from error
+
+
+def _went(place: epath.Path) -> UserError:
+    return UserError(f"{place} was taken away while it was read, by a run that goes on; try again")
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Each leaf by its name: the keys on the path to it, joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise UserError(f"{len(leaves)} arrays of the state have {len(named)} names: use keys without dots")
+    return named
+
+
+def _describe(leaf: Any) -> tuple[str, tuple[int, ...]]:
+    return str(np.dtype(leaf.dtype)), tuple(leaf.shape)
+
+
+def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], place: epath.Path) -> None:
+    """ValueError with the first array, in the order of their names, whose dtype or shape differs."""
+
+    def say(array: tuple[str, tuple[int, ...]] | None) -> str:
+        return "absent" if array is None else f"{array[0]} {list(array[1])}"
+
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            both = f"{name} is {say(saved.get(name))} there and {say(wanted.get(name))} here"
+            todo = "use the config of that run, or another run folder"
+            raise UserError(f"{place} is a checkpoint of another model or optimizer: {both}; {todo}")
+
+
+def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
+    """ValueError unless the checkpoint's pool is over this very query list; `digest` is `pool.query_list_hash(ids)`."""
+    if host.get(QUERIES) != digest:
+        both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
+        why = "ids or their order differ, so its pool is of other queries"
+        raise UserError(f"{both}: {why}; use that run's data settings, or another run folder")
+
+
+def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
+    """ValueError where the passages are other ones than the checkpoint's, which may not say which these were."""
+    if CORPUS in host and host[CORPUS] != sha256:
+        both = f"the checkpoint's passages are {str(host[CORPUS])[:16]}, this config's are {str(sha256)[:16]} (SHA-256)"
+        todo = "before and after would be measured over two corpora; give back the first, or use another run folder"
+        raise UserError(f"{both}: {todo}")
+
+
+def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
+    saved = host.get(MODEL) or {}
+    wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
+            todo = "use that run's model settings, or another run folder"
+            raise UserError(f"the checkpoint is of another model: {both}; {todo}")
+
+
+def next_attempt(folder: str | os.PathLike[str]) -> int:
+    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; no two starts share it."""
+
+    def make() -> int:
+        logs = epath.Path(folder) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(match[1]) for match in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
+        while True:
+            try:
+                os.mkdir(logs / f"attempt_{number}")
+            except FileExistsError:  # another start of the same run was quicker
+                number += 1
+                continue
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
+            (logs / f"attempt_{number}" / "started").write_text(now)
+            return number
+
+    return hosts.by_first(make)
+
+
+def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> list[str]:
+    """Move the files of `episodes/` of steps later than `step` to `logs/attempt_N/discarded/episodes/`; their names.
+
+    A file's step is the first number in its name. Nothing is overwritten: FileExistsError if it was there already.
+    """
+    episodes = epath.Path(folder) / "episodes"
+    discarded = epath.Path(folder) / "logs" / f"attempt_{attempt}" / "discarded" / "episodes"
+
+    def move() -> list[str]:
+        numbered = _numbered(episodes.iterdir(), r"\D*(\d+).*") if episodes.exists() else []
+        names = sorted(match.string for match in numbered if int(match[1]) > step)
+        for name in names:
+            discarded.mkdir(parents=True, exist_ok=True)
+            if (discarded / name).exists():
+                raise FileExistsError(errno.EEXIST, "an episodes file was discarded twice", str(discarded / name))
+            (episodes / name).rename(discarded / name)
+        return names
+
+    return hosts.by_first(move)
+
+
+def _numbered(paths: Iterable[Any], pattern: str) -> list[re.Match[str]]:
+    return [match for path in paths if (match := re.fullmatch(pattern, path.name))]

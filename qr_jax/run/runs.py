@@ -1,0 +1,504 @@
+"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
+
+import codecs
+import contextlib
+import gc
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from etils import epath
+
+from qr_jax import config, errors, plugins, trust
+from qr_jax.config import Config
+from qr_jax.errors import Busy, UserError
+from qr_jax.logging import metrics_writer, terminal
+from qr_jax.parallel import alike, compile_cache, hosts, memory
+from qr_jax.pool.pool import KINDS
+from qr_jax.records import Episode
+from qr_jax.run import bucket, checkpoint, interrupts, run_files, run_lock
+from qr_jax.run.lease import Lease
+from qr_jax.run.run_lock import RunLock
+from qr_jax.settings.settings import differences, few
+
+LEDGER = "ledger.jsonl"
+SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
+POLL_S = 0.5  # how often a process asks whether another one was told to stop
+# What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
+# what is computed.
+MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
+MAY_CHANGE += ("train.bucket", "rollout.lanes", "learner.lanes")
+# With one update a step they only cut the batch; with several they say what is in each update.
+PACKING = ("learner.rows", "learner.share_prefixes")
+
+
+def _is_begun(path: Path) -> bool:
+    """Return True if a folder or a file holds anything: a start that failed leaves them empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+
+
+class Run:
+    """One attempt at a run; `attempt` counts from 1. All processes call its methods, and process 0 writes."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Config,
+        *,
+        stage: Literal["train", "sft"],
+        say: Callable[[str], None] = terminal.say,
+        within: "Run | None" = None,
+    ):
+        self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
+        self._within = within  # the run that this one is the cold start of
+        run_files.check_writable(self.folder)
+        try:
+            self.folder.mkdir(parents=True)
+            self._made = True
+        except FileExistsError:
+            self._made = False
+        self._locked = False  # by process 0
+        self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
+        self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
+        self._check_lock: Callable[[], None] = lambda: None  # of process 0: the same of the folder
+        try:
+            hosts.by_first(self._take)
+            self._start(settings)
+        except BaseException:
+            self._leave_nothing()
+            self._held.close()
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Remove the folder again where this start made it, was refused, and nothing came of it.
+
+        The lock is held meanwhile: without it the folder is another's.
+        """
+        if isinstance(sys.exception(), ValueError | Busy) and self._made and self._locked:
+            files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+            if files <= {"config.json", run_lock.NAME, "logs/attempt_1/started"}:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _take(self) -> None:
+        lock = RunLock(self.folder)
+        self._locked, self._check_lock = True, lock.check
+        self._held.callback(lock.release)
+        if not (lives := self.settings.train.bucket):
+            return
+        place = bucket.opened(lives)
+        here, there = self.folder.resolve(), Path(place).resolve()
+        if "://" not in lives and (here.is_relative_to(there) or there.is_relative_to(here)):
+            raise UserError(
+                f"train.bucket={lives} and the run's folder {self.folder} lie in one another, so that the run would be "
+                "copied into itself; wanted a place beside it"
+            )
+        with self._writable():
+            if "://" in lives:
+                lease = Lease(place, lock, say=self.say)
+                self._held.callback(lease.release)
+                self._hold = lease.hold
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+                self._held.callback(RunLock(Path(place)).release)
+
+    def _start(self, settings: Config) -> None:
+        train = settings.train
+        place = bucket.opened(train.bucket) if train.bucket else epath.Path(self.folder)
+        self._copy: bucket.Copy | None = None  # of process 0
+        if train.bucket and hosts.index() == 0:
+            self._copy = bucket.Copy(self.folder, place, hold=self._hold)
+        alike.check_program(settings)
+        hosts.by_first(self._keep_config)
+        self.attempt = checkpoint.next_attempt(self.folder)
+        if not train.bucket:
+            check_shared(self.folder / "logs" / f"attempt_{self.attempt}")
+        self.checkpoints = checkpoint.Checkpoints(
+            place / bucket.CHECKPOINTS, keep=train.keep_checkpoints, keep_every=train.keep_every,
+            before_commit=self._copy.push if self._copy else None, say=self.say,
+        )  # fmt: skip
+        self._writer: metrics_writer.Writer | None = None  # of process 0, from `go_on` to `close`
+        self._open = False
+        self.saved: int | None = None
+        self.stopping = False
+        self._told, self._polled_s = False, 0.0
+        self.stopped_by: int | None = None
+        self._handlers_before = self._listen()
+
+    def detail(self, text: str) -> None:
+        """Say a text with --verbose only."""
+        if terminal.is_verbose():
+            self.say(text)
+
+    def stop_now(self) -> bool:
+        """Return True if a rollout is to stop: this process was told to, or one of the others (asked now and then)."""
+        if hosts.count() == 1:
+            return self.stopping
+        if self.stopping and not self._told:
+            self._told = True
+            hosts.say_stop()
+        if not self.stopping and time.monotonic() - self._polled_s > POLL_S:
+            self._polled_s = time.monotonic()
+            self.stopping = hosts.stop_said()
+        return self.stopping
+
+    def stops(self) -> bool:
+        """Return True if any process was told to stop; a collective, so all call it at the same place."""
+        if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
+            self.stopping = True
+        return self.stopping
+
+    def _keep_config(self) -> None:
+        """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
+        begun = any(_is_begun(self.folder / name) for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
+        path, lives = self.folder / "config.json", self.settings.train.bucket
+        self._config_before = path.read_text(encoding="utf-8") if path.is_file() else None
+        if path.is_file() and begun:
+            self._refuse_another(config.load(path), str(self.folder))
+        if self._copy and lives:
+            known = self._copy.config()
+            if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
+                todo = "copy the folder there to go on with it (gcloud storage cp -r), or start another run with --run"
+                raise UserError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
+            if known is not None:
+                self._refuse_another(config.from_json(known), lives)
+            if replaced := self._copy.pull():
+                self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
+        self.write_json("config.json", config.to_json(self.settings))
+        trust.remember(self.settings)
+        if self._copy:
+            with self._writable():
+                self._copy.push()
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """End the run now, not at its first checkpoint, if its bucket is missing or may not be written to."""
+        try:
+            yield
+        except Busy:
+            raise
+        except OSError as error:
+            kind = ValueError if isinstance(error, FileNotFoundError) else OSError
+            asked = "is there such a bucket, and may this machine's account write to it (Storage Object User)?"
+            raise kind(f"train.bucket={self.settings.train.bucket} cannot be written ({error}): {asked}") from error
+
+    def _refuse_another(self, begun: Config, where: str) -> None:
+        may = MAY_CHANGE + (PACKING if self.settings.learner.updates == 1 else ())
+        reward = plugins.constants("reward", self.settings.reward.name)
+        asked = tuple(f"reward.settings.{name}:" for name in reward.get("ENDPOINT", ()))
+        every = differences(begun, self.settings)
+        if otherwise := [name for name in every if name.startswith(asked)]:
+            self.say(f"the reward's server is asked otherwise from here on: {few(otherwise, between='; ')}")
+        if differ := [name for name in every if not name.startswith(may + asked)]:
+            todo = "start this run in another folder with --run (and train.bucket)"
+            todo += ", or repeat the settings of that run to go on with it"
+            raise UserError(f"{where} holds a run with other settings ({few(differ, between='; ')}); {todo}")
+
+    def go_on(
+        self, abstract: Any, check: Callable[[dict[str, Any]], None], *, step: int | None = None
+    ) -> tuple[Any, dict[str, Any], int] | None:
+        """Return state, host values and step of the last whole checkpoint, or of that at `step`; None without one.
+
+        `check` raises for host values that do not fit. Lines and files of later steps are moved aside. A second call
+        goes back to the checkpoint in a new attempt.
+        """
+        self.checkpoints.wait()
+        step = self.checkpoints.latest() if step is None else step
+        if step is None:
+            hosts.by_first(self._check_new)
+        restored = None
+        if step is not None:
+            host = self.checkpoints.host(step)
+            if host.get("stage") != self.stage:
+                todo = f"give `qr-jax {self.stage}` a folder of its own with --run"
+                raise UserError(f"{self.folder} holds a run of `qr-jax {host.get('stage')}`; {todo}")
+            check(host)
+            with terminal.phase("reading the checkpoint"):
+                restored = self.checkpoints.restore(step, abstract)
+        if self._open:
+            self._close_writer()
+            self.attempt = checkpoint.next_attempt(self.folder)
+        hosts.by_first(lambda: self._discard_after(step or 0, restored[1] if restored else {}))
+        checkpoint.discard_after(self.folder, step or 0, self.attempt)
+        log = self.settings.log
+        if hosts.index() == 0:
+            self._writer = metrics_writer.Writer(
+                self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
+                lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
+            )  # fmt: skip
+            ledger = self.folder / LEDGER
+            self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0
+        self._open, self.saved = True, step
+        return None if restored is None or step is None else (*restored, step)
+
+    def _check_new(self) -> None:
+        """Raise ValueError if no checkpoint is whole, and the metrics go further than a run does without one."""
+        last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
+        if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
+            todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
+            raise UserError(f"{self.folder} has metrics of {last} steps and no whole checkpoint: {todo}")
+
+    def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
+        lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)
+        if lines:
+            self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
+        metrics_writer.discard_after(self.folder, host.get("ledger_bytes", 0), self.attempt, name=LEDGER)
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:
+        """Checkpoint `step` (the number of steps done), metrics synced first; nothing when it is saved already.
+
+        `again`: replace the one that is there.
+        """
+        if (self.saved == step and not again) or not self._open:
+            return
+        hosts.by_first(self._check_held)
+        length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
+        ledger = self.folder / LEDGER
+        about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
+        tight = memory.is_tight(state)
+        with terminal.phase("saving"):
+            if tight:
+                memory.give_back()  # what rollouts left would stand in memory beside what is written
+            self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
+            compile_cache.push_new()
+            if tight:
+                self.checkpoints.wait()  # what is being written would stand in memory beside the next update
+            gc.collect()  # Orbax's copies of a state refer to each other
+            memory.give_back()
+        self.saved = step
+
+    def _check_held(self) -> None:
+        """Raise Busy or OSError where folder or bucket are not this run's any more; of process 0."""
+        self._check_lock()
+        if self.saved and not self.settings.train.bucket and not (place := self.folder / bucket.CHECKPOINTS).is_dir():
+            raise FileNotFoundError(f"{place} was removed or moved while the run wrote it; {run_files.PUT_BACK}")
+        self._hold()
+
+    def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl; only after `go_on`."""
+        assert self._open, "metrics are written only after go_on and before close"
+        if self._writer:
+            self._check_lock()
+            self._writer.write(step, row)
+        if self._copy:
+            self._copy.push_now_and_then()
+
+    def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
+        """Write episodes/step_N.jsonl, a row an episode, all or none; N is the step of the line in metrics.jsonl.
+
+        Each process gives its own rows, by position in the draw and sample; process 0 writes all in that order.
+        """
+        if not self.settings.log.episodes:
+            return
+        own = [[at, sample, json.dumps(row, ensure_ascii=False)] for (at, sample), row in rows.items()]
+        every = sorted((at, sample, line) for part in hosts.gather(own) for at, sample, line in part)
+        if hosts.index():
+            return
+        self._check_lock()
+        path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        _write(path, "".join(f"{line}\n" for _, _, line in every))
+
+    def write_draws(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append a step's draws to ledger.jsonl; they are on the disk when this returns."""
+        if hosts.index():
+            return
+        self._check_lock()
+        with (self.folder / LEDGER).open("ab") as file:
+            if file.tell() != self._ledger_bytes:
+                found = f"it has {file.tell():,} bytes, and this run had written {self._ledger_bytes:,}"
+                raise FileNotFoundError(
+                    f"{self.folder / LEDGER} was removed or replaced: {found}; {run_files.PUT_BACK}"
+                )
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self._ledger_bytes = file.tell()
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        if hosts.index() == 0:
+            _write(self.folder / name, json.dumps(value, indent=2) + "\n")
+
+    def leave_config(self) -> None:
+        """Give the folder the config.json again that it had before this attempt, which did nothing."""
+        if hosts.index() == 0 and self._config_before is not None:
+            _write(self.folder / "config.json", self._config_before)
+
+    def _listen(self) -> dict[int, Any]:
+        """Let SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; return the handlers before.
+
+        A second Ctrl-C ends the process at once.
+        """
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def note(number: int, frame: Any) -> None:
+            if number == signal.SIGINT and self.stopped_by == number:
+                os._exit(errors.INTERRUPTED)
+            was_told, self.stopping, self.stopped_by = self.stopping, True, number
+            outer = before[number]
+            if callable(outer) and outer not in (signal.default_int_handler, interrupts.interrupt):
+                outer(number, frame)
+            elif number == signal.SIGINT:
+                self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
+            elif not was_told:
+                self.say("SIGTERM: saving and ending")
+
+        try:
+            for number in before:
+                signal.signal(number, note)
+        except ValueError:  # this is not the main thread, and that one handles signals
+            return {}
+        return before
+
+    def end(self) -> SystemExit:
+        """Say that the run was told to stop; return the SystemExit to raise, with the signal's exit code."""
+        by_ctrl_c = self.stopped_by == signal.SIGINT
+        by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
+        if hosts.count() == 1:
+            with terminal.phase("saving"):
+                self.checkpoints.wait()
+        place = "from the last checkpoint" if self.checkpoints.steps() else "with what is there: no step was saved yet"
+        self.say(f"stopped by {by}; the same command goes on {place}")
+        return SystemExit(code)
+
+    def close(self) -> None:
+        """Wait for what is being written, and restore the handlers of signals.
+
+        After an error in a run of several processes nothing is waited for: the others may be anywhere.
+        """
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        try:
+            if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
+                with terminal.phase("saving"):
+                    self.checkpoints.close()
+        finally:
+            with self._held:
+                self._close_writer()
+                self._open = False
+                if self._copy:
+                    self._copy.close()
+                self._leave_nothing()
+
+    def _close_writer(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write all of the file or nothing."""
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def load(folder: str | Path) -> Config:
+    """The config of a run's folder."""
+    path = Path(folder) / "config.json"
+    run_files.check_there(Path(folder))
+    return config.load(path)
+
+
+def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
+    """A run's checkpoints and the last whole step, or `step` if it is whole."""
+    checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
+    last = checkpoints.latest() if step is None else step
+    if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
+        there = ", ".join(map(str, sorted(checkpoints.steps())))
+        has = f"; it has those of steps {there}" if there else " at all: was it killed before its first?"
+        raise UserError(f"{folder} has no whole checkpoint{'' if step is None else f' of step {step}'}{has}")
+    return checkpoints, last
+
+
+def kinds(folder: str | Path) -> dict[str, np.ndarray]:
+    """Read what the newest checkpoint in a run's folder says of its queries: `family_P` and `hops_P`; {} without one.
+
+    A rule that looks at them samples otherwise without them.
+    """
+    place = Path(folder) / "checkpoints"
+    steps = checkpoint.Checkpoints(place).steps() if place.is_dir() else []
+    pool = checkpoint.Checkpoints(place).host(steps[0]).get("pool", {}) if steps else {}
+    return {name: np.asarray(pool[name]) for name in KINDS if name in pool}
+
+
+def _checkpoints(folder: Path) -> Path | epath.Path:
+    """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names."""
+    own = folder / bucket.CHECKPOINTS
+    lives = None if own.is_dir() else load(folder).train.bucket
+    return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
+
+
+def check_shared(path: Path) -> None:
+    """Raise ValueError unless every process sees the path that process 0 made; a network may take some seconds."""
+    until = time.monotonic() + SEEN_S
+    while not (seen := path.exists()) and time.monotonic() < until:
+        time.sleep(POLL_S)
+    if hosts.any_process(not seen):
+        todo = "give --run a folder that all hosts share, or train.bucket=gs://BUCKET/PATH"
+        raise UserError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
+
+
+def set_aside(folder: Path, settings: Config) -> str | None:
+    """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
+    if settings.train.bucket:
+        raise UserError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
+    if not folder.exists():
+        return None
+    with contextlib.ExitStack() as held:  # nobody takes it before it has its new name
+        for written in filter(Path.is_dir, (folder, folder / "sft")):  # a cold start may be writing alone
+            held.callback(RunLock(written).release)  # ValueError where a process writes it
+        aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
+        folder.rename(aside)
+    return str(aside)
+
+
+def episode_row(
+    episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
+) -> dict[str, Any]:
+    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
+
+    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
+    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
+    """
+    turns: list[dict[str, Any]] = [
+        {"author": turn.author, "text": turn.text}
+        | ({"queries": list(turn.queries)} if turn.queries else {})
+        | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
+        for turn in episode.turns
+    ]
+    for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
+        at_L = np.flatnonzero(episode.turn_L == number)
+        turn["pieces"] = pieces(episode.ids_L[at_L].tolist(), piece)
+        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
+    return {
+        "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
+        "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
+        "verdict": verdict, "accepted": accepted, "stop": episode.stop, "fault": episode.fault,
+        "tokens": int(episode.mask_L.sum()), "context_tokens": len(episode.ids_L), "turns": turns,
+    }  # fmt: skip
+
+
+def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
+    """The text of each token; a character of several tokens stands with the last. Joined they are the whole text."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
+
+
+def below(settings: Config, name: str) -> Config:
+    """The config of a run in the subfolder `name` of this run's folder, or bucket."""
+    lives = settings.train.bucket
+    return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
+
+
+def for_stage(settings: Config, steps: int, every: int) -> Config:
+    """The config of a stage (the cold start) kept in a run folder of its own."""
+    return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every, keep_every=0))

@@ -1,0 +1,56 @@
+"""Retriever: another retriever, its results kept on disk (search/search_cache.py)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.data.corpus_hash import corpus_hash
+from qr_jax.evaluation import manifest
+from qr_jax.records import Passage
+from qr_jax.search import bm25_build, identity
+from qr_jax.search.search_cache import SearchCache
+from qr_jax.settings.settings import Use, plain
+
+# Settings that change how a retriever gets its passages, but not which passages.
+WITHOUT_EFFECT = ("index", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
+WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
+
+EXAMPLE = {"of": "none", "cache": "runs/searches"}
+
+
+def cached(
+    *,
+    of: Use,  # the retriever whose results are kept
+    cache: str,  # the file they are kept in
+    corpus: Sequence[Passage] | None = None,
+    max_bytes: int = 1_000_000_000,  # of the file; the oldest results go first
+    max_age_s: float | None = None,  # how long a result counts; none: for ever
+) -> SearchCache:
+    """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
+
+    A result's key is the retriever's name and settings (its URL and protocol, say), the contents of a model it searches
+    with, its corpus if it is given one and BM25's rule of words, the contents of an index that somebody else made,
+    query and k. The cache cannot see that a server's corpus changed: then name another file, or set `max_age_s`.
+    ValueError: no corpus where `of` wants one, an `of` that is no file of this folder (or a run's config could bring
+    code that nobody allowed), and what `of` and the file refuse.
+    """
+    search = identity.inside("cached", of, corpus)
+    about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
+    if corpus is not None and plugins.wants_corpus(of):
+        about |= {"corpus": corpus_hash(corpus), "words": bm25_build.RULE}
+    models = manifest.models_of(of)
+    if models:  # without models the identity stays what it was: results kept under it may have been paid for
+        about["models"] = models
+    if indexes := identity.others_indexes(of, corpus):
+        about["indexes"] = indexes
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
+
+
+def _effective(value: Any) -> Any:
+    """The settings that decide the passages, at every depth."""
+    if isinstance(value, Mapping):
+        return {name: _effective(part) for name, part in value.items() if name not in WITHOUT_EFFECT}
+    return [_effective(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,53 @@
+"""Retriever: several retrievers' lists merged by reciprocal rank fusion (Cormack et al. 2009, SIGIR)."""
+
+from collections.abc import Sequence
+
+from qr_jax import plugins
+from qr_jax.errors import UserError
+from qr_jax.records import Passage, SearchFunction
+from qr_jax.search import identity
+from qr_jax.settings.settings import Use
+
+DEVICES = True
+
+
+def hybrid(
+    *,
+    corpus: Sequence[Passage],
+    parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),  # the retrievers, two or more
+    constant: float = 60.0,  # k of 1 / (k + rank): how little the first places count more
+    depth: int = 100,  # passages each part is asked for
+) -> SearchFunction:
+    """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
+
+    `parts` are retrievers with their settings, all over this corpus; each is asked for `depth` passages, or k if that
+    is more. Best first, equal scores by id. ValueError: fewer than two parts, a part that is no file of this folder (or
+    a run's config could bring code that nobody allowed), and what a part refuses.
+    """
+    if len(parts) < 2 or depth < 1 or constant < 0:
+        found = f"{len(parts)} ({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
+        raise UserError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
+    identity.check_parts("hybrid", parts)
+    makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
+    pairs = zip(makes, parts, strict=True)
+    searches = [make(corpus=corpus) if plugins.wants_corpus(part) else make() for make, part in pairs]
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        if k < 1:
+            return [[] for _ in queries]
+        by_part = [search_part(queries, max(depth, k)) for search_part in searches]
+        return [fuse(lists, k, constant) for lists in zip(*by_part, strict=True)]
+
+    return search
+
+
+def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
+    """The k best of the lists' passages; those of one id are the same passage."""
+    scores: dict[str, float] = {}
+    passages: dict[str, Passage] = {}
+    for ranked in lists:
+        for rank, passage in enumerate(ranked, 1):
+            scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
+            passages.setdefault(passage.id, passage)
+    order = sorted(scores, key=lambda name: (-scores[name], name))[:k]
+    return [passages[name].scored(scores[name]) for name in order]

@@ -1,0 +1,86 @@
+"""The journal of an endpoint's calls: a line before each call and one after it, so that none is made twice.
+
+A process may be killed at any moment. A call whose answer is written is never made again; one that was under way is
+lost, and is not made again either (its candidate is refused); one that failed is made again. Lines are handed to the
+system at once: only a loss of power can take the last of them."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from qr_jax.errors import UserError
+from qr_jax.run import run_files
+
+MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
+ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
+
+
+class Journal:
+    """The calls of one file, by key; several threads may write.
+
+    `answers` are the replies and token counts of answered calls, `lost` the keys of calls that were under way at a
+    kill.
+    """
+
+    def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.failed = 0
+        under_way: set[str] = set()
+        self._lock = threading.Lock()
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        for line in run_files.lines(file):
+            try:
+                row = json.loads(line)
+                key, event = str(row["call"]), row["event"]
+                if event == ANSWERED:
+                    self.answers[key] = _kept(row)
+            except (ValueError, LookupError, TypeError, RecursionError):  # not one of ours
+                continue
+            under_way.add(key) if event == ASKED else under_way.discard(key)
+            self.failed += event == FAILED
+        self.lost = frozenset(under_way)
+        run_files.end_last_line(self._file)
+
+    def asked(self, key: str) -> None:
+        """Record that the call is about to be sent."""
+        self._write({"call": key, "event": ASKED})
+
+    def no_answer(self, key: str, why: str) -> None:
+        """Record that the call failed, and may be retried."""
+        with self._lock:
+            self.failed += 1
+        self._write({"call": key, "event": FAILED, "why": why})
+
+    def answer(self, key: str, row: dict[str, Any]) -> None:
+        self._write({"call": key, "event": ANSWERED} | row)
+        self.answers[key] = _kept(row)
+
+    def close(self) -> None:
+        """Close the file; a later write raises OSError, for the descriptor may be another file's by then."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1
+
+    def _write(self, row: dict[str, Any]) -> None:
+        line = json.dumps(row | {"at": round(time.time(), 3)}, ensure_ascii=False) + "\n"
+        data = line.encode("utf-8", "replace")
+        with self._lock:
+            while data:  # a full disk raises, and the run ends before a call that could not be written down
+                data = data[os.write(self._file, data) :]
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Return True if the value is a plausible token count of an endpoint."""
+    return type(value) is int and 0 <= value <= MOST_TOKENS
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply and token counts of a row; its messages stay in the file, which may exceed the memory."""
+    reply, tokens = row["reply"], row["tokens"]
+    if not (isinstance(reply, str) and len(tokens) == 2 and all(map(is_count, tokens))):
+        raise UserError("no answer that was written here")
+    return {"reply": reply, "tokens": tokens}

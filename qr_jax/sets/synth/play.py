@@ -1,0 +1,114 @@
+"""Trajectories: a policy plays the environment over the real retriever; kept if it searched and answered right.
+
+A policy returns its intent (a thought, and queries or an answer); the environment's `expert_turn` writes it in its
+dialect, and the environment itself reads it, as it will read a model's turns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qr_jax import answers
+from qr_jax.data.traces import THOUGHTS, ExpertTurn, content_words
+from qr_jax.errors import UserError
+from qr_jax.records import Query, Say, Search, Stop, Turn
+from qr_jax.sets.synth.draft import Draft, Refused
+from qr_jax.sets.synth.library import Library
+from qr_jax.sets.synth.prompts import PLAY
+from qr_jax.sets.synth.teacher import Teacher, text_of, texts_of
+
+MOST_TURNS = 32
+
+
+@dataclass(frozen=True)
+class Move:
+    """A policy's turn: a thought, and either searches or an answer."""
+
+    thought: str
+    queries: tuple[str, ...] = ()
+    answer: str | None = None
+
+
+Policy = Callable[[Query, Sequence[Turn]], Move]
+Env = Callable[[Query, Sequence[Turn]], Say | Search | Stop]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """An environment with its settings, its `expert_turn`, and the most searches of one turn."""
+
+    env: Env
+    write: ExpertTurn
+    parallel: int
+    k: int  # passages of a search
+
+
+def play(query: Query, policy: Policy, dialect: Dialect, library: Library) -> tuple[str, ...]:
+    """Play a query and return the policy's turns. Refused: no search, a wrong answer, or an unreadable turn."""
+    turns: list[Turn] = []
+    written: list[str] = []
+    for _ in range(MOST_TURNS):
+        move = policy(query, turns)
+        texts = (move.thought, *move.queries, move.answer or "")
+        if any(sign in text for text in texts for sign in "<>"):
+            raise Refused("signs of a tag", " | ".join(texts))
+        written.append(dialect.write(move.thought, move.queries[: dialect.parallel], move.answer))
+        turns.append(Turn("model", written[-1]))
+        answer = dialect.env(query, turns)
+        if isinstance(answer, Search):
+            found = library.search(answer.queries, dialect.k)
+            turns.append(Turn("env", "", answer.queries, tuple(found)))
+            said = dialect.env(query, turns)
+            turns[-1] = Turn("env", said.text if isinstance(said, Say) else "", answer.queries, tuple(found))
+        elif isinstance(answer, Stop):
+            if answer.reason != "answered":
+                raise Refused("no answer in time")
+            if len(written) < 2:
+                raise Refused("answered without a search")
+            if not answers.exact_match(answer.answer, query.answers):
+                raise Refused("a wrong answer", f"{answer.answer!r}, wanted {query.answers[0]!r}")
+            return tuple(written)
+        else:
+            raise Refused("a turn that the environment cannot read", written[-1])
+    raise Refused("no answer in time")
+
+
+def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
+    """Return the teacher's policy; each attempt is sampled anew."""
+
+    def policy(query: Query, turns: Sequence[Turn]) -> Move:
+        said = [{"you" if turn.author == "model" else "found": turn.text} for turn in turns]
+        given = {"question": query.question, "seen": said, "parallel": dialect.parallel}
+
+        def read(reply) -> Move:
+            if ("answer" in reply) == ("queries" in reply):
+                raise UserError('wanted either "queries" or "answer"')
+            thought = text_of(reply, "thought")
+            if "answer" in reply:
+                return Move(thought, answer=text_of(reply, "answer", 200))
+            return Move(thought, texts_of(reply, "queries", 1, dialect.parallel))
+
+        return teacher.ask(PLAY, given, read, sample=attempt)
+
+    return policy
+
+
+def planned(draft: Draft, parallel: int, attempt: int) -> Policy:
+    """Return the policy that makes the draft's own searches, and answers if they found all cited passages.
+
+    From the second attempt on, each search has words of the question added.
+    """
+    steps = [turn[at : at + parallel] for turn in draft.searches for at in range(0, len(turn), parallel)]
+    if attempt:
+        steps = [tuple(f"{text} {content_words(draft.question, text)}".strip() for text in step) for step in steps]
+    cited = {passage.id for passage in draft.passages}
+
+    def policy(query: Query, turns: Sequence[Turn]) -> Move:
+        searched = sum(turn.author == "env" for turn in turns)
+        if searched < len(steps):
+            chained = len(draft.searches) > 1
+            return Move(THOUGHTS["first" if not searched else "named" if chained else "other"], steps[searched])
+        seen = {passage.id for turn in turns for found in turn.passages for passage in found}
+        if not cited <= seen:
+            raise Refused("a cited passage was not found")
+        return Move(THOUGHTS["last"], answer=draft.answers[0])
+
+    return policy

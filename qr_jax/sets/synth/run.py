@@ -1,0 +1,213 @@
+"""Run `qr-jax synth`: open corpus, retriever and teacher, make the questions, and write the folder."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.data.corpus_hash import corpus_hash
+from qr_jax.errors import UserError
+from qr_jax.evaluation import manifest
+from qr_jax.lab import suite
+from qr_jax.run import interrupts, run_lock
+from qr_jax.search.chat_endpoint import ChatEndpoint
+from qr_jax.sets.synth import author as authors
+from qr_jax.sets.synth import card, folder, library, prompts, repeats
+from qr_jax.sets.synth.journal import Journal
+from qr_jax.sets.synth.play import Dialect
+from qr_jax.sets.synth.synthesise import Made, Work, synthesise
+from qr_jax.sets.synth.teacher import Bounds, Teacher, connect
+from qr_jax.settings.settings import Use, plain
+
+TEMPLATES = "templates"
+CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's arguments. `price` is of a million tokens [in, out]; `traces` None: as many as questions."""
+
+    corpus: str
+    out: Path
+    teacher: str = TEMPLATES  # or an endpoint's URL
+    model: str | None = None
+    questions: int = 200
+    traces: int | None = None
+    seed: int = 0
+    env: Use = Use("search_r1")
+    retriever: Use = Use("bm25")
+    k: int = 3
+    at_once: int = 8
+    bounds: Bounds = field(default_factory=Bounds)
+    price: tuple[float, float] | None = None
+    licence: str | None = None
+    against: Sequence[str] = ()
+    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
+    documents: Mapping[int, int] | None = None  # how often so many passages are needed; None: each generator's own
+
+
+def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make the questions and trajectories, write the folder, and return the counts (folder.py) with the cost.
+
+    ValueError, before any call, for arguments that do not fit. An interruption is raised again after the folder is
+    written.
+    """
+    if (asked.teacher == TEMPLATES) != (asked.model is None):
+        if "://" not in asked.teacher and asked.teacher != TEMPLATES:
+            raise UserError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
+        wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
+        raise UserError(wanted)
+    if asked.documents and asked.teacher == TEMPLATES:
+        raise UserError("--documents says how many passages a teacher's questions need; templates take what there is")
+    names = authors.OF_TEMPLATES if asked.teacher == TEMPLATES else tuple(authors.generators())
+    if unknown := sorted((asked.mix or {}).keys() - {*names}):
+        raise UserError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
+    endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
+    dialect, books = _dialect(asked), _library(asked)
+    tests, counts, missing = _evaluation_sets(asked)
+    about = _about(asked, books.passages)
+    writer = endpoint or authors.of_templates(books, dialect, asked.seed)  # which may refuse the corpus
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with run_lock.held(asked.out, "another OUT"):
+        folder.begin(asked.out, about)
+        folder.check_no_fewer(asked.out, asked.questions)
+        if missing:
+            where = "their questions are not here (QR_JAX_DATA, or --against FILE)"
+            say(f"not compared with {', '.join(missing)}: {where}")
+        links = "titles that passages mention" if books.named is None else "of the data"
+        held = folder.questions(asked.out)
+        given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
+        given |= {"links": links, "sets": counts, "missing": list(missing)}
+        found = _made(asked, writer, books, dialect, tests, say, lambda found: given | found, about)
+        if held and held == folder.questions(asked.out):
+            say(f"{asked.out} held these questions already")
+        return found
+
+
+def _made(
+    asked: Asked,
+    writer: ChatEndpoint | authors.Author,
+    books: library.Library,
+    dialect: Dialect,
+    tests: repeats.Repeats,
+    say: Callable[[str], None],
+    told: Callable[[dict[str, Any]], dict[str, Any]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make and write everything, however the work ends; `told` adds what the card says of the corpus."""
+    made, teacher, halt = Made(), None, threading.Event()
+    traces = asked.questions if asked.traces is None else asked.traces
+    work = Work(asked.questions, traces, asked.at_once, halt, asked.mix)
+    if isinstance(writer, authors.Author):
+        author = writer
+    else:
+        journal = Journal(asked.out / folder.CALLS)
+        teacher = Teacher(writer, str(asked.model), journal, asked.bounds, halt, say=say)
+        documents = [count for count, share in (asked.documents or {}).items() for _ in range(share)]
+        author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed, documents)
+    try:
+        if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
+            teacher.replaying = True
+            synthesise(made, author, books, dialect, tests, work, lambda _: None)
+            teacher.replaying = False
+        if made.ended or not made.queries:
+            made = Made()
+            synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        made.ended = interrupts.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
+        raise
+    finally:
+        if teacher is not None:
+            teacher.journal.close()
+        spent = _spent(teacher, asked.price)
+        found = folder.counted(made)
+        for aside in folder.write(asked.out, made, card.write(found, about, told(spent))):
+            say(f"{aside} has what stood there before, with rows that are not among the new ones")
+    if not made.ended and len(made.queries) < asked.questions:
+        say(f"all {found['candidates']} candidates were tried; more passages have more, or another --seed")
+    return found | spent
+
+
+def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dict[str, str]]:
+    """Read the questions that must not be asked again: the seven sets, where present, and the user's files."""
+    sets = {name: suite.QUESTIONS % name for name in suite.sets("qa7")}
+    tests, counts, missing = repeats.of_sets(sets | {file: file for file in asked.against})
+    if wrong := [missing[file] for file in asked.against if file in missing]:
+        raise UserError(f"--against: {wrong[0]}")
+    return tests, counts, missing
+
+
+def _library(asked: Asked) -> library.Library:
+    passages, named = library.read(asked.corpus)
+    make = plugins.bind("retriever", asked.retriever)
+    return library.Library(passages, named, make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make())
+
+
+def _dialect(asked: Asked) -> Dialect:
+    write = plugins.beside("env", asked.env.name, "expert_turn")
+    if write is None:
+        raise UserError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
+    parallel = plugins.constants("env", asked.env.name).get("PARALLEL", 1)
+    return Dialect(plugins.bind("env", asked.env), write, parallel, asked.k)
+
+
+def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
+    """Return the settings that decide the questions: different ones need another folder."""
+    searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
+    models = manifest.models_of(asked.retriever)
+    return {
+        "teacher": asked.model or TEMPLATES,
+        "prompts_sha256": prompts.digest() if asked.model else None,
+        "corpus_sha256": corpus_hash(passages),
+        "retriever": {"name": asked.retriever.name, **searched} | ({"models": models} if models else {}),
+        "env": {"name": asked.env.name, **plain(asked.env.settings)},
+        "k": asked.k,
+        "mix": asked.mix,
+        "documents": asked.documents and {str(count): share for count, share in asked.documents.items()},
+        "seed": asked.seed,
+    }
+
+
+def _names(corpus: str) -> str:
+    """Return the files' names without their folders, which differ by machine."""
+    return ", ".join(Path(part.strip()).name for part in corpus.split(","))
+
+
+def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[str, Any]:
+    if teacher is None:
+        return {}
+    cost = (teacher.tokens_in * price[0] + teacher.tokens_out * price[1]) / 1e6 if price else None
+    return {
+        "calls": teacher.calls, "lost": len(teacher.journal.lost), "failed": teacher.journal.failed,
+        "tokens_in": teacher.tokens_in, "tokens_out": teacher.tokens_out, "cost": cost,
+    }  # fmt: skip
+
+
+def _teller(
+    work: Work, teacher: Teacher | None, price: tuple[float, float] | None, say: Callable[[str], None]
+) -> Callable[[Made], None]:
+    """Return a function that prints progress, cost, and the time left of the present stage."""
+    paid = teacher.calls if teacher else 0
+    begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
+
+    def tell(made: Made) -> None:
+        playing = made.attempts > 0
+        done, wanted = (len(made.traces), work.traces) if playing else (len(made.queries), work.questions)
+        text = f"questions {len(made.queries)}/{work.questions}  trajectories {len(made.traces)}/{work.traces}"
+        if teacher is not None:
+            spent = _spent(teacher, price)
+            text += f"  {spent['calls']:,} calls, {spent['tokens_in'] + spent['tokens_out']:,} tokens"
+            text += f", cost {spent['cost']:.2f}" if price else ""
+        if teacher is None or teacher.calls > paid:  # what the journal answers takes no time, and is no measure
+            before, since = begun.setdefault(playing, (done, time.monotonic()))
+            if done > before:
+                left_s = (time.monotonic() - since) * (wanted - done) / (done - before)
+                text += (
+                    f"  {left_s / 60:.0f}m{left_s % 60:02.0f}s left of the {'trajectories' if playing else 'questions'}"
+                )
+        say(text)
+
+    return tell

@@ -1,0 +1,210 @@
+"""The whole synthesis: draft candidates, verify and settle them in order, then play them; the caller writes files.
+
+What is kept depends on the settings and on the teacher's answers alone, neither on which thread was quicker nor on how
+often the process was killed: candidates are worked on by several threads and settled one after another."""
+
+import collections
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from qr_jax.logging import terminal
+from qr_jax.records import Query, Trace
+from qr_jax.sets.synth.author import Author, interleaved
+from qr_jax.sets.synth.draft import Draft, Refused
+from qr_jax.sets.synth.library import Library
+from qr_jax.sets.synth.play import Dialect, play
+from qr_jax.sets.synth.repeats import Repeats
+from qr_jax.sets.synth.teacher import Ended
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+AHEAD = 2  # items begun, for each thread, beyond the one that is waited for
+EVERY_S = 5.0  # between two lines of progress
+
+
+@dataclass
+class Made:
+    """The results so far. `rejects` are rows; `ended` says why the work ended early, "" if it did not."""
+
+    queries: list[Query] = field(default_factory=list)
+    traces: list[Trace] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    tried: collections.Counter = field(default_factory=collections.Counter)  # candidates by generator
+    attempts: int = 0  # trajectories
+    ended: str = ""
+    drafts: dict[str, Draft] = field(default_factory=dict)  # by the question's id
+
+
+@dataclass(frozen=True)
+class Work:
+    """The amounts wanted, and the resources to make them."""
+
+    questions: int
+    traces: int
+    at_once: int
+    halt: threading.Event  # what ends the calls under way, so that no thread goes on alone
+    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
+
+
+def synthesise(
+    made: Made,
+    author: Author,
+    library: Library,
+    dialect: Dialect,
+    tests: Repeats,
+    work: Work,
+    say: Callable[[Made], None],
+) -> None:
+    """Fill `made` in place, so that an interruption leaves all settled results to be written."""
+    _questions(made, author, tests, work, _now_and_then(say))
+    if not made.ended:
+        _traces(made, author, library, dialect, work, _now_and_then(say))
+
+
+def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Callable[[Made], None]) -> None:
+    kept = Repeats()
+
+    def attempt(candidate: tuple[str, int]) -> Sequence[tuple[Draft | None, Refused | Ended | None]]:
+        """Return the candidate, then the shorter questions that it grew from, each with its refusal, if any."""
+        try:
+            whole = author.draft(*candidate)
+        except Refused as refused:
+            return [(None, refused)]
+        except (Ended, OSError) as ended:
+            return [(None, Ended(str(ended)))]
+        parts = [verified(draft) for draft in (whole, *reversed(whole.earlier))]
+        return [*parts, (None, whole.failed)] if whole.failed else parts
+
+    def verified(draft: Draft) -> tuple[Draft, Refused | Ended | None]:
+        try:
+            repeated = tests.find(draft.query("", ""))
+            if repeated is not None:
+                raise Refused("stands in an evaluation set", repeated)
+            author.verify(draft)
+        except Refused as refused:
+            return draft, refused
+        except (Ended, OSError) as ended:  # OSError: the retriever, which is no candidate's fault, or the disk
+            return draft, Ended(str(ended))
+        return draft, None
+
+    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates, work.mix))
+    with in_order(attempt, candidates, work.at_once, work.halt) as settled:
+        for (generator, number), (draft, fault) in (
+            (candidate, part) for candidate, parts in settled for part in parts
+        ):
+            if isinstance(fault, Ended):
+                made.ended = made.ended or str(fault)
+                continue
+            made.tried[generator] += 1
+            query = None if draft is None else draft.query(_name(draft), generator)
+            if query is not None and fault is None:
+                repeated = kept.find(query)
+                fault = None if repeated is None else Refused("nearly the same as another", repeated)
+            if query is not None and draft is not None and fault is None:
+                kept.add(query)
+                made.queries.append(query)
+                made.drafts[query.id] = draft
+            elif fault is not None:
+                row: dict[str, Any] = {"stage": "question", "generator": generator, "candidate": number}
+                row |= {} if query is None else {"question": query.question, "answers": list(query.answers)}
+                made.rejects.append(row | {"reason": fault.reason, "detail": fault.detail})
+            say(made)
+            if len(made.queries) >= work.questions:
+                break
+
+
+def _traces(
+    made: Made, author: Author, library: Library, dialect: Dialect, work: Work, say: Callable[[Made], None]
+) -> None:
+    """Play trajectories in rounds, one try for each question that still needs some, until there are enough."""
+    each = -(-work.traces // max(1, len(made.queries)))
+    count: collections.Counter[str] = collections.Counter()
+    known: set[tuple[str, tuple[str, ...]]] = set()
+    for attempt in range(author.attempts * each):
+
+        def played(query: Query, attempt: int = attempt) -> tuple[str, ...] | Refused | Ended:
+            try:
+                return play(query, author.policy(made.drafts[query.id], attempt), dialect, library)
+            except Refused as refused:
+                return refused
+            except (Ended, OSError) as ended:
+                return Ended(str(ended))
+
+        lacking = [query for query in made.queries if count[query.id] < each]
+        going = itertools.takewhile(lambda _: not made.ended, lacking)
+        with in_order(played, going, work.at_once, work.halt) as settled:
+            for query, outcome in settled:
+                if isinstance(outcome, Ended):
+                    made.ended = made.ended or str(outcome)
+                    continue
+                made.attempts += 1
+                if not isinstance(outcome, Refused) and (query.id, outcome) in known:
+                    outcome = Refused("the same as another")
+                if isinstance(outcome, Refused):
+                    row = {"stage": "trajectory", "generator": query.meta["generator"], "question_id": query.id}
+                    made.rejects.append(row | {"attempt": attempt, "reason": outcome.reason, "detail": outcome.detail})
+                else:
+                    known.add((query.id, outcome))
+                    again = f".{count[query.id]}" if count[query.id] else ""
+                    named = Query(query.id + again, query.question, query.answers, query.entities, query.meta)
+                    made.traces.append(Trace(named, outcome))
+                    count[query.id] += 1
+                say(made)
+                if len(made.traces) >= work.traces:
+                    return
+        if made.ended:
+            return
+
+
+@contextmanager
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int, halt: threading.Event
+) -> Iterator[Iterator[tuple[Item, Result]]]:
+    """Give an iterator of (item, result) in the items' order, with `at_once` threads and few items begun ahead.
+
+    At the end of the block, however it ends, the work under way is halted and its threads are joined.
+    """
+    threads = ThreadPoolExecutor(at_once, "synth")
+
+    def results() -> Iterator[tuple[Item, Result]]:
+        waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
+        for item in items:
+            waiting.append((item, threads.submit(work, item)))
+            if len(waiting) > AHEAD * at_once:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+    try:
+        yield results()
+    except (KeyboardInterrupt, SystemExit):
+        terminal.say("stopping after the calls under way, whose answers are kept; Ctrl-C once more ends at once")
+        raise
+    finally:
+        halt.set()
+        threads.shutdown(wait=True, cancel_futures=True)
+        halt.clear()
+
+
+def _name(draft: Draft) -> str:
+    return f"synth-{hashlib.sha256(draft.question.encode()).hexdigest()[:16]}"
+
+
+def _now_and_then(say: Callable[[Made], None]) -> Callable[[Made], None]:
+    told = [time.monotonic()]
+
+    def told_sometimes(made: Made) -> None:
+        if time.monotonic() - told[0] >= EVERY_S:
+            told[0] = time.monotonic()
+            say(made)
+
+    return told_sometimes

@@ -1,0 +1,430 @@
+"""Everything about a config that can be wrong and can be known before a device is touched."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.config import Config, chosen_plugins, from_json
+from qr_jax.data.readers import resolve, rows
+from qr_jax.data.traces import MADE_TRACES, NO_TRACES
+from qr_jax.data.world.generate import WorldSettings
+from qr_jax.errors import UserError
+from qr_jax.logging.secrecy import looks_secret
+from qr_jax.run import bucket
+from qr_jax.settings.settings import Use, conform
+
+# Bounds by section; a setting that may be None is checked where it is a number.
+AT_LEAST_ONE = {
+    "model": ("vocab_block",),
+    "data": ("train_limit", "eval_limit"),
+    "pool": ("queries", "oversample", "min_signal"),
+    "rollout": (
+        "slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "passage_chars", "chunk",
+        "tile", "lanes",
+    ),
+    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "lanes", "max_nonfinite"),
+    "sft": ("traces", "limit", "max_tokens"),
+    "evaluation": ("questions", "during"),
+    "guards": ("probe_questions",),
+    "train": ("steps", "checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
+    "mesh": ("data", "fsdp", "tensor", "devices"),
+}  # fmt: skip
+AT_LEAST_ZERO = {
+    "data": ("trace_worlds",),
+    "rollout": ("search_retries",),
+    "learner": ("kl_weight", "entropy_weight", "warmup_updates", "full_groups", "weight_decay", "importance_low"),
+    "sft": ("steps", "warmup_steps", "weight_decay"),
+    "evaluation": ("every", "every_rollouts", "samples", "top_k"),
+    "guards": ("probe_every",),
+    "train": ("keep_every",),
+}
+MORE_THAN_ZERO = {
+    "rollout": ("temperature", "search_deadline_s", "outage_s"),
+    "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
+    "sft": ("lr", "clip_norm"),
+    "evaluation": ("temperature", "top_p"),
+    "guards": ("fall", "grad_norm", "entropy", "answered", "searches"),
+    "mesh": ("heartbeat_s",),
+}
+# What is meant where a number is too small, as -1 is "never" in other systems.
+BELOW = {
+    "train.steps": " (a cold start alone is `qr-jax sft`)",
+    "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
+    "evaluation.top_k": " (0 is off)",
+    "evaluation.every": " (0 evaluates before and after training alone)",
+}
+DATA = ("train", "eval", "corpus", "traces")  # settings that name files
+MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
+LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
+COLDEST = 0.01  # of the temperatures that training samples at
+SHARES = {"evaluation": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
+
+
+def check(
+    config: Config,
+    *,
+    devices: int | None = None,
+    allow_plugins: Sequence[str] | None = None,
+    reads: Sequence[str] = DATA,
+) -> None:
+    """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
+
+    `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
+    from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of
+    other data need not be there.
+    """
+    lines = problems(config, devices=devices, allow_plugins=allow_plugins, reads=reads)
+    if lines:
+        raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
+
+
+def check_cold_start(config: Config) -> None:
+    """Raise ValueError if a cold start, asked for by itself, has no steps."""
+    if config.sft.steps < 1:
+        raise UserError(f"sft.steps={config.sft.steps}: a cold start needs at least 1")
+
+
+def problems(
+    config: Config,
+    *,
+    devices: int | None = None,
+    allow_plugins: Sequence[str] | None = None,
+    reads: Sequence[str] = DATA,
+) -> list[str]:
+    """List one line for each problem; a setting of a wrong type is reported alone."""
+    try:
+        config = from_json(config)
+    except ValueError as error:
+        return [str(error)]
+    lines = [line for part in (_sizes, _sampling, _together, _batches, _lengths) for line in part(config)]
+    lines += _files(config, reads)
+    if "eval" in reads:
+        lines += _sources(config)
+    lines += _secrets(config)
+    return lines + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
+
+
+def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, float]]:
+    for section, names in sections.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if value is not None:
+                yield f"{section}.{name}", value
+
+
+def _sizes(config: Config) -> Iterator[str]:
+    for least, sections in ((1, AT_LEAST_ONE), (0, AT_LEAST_ZERO)):
+        for name, value in _bounded(config, sections):
+            if value < least:
+                yield f"{name} is {value}; wanted at least {least}{BELOW.get(name, '')}"
+    yield from (f"{n} is {value}; wanted more than 0" for n, value in _bounded(config, MORE_THAN_ZERO) if value <= 0)
+    for name, value in _bounded(config, SHARES):
+        if not 0 <= value <= 1:
+            yield f"{name} is {value}; wanted a share, from 0 to 1"
+    if not 0 <= config.seed <= LARGEST_SEED:
+        yield f"seed is {config.seed}; wanted 0 to {LARGEST_SEED} (sampling keys have 32 bits)"
+    episodes = config.pool.queries * config.pool.oversample * config.pool.samples
+    if episodes > MOST_EPISODES:
+        yield (
+            f"pool.queries={config.pool.queries} x pool.oversample={config.pool.oversample} x pool.samples="
+            f"{config.pool.samples} are {episodes:,} episodes a step; wanted at most {MOST_EPISODES:,}"
+        )
+    if config.pool.samples < 2:
+        yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
+    if not all(0 <= beta < 1 for beta in config.learner.betas):
+        yield f"learner.betas is {config.learner.betas}; wanted two numbers from 0 to below 1"
+    if not 0 <= config.learner.prune < 1:
+        yield f"learner.prune is {config.learner.prune}; wanted a chance from 0 to below 1"
+    if config.learner.importance_low >= config.learner.importance_high:
+        low, high = config.learner.importance_low, config.learner.importance_high
+        yield f"learner.importance_low={low} is not below learner.importance_high={high}"
+
+
+def _sampling(config: Config) -> Iterator[str]:
+    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
+    for name, off in (("top_p", 1.0), ("top_k", 0)):
+        if (value := getattr(config.rollout, name)) != off:
+            yield (
+                f"rollout.{name}={value}: tokens would come from a restricted distribution, and the learner's "
+                "log-probabilities are of the whole vocabulary, so that every importance weight would be wrong; set "
+                f"rollout.{name}={off:g} (the answers that an evaluation samples may be restricted: "
+                f"evaluation.{name}={value})"
+            )
+    if 0 < config.rollout.temperature < COLDEST:
+        yield (
+            f"rollout.temperature={config.rollout.temperature}; wanted at least {COLDEST}: logits divided by less are "
+            "beyond float32, and what is sampled then is not what the learner trains on"
+        )
+
+
+def _together(config: Config) -> Iterator[str]:
+    """Yield an error for settings that are valid alone but conflict together, or lack what they need."""
+    learner, pool = config.learner, config.pool
+    if learner.keep_zero_variance and pool.min_signal > 1:
+        yield (
+            f"pool.min_signal={pool.min_signal} waits for groups that bear signal, but with "
+            "learner.keep_zero_variance=true zero-variance groups would wait as if they did; "
+            "set pool.min_signal=1 or learner.keep_zero_variance=false"
+        )
+    if learner.keep_zero_variance and learner.fill:
+        yield (
+            "learner.fill=true puts copies in the places of zero-variance groups, and learner.keep_zero_variance=true "
+            "leaves them there; set one of the two to false"
+        )
+    beside = {"prune": 0.0, "fill": False, "over": "accepted", "updates": 1}
+    wrong = [f"learner.{name}={was}" for name, off in beside.items() if (was := getattr(learner, name)) != off]
+    if learner.reduce == "group_mean" and wrong:
+        yield (
+            f"learner.reduce='group_mean' counts the tokens of each whole group in the update, and {', '.join(wrong)} "
+            f"would count others or a part; set {', '.join(f'learner.{name}={off}' for name, off in beside.items())}, "
+            "or another learner.reduce"
+        )
+    if learner.kl == "k1" and learner.kl_weight > 0:
+        yield (
+            f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
+            "gradient of 0 and does nothing; use k2 or k3"
+        )
+    if config.guards.act == "rollback" and not config.guards.probe_every:
+        yield (
+            "guards.act='rollback' goes back to the step with the best probe, and guards.probe_every=0 makes none; "
+            "set guards.probe_every=5, or guards.act=stop"
+        )
+    if config.evaluation.every and config.evaluation.every_rollouts:
+        yield (
+            f"evaluation.every={config.evaluation.every} counts steps and evaluation.every_rollouts="
+            f"{config.evaluation.every_rollouts} counts rollouts; set one of the two to 0"
+        )
+    train = config.train
+    if train.checkpoint_every > 0 and train.keep_every % train.checkpoint_every:
+        yield (
+            f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
+            f"{train.checkpoint_every} steps; wanted a multiple of that"
+        )
+    if config.log.wandb and not _is_installed("wandb"):
+        yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
+
+
+def _is_installed(package: str) -> bool:
+    """Return True if the package can be imported; a mere folder of its name (W&B leaves one where it ran) is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def _batches(config: Config) -> Iterator[str]:
+    rows, shards = config.learner.rows, config.mesh.data * config.mesh.fsdp
+    if shards >= 1 and rows >= 1 and rows % shards:
+        near = max(shards, shards * math.floor(rows / shards + 0.5))
+        yield (
+            f"learner.rows={rows} does not divide over mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} = "
+            f"{shards} devices; the nearest that does is {near}"
+        )
+
+
+def _lengths(config: Config) -> Iterator[str]:
+    rollout, row = config.rollout, config.learner.row_tokens
+    if rollout.context_tokens > row:
+        yield (
+            f"rollout.context_tokens={rollout.context_tokens} does not fit a row of learner.row_tokens={row}; "
+            f"set learner.row_tokens={rollout.context_tokens} or more"
+        )
+    if rollout.turn_tokens >= rollout.context_tokens:
+        yield (
+            f"rollout.turn_tokens={rollout.turn_tokens} leaves nothing for the question in "
+            f"rollout.context_tokens={rollout.context_tokens}"
+        )
+    if rollout.lanes >= 1 and (rollout.slots % rollout.lanes or (rollout.store or 0) % rollout.lanes):
+        yield (
+            f"rollout.slots={rollout.slots} and rollout.store={rollout.store} do not divide over "
+            f"rollout.lanes={rollout.lanes}; set rollout.lanes=1, or multiples of it"
+        )
+    if not rollout.buckets or list(rollout.buckets) != sorted(set(rollout.buckets)) or rollout.buckets[0] < 1:
+        yield f"rollout.buckets is {rollout.buckets}; wanted growing numbers of tokens, as in 64,256"
+    if config.sft.steps and config.sft.max_tokens > row:
+        yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}"
+
+
+def _mesh(config: Config, devices: int | None) -> Iterator[str]:
+    mesh = config.mesh
+    product, wanted = mesh.data * mesh.fsdp * mesh.tensor, mesh.devices or devices
+    axes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} devices"
+    if wanted and product != wanted:
+        yield f"{axes}, but {'mesh.devices is' if mesh.devices else 'there are'} {wanted}; their product must be equal"
+    if devices and mesh.devices and mesh.devices > devices:
+        yield f"mesh.devices={mesh.devices}, but there are {devices}"
+
+
+def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
+    """Yield an error for a missing or malformed file (words in MADE_TRACES are no files), and for a bad world."""
+    for name in reads:
+        text = getattr(config.data, name)
+        try:
+            if text in MADE_TRACES and name != "traces" and text != "world":
+                yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
+            elif text not in MADE_TRACES:
+                for file in filter(Path.is_file, resolve(text)):
+                    next(rows(file), None)  # a table, or JSON of another shape, is told by its first row
+        except ValueError as error:
+            yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")
+    try:
+        conform("data.world", config.data.world, WorldSettings)
+    except ValueError as error:
+        yield str(error)
+    if config.train.bucket:
+        try:
+            bucket.opened(config.train.bucket)
+        except ValueError as error:
+            yield str(error)
+    if not config.model.name.strip():
+        yield "model.name is empty; wanted a preset, a folder, a hub's id or a .gguf file"
+    for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
+        is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
+        if text and is_file and not os.path.exists(text):  # nor is one whose name no file may have
+            yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
+
+
+def _sources(config: Config) -> Iterator[str]:
+    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated."""
+    data = config.data
+    if data.train in MADE_TRACES:
+        if data.corpus != "world" and data.eval == "world":
+            yield (
+                f"data.train and data.eval are 'world', but data.corpus is {data.corpus!r}: its passages say nothing "
+                "of that world; set data.train and data.eval to files of questions, or leave data.corpus out"
+            )
+        return
+    if data.eval == "world":
+        yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"
+    if data.traces == "world" and config.sft.steps > 0:
+        yield (
+            f"data.train is files, but data.traces is still 'world' and sft.steps={config.sft.steps}; set data.traces "
+            "to a file of traces, to 'supporting' (made from gold titles) or 'retrieved' (of one search each), or set "
+            "sft.steps=0"
+        )
+    trained, asked = _files_of(data.train), _files_of(data.eval)
+    if data.split == "sha256" and trained and asked and not trained & asked:
+        yield (
+            "data.split=sha256 deals the questions of the same files to training and evaluation, and data.train and "
+            "data.eval share none: of each a part would be left out; set data.split=given"
+        )
+    if data.split == "given" and trained and trained == asked:
+        yield (
+            f"data.train and data.eval are the same files ({data.train}), so evaluation would ask what was trained on; "
+            "use data.split=sha256 or other files"
+        )
+
+
+def _files_of(text: str) -> set[Path]:
+    """Return the files that a setting names; none if one is missing, which `_files` reports."""
+    try:
+        return {file.resolve() for file in resolve(text)}
+    except ValueError:
+        return set()
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    """Yield an error for each secret: what stands in a config stands in files, logs and reports."""
+    for name, value in _named(config):
+        if isinstance(value, str) and looks_secret(name):
+            yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
+
+
+def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted name, those of plug-ins and mappings included."""
+    if isinstance(value, Use):
+        value = value.settings
+    items: Mapping[str, Any] = {}
+    if isinstance(value, Mapping):
+        items = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple):
+        items = {str(at): item for at, item in enumerate(value)}
+    else:
+        yield before, value
+    for key, item in items.items():
+        yield from _named(item, f"{before}.{key}" if before else key)
+
+
+def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config."""
+    chosen = chosen_plugins(config)
+    wrong = False
+    for kind, use in chosen.items():
+        for plugin in (use, *inside(use.settings)):
+            try:
+                plugins.check(kind, plugin, allow_plugins=allow_plugins)
+            except ValueError as error:
+                wrong = True
+                yield str(error)
+    if not wrong:
+        yield from _passages(config, allow_plugins)
+        yield from _expert(config, allow_plugins)
+        said = {kind: plugins.constants(kind, use.name, allow_plugins=allow_plugins) for kind, use in chosen.items()}
+        yield from _constants(config, said)
+
+
+def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """Yield an error if questions are files and passages the world's, unless the retriever has its own (a server)."""
+    of_files = config.data.train not in MADE_TRACES and config.data.corpus == "world"
+    if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
+        yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
+
+
+def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+    """Yield an error for each setting that needs `expert_turn` if the environment has none."""
+    if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
+        return
+    lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
+    if config.sft.steps and config.data.traces in MADE_TRACES:
+        yield f"{lacks}, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
+    advantage = config.learner.advantage.name
+    if "gold_logp_NT" in plugins.signature("advantage", advantage, allow_plugins=allow_plugins).data:
+        yield f"{lacks}: advantage {advantage!r} asks for gold_logp_NT, which begins as an expert's answer does"
+
+
+def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield an error for each constant of a plug-in's file that is malformed or conflicts with the config."""
+    learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
+    if odd := [tag for tag in said["env"].get("TAGS", ()) if not re.fullmatch(r"[^\s<>/]+", tag)]:
+        yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"
+    if odd := [word for word in said["env"].get("VOCABULARY", ()) if word.split() != [word]]:
+        yield f"env {config.env.name!r} declares VOCABULARY {', '.join(map(repr, odd))}; wanted words without blanks"
+    if learner.keep_zero_variance and said["rounds"].get("ROUNDS") != 1:
+        yield (
+            f"learner.keep_zero_variance=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} "
+            "draws no fixed number of them (its file declares no ROUNDS = 1); "
+            "set learner.keep_zero_variance=false or pool.rounds=once"
+        )
+    if most is not None and most < pool.samples:
+        yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
+    if said["advantage"].get("WANTS_TURNS") and not said["reward"].get("TURNS"):
+        yield (
+            f"advantage {learner.advantage.name!r} wants turn rewards, and reward {config.reward.name!r} gives none "
+            "(its file declares no TURNS); choose one that does, as reward=e_grpo"
+        )
+    if config.train.shuffle_rewards and said["reward"].get("TURNS"):
+        yield (
+            f"train.shuffle_rewards=true deals rewards over episodes, and reward {config.reward.name!r} gives some to "
+            "turns; run the control with a reward that gives none, as reward=exact_match"
+        )
+    for kind, use in (("advantage", learner.advantage), ("loss", learner.loss)):
+        if said[kind].get("ZERO_VARIANCE") == "gradient" and not learner.keep_zero_variance:
+            yield (
+                f"{kind} {use.name!r} learns from groups of equal rewards too, and none reaches it; "
+                "set learner.keep_zero_variance=true"
+            )
+
+
+def inside(value: Any) -> Iterator[Use]:
+    """Plug-ins among a plug-in's settings (a retriever made of retrievers): they are of its own kind."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
+    for item in items:
+        if isinstance(item, Use):
+            yield item
+        yield from inside(item.settings if isinstance(item, Use) else item)

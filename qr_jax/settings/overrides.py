@@ -1,0 +1,195 @@
+"""Overrides as people type them: `a.b.c=value` and `--a.b-c value`, read by the type of the setting they name."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_origin
+
+from qr_jax import plugins
+from qr_jax.errors import UserError
+from qr_jax.interfaces import CONTRACTS
+from qr_jax.logging.secrecy import looks_secret
+from qr_jax.settings import elsewhere
+from qr_jax.settings.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
+
+# Names known by muscle memory from verl and SkyRL.
+ALIASES: Mapping[str, str] = {
+    "trainer.total_training_steps": "train.steps",
+    "trainer.save_freq": "train.checkpoint_every",
+    "trainer.test_freq": "evaluation.every",
+    "data.train_files": "data.train",
+    "data.val_files": "data.eval",
+}
+# The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
+KINDS = tuple(CONTRACTS)
+
+
+def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
+    """(dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
+    found, waiting = [], list(typed)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, text = word.lstrip("-").partition("=")
+        if word.startswith("--"):
+            name = name.replace("-", "_")
+            if not equals:
+                text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
+        elif not equals:
+            raise UserError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
+        if looks_secret(name):
+            todo = "take it off the command line and set an environment variable"
+            raise UserError(f"{name} looks like a secret; {todo}")
+        if name.count(".") > DEEPEST:
+            raise UserError(f"{name[:60]}... has {name.count('.'):,} dots; no setting has more than {DEEPEST}")
+        found.append((ALIASES.get(name, name), text))
+    return found
+
+
+def override(config: Any, typed: Sequence[str]) -> Any:
+    """The config with the overrides applied, in their order, but names of plug-ins and sections before their settings.
+
+    `loss=clip` replaces the plug-in and forgets its old settings; `model=two_layer` makes the section anew with that
+    name and defaults otherwise. ValueError on an unknown name (with the nearest) or a value of another type.
+    """
+    found = [(_path(config, name), text) for name, text in pairs(typed)]
+    for path, text in sorted(found, key=lambda item: not _is_whole(config, item[0])):
+        config = _set(config, path, text)
+    return config
+
+
+def known_names(config: Any, before: str = "") -> list[str]:
+    """The dotted names of all settings, plug-ins by their own name alone."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, Use):
+            found += known_names(value, f"{before}{field.name}.")
+        else:
+            found.append(before + field.name)
+    return found
+
+
+def _path(config: Any, name: str) -> list[str]:
+    """A typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
+    parts = name.split(".")
+    if parts[0] in {field.name for field in dataclasses.fields(config)}:
+        return parts
+    places = [known for known in known_names(config) if known.split(".")[-1] == parts[0] and parts[0] in KINDS]
+    if len(places) != 1:
+        raise _unknown(config, name)
+    return places[0].split(".") + parts[1:]
+
+
+def _unknown(config: Any, name: str) -> UserError:
+    if name in RENAMED:
+        return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
+    if said := elsewhere.said_of(name):
+        return UserError(f"unknown setting {name}: {said}")
+    known, parts = known_names(config), name.split(".")
+    last = {full: full.split(".")[-1] for full in known}
+    if ".".join(parts[-2:]) in known:
+        return UserError(f"unknown setting {name}: it is {'.'.join(parts[-2:])} here")
+    like = difflib.get_close_matches(parts[-1], last.values(), n=1, cutoff=0.75)
+    same = (
+        [full for full, end in last.items() if [end] == like] if "." not in name or parts[-1] in last.values() else []
+    )
+    if same:
+        return UserError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
+    meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
+    if meant and (said := elsewhere.said_of(meant[0])):
+        return UserError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
+    guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
+    return UserError(f"unknown setting {name}{guess}")
+
+
+def _is_whole(config: Any, path: Sequence[str]) -> bool:
+    """Return True if the path names a plug-in or a section itself, not one of its settings."""
+    value = config
+    for part in path:
+        value = getattr(value, part, None) if dataclasses.is_dataclass(value) and not isinstance(value, Use) else None
+    return dataclasses.is_dataclass(value)
+
+
+def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None) -> Any:
+    """The section with the setting at `path` replaced by what was typed."""
+    name, rest = path[0], path[1:]
+    here, top = before + name, node if top is None else top
+    if isinstance(node, Mapping):
+        return {**node, name: _set(node.get(name, {}), rest, text, here + ".", top) if rest else guess(text)}
+    hints = type_hints(type(node))
+    if name not in hints:
+        raise _unknown(top, before + ".".join(path))
+    current = getattr(node, name)
+    if not rest:
+        value = _whole(here, text, hints[name])
+    elif isinstance(current, Use):
+        value = _set_plugin(name, current, rest, text, here)
+    elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
+        value = _set(current, rest, text, here + ".", top)
+    else:
+        raise UserError(f"{here} is one value ({current!r}) and has no setting {'.'.join(rest)!r}; set {here}=...")
+    return dataclasses.replace(node, **{name: value})
+
+
+def _whole(here: str, text: str, wanted: Any) -> Any:
+    if wanted is Use:
+        return Use(text)
+    if dataclasses.is_dataclass(wanted):
+        fields = [field.name for field in dataclasses.fields(wanted)]
+        if fields[0] != "name":
+            settings = ", ".join(f"{here}.{name}" for name in fields)
+            raise UserError(f"{here} is a section, not one setting; set one of {settings}")
+        return conform(here, text, wanted)
+    if get_origin(wanted) is not None and get_origin(wanted) in (Mapping, dict):
+        raise UserError(f"{here} holds named settings; set them one by one, as in {here}.name=value")
+    try:
+        return read(here, text, wanted)
+    except ValueError as error:
+        if ours := elsewhere.VALUES.get(here, {}).get(text):
+            raise UserError(f"{error}; {text} is {ours} here") from None
+        raise
+
+
+def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:
+    """The plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
+
+    One of a list of plug-ins goes by its name, or by its place from 0 (`retriever.parts.dense.index=FOLDER`).
+    """
+    if path[0] == "settings" and len(path) > 1:  # the long form, as config.json writes it
+        path = path[1:]
+    if path[0] == "name" and len(path) == 1:
+        return Use(text)
+    key, rest = path[0], path[1:]
+    inner = plugin.settings.get(key)
+    if rest and isinstance(inner, Use):
+        changed = _set_plugin(kind, inner, rest, text, f"{here}.{key}")
+        return Use(plugin.name, {**plugin.settings, key: changed})
+    if len(rest) > 1 and isinstance(inner, tuple) and all(isinstance(one, Use) for one in inner):
+        at = _place(inner, rest[0], f"{here}.{key}")
+        changed = _set_plugin(kind, inner[at], rest[1:], text, f"{here}.{key}.{rest[0]}")
+        return Use(plugin.name, {**plugin.settings, key: (*inner[:at], changed, *inner[at + 1 :])})
+    if rest:
+        found = f"{here}.{key} is no plug-in and has no setting {'.'.join(rest)!r}"
+        raise UserError(found + (f"; set {here}.{key}=... before it" if inner is None else ""))
+    wanted = Any
+    if kind in KINDS:
+        found = plugins.signature(kind, plugin.name)
+        if key not in found.settings:
+            own = [name for name in found.settings if name not in CONTRACTS[kind].provided]
+            listed = f"its settings are: {', '.join(own)}" if own else "it has none"
+            others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
+            more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
+            said = elsewhere.said_of(f"{kind}.{key}")
+            more = f"; {said}" if said else more
+            raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
+        wanted = found.settings[key].type
+    return Use(plugin.name, {**plugin.settings, key: read(f"{here}.{key}", text, wanted)})
+
+
+def _place(listed: Sequence[Use], name: str, here: str) -> int:
+    """Return the position in a list of the plug-in with this name or number. ValueError unless there is exactly one."""
+    places = [at for at, one in enumerate(listed) if name in (one.name, str(at))]
+    if len(places) != 1:
+        there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
+        raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
+    return places[0]
