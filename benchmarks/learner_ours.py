@@ -20,7 +20,7 @@ from qr_jax.learner import learner, pack
 from qr_jax.learner.variance import group_variance_mask
 from qr_jax.models import costs, decoder, layout
 from qr_jax.parallel import mesh as meshes
-from qr_jax.pool import pool
+from qr_jax.pool.verdict import judge
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
 
@@ -91,14 +91,14 @@ def zero_variance(*, queries: int = 64, accept: int = 32, samples: int = 8) -> d
     graded = grades(reward_QG, np.ones_like(reward_QG, bool))
     ids = [np.arange(length, dtype=np.int32) + 3 for length in generator.integers(64, 193, queries * samples)]
     groups = groups_of(ids, samples, episodes.PROMPT_TOKENS)
-    settled = pool.settle(pool.create(queries), np.arange(queries), graded, step=0, accept=accept, rule="recycle")
-    at = settled.accepted_at
+    outcome = judge(np.arange(queries), graded, step=0, accept=accept)
+    at = outcome.accepted_at
     kept = grades(graded.reward_QG[at], graded.valid_QG[at])
     packed = pack.pack([groups[q] for q in at], kept, rows=ROWS, row_tokens=ROW_TOKENS, queries=accept, samples=samples)
     dead_Q = ~np.asarray(group_variance_mask(packed.grades.reward_QG, packed.grades.valid_QG))
     tokens_ME = packed.mask_MEL.sum(-1)
     of_dead_ME = (packed.episode_ME >= 0) & dead_Q[np.maximum(packed.episode_ME, 0) // samples]
-    dead = sum(verdict in ("easy", "hard") for verdict in settled.verdict_Q)
+    dead = sum(verdict in ("easy", "hard") for verdict in outcome.verdict_Q)
     return {
         "drawn_groups": queries, "drawn_zero_variance_groups": dead, "trained_groups": len(at),
         "trained_tokens": int(tokens_ME.sum()), "zero_variance_tokens": int(tokens_ME[of_dead_ME].sum()),

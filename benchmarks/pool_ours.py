@@ -45,16 +45,18 @@ def step() -> dict[str, float]:
     before, number, accept = state["pool"], state["step"], state["accept"]
     drawn_Q = timed("draw", lambda: pools.draw(before, state["count"], seed=1, step=number))
     graded = outcomes(number, len(drawn_Q))
-    settled = timed(
-        "settle", lambda: pools.settle(before, drawn_Q, graded, step=number, accept=accept, rule=state["rule"])
-    )
-    outcome = judge(drawn_Q, graded, step=number, accept=accept)
-    timed("refresh", lambda: pools.refresh(settled.pool, below=0.01))
-    timed("figures", lambda: figures.step_figures(before, outcome, settled.pool, accept=accept))
-    timed("digest", lambda: pools.digest(settled.pool))
-    timed("describe", lambda: pools.describe(settled.pool))
-    state.update(pool=settled.pool, step=number + 1)
+    outcome, settled = timed("settle", lambda: judged_and_settled(before, drawn_Q, graded, number, accept))
+    timed("refresh", lambda: pools.refresh(settled, below=0.01))
+    timed("figures", lambda: figures.step_figures(before, outcome, settled, accept=accept))
+    timed("digest", lambda: pools.digest(settled))
+    timed("describe", lambda: pools.describe(settled))
+    state.update(pool=settled, step=number + 1)
     return {"draw_settle_ms": taken["draw_ms"] + taken["settle_ms"], **taken}
+
+
+def judged_and_settled(before: pools.Pool, drawn_Q: np.ndarray, graded: Grades, step: int, accept: int):
+    outcome = judge(drawn_Q, graded, step=step, accept=accept)
+    return outcome, pools.settle(before, outcome, state["rule"])
 
 
 def outcomes(number: int, count: int) -> Grades:

@@ -208,7 +208,7 @@ def take_step(
     outcome = so_far[-1]
     if step == 0:
         grading.check_graded(groups)
-    settled = drawing.settled(runtime, run_state, outcome)
+    settled = pool.settle(before, outcome, runtime.rule)
     if hosts.count() > 1:
         hosts.assert_same(pool.digest(settled), f"the pool after step {step}")
     clock.append(time.monotonic())

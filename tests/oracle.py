@@ -7,6 +7,7 @@ from 0 to 1 half-way, even ones from 1 to 0).
 import dataclasses
 
 import numpy as np
+from settling import settle as settled_step
 
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
@@ -65,7 +66,7 @@ def one_step(run: Run, pool: pools.Pool, step: int):
     drawn_Q = pools.draw(before, run.oversample * run.queries, seed=run.seed, step=step)
     rate_P = pass_rate(run.rates_P, curve=run.curve, step=step, steps=run.steps)
     graded = roll(rate_P, drawn_Q, run.samples, seed=run.seed, step=step, fault_rate=run.fault_rate)
-    settled = pools.settle(before, drawn_Q, graded, step=step, accept=run.queries, rule=run.rule, seed=run.seed)
+    settled = settled_step(before, drawn_Q, graded, step=step, accept=run.queries, rule=run.rule, seed=run.seed)
     return before, drawn_Q, graded, settled
 
 

@@ -21,6 +21,7 @@ DEVICES = 4  # over all processes
 def settle_recorded(folder: Path) -> None:
     """Each process grades the queries dealt to it from FOLDER/outcomes.npz; all write the pool's digest a step."""
     import numpy as np
+    from settling import settle as settled_step
 
     from qr_jax.parallel import hosts
     from qr_jax.pool import pool as pools
@@ -34,7 +35,7 @@ def settle_recorded(folder: Path) -> None:
         mine_at = hosts.deal(1.0 + drawn_Q % 3, hosts.count())[hosts.index()]
         mine = [[reward_PG[query], valid_PG[query]] for query in drawn_Q[mine_at]]
         graded = grades(*map(np.array, zip(*hosts.gather_in_order(mine, mine_at, "query", len(drawn_Q)), strict=True)))
-        pool = pools.settle(pool, drawn_Q, graded, step=step, accept=4, rule="recycle").pool
+        pool = settled_step(pool, drawn_Q, graded, step=step, accept=4, rule="recycle").pool
         digests.append(pools.digest(pool))
         hosts.assert_same(digests[-1], f"the pool after step {step}")
     (folder / f"pool_{hosts.count()}_{hosts.index()}.txt").write_text("\n".join(digests))

@@ -6,6 +6,7 @@ at every fifth step query 7 is a fault.
 """
 
 import numpy as np
+from settling import settle as settled_step
 
 from qr_jax import plugins
 from qr_jax.interfaces import EXAMPLE
@@ -36,5 +37,5 @@ def draws(rule, by="chance", steps=STEPS):
         drawn_Q = pools.draw(pool, 16, seed=SEED, step=step, by=by)
         history.append(drawn_Q.tolist())
         graded = outcomes(drawn_Q, step)
-        pool = pools.settle(pool, drawn_Q, graded, step=step, accept=8, rule=rule, seed=SEED).pool
+        pool = settled_step(pool, drawn_Q, graded, step=step, accept=8, rule=rule, seed=SEED).pool
     return history

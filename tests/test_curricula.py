@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from settling import settle as settled_step
 
 from qr_jax.lab import oracle
 from qr_jax.methods.rules.kimi import kimi
@@ -22,7 +23,7 @@ EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 
 
 def settle(pool, drawn, rewards, rule, valid=None, **settings):
     graded = grades(rewards, np.ones(np.shape(rewards), bool) if valid is None else valid)
-    return pools.settle(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": rule} | settings).pool
+    return settled_step(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": rule} | settings).pool
 
 
 def test_kimi_weighs_by_the_share_of_wrong_answers_of_all_attempts():

@@ -35,6 +35,7 @@ from rollouts import (
     words_env,
     world,
 )
+from settling import settle as settled_step
 
 from qr_jax import assemble, config, plugins
 from qr_jax.config import load
@@ -503,7 +504,7 @@ def test_a_retriever_that_is_down_makes_faults_and_the_pool_counts_no_attempt():
     reward_QG[:, 0] = 1  # it would make a signal, were it counted
     valid_QG = np.array([[episode.valid and episode not in searched for episode in group] for group in groups])
     fresh = pool.create(3)
-    settled = pool.settle(fresh, [0, 1, 2], grades(reward_QG, valid_QG), step=0, accept=3, rule="recycle")
+    settled = settled_step(fresh, [0, 1, 2], grades(reward_QG, valid_QG), step=0, accept=3, rule="recycle")
     faulty = valid_QG.sum(1) < 2
     assert faulty.any() and (settled.verdict_Q[faulty] == "fault").all()
     assert not settled.pool.attempts_P[faulty].any() and (settled.pool.weight_P[faulty] == 1).all()

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from settling import settle as settled_step
 
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
@@ -16,7 +17,7 @@ S, H, E = [1, 0], [0, 0], [1, 1]  # groups of two: signal, hard, easy
 def step(pool, drawn, rewards, accept, valid=None, number=0, rule="recycle"):
     graded = grades(rewards, np.ones((len(rewards), 2), bool) if valid is None else valid)
     outcome = judge(drawn, graded, step=number, accept=accept)
-    return outcome, pools.settle(pool, drawn, graded, step=number, accept=accept, rule=rule).pool
+    return outcome, settled_step(pool, drawn, graded, step=number, accept=accept, rule=rule).pool
 
 
 def two_steps():

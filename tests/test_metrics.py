@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from settling import settle as settled_step
 
 from qr_jax.logging import metrics, metrics_writer
 from qr_jax.logging.metrics_writer import Writer, discard_after, live_line, read, table
@@ -71,7 +72,7 @@ def test_every_figure_of_the_pool_is_listed():
     one = pool.create(4)
     graded = grades([[0, 1], [0, 0]], np.ones((2, 2), bool))
     drawn_Q = np.array([0, 2])
-    settled = pool.settle(one, drawn_Q, graded, step=0, accept=2, rule=lambda before, outcome: (before.weight_P, {}))
+    settled = settled_step(one, drawn_Q, graded, step=0, accept=2, rule=lambda before, outcome: (before.weight_P, {}))
     assert settled.verdict_Q.tolist() == ["signal", "hard"]
     names = set(figures.pool_figures(settled.pool)) | {f"pool/{name}" for name in figures.RATIOS}
     names |= {f"pool/{count}" for ratio in figures.RATIOS.values() for count in ratio}
@@ -91,7 +92,7 @@ def is_written_by(name: str, source: str) -> bool:
 
 def test_every_name_is_written_by_a_file():
     readers = {"metrics.py", "metrics_writer.py"}
-    paths = [path for path in Path(metrics.__file__).parent.rglob("*.py") if path.name not in readers]
+    paths = [path for path in Path(metrics.__file__).parents[1].rglob("*.py") if path.name not in readers]
     sources = [path.read_text(encoding="utf-8") for path in paths]
     assert [name for name in metrics.NAMES if not any(is_written_by(name, one) for one in sources)] == []
     assert not any(is_written_by("learner/nll", one) for one in sources)  # what is computed is not yet written

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from settling import settle as settled_step
 
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
@@ -20,7 +21,7 @@ def with_weights(*weights):
 
 def settle(pool, drawn, rewards, valid=None, **settings):
     graded = grades(rewards, np.ones(np.shape(rewards), bool) if valid is None else valid)
-    return pools.settle(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": "recycle"} | settings)
+    return settled_step(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": "recycle"} | settings)
 
 
 def test_a_new_pool_is_fresh_and_read_only():
@@ -198,7 +199,7 @@ def test_several_rounds_of_a_step_settle_at_once():
 
 def test_an_empty_draw_settles():
     pool = with_weights(0, 0)
-    settled = pools.settle(pool, [], grades(np.ones((0, 4)), np.ones((0, 4))), step=0, accept=2, rule="recycle")
+    settled = settled_step(pool, [], grades(np.ones((0, 4)), np.ones((0, 4))), step=0, accept=2, rule="recycle")
     assert settled.accepted.tolist() == [] and pools.digest(settled.pool) == pools.digest(pool)
 
 

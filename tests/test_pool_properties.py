@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Run, beta_rates, one_step, play, roll
+from settling import settle as settled_step
 
 from qr_jax.lab.probe_figures import recycled
 from qr_jax.pool import figures
@@ -114,7 +115,7 @@ def test_settling_does_not_depend_on_the_order_in_which_rollouts_end(run, random
         reward_QG[query, sample] = alone.reward_QG[0, sample]
         valid_QG[query, sample] = alone.valid_QG[0, sample]
     late = grades(reward_QG, valid_QG)
-    one, other = (pools.settle(pool, drawn_Q, g, step=0, accept=3, rule=run.rule) for g in (graded, late))
+    one, other = (settled_step(pool, drawn_Q, g, step=0, accept=3, rule=run.rule) for g in (graded, late))
     assert pools.digest(one.pool) == pools.digest(other.pool) and one.accepted.tolist() == other.accepted.tolist()
 
 
@@ -147,7 +148,7 @@ def test_when_all_bear_signal_recycle_draws_what_grpo_draws(size, queries, seed)
         for step in range(5):
             drawn_Q = pools.draw(pool, queries, seed=seed, step=step)
             graded = grades(np.tile([1.0, 0.0], (len(drawn_Q), 1)), np.ones((len(drawn_Q), 2)))
-            pool = pools.settle(pool, drawn_Q, graded, step=step, accept=queries, rule=rule).pool
+            pool = settled_step(pool, drawn_Q, graded, step=step, accept=queries, rule=rule).pool
             draws[rule].append(drawn_Q.tolist())
     assert draws["recycle"] == draws["grpo"] == draws["bounded_dapo"]
     seen = sum(draws["recycle"], [])

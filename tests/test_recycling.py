@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 from oracle import Run, play
+from settling import settle as settled_step
 
 from qr_jax.methods.rules.bounded_dapo import bounded_dapo
 from qr_jax.pool import pool as pools
@@ -22,7 +23,7 @@ REWARDS = grades(
 
 
 def settled_by(rule, accept=2):
-    return pools.settle(pools.create(6), [5, 1, 4, 0, 2], REWARDS, step=3, accept=accept, rule=rule)
+    return settled_step(pools.create(6), [5, 1, 4, 0, 2], REWARDS, step=3, accept=accept, rule=rule)
 
 
 def test_recycle_takes_out_what_was_accepted_and_nothing_else():
@@ -40,7 +41,7 @@ def test_recycle_keeps_a_surplus_query_eligible():
 def test_soft_recycle_leaves_a_tenth_and_does_not_compound():
     settled = settled_by("soft_recycle")
     assert settled.pool.weight_P.tolist() == [0.1, 1, 1, 1, 1, 0.1]
-    again = pools.settle(settled.pool, [5], grades([[1, 0]], [[True, True]]), step=4, accept=1, rule="soft_recycle")
+    again = settled_step(settled.pool, [5], grades([[1, 0]], [[True, True]]), step=4, accept=1, rule="soft_recycle")
     assert again.pool.weight_P[5] == 0.1
 
 
@@ -77,7 +78,7 @@ def test_recycle_equals_grpo_when_every_group_bears_signal():
         pool, drawn[rule] = pools.create(24), []
         for step in range(6):
             drawn_Q = pools.draw(pool, 4, seed=2, step=step)
-            pool = pools.settle(pool, drawn_Q, grades(half, np.ones((4, 4))), step=step, accept=4, rule=rule).pool
+            pool = settled_step(pool, drawn_Q, grades(half, np.ones((4, 4))), step=step, accept=4, rule=rule).pool
             drawn[rule].extend(drawn_Q.tolist())
         assert sorted(drawn[rule]) == list(range(24)) and not pool.weight_P.any()
     assert drawn["recycle"] == drawn["grpo"]

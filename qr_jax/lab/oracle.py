@@ -159,7 +159,7 @@ def play(
             moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
         taught_P[outcome.accepted] += plan.queries / max(len(outcome.accepted), 1)
-        after = pools.settle(pool, drawn_Q, outcome.grades, step=step, accept=plan.queries, rule=rule, seed=seed).pool
+        after = pools.settle(pool, outcome, rule)
         rows.append(figures.step_figures(pool, outcome, after, accept=plan.queries, rollouts_Q=samples_Q))
         right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
         draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))

@@ -1,5 +1,6 @@
 """The pool of queries, what its rules read, and what a step did to it; `qr_jax.pool.pool` is the pool itself."""
 
-from qr_jax.pool.pool import Pool, Settled, create, draw, drawable, refresh, settle
+from qr_jax.pool.pool import Pool, create, draw, drawable, refresh, settle
+from qr_jax.pool.verdict import judge
 
-__all__ = ["Pool", "Settled", "create", "draw", "drawable", "refresh", "settle"]
+__all__ = ["Pool", "create", "draw", "drawable", "judge", "refresh", "settle"]

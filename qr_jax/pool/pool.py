@@ -8,11 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.pool.noise import first, race, words
-from qr_jax.pool.verdict import indices, judge
-from qr_jax.records import Grades, Memory, Outcome
+from qr_jax.pool.verdict import indices
+from qr_jax.records import Memory, Outcome
 
 STATES = ("fresh", "hard", "easy", "surplus", "consumed", "reset")
 LAST = ("none", "hard", "easy", "surplus", "accepted")  # the last verdict that was no fault; a reset leaves it
@@ -73,16 +72,6 @@ class Pool:
         return len(self.weight_P)
 
 
-@dataclass(frozen=True, eq=False)
-class Settled:
-    """The pool after a step; the accepted queries (pool indices), their positions in `drawn_Q`, and verdicts."""
-
-    pool: Pool
-    accepted: np.ndarray
-    accepted_at: np.ndarray
-    verdict_Q: np.ndarray
-
-
 def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
     """A pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
     if size < 1:
@@ -131,29 +120,16 @@ def draw(
     return np.concatenate([above, first(word_P, tied_P, power, count - len(above))])
 
 
-def settle(
-    pool: Pool,
-    drawn_Q: Any,
-    grades: Grades,
-    *,
-    step: int,
-    accept: int,
-    rule: Rule | str,
-    channel: Literal["reward", "outcome"] = "reward",
-    seed: int = 0,
-) -> Settled:
-    """Judge a step's groups, write what they showed into the pool, and let the rule give the next weights.
+def settle(pool: Pool, outcome: Outcome, rule: Rule) -> Pool:
+    """Write what a judged step showed into the pool, and let the rule give the next weights.
 
-    `rule` is a function, or the name of a file in qr_jax/recycling (bind settings with functools.partial). It is given
-    the pool with this step's states and attempts and the weights as they were, and returns (weight_P, memory). A faulty
-    group's query stays as it was and counts no attempt. All rounds of a step are settled together, at once.
+    The rule is given the pool with this step's states and attempts and the weights as they were, and returns (weight_P,
+    memory). A faulty group's query stays as it was and counts no attempt. All rounds of a step are settled at once.
     """
-    outcome = judge(drawn_Q, grades, step=step, accept=accept, channel=channel, seed=seed)
     indices("drawn_Q", outcome.drawn_Q, pool.size)
     noted = _note(pool, outcome)
-    weight_P, memory = (plugins.find("rule", rule) if isinstance(rule, str) else rule)(noted, outcome)
-    settled = replace(noted, weight_P=_array("the rule's weights", weight_P, np.float64, pool.size), memory=memory)
-    return Settled(settled, outcome.accepted, outcome.accepted_at, outcome.verdict_Q)
+    weight_P, memory = rule(noted, outcome)
+    return replace(noted, weight_P=_array("the rule's weights", weight_P, np.float64, pool.size), memory=memory)
 
 
 def refresh(pool: Pool, *, below: float | int) -> Pool:

@@ -42,12 +42,3 @@ def judged(runtime: Runtime, run_state: RunState, groups: Sequence[Group], step:
     settings, seed = runtime.settings.pool, run_state.seed(runtime.settings.seed)
     drawn_Q, grades = np.array([group.index for group in groups], np.int64), joined(groups, settings.samples)
     return judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
-
-
-def settled(runtime: Runtime, run_state: RunState, outcome: Outcome) -> pool.Pool:
-    """Settle the step: return the pool after it."""
-    settings = runtime.settings.pool
-    return pool.settle(
-        run_state.pool, outcome.drawn_Q, outcome.grades, step=outcome.step, accept=settings.queries, rule=runtime.rule,
-        channel=settings.channel, seed=outcome.seed,
-    ).pool  # fmt: skip

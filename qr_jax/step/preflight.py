@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from qr_jax.pool import pool
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.step import drawing, grading
@@ -23,7 +24,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     group = run_interruptible(lambda: grading.grade(runtime.reward, name, 0, 0, query, episodes), runtime.run.stop_now)
     if group.spent.ungraded and runtime.asks:
         raise OSError(f"{group.spent.fault}, of an answer that was made up: is its server up?")
-    drawing.settled(runtime, run_state, drawing.judged(runtime, run_state, [group], 0))
+    pool.settle(run_state.pool, drawing.judged(runtime, run_state, [group], 0), runtime.rule)
 
 
 def made(query: Query, sample: int, answer: str | None) -> Episode:
