@@ -5,10 +5,10 @@ A paragraph, list or table with figures is followed by a comment that names a ce
     `foresee` leads plain GRPO by .014 +- .010.
     <!-- cells: foresee-grpo/six/pooled -->
 
-`python -m benchmarks.figures --write` writes the figures anew. Words stand beside a figure's sign ("leads", "behind",
-"level" for .000), a count ("5 of 5") and whether an interval holds 0 ("leads", "not told apart"). A cell in which one of
-these has changed is not written: its sentence has to be read and changed by hand, and until then there is a ValueError.
-A figure without a sign says that its cell is positive.
+`python -m benchmarks.figures --write` writes the figures anew. A sentence's words go with a figure's sign ("leads",
+"behind", "level" for .000), with a count ("5 of 5"), and with whether an interval holds 0 ("leads", "not told apart").
+Where one of these has changed in a cell the figure is not written: ValueError, until somebody has read the sentence and
+changed it by hand. A figure without a sign says that its cell is positive.
 """
 
 import json

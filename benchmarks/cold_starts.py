@@ -70,8 +70,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("traces of", "seeds", "traces", "exact match", "F1", "searches a question", "ended by an answer")]
     seeds = {name: {run["seed"] for run in runs if run["name"] == name} for name in FROM}
     shared = set.intersection(*seeds.values())
-    parts = [(name, shared) for name in FROM] + [(name, {seed}) for name in FROM for seed in sorted(seeds[name] - shared)]
-    for name, some in parts:
+    further = [(name, {seed}) for name in FROM for seed in sorted(seeds[name] - shared)]
+    for name, some in [*((name, shared) for name in FROM), *further]:
         of = [run for run in runs if run["name"] == name and run["seed"] in some]
         means = [over_seeds([run[score] for run in of]) for score in ("exact_match", "f1", "searches_per_question")]
         answered = over_seeds([run["stops"].get("answered", 0) / run["questions"] for run in of])

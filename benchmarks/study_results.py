@@ -9,8 +9,8 @@ another commit, from cold starts that differ in rounding. A difference is of two
 start, as the same accuracy before training shows. Pooled, a seed's difference is the mean over its generations, and
 the 95 % interval is over seeds: two runs of a seed share its weights, traces and questions, and are no two seeds.
 
-A column of a table is over the same seeds in all its rows: a recipe that lacks one of them has no cell there. So what was
-run on the first three seeds alone stands in tables of its own, over these three for all.
+A column of a table is over the same seeds in all its rows: a recipe that lacks one of them has no cell there. What was
+run on the first three seeds alone stands in tables of its own, beside the others over these three.
 
 In a mean over settings two settings whose runs are the very same on all seeds count once: groups of two make the same
 runs whatever the setting's own size is. Each seed's mean is over the same settings.
@@ -285,7 +285,7 @@ def ends(runs: Mapping[int, Run], first: Mapping[int, Run]) -> tuple[str, str]:
 
 
 def table(half: str, setting: str) -> str:
-    """The recipes of a setting whose runs were made once, best first: a table for each set of seeds, its means alike."""
+    """The recipes of a setting whose runs were made once, best first: a table for each set of seeds that some have."""
     recipes = [folder.name for folder in sorted((RESULTS / half / setting).iterdir())]
     found = {recipe: read(half, setting, recipe) for recipe in recipes}
     sets = sorted({tuple(runs) for runs in found.values()}, key=lambda seeds: (-len(seeds), seeds))

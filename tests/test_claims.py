@@ -1,4 +1,4 @@
-"""The figures in the sentences of README.md and docs/rules.md, each held against the result that bears it."""
+"""The figures in the sentences of claims.PAGES, each held against the result that bears it."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import claims, kept_runs, study_results  # noqa: E402
+from benchmarks import claims, kept_runs, null_worlds, study_results  # noqa: E402
 
 
 @pytest.fixture(params=claims.PAGES, ids=lambda page: page.name)
@@ -23,14 +23,45 @@ def test_every_figure_of_the_pages_is_that_of_its_cell(page):
     assert claims.written(page) == page, "run python -m benchmarks.figures --write"
 
 
+def found_on(page):
+    """Where each figure of the page ends, and the figure."""
+    return [(block.start() + figure.end(), figure[0]) for block in claims.HELD.finditer(page)
+            for figure in claims.FIGURE.finditer(block["block"])]  # fmt: skip
+
+
+def is_exact(figure):
+    """True for a count and for .000, in which the last digit is the claim."""
+    return " of " in figure or figure == ".000"
+
+
 def test_a_digit_that_is_changed_on_the_page_is_noticed(page):
     """The last digit of each figure, all at once: each becomes what it was."""
-    ends = [block.start() + found.end() for block in claims.HELD.finditer(page)
-            for found in claims.FIGURE.finditer(block["block"])]  # fmt: skip
+    ends = [end for end, figure in found_on(page) if not is_exact(figure)]
     changed = list(page)
     for end in ends:
         changed[end - 1] = str((int(page[end - 1]) + 1) % 10)
-    assert len(ends) >= 10 and claims.written("".join(changed)) == page
+    assert len(ends) >= 3 and claims.written("".join(changed)) == page
+
+
+def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
+    """One at a time, in its paragraph: words go with them, so nothing is written over them."""
+    turned, changes = {"+": "-", "-": "+"}, []
+    for part in (held[0] for held in claims.HELD.finditer(page)):
+        figures = found_on(part)
+        changes += [part[: end - 1] + "7" + part[end:] for end, figure in figures if is_exact(figure)]
+        starts = [(end - len(figure), figure[0]) for end, figure in figures if figure[0] in turned]
+        changes += [part[:start] + turned[sign] + part[start + 1 :] for start, sign in starts]
+    assert len(changes) >= 3
+    for changed in changes:
+        with pytest.raises(ValueError, match="another sign, count, or side of the interval"):
+            claims.written(changed)
+
+
+def test_what_a_figure_says_is_its_sign_and_whether_its_interval_holds_0():
+    """By hand: level is neither a lead nor a loss, and a lead within its interval is none."""
+    assert claims.says("+.020 +- .014") == claims.says(".020\n+- .014") == (1, False)
+    assert claims.says("+.010 +- .014") == (1, True) and claims.says("-.077 +- .027") == (-1, False)
+    assert claims.says(".000 +- .014") == (0, True) and claims.says(".794") == (1, False)
 
 
 def test_a_result_that_is_changed_is_noticed(tmp_path, monkeypatch):
@@ -41,9 +72,32 @@ def test_a_result_that_is_changed_is_noticed(tmp_path, monkeypatch):
     run = json.loads(file.read_text())
     run["evaluations"][-2][1] -= 0.05
     file.write_text(json.dumps(run))
-    for path in claims.PAGES:
+    for path in claims.PAGES[:2]:
         page = path.read_text(encoding="utf-8")
         assert claims.written(page) != page
+
+
+def test_a_lead_that_a_result_takes_away_is_refused(tmp_path, monkeypatch):
+    """The same seed behind plain GRPO by far: no longer 5 of 5 seeds, and the page says so in words."""
+    shutil.copytree(study_results.RESULTS / "b", tmp_path / "b")
+    monkeypatch.setattr(study_results, "RESULTS", tmp_path)
+    file = tmp_path / "b/s1/recycle/seed_5.json"
+    run = json.loads(file.read_text())
+    run["evaluations"] = [[rollouts, score - 0.2] for rollouts, score in run["evaluations"]]
+    file.write_text(json.dumps(run))
+    for path in claims.PAGES[:2]:
+        with pytest.raises(ValueError, match="of recycle-grpo/s1/pooled, which is (4 of 5|-.0)"):
+            claims.written(path.read_text(encoding="utf-8"))
+
+
+def test_a_changed_play_of_a_known_pool_is_refused(tmp_path, monkeypatch):
+    """A moved pool that leaves its band no more: 6 of 11 for 7 of 11."""
+    kept = json.loads(null_worlds.FILE.read_text())
+    kept["moved"]["coins, grpo, K 8"]["stretches"] = 0.2
+    monkeypatch.setattr(null_worlds, "FILE", tmp_path / "null_worlds.json")
+    null_worlds.FILE.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="the page says 7 of 11 of null/left/8, which is 6 of 11"):
+        claims.written(claims.PAGES[2].read_text(encoding="utf-8"))
 
 
 def test_a_changed_run_of_the_quickstart_is_noticed(tmp_path, monkeypatch):
@@ -71,16 +125,20 @@ def test_a_figure_without_a_cell_is_refused(page):
 
 def test_a_figure_without_a_sign_says_that_its_cell_is_positive():
     said = "{} by {}.\n<!-- cells: {} -->\n"
-    behind = said.format("It is behind", ".123 +- .456", "grpo-paper/s6/pooled")
+    behind = said.format("It is behind", ".456 +- .123", "grpo-paper/s6/pooled")
     assert re.search(r"behind by \.\d{3} \+- \.\d{3}\.\n", claims.written(behind))
-    with pytest.raises(ValueError, match="the sentence says the opposite"):
-        claims.written(said.format("It leads", ".123 +- .456", "paper-grpo/s6/pooled"))
+    with pytest.raises(ValueError, match="which is -.077.*change its words"):
+        claims.written(said.format("It leads", ".456 +- .123", "paper-grpo/s6/pooled"))
     assert re.search(
-        r"less it, by -\.\d{3}\.\n", claims.written(said.format("less it,", "+.123", "paper-grpo/s6/pooled"))
+        r"less it, by -\.\d{3}\.\n", claims.written(said.format("less it,", "-.123", "paper-grpo/s6/pooled"))
     )
 
 
 def test_a_figure_keeps_its_form():
     cells = "paper-grpo/s4/pooled recycle-grpo/s1/pooled most/recycling_map"
-    found = claims.written(f"On 9 of 9 seeds, on 1 of 5, up to 9.99 times.\n<!-- cells: {cells} -->\n")
+    found = claims.written(f"On 0 of 5 seeds, on 5 of 5, up to 9.99 times.\n<!-- cells: {cells} -->\n")
     assert found.startswith("On 0 of 5 seeds, on 5 of 5, up to 1.17 times.\n")
+    with pytest.raises(ValueError, match="the page says 2 of 5 of recycle-grpo/s1/pooled, which is 5 of 5"):
+        claims.written("On 2 of 5.\n<!-- cells: recycle-grpo/s1/pooled -->\n")
+    level = claims.written("Level (.000 +- .900).\n<!-- cells: paper-grpo/s1/pooled -->\n")
+    assert level.startswith("Level (.000 +- .014).")

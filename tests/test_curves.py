@@ -6,6 +6,7 @@ import re
 import pytest
 from test_report import BROWSER, data_of, dom, draw, lines, made, metrics
 
+from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, curves, history, page, read, run_list, series
 
 LEARNED = {"reward/mean": 0.5, "learner/grad_norm": 2.0, "learner/clip_low": 0.0, "learner/clip_high": 0.25}
@@ -137,9 +138,9 @@ def test_a_short_run_is_drawn_inside_its_axes(tmp_path, steps):
     (run / "ledger.jsonl").write_text(lines([draw(1, "q0", [0.0, 0.0])]))
     ends = [8.0 * step for step in range(1, steps + 1)]
     band = {"mean": [0.5] * steps, "low": [0.25] * steps, "high": [2.5] * steps}
-    null = {"seeds": 1, "rollouts": ends, "bands": dict.fromkeys((*charts.PANELS, "accepted"), band)}
+    null = {"seeds": 1, "rollouts": ends, "bands": dict.fromkeys((*null_control.NAMES, "accepted"), band)}
     null |= {"summary": {}, "plays": 8, "chances": {"hard": (0.1, 0.2), "easy": None}}
-    null |= {"run": {"rollouts": ends, **dict.fromkeys(charts.PANELS, [0.5] * steps)}}
+    null |= {"run": {"rollouts": ends, **dict.fromkeys(null_control.NAMES, [0.5] * steps)}}
     path = tmp_path / "page.html"
     path.write_text(page.build(run, null=null).html, encoding="utf-8")
     shown = dom(path, tmp_path)

@@ -334,3 +334,43 @@ def test_the_band_is_left_where_rates_move_after_the_first_draw():
         for shift in (0.0, 1.0)
     )
     assert moved["stretches"] >= 0.5 > still["stretches"]
+
+
+def test_in_a_mixed_pool_the_band_has_no_power_though_all_rates_move():
+    """Of Beta(.35, .35) first draws allow too much: the band is never left, so inside it nothing follows."""
+    moved = null_worlds.played(null_worlds.WORLDS["Beta(.35, .35)"], "recycle", 8, 1.0, seed=0, size=500)
+    assert moved["stretches"] == 0 and moved["by_figure"]["flipped"] == 0
+
+
+def test_a_stretch_is_left_where_one_of_the_figures_that_move_first_is_outside():
+    """Four stretches by hand: flips outside in the second, `fresh` (which does not count) in the third, none known in
+    the fourth. A figure that never changes is left out, though it is outside.
+    """
+    inside = [0.2, 0.3, 0.2, None]
+    run = dict.fromkeys(null_control.NAMES, inside) | {"flipped": [0.2, 0.6, 0.2, None], "fresh": [0.2, 0.3, 0.6, None]}
+    run |= {"recycled_share": [0.9, 0.9, 0.9, None]}
+    bands = dict.fromkeys(null_control.NAMES, {"low": [0.1] * 4, "high": [0.5] * 4})
+    outside = null_control.outside(run, bands)
+    assert outside["flipped"][:3].tolist() == [0, 1, 0] and np.isnan(outside["flipped"][3])
+    assert outside["fresh"][:3].tolist() == [0, 0, 1] and "recycled_share" not in outside
+    assert null_control.stretches_left(outside).tolist() == [False, True, False]
+    assert null_control.stretches_left({}).tolist() == []
+
+
+def test_the_table_of_known_pools_is_read_by_hand():
+    def world(outside, flipped, stretches):
+        return {"outside": outside, "stretches": stretches, "by_figure": {"flipped": flipped}}
+
+    labels = ("coins, grpo, K 4", "coins, grpo, K 8", "even, foresee, K 4", "even, foresee, K 8")
+    still = (world(0.17, 0.6, 0.7), world(0.01, 0.0, 0.0), world(0.03, 0.1, 0.2), world(0.05, 0.3, 0.4))
+    moving = (world(0.5, 0.8, 1.0), world(0.3, 0.4, 0.7), world(0.0, 0.0, 0.1), world(0.1, 0.0, 0.2))
+    kept = {"frozen": dict(zip(labels, still)), "moved": dict(zip(labels, moving))}
+    lines = null_worlds.table(kept).splitlines()
+    assert lines[2] == "| coins, grpo | .17 | .60 | .70 | 1.00 | .01 | .00 | .00 | .70 |"
+    assert lines[3] == "| even, foresee | .03 | .10 | .20 | .10 | .05 | .30 | .40 | .20 |"
+    assert lines[4].startswith("| mean | .10 | .35 | .45 | .55 |") and lines[6].endswith("| .05 | .30 | .40 | .70 |")
+    above = {name: sum(value > 0 for value in null_worlds.cell(kept, *name.split("/"))) for name in (
+        "left/4", "left/8", "rest/4", "rest/8", "most_left", "flipped/coins/4", "flipped/most/8")}  # fmt: skip
+    assert list(above.values()) == [1, 1, 1, 2, 1, 6, 3]
+    assert null_worlds.cell(kept, "outside") == [0.17, 0.03, 0.01, 0.05]
+    assert null_worlds.cell(kept, "outside", "coins", "8") == [0.01]

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, history, page, read, series, view
 from qr_jax.pool import figures
 from qr_jax.run import interrupts, run_files
 
+ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -142,6 +144,29 @@ def test_the_null_control_is_drawn_beside_the_run_over_the_stretches_both_have()
         "low": [1.0, 0.5],
         "high": [1.0, 1.0],
     }
+
+
+@pytest.mark.parametrize(("left", "chance", "said", "not_said"), [
+    (1, 0.2, "cannot tell luck from learning", "all the same"),
+    (2, 0.2, "cannot tell luck from learning", "all the same"),
+    (3, 0.2, "leaves the band all the same, in 3 of 4 stretches. Luck alone seldom does that", "cannot tell"),
+    (4, 0.2, "leaves the band all the same, in 4 of 4 stretches. Luck alone seldom does that", "cannot tell"),
+    (1, 0.12, "bears signal", "wide range"),
+])  # fmt: skip
+def test_luck_is_not_said_where_the_run_leaves_its_band_in_most_stretches(left, chance, said, not_said):
+    """`flipped` is outside in the first stretches of four; the range of a chance is wide from .1 to .2."""
+    band = {"mean": [0.3] * 4, "low": [0.1] * 4, "high": [0.5] * 4}
+    run = dict.fromkeys(null_control.NAMES, [0.3, 0.2, 0.3, 0.3])
+    run |= {"flipped": [0.6 + 0.01 * at if at < left else 0.3 for at in range(3)] + [0.9 if left == 4 else 0.2]}
+    null = {"plays": 8, "chances": {"hard": (0.1, chance), "easy": None}, "run": run}
+    told = page._beside_chance(null | {"bands": dict.fromkeys(null_control.NAMES, band)}, {"pool": {"samples": 4}})
+    assert said in told and not_said not in told
+
+
+def test_of_the_known_pools_that_never_move_one_leaves_its_band_in_most_stretches():
+    """That is why the page says "seldom"."""
+    worlds = json.loads((ROOT / "benchmarks/results/null_worlds.json").read_text())["frozen"].values()
+    assert (sum(world["stretches"] > 0.5 for world in worlds), len(worlds)) == (1, 22)
 
 
 def test_a_query_flips_in_the_step_that_accepts_it_after_a_zero_variance_verdict():
