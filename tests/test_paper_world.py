@@ -159,6 +159,25 @@ def test_nothing_is_published_of_other_settings_rules_and_worlds():
     assert paper_world.published("beta:0.35,0.35", "recycle", setting) == {}
 
 
+def test_each_of_the_papers_rules_is_played_at_its_own_k_unless_one_is_given(monkeypatch, capsys):
+    """GRPO had been played at k 2, so that its row was Bounded-DAPO's, without what was published of it."""
+    small = {"size": 500, "queries": 32, "samples": 4, "rollouts": 3840}
+    monkeypatch.setattr(paper_world, "SETTING", small)
+    words = "oracle --rates paper:qwen3_1p7b --rule grpo,bounded_dapo,recycle,foresee --queries 500 --rollouts 3840"
+    assert cli.main([*words.split(), "--seeds", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    told = {rule: (one["oversample"], one["steps"], "published" in one) for rule, one in found.items()}
+    papers = {"grpo": (1, 31, True), "bounded_dapo": (2, 16, True), "recycle": (2, 15, True)}
+    assert told == papers | {"foresee": (2, 15, False)}  # 500 are no multiple of 32: once a pass draws what is left
+    assert found["grpo"]["published"]["rescued_easy"] == 421
+    assert cli.main([*words.split(), "--seeds", "1", "--oversample", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "published" not in found["grpo"] and {one["oversample"] for one in found.values()} == {2}
+    text = oracle.format_table(found)
+    assert [line.split()[:2] for line in text.splitlines()[:2]] == [["rule", "k"], ["grpo", "2"]]
+    assert oracle.study("uniform", ["grpo"], size=50, rollouts=500, seeds=1)["grpo"]["oversample"] == 2
+
+
 def test_the_oracles_table_has_what_was_published_under_the_rule():
     means = dict.fromkeys(oracle.COLUMNS, 1.0)
     setting = paper_world.SETTING | {"oversample": 2}
