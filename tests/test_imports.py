@@ -41,7 +41,7 @@ ROWS = (
         "evaluation",
     )
     + ("learner.importance", "learner.kl", "learner.reduce", "learner.variance", "run.jsonl", "run.run_files")
-    + ("search", "lab.judge", "lab.suite"),
+    + ("search", "lab.broken_verdict", "lab.judge", "lab.suite"),
     (*CORE_PLUGINS, "methods", "search.retrievers"),
     ("models", "parallel", "learner.pack", "search.embedder", "search.encoder"),
     ("rollout", "learner", "run.checkpoint", "search.check", "search.server", "search.http_server")
