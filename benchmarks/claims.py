@@ -1,24 +1,26 @@
-"""The figures in the sentences of README.md and docs/rules.md: each is that of a named cell, made from the results.
+"""The figures in the sentences of the PAGES: each is that of a named cell, made from the results.
 
 A paragraph, list or table with figures is followed by a comment that names a cell for each, in their order:
 
     `foresee` leads plain GRPO by .014 +- .010.
     <!-- cells: foresee-grpo/six/pooled -->
 
-`python -m benchmarks.figures --write` writes the figures anew. A figure without a sign says that its cell is positive;
-where that is no longer so, the sentence is wrong and its words have to change: ValueError.
+`python -m benchmarks.figures --write` writes the figures anew. Words stand beside a figure's sign ("leads", "behind",
+"level" for .000), a count ("5 of 5") and whether an interval holds 0 ("leads", "not told apart"). A cell in which one of
+these has changed is not written: its sentence has to be read and changed by hand, and until then there is a ValueError.
+A figure without a sign says that its cell is positive.
 """
 
 import json
 import re
 from collections.abc import Sequence
 
-from benchmarks import interleave, kept_runs, study_results
+from benchmarks import interleave, kept_runs, null_worlds, study_results
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
-PAGES = tuple(interleave.ROOT / name for name in ("README.md", "docs/rules.md"))
-FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d of \d\b|\b\d\.\d\d(?= times)")
+PAGES = tuple(interleave.ROOT / name for name in ("README.md", "docs/rules.md", "docs/concepts.md"))
+FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d+ of \d+\b|\b\d\.\d\d(?= times)")
 HELD = re.compile(r"(?P<block>(?:(?!\n\n).)+?)(?P<between>\n+)<!-- cells: (?P<cells>.*?) -->", re.DOTALL)
 GENERATED = re.compile(r"^```.*?^```|<!-- (\w+): python -m .*?<!-- end of \1 -->", re.DOTALL | re.MULTILINE)
 
@@ -41,21 +43,38 @@ def block(held: re.Match[str]) -> str:
 
 
 def as_written(figure: str, name: str) -> str:
-    """The cell in the figure's form: with a sign or without, with its interval or without, or how often above 0."""
+    """The cell in the figure's form: with a sign or without, with its interval or without, or how often above 0.
+
+    ValueError where the cell has another sign, another count, or an interval that holds 0 where the figure's does not.
+    """
     values = numbers(name)
     if " of " in figure:
-        return f"{sum(value > 0 for value in values)} of {len(values)}"
-    if figure[0] not in "+-.":
+        told = f"{sum(value > 0 for value in values)} of {len(values)}"
+        same = told == figure
+    elif figure[0] not in "+-.":
         return f"{values[0]:.2f}"
-    told = over_seeds(values, "+" if figure[0] in "+-" else "").replace("0.", ".")
-    if told.startswith("-") and figure[0] not in "+-":
-        raise ValueError(f"the page says {figure} of {name}, which is {told}: the sentence says the opposite")
-    return told if "+-" in figure else told.split(" ")[0]
+    else:
+        told = over_seeds(values, "+" if figure[0] in "+-" else "").replace("0.", ".")
+        told = told if "+-" in figure else told.split(" ")[0]
+        same = says(told) == says(figure)
+    if not same:
+        raise ValueError(
+            f"the page says {figure} of {name}, which is {told}: another sign, count, or side of the interval. "
+            "Read the sentence, change its words where they are no longer true, and write the new figure by hand"
+        )
+    return told
+
+
+def says(figure: str) -> tuple[int, bool]:
+    """The sign of a figure, 0 for .000, and whether its interval, if it has one, holds 0."""
+    value, *interval = (float(part) for part in re.split(r"\s\+-\s", figure))
+    return (value > 0) - (value < 0), any(abs(value) <= half for half in interval)
 
 
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
-    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, most/recycling_map a ratio.
+    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, most/recycling_map a ratio,
+    null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -75,6 +94,8 @@ def numbers(name: str) -> Sequence[float]:
     elif name == "most/recycling_map":
         points = json.loads(kept_runs.file_of("recycling_map").read_text(encoding="utf-8"))["points"]
         values = [max(point["signal_groups"]["recycle"] / point["signal_groups"]["grpo"] for point in points)]
+    elif kind == "null":
+        values = null_worlds.cell(json.loads(null_worlds.FILE.read_text(encoding="utf-8")), *parts)
     if not values:
         raise ValueError(f"there is no cell {name!r}")
     return values

@@ -63,14 +63,20 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row a source of traces, means over seeds with their 95 % intervals."""
+    """Markdown: a row a source of traces, means with their 95 % intervals over the seeds that all sources have.
+
+    A further seed of a source has a row of its own.
+    """
     rows = [("traces of", "seeds", "traces", "exact match", "F1", "searches a question", "ended by an answer")]
-    for name in FROM:
-        of = [run for run in runs if run["name"] == name]
+    seeds = {name: {run["seed"] for run in runs if run["name"] == name} for name in FROM}
+    shared = set.intersection(*seeds.values())
+    parts = [(name, shared) for name in FROM] + [(name, {seed}) for name in FROM for seed in sorted(seeds[name] - shared)]
+    for name, some in parts:
+        of = [run for run in runs if run["name"] == name and run["seed"] in some]
         means = [over_seeds([run[score] for run in of]) for score in ("exact_match", "f1", "searches_per_question")]
         answered = over_seeds([run["stops"].get("answered", 0) / run["questions"] for run in of])
         traces = ", ".join(sorted({str(run["cold_start"]["traces"]) for run in of}))
-        rows.append((name, str(len(of)), traces, *means, answered))
+        rows.append((name, ", ".join(str(run["seed"]) for run in of), traces, *means, answered))
     return markdown(rows)
 
 

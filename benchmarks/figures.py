@@ -20,6 +20,7 @@ from benchmarks import (
     kept_runs,
     memory,
     methods,
+    null_worlds,
     paper_implies,
     quickstart,
     quickstart_seeds,
@@ -41,18 +42,21 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
-TABLES_OF = channels, memory, paper_implies, remat, shapes, shards, silence, stand_ins, synth, together
+TABLES_OF = channels, memory, null_worlds, paper_implies, remat, shapes, shards, silence, stand_ins, synth, together
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, quickstart_seeds, real_agent, single_hop, tool_call)}
 STUDY = {  # of the study's runs
-    "rules": study_results.by_setting, "study": study_results.by_seed, "group_sizes": study_results.group_sizes,
+    "rules": study_results.by_setting, "rules_three": study_results.by_setting_three,
+    "study": study_results.by_seed, "study_three": study_results.by_seed_three,
+    "group_sizes": study_results.group_sizes,
     "noise": study_results.noise, "tuning": study_results.tuning, "cut": study_results.cut_short,
 }  # fmt: skip
 PAGES |= dict.fromkeys(("methods", "quickstart", "starts", *KEPT, *TRAINED, *STUDY), "measurements.md")
 PAGES |= {
     "shards": "retrieval.md",
     "rules": "rules.md",
+    "rules_three": "rules.md",
     "quickstart_seeds": "quickstart.md",
     "paper_implies": "what_the_paper_implies.md",
 }

@@ -7,7 +7,7 @@ A frozen world is a pool of 2,000 queries with fixed pass rates, played for 51,2
 ten stretches are held against the band that its own first draws give. Figures that do not change over the run are left
 out. `outside` is the share of (figure, stretch) pairs outside the band: .10 would be exact, less is cautious. `moved`
 are the same pools, but each query's log-odds grow by 1 after its first draw: `outside` is then how often the band is
-left. `stretches` is the share of stretches in which one of the figures of MOVES or more leaves it.
+left. `stretches` is the share of stretches in which one of the figures of null_control.MOVES or more leaves it.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
+from benchmarks.tables import markdown
 from qr_jax.lab import null_control, oracle
 from qr_jax.run import runs
 
 FILE = interleave.ROOT / "benchmarks/results/null_worlds.json"
 SIZE, ROLLOUTS, POINTS = 2000, 51_200, 10
 SAMPLERS = {"recycle": 2, "grpo": 1, "foresee": 1}  # a rule and its oversampling
-MOVES = ("zero_variance_rate", "flipped", *null_control.AGAIN)
 Rates = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -98,19 +98,12 @@ def played(rates: Rates, rule: str, samples: int, shift: float, seed: int, size:
 
 def left(run: Mapping[str, Sequence[float | None]], bands: Mapping[str, Mapping[str, Sequence[float | None]]]):
     """The share of figures outside their bands, by figure and over all, and of the stretches that MOVES left."""
-    outside = {}
-    for name in null_control.NAMES:
-        value_T, low_T, high_T = (np.array(one, float) for one in (run[name], bands[name]["low"], bands[name]["high"]))
-        known_T = np.isfinite(value_T) & np.isfinite(low_T)
-        if known_T.any() and np.ptp(value_T[known_T]) > 0:
-            out_T = (value_T < low_T - 1e-9) | (value_T > high_T + 1e-9)
-            outside[name] = np.where(known_T, out_T, np.nan)
+    outside = null_control.outside(run, bands)
     every = np.array(list(outside.values()))
-    again = [np.nan_to_num(outside[name]) for name in MOVES if name in outside]
-    any_T = np.max(again, axis=0) if again else np.zeros(POINTS)
+    left_T = null_control.stretches_left(outside)
     by_figure = {name: round(float(np.nanmean(out_T)), 3) for name, out_T in outside.items()}
-    means = {"outside": round(float(np.nanmean(every)), 4), "stretches": round(float(any_T.mean()), 3)}
-    return means | {"by_figure": by_figure}
+    stretches = round(float(left_T.mean()), 3) if left_T.size else 0.0
+    return {"outside": round(float(np.nanmean(every)), 4), "stretches": stretches, "by_figure": by_figure}
 
 
 def told(kept: Mapping[str, Any]) -> str:
@@ -124,6 +117,60 @@ def told(kept: Mapping[str, Any]) -> str:
                 lines.append(f"{kind} {samples}: {len(some)} worlds, outside {means[0]:.3f}, stretches {means[1]:.3f}")
     both = [found["outside"] for kind in ("frozen", "runs") for found in kept[kind].values()]
     return "\n".join([*lines, f"frozen and runs: {len(both)} worlds, outside {np.mean(both):.3f}"])
+
+
+def table(kept: Mapping[str, Any]) -> str:
+    """Markdown: a row a pool and rule; for K 4 and K 8 what lies outside while rates are still, and while they move."""
+    heads = ("still: figures outside", "still: `flipped` outside", "still: stretches left", "moving: stretches left")
+    rows = [("pool, rule", *(f"K {samples}, {head}" for samples in (4, 8) for head in heads))]
+    for label in pools(kept, 4):
+        every = [figures(kept, f"{label}, K {samples}") for samples in (4, 8)]
+        rows.append((label, *(f"{value:.2f}" for of_k in every for value in of_k)))
+    for name, of in (("mean", np.mean), ("least", np.min), ("most", np.max)):
+        every = [[figures(kept, f"{label}, K {samples}") for label in pools(kept, samples)] for samples in (4, 8)]
+        rows.append((name, *(f"{value:.2f}" for of_k in every for value in of(of_k, axis=0))))
+    return markdown(rows).replace("0.", ".")
+
+
+def pools(kept: Mapping[str, Any], samples: int) -> list[str]:
+    """The pools and rules that were played with so many samples a query."""
+    end = f", K {samples}"
+    return [label.removesuffix(end) for label in kept["frozen"] if label.endswith(end)]
+
+
+def figures(kept: Mapping[str, Any], label: str) -> tuple[float, float, float, float]:
+    """A pool's figures outside, its stretches with `flipped` outside, and those left, still; those left, moving."""
+    still, moving = kept["frozen"][label], kept["moved"][label]
+    return still["outside"], still["by_figure"]["flipped"], still["stretches"], moving["stretches"]
+
+
+def cell(kept: Mapping[str, Any], kind: str, *parts: str) -> list[float]:
+    """A cell of benchmarks/claims.py. Of a share of stretches, a value a stretch: 1 where it counts, -1 where not.
+
+    outside, or outside/POOL/K: shares of figures outside, still. flipped/POOL/K, flipped/most/K: stretches with
+    `flipped` outside, still. left/K: by pool its stretches left, moving, less a half; rest/K: stretches left in the
+    pool that has most of those under half. most_left: by pool its stretches left, still, less a half.
+    """
+    samples = int(parts[-1]) if parts else 0
+    every = [figures(kept, f"{label}, K {k}") for k in ([samples] if parts else [4, 8]) for label in pools(kept, k)]
+    if kind == "outside" and not parts:
+        return [outside for outside, *_ in every]
+    if kind == "most_left":
+        return [still - 0.5 for _, _, still, _ in every]
+    if kind == "left":
+        return [moving - 0.5 for *_, moving in every]
+    if kind == "rest":
+        return of_stretches(max(moving for *_, moving in every if moving < 0.5))
+    if kind == "flipped" and parts[0] == "most":
+        return of_stretches(max(flipped for _, flipped, *_ in every))
+    outside, flipped, *_ = next(
+        figures(kept, f"{label}, K {samples}") for label in pools(kept, samples) if label.split(", ")[0] == parts[0]
+    )
+    return [outside] if kind == "outside" else of_stretches(flipped)
+
+
+def of_stretches(share: float) -> list[float]:
+    return [1.0 if at < round(share * POINTS) else -1.0 for at in range(POINTS)]
 
 
 if __name__ == "__main__":

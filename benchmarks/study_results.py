@@ -9,6 +9,9 @@ another commit, from cold starts that differ in rounding. A difference is of two
 start, as the same accuracy before training shows. Pooled, a seed's difference is the mean over its generations, and
 the 95 % interval is over seeds: two runs of a seed share its weights, traces and questions, and are no two seeds.
 
+A column of a table is over the same seeds in all its rows: a recipe that lacks one of them has no cell there. So what was
+run on the first three seeds alone stands in tables of its own, over these three for all.
+
 In a mean over settings two settings whose runs are the very same on all seeds count once: groups of two make the same
 runs whatever the setting's own size is. Each seed's mean is over the same settings.
 """
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave
-from benchmarks.tables import markdown, over_seeds
+from benchmarks.tables import markdown, over_seeds, thousandths
 
 RESULTS = interleave.ROOT / "benchmarks/results/study"
 SHARE = 0.3  # of the budget: over its end a run's accuracy is the mean
@@ -47,12 +50,14 @@ GROUP_SIZES = {  # what each difference is, of which rules, over which settings
     "foresee in groups of the setting's own size less grpo in groups of two": ("foresee", "grpo_pairs", "four"),
     "grpo in groups of two less grpo in groups of the setting's own size": ("grpo_pairs", "grpo", "four"),
 }
+ALL, FIRST = range(5, 10), range(5, 8)  # the report's seeds, and those of recipes and settings that have three
+THREE = ("s3", "s1", "s7")  # settings of the tables over FIRST
 Run = Mapping[str, Any]
 Pair = tuple[Run, Run]
 
 
 def tables() -> list[str]:
-    return [tuning(), cut_short(), by_seed(), by_setting(), group_sizes(), noise()]
+    return [tuning(), cut_short(), by_seed(), by_seed_three(), by_setting(), by_setting_three(), group_sizes(), noise()]
 
 
 def tuning() -> str:
@@ -130,44 +135,61 @@ def level(setting: str, rule: str, which: str, half: str = "b") -> dict[int, flo
 
 def by_setting() -> str:
     """The report: a rule a row, a setting a column, and the mean over six; below it the generations, each alone."""
-    rows = [("rule", *SETTINGS.values(), "mean of the six with five seeds")]
+    settings = [setting for setting in SETTINGS if has("grpo", setting, ALL)]
+    rows = [("rule", *(SETTINGS[setting] for setting in settings), "mean of the six")]
     for rule, name in RULES.items():
-        rows.append((name, *(cell(setting, rule, "pooled") for setting in SETTINGS), mean_of_six(rule, "pooled")))
-        twice = [setting for setting in SETTINGS if read("b", setting, rule, "first")]
+        if not any(has(rule, setting, ALL) for setting in settings):
+            continue
+        cells = (cell(setting, rule, "pooled", ALL) for setting in settings)
+        rows.append((name, *cells, mean_of_six(rule, "pooled")))
+        twice = [setting for setting in settings if read("b", setting, rule, "first")]
         for which in ("first", "again") if twice else ():
-            cells = (cell(setting, rule, which) if setting in twice else "" for setting in SETTINGS)
+            cells = (cell(setting, rule, which, ALL) if setting in twice else "" for setting in settings)
             rows.append((f"... {GENERATIONS[which]}", *cells, mean_of_six(rule, which)))
     return markdown(rows)
 
 
-def cell(setting: str, rule: str, which: str) -> str:
-    """The accuracy of grpo; of another rule its difference from that."""
+def by_setting_three() -> str:
+    """The same over the first three seeds, for the rules and settings that have no others."""
+    rows = [("rule", *(SETTINGS[setting] for setting in THREE))]
+    for rule, name in RULES.items():
+        cells = [cell(setting, rule, "pooled", FIRST) for setting in THREE]
+        rows += [(name, *cells)] if any(cells) else []
+    return markdown(rows)
+
+
+def has(rule: str, setting: str, seeds: Collection[int]) -> bool:
+    return {*seeds} <= {*read("b", setting, rule)}
+
+
+def cell(setting: str, rule: str, which: str, seeds: Collection[int]) -> str:
+    """The accuracy of grpo over these seeds; of another rule its difference from that; "" where a seed is missing."""
     if rule == "grpo":
-        return short(level(setting, rule, which), sign="")
-    both = pairs("b", setting, rule, "grpo", which).values()
-    if both and all(same(ours) == same(theirs) for several in both for ours, theirs in several):
+        return short(level(setting, rule, which), seeds, sign="")
+    both = pairs("b", setting, rule, "grpo", which)
+    if {*seeds} <= {*both} and all(same(ours) == same(theirs) for seed in seeds for ours, theirs in both[seed]):
         return "the same runs"
-    return short(gaps(rule, "grpo", [setting], which))
+    return short(gaps(rule, "grpo", [setting], which), seeds)
 
 
 def mean_of_six(rule: str, which: str) -> str:
-    return short(gaps(rule, "grpo", MEANS["six"], which)) if rule != "grpo" else ""
+    return short(gaps(rule, "grpo", MEANS["six"], which), ALL) if rule != "grpo" else ""
 
 
-def short(of_seed: Mapping[int, float], sign: str = "+") -> str:
-    """As in "+.045 +-.039 (3)": with its seeds where they are not five; without a sign the mean alone."""
-    if not of_seed:
+def short(of_seed: Mapping[int, float], seeds: Collection[int], sign: str = "+") -> str:
+    """As in "+.045 +-.039", over these seeds; without a sign the mean alone; "" where a seed is missing."""
+    if not {*seeds} <= {*of_seed}:
         return ""
-    values = [*of_seed.values()]
-    told = over_seeds(values, sign).replace("+- ", "+-") if sign else f"{np.mean(values):.3f}"
-    return told.replace("0.", ".") + f" ({len(values)})" * (len(values) != 5)
+    values = [of_seed[seed] for seed in seeds]
+    told = over_seeds(values, sign).replace("+- ", "+-") if sign else thousandths(float(np.mean(values)))
+    return told.replace("0.", ".")
 
 
 def group_sizes() -> str:
     """What a rule is worth beside what the size of the groups is worth."""
     rows = [("mean difference over settings", "settings", *GENERATIONS.values())]
     for name, (rule, base, mean) in GROUP_SIZES.items():
-        each = {which: short(gaps(rule, base, MEANS[mean], which)) for which in GENERATIONS}
+        each = {which: short(gaps(rule, base, MEANS[mean], which), ALL) for which in GENERATIONS}
         if not all(read("b", "s3", recipe, "first") for recipe in (rule, base)):
             each |= {"first": "", "pooled": ""}  # plain GRPO in groups of two was made once, beside the second runs
         rows.append((name, ", ".join(MEANS[mean]), *each.values()))
@@ -198,34 +220,48 @@ def sd_of_a_run(rule: str) -> float:
 
 
 def by_seed() -> str:
-    """The report's runs one by one: a setting and rule a row."""
-    rows = [("setting", "rule", "by seed, from 5; in brackets the first runs", "pooled")]
+    """The report's runs one by one: a setting and rule a row, of those that have all five seeds."""
+    return run_by_run([setting for setting in SETTINGS if has("grpo", setting, ALL)], ALL)
+
+
+def by_seed_three() -> str:
+    """The same over the first three seeds, for the rules and settings that have no others."""
+    return run_by_run(THREE, FIRST)
+
+
+def run_by_run(settings: Sequence[str], seeds: Collection[int]) -> str:
+    """All columns are over these seeds; a rule that lacks one of them has no row."""
+    rows = [("setting", "rule", f"seeds {min(seeds)} to {max(seeds)}; in brackets the first runs", "pooled")]
     rows[0] += ("less grpo, first", "again", "pooled", "there after", "most under its best", "signal groups")
-    for setting, name in SETTINGS.items():
-        rows.append((f"**{setting}: {name}**", *[""] * (len(rows[0]) - 1)))
+    for setting in settings:
+        rows.append((f"**{setting}: {SETTINGS[setting]}**", *[""] * (len(rows[0]) - 1)))
         for rule in RULES:
-            runs, first = (read("b", setting, rule, generation) for generation in ("again", "first"))
-            if runs:
-                every = [*runs.values(), *first.values()]
-                each = " ".join(f"{thousandths(run)}" for run in runs.values())
-                each += f" ({' '.join(thousandths(run) for run in first.values())})" * bool(first)
-                rows.append((setting, RULES[rule], each, short(level(setting, rule, "pooled"), sign=""),
-                             *beside(setting, rule, bool(first)), *ends(every)))  # fmt: skip
+            if not has(rule, setting, seeds):
+                continue
+            runs, first = (of_seeds(read("b", setting, rule, which), seeds) for which in ("again", "first"))
+            each = " ".join(in_thousandths(run) for run in runs.values())
+            each += f" ({' '.join(in_thousandths(run) for run in first.values())})" * bool(first)
+            rows.append((setting, RULES[rule], each, short(level(setting, rule, "pooled"), seeds, sign=""),
+                         *beside(setting, rule, bool(first), seeds), *ends(runs, first)))  # fmt: skip
     return markdown(rows)
 
 
-def thousandths(run: Run) -> str:
+def of_seeds(runs: Mapping[int, Any], seeds: Collection[int]) -> dict[int, Any]:
+    return {seed: runs[seed] for seed in seeds if seed in runs}
+
+
+def in_thousandths(run: Run) -> str:
     return f"{run['accuracy']:.3f}".lstrip("0")
 
 
-def beside(setting: str, rule: str, twice: bool) -> tuple[str, str, str, str]:
+def beside(setting: str, rule: str, twice: bool, seeds: Collection[int]) -> tuple[str, str, str, str]:
     """Differences from grpo by generation, and the share of its rollouts after which a rule is as good; of grpo ""."""
     if rule == "grpo":
         return "", "", "", ""
-    each = {which: cell(setting, rule, which) for which in GENERATIONS}
+    each = {which: cell(setting, rule, which, seeds) for which in GENERATIONS}
     if not twice:
         each |= {"first": "", "again": ""}
-    there = reached(pairs("b", setting, rule, "grpo", "pooled"))
+    there = reached(of_seeds(pairs("b", setting, rule, "grpo", "pooled"), seeds))
     return each["first"], each["again"], each["pooled"], "" if there is None else f"{there:.2f}"
 
 
@@ -241,23 +277,33 @@ def reached(of_seed: Mapping[int, Sequence[Pair]]) -> float | None:
     return float(shares[at]) if at < len(shares) else None
 
 
-def ends(runs: Sequence[Run]) -> tuple[str, str]:
-    """The most that a run ends under its best evaluation, and signal groups."""
-    return f"{max(run['best'] - run['final'] for run in runs):.3f}", f"{mean(runs, 'signal_groups'):.0f}"
+def ends(runs: Mapping[int, Run], first: Mapping[int, Run]) -> tuple[str, str]:
+    """The most that any run ends under its best evaluation; signal groups, a seed's being the mean of its runs."""
+    every = [[of[seed] for of in (runs, first) if seed in of] for seed in runs]
+    under = max(run["best"] - run["final"] for both in every for run in both)
+    return f"{under:.3f}", f"{np.mean([mean(both, 'signal_groups') for both in every]):.0f}"
 
 
 def table(half: str, setting: str) -> str:
-    """The recipes of a setting whose runs were made once, best first."""
+    """The recipes of a setting whose runs were made once, best first: a table for each set of seeds, its means alike."""
     recipes = [folder.name for folder in sorted((RESULTS / half / setting).iterdir())]
     found = {recipe: read(half, setting, recipe) for recipe in recipes}
-    base = BASELINE[half] if BASELINE[half] in found else ""
+    sets = sorted({tuple(runs) for runs in found.values()}, key=lambda seeds: (-len(seeds), seeds))
+    return "\n".join(over(seeds, found, half, setting) for seeds in sets)
+
+
+def over(seeds: Sequence[int], found: Mapping[str, Mapping[int, Run]], half: str, setting: str) -> str:
+    """The recipes that have just these seeds, and the baseline over them, in any case."""
+    base = BASELINE[half] if {*seeds} <= {*found.get(BASELINE[half], {})} else ""
+    these = {recipe: of_seeds(runs, seeds) for recipe, runs in found.items() if recipe == base or {*runs} == {*seeds}}
     rows = [("recipe", "accuracy by seed", "mean", "difference", "most under its best", "signal groups", "seconds")]
-    for recipe, runs in sorted(found.items(), key=lambda item: -mean(item[1].values(), "accuracy")):
-        each = " ".join(map(thousandths, runs.values()))
-        gap = over_seeds([*gaps(recipe, base, [setting], "again", half).values()], "+") if base != recipe else ""
-        rows.append((recipe, each, f"{mean(runs.values(), 'accuracy'):.3f}", gap, *ends([*runs.values()]),
-                     f"{mean(runs.values(), 'seconds'):.0f}"))  # fmt: skip
-    return f"**{setting}, half {half}**" + f" (differences from {base})" * bool(base) + f"\n\n{markdown(rows)}"
+    for recipe, runs in sorted(these.items(), key=lambda item: -mean(item[1].values(), "accuracy")):
+        each = " ".join(map(in_thousandths, runs.values()))
+        gap = of_seeds(gaps(recipe, base, [setting], "again", half), seeds) if base not in ("", recipe) else {}
+        rows.append((recipe, each, f"{mean(runs.values(), 'accuracy'):.3f}", over_seeds([*gap.values()], "+"),
+                     *ends(runs, {}), f"{mean(runs.values(), 'seconds'):.0f}"))  # fmt: skip
+    head = f"**{setting}, half {half}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}**"
+    return head + f" (differences from {base})" * bool(base) + f"\n\n{markdown(rows)}"
 
 
 def mean(runs: Collection[Run], name: str) -> float:

@@ -15,6 +15,12 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def over_seeds(values: Sequence[float], sign: str = "") -> str:
     """As in ".412 +- .020": the mean and its 95 % interval by Student's t; of one seed the value, of none ""."""
     if len(values) < 2:
-        return "".join(format(value, f"{sign}.3f") for value in values)
+        return "".join(thousandths(value, sign) for value in values)
     wide = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):{sign}.3f} +- {wide:.3f}"
+    return f"{thousandths(float(np.mean(values)), sign)} +- {wide:.3f}"
+
+
+def thousandths(value: float, sign: str = "") -> str:
+    """Three digits after the point; what is then 0 has no sign, whether it came from above or from below."""
+    text = f"{value:{sign}.3f}"
+    return text if float(text) else f"{0:.3f}"

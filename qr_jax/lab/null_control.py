@@ -26,6 +26,7 @@ from qr_jax.pool.noise import uniforms
 
 AGAIN = ("zero_variance_rate_ex_hard", "zero_variance_rate_ex_easy")  # of those drawn again: what moves first
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped", *AGAIN)
+MOVES = ("zero_variance_rate", "flipped", *AGAIN)  # the figures that a moving pass rate changes first
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
 INSIDE = 0.9  # the share of a frozen policy's figures that the band holds
 MIXTURE = 97  # the first part of the keys of its random mixtures
@@ -145,6 +146,35 @@ def curves(rows: Sequence[Mapping[str, Any]], points: int, rollouts: int) -> dic
         for name in COUNTS
     }
     return {"rollouts": [rollouts * (at + 1) / points for at in range(points)], **shares, **counts}
+
+
+def outside(
+    run: Mapping[str, Sequence[float | None]], bands: Mapping[str, Mapping[str, Sequence[float | None]]]
+) -> dict[str, np.ndarray]:
+    """Return for each figure of NAMES, a value a stretch: 1 outside its band, 0 inside, NaN where one is unknown.
+
+    `run` are a run's `curves`, `bands` those of `null`. A figure that is the same in all stretches is left out.
+    """
+    found = {}
+    for name in NAMES:
+        count = min(len(run[name]), len(bands[name]["low"]))  # a run under way has fewer stretches
+        value_T, low_T, high_T = (
+            np.array(values[:count], float) for values in (run[name], bands[name]["low"], bands[name]["high"])
+        )
+        known_T = np.isfinite(value_T) & np.isfinite(low_T)
+        if known_T.any() and np.ptp(value_T[known_T]) > 0:
+            out_T = (value_T < low_T - 1e-9) | (value_T > high_T + 1e-9)
+            found[name] = np.where(known_T, out_T, np.nan)
+    return found
+
+
+def stretches_left(outside: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Tell for each stretch with a known figure of MOVES whether one of these or more lies `outside` its band."""
+    every = [outside[name] for name in MOVES if name in outside]
+    if not every:
+        return np.zeros(0, bool)
+    known_T = np.isfinite(every).any(axis=0)
+    return np.max(np.nan_to_num(every), axis=0)[known_T].astype(bool)
 
 
 def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:

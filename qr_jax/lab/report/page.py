@@ -17,6 +17,7 @@ from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.lab import null_control
 from qr_jax.lab.probe_figures import AGAIN
 from qr_jax.lab.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.logging.secrecy import looks_secret, redact
@@ -219,7 +220,14 @@ def _beside_chance(null: charts.Null, config: Mapping[str, Any]) -> str:
             text += f" A query that was {words} in {samples} samples then bears signal at its next draw in {low} to "
             text += f"{high} of cases."
     wide = [bounds for bounds in null["chances"].values() if bounds and bounds[1] > VAGUE * bounds[0]]
-    if wide:
+    left_T = null_control.stretches_left(null_control.outside(null["run"], null["bands"]))
+    if wide and left_T.sum() * 2 > left_T.size:
+        text += (
+            f" That is a wide range, and the run leaves the band all the same, in {left_T.sum()} of {left_T.size} "
+            "stretches. Luck alone seldom does that. `qr-jax probe` tells how much moved: it draws such queries again "
+            "with the policy that filed them."
+        )
+    elif wide:
         text += (
             " That is a wide range: so few samples a query cannot tell luck from learning here. `qr-jax probe` can: it "
             "draws such queries again with the policy that filed them."
