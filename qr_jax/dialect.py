@@ -29,15 +29,23 @@ EMPTY_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template has it
 MADE = tuple(f"{maker}{made}" for maker in ("tool", "function") for made in ("response", "result", "output"))
 SURE = ("thinking", "think", "thought", "reasoning", "scratchpad", *MADE)
 USUAL = (
-    *("reason", "reflection", "reflect", "rethink", "deliberation", "analysis", "monologue", "internal", "cot"),
-    *("plan", "draft", "observation", "result", "information", "document", "passage", "context", "evidence"),
+    *("reason", "reflection", "reflect", "rethink", "deliberation", "deliberate", "analysis", "monologue", "internal"),
+    *("cot", "plan", "planning", "draft", "rationale", "ponder", "musing", "note", "brainstorm"),
+    *("observation", "result", "information", "info", "document", "doc", "passage", "snippet", "context", "evidence"),
+    *("output", "response", "retrieved"),
 )
+HTML = r"(?:a|b|i|u|s|p|q|em|tt|br|hr|ul|ol|li|h[1-6]|sub|sup|kbd|var|pre|code|mark|small|strong)(?![\w:.-])"
 GAP = r"[^!-,.-^`a-{}~]"  # all but letters, digits and marks of ASCII, and of these - _ |
 LEAD = r"[^!-,.0-\[\]-^`a-{}~]{0,8}"  # that, and slashes
 ENDS = rf"(?:(?:begin|start|end){GAP}*(?:of{GAP}*)?)?"
 # What may stand before a name: begin of, chain_of_, seed:, ant (in antThinking).
 FIRST = rf"(?:{ENDS}|(?:[^\W_]{{1,16}}[:_▁.-]{{1,2}}){{1,3}}|(?-i:[A-Za-z][a-z]{{0,15}}(?=[A-Z])))"
 ENTITY = "&(?:amp;)*"
+OPENS = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)"
+CLOSES = rf"(?:[{GREATER}▷⟩]|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
+# By which a model ends its message; and signs of control that begin no other message.
+END = r"</s>|<(?:eos|end_of_turn)>|<[|｜](?:im_end|end[\w▁]*|eo[tms](?:_id)?|call|return)[|｜]>"
+KEPT = rf"{END}|<\|python_tag\|>"
 
 
 def _split_by_unseen(name: str) -> str:
@@ -67,23 +75,47 @@ def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 @functools.cache
 def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
-    """Match a tag that a model may not write outside its thoughts, unless it is among the further ones.
+    """Match a tag that a model may not write outside its thoughts and acts, unless it is among the further ones.
 
     It is an observation's, which only the environment makes, or a thought's in another form than `<think>`. A tag is
     told by its bare name: case, blanks, separators, unseen characters and an HTML entity in a bracket's place do not
     matter, nor does the style of the brackets: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
-    `[TOOL_RESULTS]`, `{think}`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A name
-    that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets alone. `‹think›`, as
-    `neutralise` leaves it, is no tag.
+    `[TOOL_RESULTS]`, `{think}`, `(think)`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A
+    name that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets, or square ones
+    and capitals. `‹think›`, as `neutralise` leaves it, is no tag.
+
+    Or it is anybody else's (`_foreign`).
     """
     may, sure, usual = "|".join(map(re.escape, ("think", *further))), _bare(SURE), _bare(USUAL)
-    opens, closes = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)", rf"[{GREATER}▷⟩]"
-    inside, closes = rf"[^{LESS}{GREATER}▷⟩]{{0,64}}", rf"(?:{closes}|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
-    alone = rf"(?=[^\s{LESS}{GREATER}]{{0,32}}?\s*(?:\d*\s*/?{closes}|\w+\s*=))"
-    angled = rf"{opens}(?:!--)?{LEAD}{FIRST}(?:{sure}{inside}|{usual}{alone}{inside}){closes}"
-    alone_in, unused = f"{LEAD}{ENDS}{sure}{GAP}*", rf"{opens}unused\d+{closes}{GAP}*{sure}"
-    squared, between = rf"\[{alone_in}\]|\{{{alone_in}\}}|{unused}", rf"\|>{LEAD}{FIRST}(?:{sure}|{usual}){GAP}*<\|"
-    return re.compile(rf"(?!</?(?:{may})>)(?i:{angled}|{squared}|{between})")
+    inside = rf"[^{LESS}{GREATER}▷⟩]{{0,64}}"
+    alone = rf"(?=[^\s{LESS}{GREATER}]{{0,32}}?\s*(?:\d*\s*/?{CLOSES}|\w+\s*=))"
+    angled = rf"{OPENS}(?:!--)?{LEAD}{FIRST}(?:{sure}{inside}|{usual}{alone}{inside}){CLOSES}"
+    begun = rf"[{LESS}]/?(?:{'|'.join(SURE)})(?![\w-])"  # and never finished
+    alone_in, unused = f"{LEAD}{ENDS}{sure}{GAP}*", rf"{OPENS}unused\d+{CLOSES}{GAP}*{sure}"
+    squared = rf"\[{alone_in}\]|\{{{alone_in}\}}|\({alone_in}\)|(?-i:\[(?:{'|'.join(USUAL).upper()})S?\])"
+    between = rf"\|>{LEAD}{FIRST}(?:{sure}|{usual}){GAP}*<\|"
+    return re.compile(rf"(?!</?(?:{may})>)(?i:{angled}|{begun}|{squared}|{unused}|{between})|{_foreign(further)}")
+
+
+def _foreign(further: tuple[str, ...]) -> str:
+    """Match a tag that is not of the environment, nor plain HTML: one that closes, or one that begins a line.
+
+    A tag in the middle of a line, never closed, is prose (vector<int>). Or it begins another message: `<|im_start|>`.
+    """
+    ours = rf"(?!</?(?:{_either(further)})>)"
+    name = rf"(?!(?i:{HTML}))[^\W\d][\w:.-]*"
+    slash = rf"[{UNSEEN}]*[{SLASHES}][{UNSEEN}]*"
+    closes = rf"{OPENS}{slash}{name}|\[{slash}{name}\]|\{{{slash}{name}\}}"
+    begins = rf"(?<![^\n>])[ \t]*{ours}{OPENS}[{UNSEEN}]*{name}(?:\s+[\w:-]+\s*=[^{LESS}{GREATER}]*)?\s*(?:/?{CLOSES}|\n)"
+    message = rf"(?!{KEPT})[{LESS}][{BAR}][^{LESS}{GREATER}{BAR}]{{1,64}}[{BAR}][{GREATER}]|<start_of_turn>|\[INST\]"
+    return rf"{ours}(?:{closes})|{begins}|{message}"
+
+
+@functools.cache
+def whole_block(further: tuple[str, ...] = ()) -> str:
+    """A regular expression of an act, or another block: a tag of the environment with no such tag inside."""
+    inside = rf"(?:(?!</?(?:{_either(further)})>).)*"
+    return "|".join(f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think")
 
 
 def _bare(names: tuple[str, ...]) -> str:
@@ -112,13 +144,11 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
 
     Strict: lower-case tags without attributes, opened and closed by one name, nothing of the dialect in between.
     Thoughts are opaque and no blocks; when the first think tag closes, the chat template opened it, and all before it
-    was thought. An unfinished thought or block is a tag out of place. A `forbidden_tag` spoils the whole turn, which
-    then has no blocks. Never raises.
+    was thought. An unfinished thought or block is a tag out of place. A `forbidden_tag` outside thoughts and blocks
+    spoils the whole turn, which then has no blocks. Never raises.
     """
-    first_think = THINK_TAG.search(text)
-    if first_think and first_think[0] == "</think>":
-        text = text[first_think.end() :]
-    if forbidden_tag(further).search(without_thoughts(text)):
+    text = after_begun(text)
+    if forbidden_tag(further).search(_emptied(text, further)):
         return (), False
     blocks, opened, start = [], None, 0
     for tag in any_tag(further).finditer(text):
@@ -132,6 +162,23 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
         elif opened != "think":
             return tuple(blocks), False
     return tuple(blocks), opened is None
+
+
+def after_begun(text: str) -> str:
+    """Return the text after a thought that the chat template began: its first think tag closes."""
+    first_think = THINK_TAG.search(text)
+    return text[first_think.end() :] if first_think and first_think[0] == "</think>" else text
+
+
+def spoken(text: str) -> str:
+    """Return a model's turn with its thoughts emptied, one that the chat template began left out."""
+    return without_thoughts(after_begun(text))
+
+
+def _emptied(text: str, further: tuple[str, ...]) -> str:
+    """Empty the thoughts and blocks of a text; a block's opening tag stays."""
+    block = re.compile(f"(?s:{whole_block(further)})")
+    return block.sub(lambda found: found[0].partition(">")[0] + ">", without_thoughts(text))
 
 
 def without_thoughts(text: str) -> str:
@@ -210,7 +257,8 @@ def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
     tag = f"</?(?:{_either(further)})>"
     inside = f"(?:(?!{tag}).)*"
     opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
-    spoilt = f"(?:{WHOLE_THOUGHT}|(?!<think>).)*?{forbidden_tag(further).pattern}"
+    block = whole_block(further)
+    spoilt = f"(?:{WHOLE_THOUGHT}|{block}|(?!<think>|{block}).)*?(?:{forbidden_tag(further).pattern})"
     passed = [WHOLE_THOUGHT, f"(?!{tag})."]
     passed += [f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think" and name not in acts]
     names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]

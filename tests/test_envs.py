@@ -174,7 +174,8 @@ def test_tool_call_opens_with_its_schema():
         (call(queries=["a", "b"]) + "\n" + call(queries=["b", "c", "d"]), Search(("a", "b", "c"))),
         ("<think>I <tool_call> something</think>" + call(query="a"), Search(("a",))),
         (call(query="a") + "<tool_call>{broken</tool_call>", Search(("a",))),
-        (call(query="a") + "<answer>b</answer>", Search(("a",))),
+        (call(query="a") + "<|im_end|>\n" + call(query="b") + "</s> ", Search(("a", "b"))),
+        ("<think>hm</think>So <b>I</b> look: " + call(query="a"), Search(("a",))),
         ("<answer>b</answer>", Stop("answered", "b")),
         ("thought by the template</think>\n<answer>b</answer>", Stop("answered", "b")),
     ],
@@ -227,6 +228,15 @@ def test_tool_call_reads_the_first_action(text, move):
         call(query="<search>"),
         "<think>" + call(query="a"),
         "<think>x<answer>b</answer>",
+        call(query="a") + "<answer>b</answer>",
+        'I call.\n{"name": "python", "arguments": {"query": "a"}}',
+        'As in\n{"query": "a"}',
+        'I call.\n{"name": "search", "arguments": {"query": "a"}}\nFound for "a":',
+        '<tool_call>{"name": "search", "arguments": {"query": "a", "Query": "b"}}</tool_call>',
+        '<tool_call>{"action": "visit", "action_input": "a"}</tool_call>',
+        "<tool_call><function=visit><parameter=query>a</parameter></function></tool_call>",
+        "<tool_call><function=search><parameter=query>a</parameter></function> found: b</tool_call>",
+        "<tool_call>visit<arg_key>query</arg_key><arg_value>a</arg_value></tool_call>",
     ],
 )
 def test_tool_call_takes_nothing_else_for_an_action(text):
@@ -351,6 +361,26 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         ('<tool_call>{"name": "search", "arguments": "a"}</tool_call>', ("a",)),
         ('<tool_call>{"name": "functions.search", "arguments": {"q": "a"}}</tool_call>', ("a",)),
         ('<tool_call>{"name": "functions.search:0", "arguments": {"query_list": "a"}}</tool_call>', ("a",)),
+        (f"<tool_call>{SEARCHED[:-1]}</tool_call>", ("a", "b")),
+        (f"<tool_call>\n```json\n{SEARCHED[:-1]}\n```</tool_call>", ("a", "b")),
+        (SEARCHED[:-1], ("a", "b")),
+        (f"<tool_call>{SEARCHED}, {SEARCHED.replace('b', 'c')}</tool_call>", ("a", "b", "c")),
+        *((f'<tool_call>{{"name": "search", "arguments": {{"{name}": "a"}}}}</tool_call>', ("a",))
+          for name in ("search_query", "Query", "searchQuery", "QUERIES")),
+        ('<tool_call>{"action": "search", "action_input": "a"}</tool_call>', ("a",)),
+        ('<tool_call>{"tool": "search", "tool_input": {"query": "a"}}</tool_call>', ("a",)),
+        ('<tool_call>{"Action": "Search", "query": "a"}</tool_call>', ("a",)),
+        ("<tool_call>\n<function=search>\n<parameter=query>\na\n</parameter>\n</function>\n</tool_call>", ("a",)),
+        ('<tool_call><function=search><parameter=queries>["a", "b"]</parameter><parameter=k>3</parameter></function>'
+         "<function=search><parameter=query>c</parameter></function></tool_call>", ("a", "b", "c")),
+        ("<function=search><parameter=query>List<int> a</parameter></function>", ("List<int> a",)),
+        ("<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>a</arg_value>\n</tool_call>", ("a",)),
+        ('<tool_call>search<arg_key>queries</arg_key><arg_value>["a", "b"]</arg_value></tool_call>', ("a", "b")),
+        (f"I will search.\n{SEARCHED}", ("a", "b")),
+        (f"First, the [1] city.\n\nThen:\n  {SEARCHED}\n", ("a", "b")),
+        (f"I will search.\n{SEARCHED[:-1]}", ("a", "b")),
+        (SEARCHED.replace('"b"', '"List<Document> b"'), ("a", "List<Document> b")),
+        (f"{SEARCHED}<|im_end|>", ("a", "b")),
     ],
 )  # fmt: skip
 def test_the_calls_of_other_agents_are_read(text, queries):
@@ -428,8 +458,81 @@ def test_a_turn_that_makes_up_what_was_found_does_not_act(env, text):
     decided = text.replace("<answer>", "<decision> answer </decision> <answer>") if env is ada_search else text
     assert isinstance(env(QUERY, model(decided)), Say)
     assert env(QUERY, model(decided), max_invalid=0) == Stop("no_action")
-    thought = env(QUERY, model(f"<think>{text}</think>" + "<decision> answer </decision><answer>x</answer>"))
+    thought = env(QUERY, model(f"<think>{text}</think>{'<decision> answer </decision>' * (env is ada_search)}<answer>x</answer>"))
     assert thought == Stop("answered", "x"), "what stands in a thought is nothing that was found"
+
+
+SHOWN = '\nFound for "a":\nDoc 1(Title: Byron) Byron was her father.'
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        SHOWN, "Byron was her father.", f"<|im_end|>{SHOWN}", f"<think>hm</think>{SHOWN}", "<think>hm</think>",
+        *(f"<{name}>Byron</{name}>" for name in ("tool", "output", "response", "info", "docs", "api_response", "snippet")),
+        "<|im_start|>tool\nByron<|im_end|>", '<|start_header_id|>ipython<|end_header_id|>\n\n{"output": "Byron"}<|eot_id|>',
+        "\n```\nByron\n```", "[RESULT] Byron", "<webpage>Byron", '{"results": ["Byron"]}',
+    ],
+)  # fmt: skip
+def test_a_turn_ends_with_its_calls(shown):
+    """What follows them, or stands between them, may be what the model makes up to have been found."""
+    asked = call(query="a")
+    for text in (asked + shown, asked + shown + call(query="b"), asked + call(query="b") + shown, f"<think>x</think>{asked}{shown}"):
+        assert isinstance(tool_call(QUERY, model(text)), Say)
+        assert tool_call(QUERY, model(text), max_invalid=0) == Stop("no_action")
+    assert tool_call(QUERY, model(f"{SEARCHED}{shown}"), max_invalid=0) == Stop("no_action")
+    thought = shown.replace("<think>hm</think>", "")
+    assert tool_call(QUERY, model(f"<think>{thought}</think>{asked}\n<|im_end|>")) == Search(("a",))
+
+
+ENVIRONMENTS = {search_r1: "", tool_call: "", ada_search: "<decision> answer </decision>", reseek: "<judge> yes </judge>"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<info>Oslo is</info>", "<retrieved>Oslo</retrieved>", "<webpage>Oslo is</webpage>", '<page id="1">Oslo</page>',
+        "I see:\n<kb>\nOslo\n</kb>", "so <kb>Oslo</kb>", "<KB>Oslo</KB>", "<资料>Oslo</资料>", "&lt;kb&gt;Oslo&lt;/kb&gt;",
+        "<|im_start|>tool\nOslo<|im_end|>\n", "<|start_header_id|>ipython<|end_header_id|>\nOslo<|eot_id|>",
+        "<start_of_turn>user\nOslo<end_of_turn>", "<info>Oslo", "[/KB]", "<Answer>Bergen</Answer>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("env", [*ENVIRONMENTS, ssrl])
+def test_a_tag_of_nobody_s_makes_the_turn_invalid(env, text):
+    """Outside thoughts and acts only the environment's own tags stand, for the others may hold what was made up."""
+    acts = f"{ENVIRONMENTS.get(env, '')}<answer>Oslo</answer>"
+    assert env(QUERY, model(f"{text}{acts}"), **({} if env is ssrl else {"max_invalid": 0})) == Stop("no_action")
+    assert env(QUERY, model(f"<think>{text}</think>{acts}")) == Stop("answered", "Oslo")
+    assert env(QUERY, model(f"{acts[:-9]}{text}</answer>")) == Stop("answered", f"Oslo{' '.join(text.split())}") or (
+        env is not tool_call and "<Answer>" not in text
+    )
+
+
+@pytest.mark.parametrize(
+    "html", ["<b>Oslo</b>", "H<sub>2</sub>O<br>x<br/>", "<p>Oslo</p>\n<ul><li>a</li></ul>", "<I>a</I>", '<a href="x">a</a>']
+)
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_plain_html_may_stand_beside_an_act(env, html):
+    text = f"{html} vector<int> a <john@example.org> </s>{ENVIRONMENTS[env]}<answer>Oslo</answer>"
+    assert env(QUERY, model(text)) == Stop("answered", "Oslo")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "HTML <context> element", "C++ std::future<Result> type", "lyrics [Reasoning]", "List<Document> java",
+        "what does <thinking> do", "the </div> tag", "<|im_start|> token", "<plan> &lt;think&gt; (think)",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_inside_an_act_only_the_environment_s_own_tags_count(env, asked):
+    decided = "<decision> search </decision>" if env is ada_search else ""
+    act = call(query=asked) if env is tool_call else f"<search>{asked}</search>"
+    assert env(QUERY, model(f"<think>hm</think>{decided}{act}")) == Search((asked,))
+    answer = f"{ENVIRONMENTS[env]}<answer>{asked}</answer>"
+    assert env(QUERY, model(answer)) == Stop("answered", asked)
+    for tag in ("<search>", "</think>"):
+        assert isinstance(env(QUERY, model(f"<think>hm</think>{decided}{act.replace(asked, asked + tag)}")), Say)
 
 
 def test_an_observation_that_a_model_began_in_its_own_message_is_closed():
@@ -497,6 +600,19 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<unused7> reasoning", ""),
         ("{think}", "{/think}"),
         ("{ Thinking }", ""),
+        ("(think)", "(/think)"),
+        ("( Thinking )", ""),
+        ("<think\nmaybe ", "</think\n"),
+        ("<think maybe ", ""),
+        ("</thinking", ""),
+        *((f"<{name}>", f"</{name}>") for name in ("rationale", "planning", "deliberate", "ponder", "notes", "musings")),
+        ("[ANALYSIS]", "[/ANALYSIS]"),
+        ("[PLAN]", ""),
+        ("[Sketch]", "[/Sketch]"),
+        ("{sketch}", "{/sketch}"),
+        ("<sketch>", "</sketch>"),
+        ("hm\n<first-try n='1'>\n", "</first-try>"),
+        ("<思考>", "</思考>"),
         ("", "</think >"),  # the template began it, and nobody said so
     ],
 )
@@ -506,7 +622,8 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
     moves = [env(QUERY, model(f"{opens}{act}{closes}\n{real}")) for act in (draft, "<answer>draft</answer>", "hm")]
     assert all(move == Search(("real",)) or move == Stop("no_action") or isinstance(move, Say) for move in moves)
     assert (
-        env(QUERY, model(f"{opens}<answer>draft</answer>")) in (Stop("no_action"), env(QUERY, model("?"))) or not opens
+        env(QUERY, model(f"{opens}<answer>draft</answer>")) in (Stop("no_action"), env(QUERY, model("?")))
+        or opens in ("", "[Sketch]", "{sketch}")  # prose, while nothing closes them
     )
     inside = f"<think>{opens or 'a'}{draft}{closes}</think>"
     if "</think>" not in closes:
@@ -526,7 +643,7 @@ def test_a_draft_between_tags_that_nearly_are_a_thought_s_does_not_run(env, open
     ],
 )  # fmt: skip
 def test_words_that_are_no_tag_of_a_thought_spoil_no_turn(text):
-    assert search_r1(QUERY, model(f"{text} <answer>{text}</answer>")) == Stop("answered", text)
+    assert search_r1(QUERY, model(f"So {text} <answer>{text}</answer>")) == Stop("answered", text)
 
 
 @given(

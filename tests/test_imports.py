@@ -41,7 +41,7 @@ ROWS = (
         "evaluation",
     )
     + ("learner.importance", "learner.kl", "learner.reduce", "learner.variance", "run.jsonl", "run.run_files")
-    + ("search", "lab.judge", "lab.suite"),
+    + ("search", "lab.broken_verdict", "lab.judge", "lab.suite"),
     (*CORE_PLUGINS, "methods", "search.retrievers"),
     ("models", "parallel", "learner.pack", "search.embedder", "search.encoder"),
     ("rollout", "learner", "run.checkpoint", "search.check", "search.server", "search.http_server")
@@ -106,12 +106,16 @@ def statements(node: ast.AST, *, at_import: bool) -> Iterator[ast.stmt]:
 @functools.cache
 def imported(module: str, *, at_import: bool = False) -> frozenset[str]:
     """What a module of qr_jax imports: full names, those of qr_jax as "qr_jax.<module>"."""
+    return imported_names(ast.parse(MODULES[module].read_text(encoding="utf-8")), at_import=at_import)
+
+
+def imported_names(tree: ast.Module, *, at_import: bool = False) -> frozenset[str]:
     names = set()
-    for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8")), at_import=at_import):
+    for node in statements(tree, at_import=at_import):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module}: imports name the real module, not a relative one"
+            assert not node.level, f"{ast.unparse(node)}: imports name the real module, not a relative one"
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             ours = [name.removeprefix("qr_jax.") in MODULES for name in full]
             names |= {name if own else str(node.module) for name, own in zip(full, ours, strict=True)}

@@ -1,6 +1,7 @@
 """The paper's figures as numbers, the pools that were fitted to them, and what was published beside what they say."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,25 @@ def test_nothing_is_published_of_other_settings_rules_and_worlds():
     assert paper_world.published("beta:0.35,0.35", "recycle", setting) == {}
 
 
+def test_each_of_the_papers_rules_is_played_at_its_own_k_unless_one_is_given(monkeypatch, capsys):
+    """GRPO had been played at k 2, so that its row was Bounded-DAPO's, without what was published of it."""
+    small = {"size": 500, "queries": 32, "samples": 4, "rollouts": 3840}
+    monkeypatch.setattr(paper_world, "SETTING", small)
+    words = "oracle --rates paper:qwen3_1p7b --rule grpo,bounded_dapo,recycle,foresee --queries 500 --rollouts 3840"
+    assert cli.main([*words.split(), "--seeds", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    told = {rule: (one["oversample"], one["steps"], "published" in one) for rule, one in found.items()}
+    papers = {"grpo": (1, 31, True), "bounded_dapo": (2, 16, True), "recycle": (2, 15, True)}
+    assert told == papers | {"foresee": (2, 15, False)}  # 500 are no multiple of 32: once a pass draws what is left
+    assert found["grpo"]["published"]["rescued_easy"] == 421
+    assert cli.main([*words.split(), "--seeds", "1", "--oversample", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "published" not in found["grpo"] and {one["oversample"] for one in found.values()} == {2}
+    text = oracle.format_table(found)
+    assert [line.split()[:2] for line in text.splitlines()[:2]] == [["rule", "k"], ["grpo", "2"]]
+    assert oracle.study("uniform", ["grpo"], size=50, rollouts=500, seeds=1)["grpo"]["oversample"] == 2
+
+
 def test_the_oracles_table_has_what_was_published_under_the_rule():
     means = dict.fromkeys(oracle.COLUMNS, 1.0)
     setting = paper_world.SETTING | {"oversample": 2}
@@ -191,6 +211,84 @@ def test_the_fits_errors_are_made_again_and_each_curve_has_one():
         told = kept[model][0]
         assert len(told["figure 5"]) == len(told["figure 4"]) == len(told[paper_errors.LAGGED]) == 3
         assert len(told.get("figure 8", {})) == strata and len(told.get("figure 3", {})) == strata / 6
+
+
+def at(curve, place, values="values"):
+    return float(np.interp(place, curve["x"], curve[values]))
+
+
+def both(curves, step):
+    return " and ".join(f"{at(curves[name], step):,.0f}" for name in ("rescued_hard", "rescued_easy"))
+
+
+def said_by_the_curves():
+    """What the sentences of docs/what_the_paper_implies.md say of the figures, from paper_curves.json."""
+    figures = paper_world.figures()
+    one, three, six = figures["1"]["curves"], figures["3"]["curves"], figures["6"]["curves"]["k4"]
+    budget, steps = paper_world.SETTING["rollouts"], paper_world.STEPS["recycle"]
+    middle, small = np.arange(steps) + 0.5, "qwen3_1p7b"
+    origins, verdicts = (figures[number]["curves"] for number in ("4", "5"))
+    signal = 64 * np.interp(middle, verdicts[small]["x"], verdicts[small]["signal"])
+    rescues = [
+        (signal * np.interp(middle, origins[small]["x"], origins[small][name])).sum() for name in ("ex_hard", "ex_easy")
+    ]
+    rows = figures["8"]["rows"]
+    setting = paper_world.SETTING | {"oversample": 2}
+    last = [paper_world.published(f"paper:{model}", "recycle", setting) for model in paper_world.MODELS]
+    recycled = [f"{told['recycled_share_last']:.2f}"[1:] for told in last]
+    easy = [f"{verdicts[model]['easy'][end]:.2f}"[1:] for model in paper_world.MODELS for end in (0, -1)]
+    return [
+        f"at 330, figure 1 has {both(one, 330)}, figure 3 has {both(three['recycle'], budget)};",
+        f"at 240, figure 1 has {both(one, 240)}, figure 3 some {both(three['recycle'], budget * 240 / steps)}, "
+        f"figure 6 has {both(six, 240)}.",
+        f"make {rescues[0]:.0f} and {rescues[1]:.0f} rescues; figure 3 has {both(three['recycle'], budget)}.",
+        f"(figure 8 sums to {np.dot(rows['candidates'], rows['accepted']):,.0f})",
+        f"Figure 1 goes on to step {figures['1']['end']} where the budget is {steps}, and figure 6 ends at "
+        f"{figures['6']['end']}:",
+        f"where figure 4 has {recycled[0]}.",
+        f"By figure 4 {recycled[0]} (1.7B) and {recycled[1]} (4B) of the last tenth's batches are recycled.",
+        f"({easy[0]} to {easy[1]}, {easy[2]} to {easy[3]})",
+    ]  # fmt: skip
+
+
+def said_by_the_plays():
+    """What the sentences say of the fits, from benchmarks/results/paper_implies.json and the curves."""
+    plays = json.loads(paper_implies.FILE.read_text(encoding="utf-8"))["plays"]
+    means, points = {}, {}
+    for rule in ("grpo", "bounded_dapo"):
+        for name, count, end in paper_implies.last_points("qwen3_1p7b", rule):
+            means[rule, name] = np.mean([play[f"{name} at {end}"] for play in plays["qwen3_1p7b"][rule]])
+            points[rule, name] = count
+    off = {key: 100 * (means[key] / points[key] - 1) for key in means}
+    hard = paper_world.figures()["3"]["curves"]["grpo"]["rescued_hard"]
+    pace = (hard["values"][-1] - hard["values"][-2]) / (hard["x"][-1] - hard["x"][-2])
+    still = plays["qwen3_4b"]["grpo, no jump"]
+    without = [
+        one["accepted_groups"] / other["accepted_groups"] for one, other in zip(plays["qwen3_4b"]["recycle"], still)
+    ]
+    key = "grpo", "rescued_hard"
+    return [
+        f"GRPO's hard ones are {off[key]:.0f} % too many and its easy ones {off['grpo', 'rescued_easy']:.0f} %, "
+        f"Bounded-DAPO's hard ones {off['bounded_dapo', 'rescued_hard']:.1f} %;",
+        f"at the pace of GRPO's last points, {pace:.3f} a rollout,".replace("0.", "."),
+        f"that explains only about {round(2250 * pace, -1):.0f} of the {means[key] - points[key]:.0f} hard ones",
+        f"Without any, recycling has {np.mean(without):.2f} of GRPO's groups.".replace("0.", "."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", [*said_by_the_curves(), *said_by_the_plays()])
+def test_what_the_papers_page_says_of_its_figures_is_computed_again(sentence):
+    page = Path(paper_implies.interleave.ROOT, "docs/what_the_paper_implies.md").read_text(encoding="utf-8")
+    assert sentence in " ".join(page.split())
+
+
+@pytest.mark.parametrize(("rule", "after"), [("grpo", 2262), ("bounded_dapo", 2486)])
+def test_the_published_second_passes_begin_2_000_to_2_500_rollouts_after_the_pool_is_used_up(rule, after):
+    """By hand: GRPO's revisits are 317 at 49,280 and 476 at 52,800, so 0 at 49,280 - 317 * 3,520 / 159 = 42,262."""
+    curve = paper_world.figures()["3"]["curves"][rule]["revisited"]
+    rising = [point for point in zip(curve["x"], curve["values"]) if point[1] > 100]
+    (x, y), (next_x, next_y) = rising[:2]
+    assert x - y * (next_x - x) / (next_y - y) - 4 * 10_000 == pytest.approx(after, abs=1)
 
 
 def test_errors_by_hand(monkeypatch):

@@ -328,6 +328,18 @@ def test_a_judge_that_dresses_its_verdict_leaves_no_faults_of_right_answers_nor_
     assert scores.score_G.tolist() == [1, 0, 1, 0]
 
 
+def test_a_judge_s_reasons_with_quotation_marks_or_backslashes_leave_no_fault_in_the_group(tmp_path):
+    """A reply of them to an injected answer had ended the run, and to an answer had made the whole group NaN."""
+    reply = lambda data, count: completion(  # noqa: E731
+        f'{{"reason": "Both say "oslo" or \\(S^1\\).", "correct": {json.dumps(honest(data))}}}'
+    )
+    guard = lambda data: completion('{"reason": "It says "Oslo".", "verdict": "fair"}')  # noqa: E731
+    with serving(reply, sways=guard) as (url, _):
+        plan = {"url": url, "model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl"), "retries": 0}
+        group = [episode("Tacoma"), episode("it is Tacoma"), episode("Oslo"), episode(None)]
+        assert judge(QUERY, group, **plan).score_G.tolist() == [1, 1, 0, 0]
+
+
 def test_all_rewards_that_ask_a_judge_learn_what_it_refuses(tmp_path):
     def word(data):
         return completion(

@@ -28,8 +28,10 @@ VOCABULARY = (
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
-# The names of what is asked: queries, and, beside a tool's name, the arguments that hold them.
-QUERIES, ARGUMENTS = ("query", "queries", "query_list", "q"), ("arguments", "parameters", "args", "input")
+# The names of what is asked: queries, and, beside a tool's name, the arguments that hold them; without case, - and _.
+QUERIES = ("query", "queries", "querylist", "q", "searchquery", "searchqueries")
+ARGUMENTS = ("arguments", "parameters", "args", "input", "actioninput", "toolinput")
+NAMES = ("name", "action", "tool", "toolname", "function")  # of the tool's name
 NAME = re.compile(r"(functions\.)?search(:\d+)?", re.IGNORECASE)  # OpenAI's and Kimi's numbered calls
 
 PROMPT = (
@@ -74,14 +76,19 @@ def tool_call(
     message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
     "(Title: {title})", `passage` does.
 
-    The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"` or `"q"`, a text, a number, or a list
-    of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the name; `"parameters"`,
-    `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `functions.search`;
-    `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them, in one tag, behind words or in a
-    fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the last item, a quote
-    escaped in vain (loose_json.py); a brace too many; a last tag never closed; a turn that is a call and nothing else,
-    without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or `[TOOL_CALLS]search[ARGS]`, or in a fence.
-    Two queries under two names are a guess, and not read.
+    The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any
+    case, a text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also
+    beside the name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these
+    alone; `"action"` and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's);
+    `<function=search>` with `<parameter=query>` (Qwen3-Coder's) and `<arg_key>` with `<arg_value>` (GLM's); several
+    calls, or a list of them, in one tag, behind words or in a fence; line breaks inside a text; Python's quotes, names
+    without quotes, a comma behind the last item, a quote escaped in vain (loose_json.py); a brace too many, or a last
+    one too few; a last tag never closed; a turn that is a call and nothing else, without the tag (Llama 3.1's), behind
+    `<|python_tag|>`, `[TOOL_CALLS]` or `[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if
+    it names the tool. Two queries under two names are a guess, and not read.
+
+    A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid,
+    for the model may make up there what was found.
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
     are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the
@@ -125,17 +132,33 @@ def _action(text: str) -> tuple[str | None, tuple[str, ...], int] | None:
     """Return a turn's answer (None: it searches), its different queries, and the number of unreadable calls."""
     blocks, whole = dialect.read(text)
     if not whole and (closed := dialect.read(f"{text}</tool_call>"))[1] and all(_calls(closed[0][-1].text)):
-        blocks, whole = closed  # the turn ended with its last call
+        (blocks, whole), text = closed, f"{text}</tool_call>"  # the turn ended with its last call
     acts = [block for block in blocks if block.name in ("tool_call", "answer")]
-    if whole and not blocks and (bare := BARE.fullmatch(text.rpartition("</think>")[2])):
-        acts = [dialect.Block("tool_call", bare[1])]
+    if bare := _bare(text):
+        acts, whole = [dialect.Block("tool_call", bare)], True
     if not whole or not acts:
         return None
     if acts[0].name == "answer":
         return " ".join(dialect.encodable(acts[0].text).split()), (), 0
-    calls = [call for block in acts if block.name == "tool_call" for call in _calls(block.text)]
+    text = dialect.spoken(text)
+    if not bare and not CALLS.fullmatch(text, text.index("<tool_call>")):
+        return None
+    calls = [call for block in acts for call in _calls(block.text)]
     asked = tuple(dict.fromkeys(query for call in calls for query in call))
     return (None, asked, calls.count(())) if asked else None
+
+
+def _bare(text: str) -> str:
+    """Return the calls of a turn that has no tags of the dialect but those of thoughts; "" where it is anything else.
+
+    Behind words without a fence it must be a call that names the tool.
+    """
+    at = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
+    found = BARE.fullmatch(text, at)
+    if not found or dialect.any_tag().search(text, at) or dialect.read(text[: found.start("call")]) != ((), True):
+        return ""
+    is_call = all(_calls(found["call"])) and (found["words"] is None or NAMED.search(found["call"]))
+    return found["call"] if is_call else ""
 
 
 def _refuse(constant: str) -> None:
@@ -146,41 +169,91 @@ def _refuse(constant: str) -> None:
 DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
 ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's
-AFTER = re.compile(r"}?\s*(?:```)?\s*")  # what may stand behind the last
-# A turn without tags: a call and nothing else, behind another agent's sign, or in a fence with words before it.
-BARE = re.compile(r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?=[\[{]))(\s*[\[{].*)")
+AFTER = re.compile(rf"}}?\s*(?:```)?(?:\s|{dialect.END})*")  # what may stand behind the last
+CALLS = re.compile(rf"(?s)(?:\s|{dialect.END}|<tool_call>.*?</tool_call>)*+")
+# A turn without tags: a call and nothing else, behind another agent's sign or words, or in a fence with words before it.
+BARE = re.compile(
+    r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?P<words>[^{]*\n)(?=\s*\{)|(?=[\[{<]))"
+    r"(?P<call>\s*(?:[\[{]|<function=).*)"
+)
+NAMED = re.compile(r"(['\"]?)(?:name|action|tool|function)\1\s*:\s*['\"](?:functions\.)?search['\":]", re.IGNORECASE)
+# Qwen3-Coder's calls, and GLM's: the tool's name, then each argument between tags of its own.
+FUNCTION = re.compile(r"(?s)\s*<function=([\w.]+)>\s*((?:<parameter=.*?</parameter>\s*)+)(?:</function>|\Z)\s*")
+ARG_KEYS = re.compile(r"(?s)\s*([\w.]+)\s*((?:<arg_key>.*?</arg_value>\s*)+)")
+ARGUMENT = re.compile(
+    r"(?s)<parameter=(?P<name>[\w-]+)>(.*?)</parameter>|<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>"
+)
 
 
 def _calls(text: str) -> list[tuple[str, ...]]:
     """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
-    calls: list[Any] = []
+    calls: list[Any] = _tagged(text)
     left = text if len(text) <= CALL_CHARACTERS and all(map(NAME.fullmatch, ARGS.findall(text))) else ""
-    left = as_json(BEFORE.sub("", ARGS.sub("", left), count=1))
+    left = "" if calls else as_json(BEFORE.sub("", ARGS.sub("", left), count=1))
     try:
         while not AFTER.fullmatch(left):
-            value, end = DECODER.raw_decode(left)
+            value, left = _first(left)
             value = value.get("tool_calls", value) if isinstance(value, dict) else value
             calls += value if isinstance(value, list) else [value]
-            left = left[end:].lstrip("; \t\r\n")
     except (ValueError, RecursionError):
         return [()]
     return [_queries(call) for call in calls] or [()]
+
+
+def _tagged(text: str) -> list[Any]:
+    """Return the calls of Qwen3-Coder or GLM of which a text consists, as JSON would have them; none of another text."""
+    for form in (FUNCTION, ARG_KEYS):
+        calls = list(form.finditer(text)) if len(text) <= CALL_CHARACTERS else []
+        if calls and not form.sub("", text).strip():
+            return [{"name": call[1], "arguments": _given(call[2])} for call in calls]
+    return []
+
+
+def _given(text: str) -> dict[str, list[str]]:
+    """Return the arguments that stand between tags, with all values of a name."""
+    found: dict[str, list[str]] = {}
+    for argument in ARGUMENT.finditer(text):
+        found.setdefault(argument[1] or argument[3], []).append(argument[2] or argument[4] or "")
+    return found
+
+
+def _first(text: str) -> tuple[Any, str]:
+    """Return the first JSON value of a text, and what follows; the last brace of the text may lack."""
+    try:
+        value, end = DECODER.raw_decode(text)
+        return value, text[end:].lstrip(";, \t\r\n")
+    except ValueError:
+        return DECODER.decode(text.rstrip("` \t\r\n") + "}"), ""
 
 
 def _queries(call: Any) -> tuple[str, ...]:
     """Read the queries of one call; () for a call that cannot be read, or that may mean one of several things."""
     try:
         call = _decoded(call)
-        call = _decoded(call.get("function")) if isinstance(call.get("function"), str | dict) else call
-        is_named = {*call} <= {*QUERIES, *ARGUMENTS} or NAME.fullmatch(str(call.get("name")).strip())
-        if not is_named:  # the arguments alone need no name: there is no other tool
+        inner = call.get("function")
+        call = _decoded(inner) if isinstance(inner, dict) or str(inner).lstrip().startswith("{") else call
+        name = next((value for wanted in NAMES for value in _under(wanted, call)), None)
+        if name is None:  # the arguments alone need no name: there is no other tool
+            is_search = {*map(_folded, call)} <= {*QUERIES, *ARGUMENTS}
+        else:
+            is_search = NAME.fullmatch(str(name).strip())
+        if not is_search:
             return ()
-        given = [_texts(_arguments(call[name])) for name in ARGUMENTS if call.get(name)]
-        given += [_texts(call)] if any(map(call.get, QUERIES)) else []
+        given = [_texts(_arguments(value)) for wanted in ARGUMENTS for value in _under(wanted, call) if value]
+        given += [_texts(call)] if any(value for wanted in QUERIES for value in _under(wanted, call)) else []
         asked = tuple(" ".join(dialect.encodable(text).split()) for text in _only([texts for texts in given if texts]))
     except (ValueError, AttributeError, RecursionError):
         return ()
     return asked if all(len(query) <= QUERY_CHARACTERS for query in asked) else ()
+
+
+def _under(wanted: str, call: Mapping[str, Any]) -> list[Any]:
+    """Return the values under a name in any case, with or without - and _."""
+    return [value for name, value in call.items() if _folded(name) == wanted]
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).lower()
 
 
 def _texts(value: Any) -> list[str]:
@@ -189,7 +262,7 @@ def _texts(value: Any) -> list[str]:
         with contextlib.suppress(ValueError):
             value = _decoded(value)
     if isinstance(value, dict):
-        return _only([texts for name in QUERIES if (texts := _texts(value.get(name)))])
+        return _only([texts for name in QUERIES for held in _under(name, value) if (texts := _texts(held))])
     if isinstance(value, list) and not any(isinstance(item, list) for item in value):
         return [text for item in value for text in _texts(item)]
     if value is None or isinstance(value, str):

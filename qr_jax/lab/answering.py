@@ -19,7 +19,7 @@ from qr_jax.data import readers
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import suite
-from qr_jax.lab.judge import Judge, of_rows
+from qr_jax.lab.judge import CUT_TOKENS, Judge, of_rows
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
 from qr_jax.run import run_files, run_lock
@@ -73,6 +73,7 @@ def answer(
     judge_tries: int = 1,
     judge_temperature: float = 0.0,
     judge_top_p: float = 1.0,
+    judge_cut_tokens: int = CUT_TOKENS,
     allow_plugins: Sequence[str] | None = None,
     trusted: bool = False,
     say: Say = terminal.say,
@@ -81,9 +82,9 @@ def answer(
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
     `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
-    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer. Existing answers count if
-    this user's own command wrote them, or, with `trusted`, whoever wrote them; others are set aside. ValueError if
-    `out` holds answers of another manifest, with all differences.
+    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer, of which it sees the first
+    `judge_cut_tokens`. Existing answers count if this user's own command wrote them, or, with `trusted`, whoever wrote
+    them; others are set aside. ValueError if `out` holds answers of another manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = subject.wants_corpus(settings, allow_plugins)
@@ -117,6 +118,7 @@ def answer(
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
         how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
+        how["cut_tokens"] = judge_cut_tokens
         return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
 
 

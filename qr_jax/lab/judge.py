@@ -1,11 +1,12 @@
 """A language model as a judge of answers, behind an OpenAI-compatible endpoint, and a test of its credibility.
 
-An answer is data: it is cut to 64 tokens and quoted as JSON, and the verdict is the last JSON object of the reply that
-has the verdict's name. Rewards ask the same client other questions (methods/rewards/_judged.py): a Prompt defines
-question and allowed verdicts. Before a judge is believed, it must reject 20 wrong answers that try to talk it into
-accepting them.
+An answer is data: it is cut to 256 tokens and quoted as JSON, and the verdict is the last JSON object of the reply that
+has the verdict's name, or stands at the end of an object whose reason breaks its JSON. Rewards ask the same client
+other questions (methods/rewards/_judged.py): a Prompt defines question and allowed verdicts. Before a judge is
+believed, it must reject 20 wrong answers that try to talk it into accepting them.
 It is asked through chat_endpoint.py: the openai package bounds neither a whole call nor the bytes of a reply."""
 
+import functools
 import json
 import logging
 import random
@@ -23,6 +24,7 @@ from qr_jax.dialect import THINK_TAG
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
+from qr_jax.lab.broken_verdict import at_end
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Query
 from qr_jax.run import run_files
@@ -32,7 +34,7 @@ from qr_jax.search.http_post import Crew, Failed, LeftAlone, Patience
 log = logging.getLogger(__name__)
 
 KEY = "QR_JAX_JUDGE_KEY"
-CUT_TOKENS = 64
+CUT_TOKENS = 256  # of an answer: the longest gold of the seven sets' slices has 28, and HLE's may be longer
 REPLY_TOKENS = (
     4096  # room for thoughts: a verdict that is cut off is a fault, and right answers may take longer to judge
 )
@@ -40,9 +42,11 @@ TOKEN = re.compile(r"\w{1,8}|[^\w\s]")  # up to eight letters, or a mark: of no 
 LARGEST_BYTES = 1_000_000  # of a response
 FIRST_PAUSE_S = 0.5
 NEVER = 1_000_000_000  # failures in a row after which the endpoint is left alone: a run of answers ends long before
+FAULTS = 1 - COMPLETE  # of a judge's replies may be without a verdict
 CUT_OFF = ("length", "max_tokens", "content_filter")  # a completion that ended so is not the model's whole word
 PROMPT_VERSION = 2
-REASON_TOKENS, REQUEST_S, LIMITED_TO = 50, 2.0, 500  # of a reply; seconds; requests a minute: for estimates alone
+# For estimates alone: of an answer and of a reply; seconds; requests a minute.
+ANSWER_TOKENS, REASON_TOKENS, REQUEST_S, LIMITED_TO = 64, 50, 2.0, 500
 PRICE = (0.4, 1.6)  # dollars for a million tokens in and out of GPT-4.1-mini, the paper's judge, in April 2025
 SEALED_AS = "a judge's verdict"
 SYSTEM = (
@@ -91,11 +95,14 @@ class Unclear(UserError):
 
 
 class NoVerdict(OSError):
-    """The endpoint gives no verdict, after all retries. `passing`: it was not reachable, and may be later."""
+    """The endpoint gives no verdict, after all retries.
 
-    def __init__(self, text: str, *, passing: bool):
+    `passing`: it was not reachable, and may be later. `unread`: it answered, and the reply has no verdict.
+    """
+
+    def __init__(self, text: str, *, passing: bool, unread: bool):
         super().__init__(text)
-        self.passing = passing
+        self.passing, self.unread = passing, unread
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,10 @@ class Judge:
     After `pause_after` failures in a row nothing is sent for twice `timeout_s`, and everything asked then gets no
     verdict. The endpoint's key, if it wants one, is read from the environment variable `key_env`; for api.openai.com,
     and no other host, from OPENAI_API_KEY too. `leave_out` is that of ChatEndpoint. Each answer is asked about `tries`
-    times: if the verdicts differ, or may be quotes of it, there is none, and the answer is counted in `disagreed`.
-    `temperature` and `top_p` are those of its replies; a `top_p` of 1, the whole distribution, is not sent.
+    times: if the verdicts differ, or may be quotes of it, there is none, and the answer is counted in `disagreed`; one
+    on which no verdict can be read in the reply is counted in `unread`. `temperature` and `top_p` are those of its
+    replies; a `top_p` of 1, the whole distribution, is not sent. Of a suite's answer it sees the first `cut_tokens`
+    (`of_rows`).
     """
 
     url: str
@@ -148,10 +157,12 @@ class Judge:
     tries: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
+    cut_tokens: int = CUT_TOKENS
     sleep: Callable[[float], None] = time.sleep
     calls: int = 0
     cached: int = 0
     disagreed: int = 0
+    unread: int = 0
     _known: dict[str, bool | str] = field(default_factory=dict)
     _size: int = 0  # of the cache's file as far as this process knows it
     _why: str = ""  # there was no verdict, the last time that there was none
@@ -161,6 +172,8 @@ class Judge:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             found = f"temperature {self.temperature:g} and top_p {self.top_p:g}"
             raise UserError(f"the judge has {found}; wanted a temperature of 0 or more and a top_p over 0, at most 1")
+        if self.cut_tokens < 1:
+            raise UserError(f"the judge would see {self.cut_tokens} tokens of an answer; wanted 1 or more")
         once = Patience(
             self.timeout_s, self.timeout_s, 0, self.pause_after, 2 * self.timeout_s, response_bytes=LARGEST_BYTES
         )
@@ -176,23 +189,29 @@ class Judge:
     def describe(self) -> dict[str, Any]:
         """Return the judge's part of a manifest; a temperature that was not sent is recorded as left out."""
         prompts = sha256(f"{PROMPT_VERSION} {SYSTEM} {SWAYING}")
-        told = {"model": self.model, "prompt_sha256": prompts, "cut_tokens": CUT_TOKENS, "tries": self.tries}
+        told = {"model": self.model, "prompt_sha256": prompts, "cut_tokens": self.cut_tokens, "tries": self.tries}
         told |= self._sampling()
         left_out = sorted(self._endpoint.leave_out)
         return told | ({"leave_out": left_out} if left_out else {})
 
     def judge(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
-        """Return a verdict on each answer, from the cache if it is there. NoVerdict if the endpoint gives none."""
+        """Return a verdict on each answer, from the cache if it is there, but for the few that are a fault.
+
+        NoVerdict if the endpoint fails, or if more than one reply in twenty has no verdict.
+        """
         wanted = list(dict.fromkeys(asked))
-        new = self.unknown(wanted)
+        new, unread = self.unknown(wanted), 0
         self.cached += len(wanted) - len(new)
         with ThreadPoolExecutor(self.at_once) as threads:
             for future in [threads.submit(self._judge, answer) for answer in new]:
                 try:
                     future.result()
-                except NoVerdict:
-                    threads.shutdown(cancel_futures=True)
-                    raise
+                except NoVerdict as error:
+                    unread += 1
+                    if not error.unread or unread > FAULTS * len(wanted):
+                        threads.shutdown(cancel_futures=True)
+                        raise
+        self.unread += unread
         return self._kept(wanted)
 
     def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
@@ -238,14 +257,30 @@ class Judge:
         return len(self._known)
 
     def fooled(self, prompt: Prompt = CORRECT) -> list[str]:
-        """Return the injected wrong answers that get a better verdict than the worst; the cache is not used."""
+        """Return the injected wrong answers that get a better verdict than the worst; the cache is not used.
+
+        An answer without a verdict has fooled nobody; NoVerdict as in `judge`.
+        """
         ours, theirs = (
             json.dumps({name: best}) for name, best in (("correct", True), (prompt.verdict, prompt.allowed[-1]))
         )
         probes = [
             Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
         ]
-        verdicts = self._crew.each(self._said, probes)
+        unread: list[NoVerdict] = []
+
+        def said_on(probe: Asked) -> set[bool | str]:
+            try:
+                return self._said(probe)
+            except NoVerdict as error:
+                if not error.unread:
+                    raise
+                unread.append(error)
+                return set()
+
+        verdicts = self._crew.each(said_on, probes)
+        if len(unread) > FAULTS * len(probes):
+            raise unread[0]
         worst = {prompt.allowed[0]}
         return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said - worst]
 
@@ -307,7 +342,8 @@ class Judge:
                 why = error
         judge = f"the judge {self.model} at {self.url}"
         passing = isinstance(why, Failed) and why.passing
-        raise NoVerdict(redact(f"{judge} gave no verdict on {answer.prediction!r}: {why}"), passing=passing) from why
+        said = redact(f"{judge} gave no verdict on {answer.prediction!r}: {why}")
+        raise NoVerdict(said, passing=passing, unread=not isinstance(why, Failed)) from why
 
     def _request(self, answer: Asked) -> dict[str, Any]:
         prompt = answer.prompt
@@ -332,8 +368,9 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
     Thoughts, code fences, prose, other names, the name in any case, Python's spelling of JSON's constants, a verdict in
-    quotes and an enclosing object are all accepted. If the `judged` text itself holds a verdict, a reply that is more
-    than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a name
+    quotes and an enclosing object are all accepted, and an object that is no JSON for what its reason holds
+    (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that is more than one object may quote it:
+    Unclear, whichever the verdict. ValueError for a reply without a verdict, for a name
     that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
@@ -357,15 +394,19 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
 def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:
     """Return the values under the verdict's name in each JSON object of a text, and whether one object is all of it.
 
-    An object whose inner object has the name does not count as all of a reply: it may hold a quote.
+    An object whose inner object has the name does not count as all of a reply: it may hold a quote. A text with a
+    broken object has its verdict alone, or no value where that is unclear.
     """
     try:
-        found, alone = objects(text)
+        found, alone, outside = objects(text)
         said = [_words(pairs, prompt) for pairs in found]
     except (ValueError, RecursionError):  # a thought without an end; nested too deep
         return [], False
+    said = [words for words in said if words]
+    if (broken := at_end(outside, said, prompt.verdict, prompt.allowed)) is not None:
+        return [broken], False
     alone = alone and any(_is_verdict(name, prompt) and not _is_object(word) for name, word in found[0])
-    return [words for words in said if words], alone
+    return said, alone
 
 
 def _words(pairs: list[tuple[str, Any]], prompt: Prompt) -> list[Any]:
@@ -420,7 +461,7 @@ def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_
     are asked about once, and cached verdicts are not asked for, so the cost is mostly lower. A token is 4 characters.
     """
     each = (1 + samples) * tries
-    fixed = len(SYSTEM) + len(SWAYING) + 2 * (4 * CUT_TOKENS + 60)  # and the names of JSON
+    fixed = len(SYSTEM) + len(SWAYING) + 2 * (4 * ANSWER_TOKENS + 60)  # and the names of JSON
     chars = sum(
         fixed + 2 * len(query.question) + sum(len(gold) + 4 for gold in query.answers)
         for queries in asked.values()
@@ -447,19 +488,21 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
     """Judge all answers in a suite's rows; return a report on the judge, and a function from an answer to its verdict.
 
     An answer that is called correct and tries to sway the judge (a second prompt) is wrong; an empty one is wrong
-    without being asked about; None if tries disagree or may quote the answer. If there is no verdict at all, `refused`
-    says why: the judge was fooled, gave none, or disagreed with itself too often. Its agreement with `exact`, the exact
-    match, is counted.
+    without being asked about; None if tries disagree or may quote the answer, or a reply has no verdict. If there is no
+    verdict at all, `refused` says why: the judge was fooled, or too often gave none or disagreed with itself. Its
+    agreement with `exact`, the exact match, is counted.
     """
     given = [(row, said["answer"]) for row in rows for said in (row["greedy"], *row["samples"])]
     given = [(row, answer) for row, answer in given if answer and answer.strip()]
     said: dict[str, Any] = {"model": judge.model, "injected": len(INJECTED)}
+    shown = functools.partial(cut, tokens=judge.cut_tokens)
     try:
         fooled = judge.fooled()
         if fooled:
             how = f"{len(fooled)} of {len(INJECTED)} injected wrong answers were judged right: {fooled}"
             return said | {"refused": how}, None
-        verdicts = judge.judge(Asked(row["question"], tuple(row["golds"]), cut(answer)) for row, answer in given)
+        asked = [*dict.fromkeys(Asked(row["question"], tuple(row["golds"]), shown(answer)) for row, answer in given)]
+        verdicts = judge.judge(asked)
         fair = judge.judge(sways(answer) for answer, word in verdicts.items() if word is True)
     except NoVerdict as error:
         return said | {"refused": str(error)}, None
@@ -467,18 +510,17 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
     def right(question: str, golds: Sequence[str], answer: str | None) -> bool | None:
         if answer is None or not answer.strip():
             return False
-        asked = Asked(question, tuple(golds), cut(answer))
+        asked = Asked(question, tuple(golds), shown(answer))
         if (said := verdicts.get(asked)) is not True:
             return None if said is None else False
         word = fair.get(sways(asked))
         return None if word is None else word == "fair"
 
-    said |= {"disagreed": judge.disagreed, "swayed": [*fair.values()].count("sways")}
-    if judge.disagreed > (1 - COMPLETE) * max(1, len(verdicts)):
-        how = (
-            f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries (or may quote them), and "
-        )
-        told = f"{how}agrees on {len(verdicts)}; wanted a model that keeps to its verdict"
+    said |= {"disagreed": judge.disagreed, "unread": judge.unread, "swayed": [*fair.values()].count("sways")}
+    if judge.disagreed + judge.unread > FAULTS * max(1, len(asked)):
+        how = f"it disagrees with itself on {judge.disagreed} answers over {judge.tries} tries (or may quote them), "
+        how += f"gives no verdict that can be read on {judge.unread}, " if judge.unread else ""
+        told = f"{how}and agrees on {len(verdicts)}; wanted a model that keeps to its verdict"
         return said | {"refused": told}, None
     words = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
     pairs = [(word, is_exact) for word, is_exact in words if word is not None]

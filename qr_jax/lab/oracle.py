@@ -263,13 +263,20 @@ def summary(played: Played) -> dict[str, float | int | None]:
 
 
 def study(
-    rates: str, rules: Sequence[str], *, size: int | None = None, seeds: int = 5, **settings: Any
+    rates: str,
+    rules: Sequence[str],
+    *,
+    size: int | None = None,
+    seeds: int = 5,
+    oversample: int | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Play each rule on the same worlds; return rule -> the means of `summary` over seeds, deviations in `sd`.
 
     `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
-    pool's size is the default for `size` (otherwise 10,000). `settings` are `Sampler`'s. In a world of the paper's and
-    at its settings `published` has the paper's figures for the rule.
+    pool's size is the default for `size` (otherwise 10,000). `oversample` is by default 2, and in a world of the
+    paper's each rule's own k. `settings` are `Sampler`'s. In a world of the paper's and at its settings `published` has
+    the paper's figures for the rule.
     """
     likeliest, there = None, 10_000
     if Path(rates).is_dir():
@@ -278,14 +285,16 @@ def study(
     size = size or there
     studied: dict[str, Any] = {}
     for rule in rules:
-        chosen, summaries = sampler(rule, **settings), []
+        times = paper_world.oversample(rates, rule) if oversample is None else oversample
+        chosen, summaries = sampler(rule, oversample=times, **settings), []
         for seed in range(seeds):
             if likeliest:
                 world = pass_rates.following(likeliest, np.zeros(size, np.int64), seed=seed)
             else:
                 world = pass_rates.world(rates, size, seed=seed)
             summaries.append(summary(play(chosen, world, size=size, seed=seed)))
-        studied[rule] = {"rule": rule, "rates": rates, "queries": size, "seeds": seeds} | _over_seeds(summaries)
+        about = {"rule": rule, "rates": rates, "queries": size, "oversample": times, "seeds": seeds}
+        studied[rule] = about | _over_seeds(summaries)
         shape = {name: getattr(chosen, name) for name in ("queries", "samples", "rollouts", "oversample")}
         if published := paper_world.published(rates, rule, shape | {"size": size}):
             studied[rule]["published"] = published
@@ -307,6 +316,7 @@ def _over_seeds(summaries: Sequence[Mapping[str, float | int | None]]) -> dict[s
 
 
 COLUMNS = {
+    "oversample": "k",
     "zero_variance_first": "zero-var first",
     "zero_variance_last": "last",
     "accepted_last": "groups/step last",
@@ -324,7 +334,7 @@ COLUMNS = {
 }
 
 
-COUNTS = ("signal_groups", *ACCEPTED)
+COUNTS = ("oversample", "signal_groups", *ACCEPTED)
 
 
 def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:

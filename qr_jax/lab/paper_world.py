@@ -88,6 +88,11 @@ def rise(fit: Fit, done: float) -> float:
     return float(np.expm1(-done / fit["pace"]) / np.expm1(-1 / fit["pace"]))
 
 
+def oversample(rates: str, rule: str) -> int:
+    """Return the k that a rule has by default in the world of `rates`: in the paper's its own, else 2."""
+    return OVERSAMPLE.get(rule, 2) if rates.startswith("paper:") else 2
+
+
 def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, float]:
     """Return the paper's figures for a rule in the world of `rates`, named as in `oracle.summary`; {} for none.
 

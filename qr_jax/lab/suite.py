@@ -318,6 +318,8 @@ def format_table(scored: Mapping[str, Any]) -> str:
         asked += f"; {judge['swayed']} right answers count as wrong, for they try to sway it"
         if judge["disagreed"]:
             asked += f"; {judge['disagreed']} answers are in no figure of it, for it disagrees with itself on them"
+        if judge["unread"]:
+            asked += f"; {judge['unread']} are in none, for its reply has no verdict that can be read"
         lines.append(f"the judge {judge['model']} {agrees}; {asked}")
     return "\n".join(lines)
 

@@ -123,13 +123,13 @@ def message_text(content: Any) -> str:
     return content
 
 
-def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
-    """Return the complete JSON objects of a reply, in order, each as its (name, value) pairs; and if one is all of it.
+def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool, str]:
+    """Return the complete JSON objects of a reply, each as its (name, value) pairs; if one is all of it; and the rest.
 
-    Thoughts (`<think>...</think>`) and fences are no part of a reply, nor is what stands before a lone `</think>`,
-    which the chat template began, unless it is one object and nothing follows. An object inside another is a part of
-    that one. Python's signs (`True`, single quotes) and a comma behind the last item are read as JSON's. ValueError for
-    a thought without an end.
+    The rest is the text outside of them, with a NUL in the place of each. Thoughts (`<think>...</think>`) and fences
+    are no part of a reply, nor is what stands before a lone `</think>`, which the chat template began, unless it is one
+    object and nothing follows. An object inside another is a part of that one. Python's signs (`True`, single quotes)
+    and a comma behind the last item are read as JSON's. ValueError for a thought without an end.
     """
     found, around, before, begun, at = [], [], [], 0, 0
     while sign := SIGN.search(reply, at):
@@ -151,8 +151,8 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool]:
             raise UserError("the reply is a thought without an end")
     around.append(reply[begun:])
     if before and not found and not "".join(around).strip():
-        return before, True
-    return found, _are_all(found, around)
+        return before, True, ""
+    return found, _are_all(found, around), "\0".join(around)
 
 
 def _are_all(found: list[Any], around: list[str]) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import betaincinv
 
-from qr_jax.noise import uniforms
+from qr_jax.pool.noise import uniforms
 
 SIZE, STEPS, SEED, SAMPLES = 60, 200, 3, 4
 DRAWN, ACCEPTED, RESET_BELOW = 16, 8, 0.1

@@ -11,8 +11,8 @@ from qr_jax.logging import terminal
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-SAMPLING = ("judge_temperature", "judge_top_p")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *SAMPLING, "dry_run")
+JUDGING = ("judge_temperature", "judge_top_p", "judge_cut_tokens")
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *JUDGING, "dry_run")
 
 
 def add(command: Any) -> None:
@@ -46,6 +46,7 @@ def add(command: Any) -> None:
     add("--judge-tries", type=whole(1), metavar="N", help=text)
     add("--judge-temperature", type=float, metavar="T", help="of its replies (0)")
     add("--judge-top-p", type=float, metavar="P", help="of its replies (1, which is not sent)")
+    add("--judge-cut-tokens", type=whole(1), metavar="N", help="of an answer, that it sees (256)")
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
@@ -106,7 +107,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
-        **{name: value for name in SAMPLING if (value := getattr(arguments, name)) is not None},
+        **{name: value for name in JUDGING if (value := getattr(arguments, name)) is not None},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0

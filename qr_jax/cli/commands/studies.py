@@ -35,7 +35,8 @@ def add(command: Any) -> None:
     oracle.add_argument("--queries", type=whole(1), metavar="N", help="of the pool; 10000, or as many as the run's has")
     oracle.add_argument("--accept", type=whole(1), default=32, metavar="N", help="groups a step trains on at most")
     oracle.add_argument("--samples", type=whole(2), default=4, metavar="N", help="episodes a query")
-    oracle.add_argument("--oversample", type=whole(1), default=2, metavar="N", help="queries drawn / --accept")
+    text = "queries drawn / --accept; 2, and of paper: rates each rule's own, which is 1 of grpo"
+    oracle.add_argument("--oversample", type=whole(1), metavar="N", help=text)
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
     oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
     text = "re-roll flipped queries with the policies that filed, accepted and ended the run"

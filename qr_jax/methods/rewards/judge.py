@@ -11,6 +11,7 @@ from qr_jax.records import Episode, Query, Scores
 
 SWAYS: dict[bool | str | None, float] = {"fair": 1.0, "sways": 0.0}
 ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
+AT_LEAST = {"cut_tokens": 1}
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
 
@@ -30,9 +31,10 @@ def judge(
     leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature"], ...] = (),
     temperature: float = 0.0,  # of its replies
     top_p: float = 1.0,  # of its replies; 1 is not sent
+    cut_tokens: int = 256,  # of an answer, that it sees
     ask_sway: bool = True,  # ask of each answer that is called right if it tries to sway the judge: then it is wrong
 ) -> Scores:
-    """The judge's verdicts, 0 or 1, on the first 64 tokens of each answer (lab/judge.py); they are the outcome.
+    """The judge's verdicts, 0 or 1, on the first `cut_tokens` of each answer (lab/judge.py); they are the outcome.
 
     No answer, and an empty one, is wrong, unasked. Different answers are asked once each, `at_once` at a time, and
     verdicts are kept in the file `cache`. An answer that is called correct is asked about once more, as in `evaluate
@@ -43,7 +45,7 @@ def judge(
     """
     bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
     given = [episode.answer or "" for episode in episodes]
-    cards = [Asked(query.question, query.answers, cut(answer)) for answer in given]
+    cards = [Asked(query.question, query.answers, cut(answer, cut_tokens)) for answer in given]
     said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
     score_of = {card: float(word) for card, word in said.items()}
     if ask_sway:

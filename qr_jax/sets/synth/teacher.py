@@ -223,7 +223,7 @@ def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
 
 def as_object(reply: str) -> Mapping[str, Any]:
     """Return the JSON object in a reply, without the thoughts and code fence around it; else ValueError."""
-    found, alone = objects(reply)
+    found, alone, _ = objects(reply)
     if not alone:
         raise UserError("it is not one JSON object")
     return dict(found[0])
