@@ -31,8 +31,8 @@ def check_parts(name: str, parts: Sequence[Use]) -> None:
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
     """Return the search function of `of`, a retriever inside the retriever `name`.
 
-    ValueError if it wants a corpus and there is none, or if it is not in qr_jax/search/retrievers/: a run's config could bring
-    code that nobody allowed.
+    ValueError if it wants a corpus and there is none, or if it is not in qr_jax/search/retrievers/: a run's config
+    could bring code that nobody allowed.
     """
     if "." in of.name:
         raise UserError(f"{name} takes a file of qr_jax/search/retrievers/ as its `of`, and has {of.name}")
