@@ -12,7 +12,7 @@ from mutations import MUTATIONS
 ROOT = Path(__file__).resolve().parents[1]
 TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
 TOP |= {"LICENSE", "LOG.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".pre-commit-config.yaml"}
-TOP |= {".github", ".gitattributes", "benchmarks", "docs", "SECURITY.md"}
+TOP |= {".github", ".gitattributes", "benchmarks", "docs", "examples", "SECURITY.md"}
 TOP |= {"CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"}
 LARGEST_BYTES = 2 * 2**20
 # Folders that only one machine has: homes, mounts, scratch. Written so that this line is not one itself.
