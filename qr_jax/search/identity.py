@@ -17,7 +17,7 @@ def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
     Nothing but the claim says that their scores and vectors fit the corpus: whoever made them decides what is found.
     """
     folders = [corpus.folder] if isinstance(corpus, Stored) else []
-    for part in plugins.with_parts(use, None):
+    for part in plugins.with_parts(use):
         folders += [Path(name) for name in [plugins.check("retriever", part).get("index")] if name]
     return [claim for claim in map(index_files.claim, folders) if not trust.noted(claim)]
 
