@@ -70,8 +70,8 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     No path of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
     decides a turn (null where the environment declares none), and of a turn up to the stop string that ends it. If the
     template begins a turn with `<think>`, they read the turn with that tag. With `tool_json` a tool's message is a
-    JSON string. `prompt` is null if the environment cannot be called (its code is missing or not allowed, which is
-    printed) or does more with a question than insert it.
+    JSON string. `prompt` is null if the environment cannot be called (its code is missing, which is printed) or does
+    more with a question than insert it.
     """
     opening = _opening(settings)
     tools = opening.tools if opening else ()
@@ -119,7 +119,7 @@ def _bound(kind: str, use: Use) -> dict[str, Any]:
     """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
     try:
         parameters = inspect.signature(plugins.find(kind, use.name)).parameters.values()
-    except (ValueError, ImportError):  # its code is missing or not allowed: what was set is all that is known
+    except (ValueError, ImportError):  # its code is missing: what was set is all that is known
         parameters = ()
     takes = [part for part in parameters if part.kind is part.KEYWORD_ONLY and part.default is not part.empty]
     settings = {part.name: part.default for part in takes} | dict(use.settings)

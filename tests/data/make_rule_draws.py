@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import betaincinv
-
 from qr_jax.noise import uniforms
+from scipy.special import betaincinv
 
 SIZE, STEPS, SEED, SAMPLES = 60, 200, 3, 4
 DRAWN, ACCEPTED, RESET_BELOW = 16, 8, 0.1
