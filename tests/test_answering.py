@@ -118,13 +118,6 @@ def test_a_manifest_that_is_none_is_one_line(data, tmp_path):
             answer(tmp_path / "a", limit=1)
 
 
-def test_a_home_that_cannot_be_written_is_warned_of_and_the_suite_is_answered(data, tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    assert answer(tmp_path / "a", limit=1)["sets"]["nq"]["questions"] == 1
-    assert caplog.text.count("this user's key cannot be kept") == 1
-
-
 def test_a_question_whose_search_failed_has_no_figure_is_counted_and_asked_again(data, tmp_path):
     settings = replace(
         SETTINGS,

@@ -392,7 +392,7 @@ def test_a_file_of_a_run_leads_to_its_folder(tmp_path, capsys):
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(options, "open_weights", None)
+    monkeypatch.setattr(options, "open_run", None)
     monkeypatch.setattr(options, "start", None)
     (tmp_path / "plain").write_text("")
     (tmp_path / "mine").write_text('{"question": "?"}')

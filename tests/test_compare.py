@@ -135,13 +135,13 @@ def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path
     words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
     process = subprocess.Popen([sys.executable, "-m", "qr_jax.cli.cli", *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and any("cold start: begins" in line for line in process.stdout)
-    with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, (), print).alone(tmp_path / "study"):
+    with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, print).alone(tmp_path / "study"):
         pass
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
-    with launch.Launcher(1, (), print).alone(tmp_path / "study"):
+    with launch.Launcher(1, print).alone(tmp_path / "study"):
         pass
 
 
