@@ -64,7 +64,7 @@ def result(run: Job) -> Path:
 def keep(run: Job) -> None:
     """Write a finished run's figures: its accuracy, its pool beside the null control, and its probe."""
     points = null_worlds.POINTS
-    null = null_control.null_of_run(run.folder, kinds=runs.kinds(run.folder), points=points, allow_plugins=None)
+    null = null_control.null_of_run(run.folder, kinds=runs.kinds(run.folder), points=points, own=True)
     asked = probe.probe(run.folder, queries=ASKED, say=lambda line: None)
     summary = json.loads((run.folder / "summary.json").read_text())
     found = {

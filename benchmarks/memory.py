@@ -33,7 +33,7 @@ def main() -> None:
         run = f"{folder}/run"
         commands = {
             "training": ("train", "configs/smollm2_multihop.py", *SHORT, "--run", run),
-            "rollouts alone": ("eval", run, "--allow-plugins", "benchmarks"),
+            "rollouts alone": ("eval", run),
         }
         found = {name: _child(words) for name, words in commands.items()}
     file = interleave.results("memory", {"commands": found}, ())

@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     kept: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"frozen": {}, "moved": {}, "runs": {}}
     for folder in options.runs:
-        found = null_control.null_of_run(folder, kinds=runs.kinds(folder), points=POINTS, allow_plugins=None)
+        found = null_control.null_of_run(folder, kinds=runs.kinds(folder), points=POINTS, own=True)
         kept["runs"][f"{folder.parent.name}/{folder.name}"] = left(found["run"], found["bands"])
         save(kept)
     if not options.runs:

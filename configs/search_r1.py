@@ -3,7 +3,7 @@
     mkdir -p runs/data/nq runs/data/hotpotqa && export QR_JAX_DATA=runs/data
     qr-jax data convert NQ-open.train.jsonl runs/data/nq/train.jsonl       # and dev, and both of HotpotQA's files
     qr-jax serve-retriever ...          # or Search-R1's own server: E5 over the Wikipedia of 2018, on port 8000
-    qr-jax train configs/search_r1.py --allow-host 127.0.0.1                      # one host with memory for it
+    qr-jax train configs/search_r1.py                                             # one host with memory for it
     qr-jax plan configs/search_r1.py:v5e_64 --topology v5e:8x8                    # 64 chips: it fits
     gcloud storage cp -r runs/data gs://BUCKET/     # and DATA=gs://BUCKET/data in tpu_scripts/settings.env
     tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve

@@ -155,15 +155,15 @@ def passages(config: Config) -> Sequence[Passage]:
     return read(world_sources(config).documents) if name == "world" else readers.read_passages(name)
 
 
-def searcher(config: Config, name: str | None = None, *, allow_plugins: Sequence[str] | None = None) -> SearchFunction:
+def searcher(config: Config, name: str | None = None) -> SearchFunction:
     """The config's search function, or that of the retriever `name` over the same passages."""
     chosen = config.retriever if name is None else use(name)
-    make = plugins.bind("retriever", chosen, allow_plugins=allow_plugins)
-    return make(corpus=passages(config)) if plugins.wants_corpus(chosen, allow_plugins=allow_plugins) else make()
+    make = plugins.bind("retriever", chosen)
+    return make(corpus=passages(config)) if plugins.wants_corpus(chosen) else make()
 
 
-def environment(config: Config, *, allow_plugins: Sequence[str] | None = None):
-    return plugins.bind("env", config.env, allow_plugins=allow_plugins)
+def environment(config: Config):
+    return plugins.bind("env", config.env)
 
 
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:

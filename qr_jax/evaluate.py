@@ -262,7 +262,6 @@ def evaluate(
     samples: int | None = None,
     questions: int | None = None,
     step: int | None = None,
-    allow_plugins: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
@@ -279,11 +278,11 @@ def evaluate(
     with terminal.phase("loading the questions"):
         queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
     samples = settings.evaluation.samples if samples is None else samples
-    over = subject.corpus(settings, lambda: assemble.passages(settings), allow_plugins=allow_plugins)
+    over = subject.corpus(settings, lambda: assemble.passages(settings))
     with terminal.phase("loading the model"):
         agent, params, model = subject.open_model(settings, run if is_run else None, step)
     assemble.check_readable(agent.tokenizer, queries)
-    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    env = assemble.environment(settings)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
     split, of = f"{settings.data.split} of {settings.data.eval}", {"eval": queries}

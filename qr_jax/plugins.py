@@ -86,19 +86,8 @@ def _foreign_package(name: str) -> str | None:
     return None if package in (name, ROOT.name) else package
 
 
-def refuse_foreign(kind: str, name: str, allow_plugins: Sequence[str] | None) -> None:
-    """Raise ValueError for a plug-in outside qr_jax whose package is not in `allow_plugins`; None allows all."""
-    package = _foreign_package(name)
-    if package is not None and allow_plugins is not None and package not in allow_plugins:
-        raise UserError(
-            f"{kind} {name!r} is code outside qr_jax that a run's folder asks for; if you trust it, "
-            f"allow it with --allow-plugins {package}"
-        )
-
-
-def find(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Callable[..., Any]:
-    """The plug-in's function. ValueError on an unknown name (with the nearest and the list) or a foreign package."""
-    refuse_foreign(kind, name, allow_plugins)
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """The plug-in's function. ValueError on an unknown name (with the nearest and the list)."""
     module, function = _place(kind, name)
     with _importing(kind, name, module):
         plugin = getattr(importlib.import_module(module), function, None)
@@ -121,10 +110,10 @@ def _importing(kind: str, name: str, module: str) -> Iterator[None]:
         raise
 
 
-def check_imports(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> None:
+def check_imports(kind: str, use: Use) -> None:
     """Import a plug-in from outside qr_jax, which reading its source does not. ValueError where that fails."""
     if _foreign_package(use.name):
-        find(kind, use.name, allow_plugins=allow_plugins)
+        find(kind, use.name)
 
 
 def _refuse_failed(kind: str, name: str, error: Exception) -> None:
@@ -146,14 +135,14 @@ def _refuse_failed(kind: str, name: str, error: Exception) -> None:
     raise UserError(failed + "".join(lines)) from error
 
 
-def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> Signature:
+def signature(kind: str, name: str) -> Signature:
     """The plug-in's parameters, read from its source; only a function that is not written there in full is imported.
 
     ValueError for one that is async, or whose parameters are not all named (*args, **kwargs).
     """
     function = _place(kind, name)[1]
     try:
-        nodes = _source(kind, name, allow_plugins)
+        nodes = _source(kind, name)
         written = [n for n in nodes if isinstance(n, ast.AsyncFunctionDef | ast.FunctionDef) and n.name == function]
         if len(written) > 1:
             raise PluginError(f"is written twice, in lines {written[0].lineno} and {written[1].lineno} of its file")
@@ -162,11 +151,11 @@ def signature(kind: str, name: str, *, allow_plugins: Sequence[str] | None = Non
         raise UserError(f"{kind} {name!r} {error}") from None
 
 
-def constants(kind: str, name: str, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+def constants(kind: str, name: str) -> dict[str, Any]:
     """The constants of its contract that a plug-in's file declares, read from its source. ValueError on a wrong one."""
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any], AT_LEAST: Mapping[str, float]}
     declared: dict[str, Any] = {}
-    for constant, node in _assigned(_written(kind, name, allow_plugins)):
+    for constant, node in _assigned(_written(kind, name)):
         if constant not in known:
             if meant := difflib.get_close_matches(constant, known, 1, cutoff=0.85):
                 raise UserError(f"{kind} {name!r}: {constant} is no constant of a {kind}; did you mean {meant[0]}?")
@@ -199,47 +188,47 @@ def _assigned(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]
             yield from ((part.id, None) for part in inside)
 
 
-def beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> Callable | None:
+def beside(kind: str, name: str, function: str) -> Callable | None:
     """Return a function of the plug-in's file that its contract names; None if the file has none."""
     assert function in CONTRACTS[kind].beside, f"{kind} knows no function {function!r} beside its plug-in's"
-    plugin = find(kind, name, allow_plugins=allow_plugins)
+    plugin = find(kind, name)
     return getattr(importlib.import_module(plugin.__module__), function, None)
 
 
-def has_beside(kind: str, name: str, function: str, *, allow_plugins: Sequence[str] | None = None) -> bool:
+def has_beside(kind: str, name: str, function: str) -> bool:
     """Return True if the plug-in's file, read as source, defines or imports that function, or is no Python source."""
-    nodes = _source(kind, name, allow_plugins)
+    nodes = _source(kind, name)
     written = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     return not nodes or function in written | {given for given, _ in _assigned(nodes)}
 
 
-def draws_by(rule: Use, by: str | None, *, allow_plugins: Sequence[str] | None = None) -> Any:
+def draws_by(rule: Use, by: str | None) -> Any:
     """Return how a rule's weights draw ("chance" or "largest"): `pool.by`, or if None what the rule's file says."""
-    return by or constants("rule", rule.name, allow_plugins=allow_plugins).get("DRAWS", "chance")
+    return by or constants("rule", rule.name).get("DRAWS", "chance")
 
 
-def wants_corpus(retriever: Use, *, allow_plugins: Sequence[str] | None = None) -> bool:
+def wants_corpus(retriever: Use) -> bool:
     """Return True if a retriever is to be given passages. One made of other retrievers is if any of those is."""
-    corpus = signature("retriever", retriever.name, allow_plugins=allow_plugins).settings.get("corpus")
+    corpus = signature("retriever", retriever.name).settings.get("corpus")
     if corpus is None or corpus.required:
         return corpus is not None
-    values = check("retriever", retriever, allow_plugins=allow_plugins).values()
+    values = check("retriever", retriever).values()
     flat = [part for value in values for part in (value if isinstance(value, (tuple, list)) else (value,))]
     parts = [part for part in flat if isinstance(part, Use)]
-    return not parts or any(wants_corpus(part, allow_plugins=allow_plugins) for part in parts)
+    return not parts or any(wants_corpus(part) for part in parts)
 
 
-def check(kind: str, use: Use, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+def check(kind: str, use: Use) -> dict[str, Any]:
     """The plug-in's settings in the types its signature states. ValueError on what it does not take, lacks or mistypes.
 
     Its constants are checked with them.
     """
-    parameters = signature(kind, use.name, allow_plugins=allow_plugins)
+    parameters = signature(kind, use.name)
     _check_data(kind, use.name, parameters.data)
     if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
         named = ", ".join(sorted(shadowed))
         raise UserError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
-    least = constants(kind, use.name, allow_plugins=allow_plugins).get(AT_LEAST, {})
+    least = constants(kind, use.name).get(AT_LEAST, {})
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
         if key not in settings:
@@ -262,17 +251,16 @@ def bind(
     use: Use,
     *,
     provided: Mapping[str, Any] | None = None,
-    allow_plugins: Sequence[str] | None = None,
 ) -> functools.partial[Any]:
     """The plug-in's function with its settings checked; the data parameters are left to the caller.
 
     Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:
     ValueError with the plug-in's name, what it returned and what was wanted.
     """
-    settings = check(kind, use, allow_plugins=allow_plugins)
-    takes = signature(kind, use.name, allow_plugins=allow_plugins)
+    settings = check(kind, use)
+    takes = signature(kind, use.name)
     given = {name: value for name, value in (provided or {}).items() if name in takes.settings}
-    function = find(kind, use.name, allow_plugins=allow_plugins)
+    function = find(kind, use.name)
     return functools.partial(checked(kind, use.name, function), **settings, **given)
 
 
@@ -352,12 +340,12 @@ def _may_be_arrays(kind: type) -> tuple[str, ...]:
     return tuple(name for name, of in parts.items() if any(one in (Any, np.ndarray) or is_dataclass(one) for one in of))
 
 
-def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
+def _written(kind: str, name: str) -> list[ast.stmt]:
     """Return the statements of the file that defines the plug-in's function, which its module may import from another.
 
     Nothing is imported: only files of the same package, and qr_jax's own, are followed.
     """
-    nodes, (module, function) = _source(kind, name, allow_plugins), _place(kind, name)
+    nodes, (module, function) = _source(kind, name), _place(kind, name)
     for node in nodes:
         if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
             continue
@@ -371,9 +359,8 @@ def _written(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[
     return nodes
 
 
-def _source(kind: str, name: str, allow_plugins: Sequence[str] | None) -> list[ast.stmt]:
+def _source(kind: str, name: str) -> list[ast.stmt]:
     """The statements of the plug-in's file; none where it is no Python source. ValueError where there is no module."""
-    refuse_foreign(kind, name, allow_plugins)
     path = origin(kind, name)
     return _statements(path) if path.endswith(".py") else []
 
@@ -517,14 +504,14 @@ def _type(node: ast.expr | None) -> Any:
     return Any
 
 
-def with_parts(use: Use, allow_plugins: Sequence[str] | None) -> Iterator[Use]:
+def with_parts(use: Use) -> Iterator[Use]:
     """Yield the retriever and those inside it, at every depth."""
     yield use
-    function = find("retriever", use.name, allow_plugins=allow_plugins)
+    function = find("retriever", use.name)
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    settings = defaults | check("retriever", use, allow_plugins=allow_plugins)
+    settings = defaults | check("retriever", use)
     for part in _uses(list(settings.values())):
-        yield from with_parts(part, allow_plugins)
+        yield from with_parts(part)
 
 
 def _uses(value: Any) -> Iterator[Use]:

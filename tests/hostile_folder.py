@@ -28,7 +28,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import small_data
 
 from qr_jax import config, trust
 from qr_jax.cli import cli
@@ -275,7 +274,6 @@ NUMBERS = {
 }
 for name, (of, numbers) in NUMBERS.items():
     TRAPS[f"large_{name}"] = lambda run, home, url, of=of, numbers=numbers: put_numbers(run, of, **numbers)
-asks("large_devices", lambda home, url: {"mesh": config.Mesh(devices=2_000_000)})
 
 
 @trap
@@ -283,43 +281,6 @@ def large_product(run: Path, home: Path, url: str) -> None:
     """Queries and samples that are each allowed."""
     write(run, "config.json", config.to_json(settings(home, pool=config.Pool(samples=1024))))
     put_numbers(run, "metrics.jsonl", **{"pool/size": 4_000_000})
-
-
-# ---- a suite's answers, whose manifest is that of the suite that is asked for
-
-MODEL = Path(__file__).parent / "fixtures" / "qwen3"
-SUITE = ["eval", str(MODEL), "--suite", "qa7", "--split", "all", "--limit", "1", "--samples", "1"]
-SUITE += ["env.prompt={{question}} ", "env.think=false", "rollout.turn_tokens=8", "rollout.slots=4", "mesh.devices=1"]
-SUITE += ["rollout.buckets=64", "rollout.context_tokens=128", "rollout.chunk=4", "--out", "{run}/eval"]
-ANSWERED: dict[str, Trap] = {}  # traps that SUITE alone meets
-
-
-def answered(change: Callable[[Path], None]) -> None:
-    def put(run: Path, home: Path, url: str) -> None:
-        shutil.copytree(home / "work" / "answered", run / "eval")
-        change(run / "eval")
-
-    TRAPS[change.__name__] = ANSWERED[change.__name__] = put
-
-
-@answered
-def forged_answers(folder: Path) -> None:
-    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
-    for row in rows:
-        for said in (row["greedy"], *row["samples"]):
-            said |= {"answer": row["golds"][0], "stop": "answered"}
-    write(folder, "answers.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "score.json").unlink()
-
-
-@answered
-def broken_answers(folder: Path) -> None:
-    (folder / "answers.jsonl").write_bytes(b"[1]\n" + b"".join(SPOILT.values()))
-
-
-@answered
-def a_broken_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_bytes(SPOILT["no_text"])
 
 
 class Pickled:
@@ -491,9 +452,7 @@ def attempt(words: list[str]) -> dict:
 def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
     """Each trap's name with each command; with `every` 8 an eighth of them, in which each trap and each command is."""
     met = commands()
-    of_runs = [name for name in TRAPS if name not in ANSWERED]
-    found = [(name, words) for at, name in enumerate(of_runs) for words in met[at % every :: every]]
-    return found + [(name, SUITE) for name in ANSWERED]
+    return [(name, words) for at, name in enumerate(TRAPS) for words in met[at % every :: every]]
 
 
 def main(home: Path, url: str, every: str = "1", *only: str) -> None:
@@ -510,11 +469,7 @@ def main(home: Path, url: str, every: str = "1", *only: str) -> None:
     bundle = work / "run.bug_report.zip"  # which the command says that it writes there
     whole = work / "whole"
     base(whole, home)
-    data = small_data.write(home / "data", count=1)
-    os.environ["QR_JAX_DATA"] = str(data)
-    made = attempt([word.format(run=work) for word in SUITE])
-    assert made["code"] == 0, made
-    os.replace(work / "eval", work / "answered")
+    os.environ["QR_JAX_DATA"] = str(home / "none")
     before = snapshot(home, (run, out, own))
     for name, words in pairs(int(every)):
         if only and name not in only:
@@ -523,7 +478,6 @@ def main(home: Path, url: str, every: str = "1", *only: str) -> None:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, run)
         shutil.copytree(whole, out / "other")
-        os.environ["QR_JAX_DATA"] = str(data if name in ANSWERED else home / "none")
         TRAPS[name](run, home, url)
         noted.clear()
         began = time.monotonic()

@@ -99,12 +99,12 @@ def test_a_dry_run_imports_the_plug_ins_of_one_s_own(tmp_path, capsys, monkeypat
     made["reward"] = {"name": "my_dear.my_dear", "settings": {}}
     (tmp_path / "config.json").write_text(json.dumps(made))
     words = ["train", str(tmp_path / "config.json"), "--dry-run"]
-    assert cli.main(words) == 2 and "--allow-plugins my_dear" in capsys.readouterr().err  # not imported unasked
-    assert cli.main([*words, "--allow-plugins", "my_dear"]) == 2
+    assert cli.main(words) == 2 and "code outside qr_jax: reward" in capsys.readouterr().err  # not imported unasked
+    assert cli.main([*words, "--trust"]) == 2
     assert "cannot be imported" in capsys.readouterr().err
     (tmp_path / "my_helpers.py").write_text("")
     importlib.invalidate_caches()
-    assert cli.main([*words, "--allow-plugins", "my_dear"]) == 0
+    assert cli.main(words) == 0  # it is remembered
 
 
 @pytest.mark.parametrize("name", ["gpt2", "vllm", "twolayer", "configs/stduy", "org/model/more"])
@@ -328,7 +328,15 @@ def test_a_run_s_config_may_not_name_foreign_code_unless_allowed(tmp_path, capsy
     (tmp_path / "config.json").write_text(json.dumps(made))
     for words in (["train", str(tmp_path / "config.json"), "--dry-run"], ["eval", str(tmp_path)]):
         assert cli.main(words) == 2
-        assert "--allow-plugins os" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "code outside qr_jax: reward 'os.system'" in said and "--trust" in said
+
+
+@pytest.mark.parametrize("option", ["--allow-plugins", "--allow-host"])
+def test_an_option_that_is_no_more_names_its_successor(option, capsys):
+    for words in (["train", TINY, "--dry-run", option, "x"], ["report", "runs/x", f"{option}=x"]):
+        assert cli.main(words) == 2
+        assert f"there is no option {option} any more; --trust allows" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, capsys):
@@ -384,7 +392,7 @@ def test_a_file_of_a_run_leads_to_its_folder(tmp_path, capsys):
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(options, "open_weights", None)
+    monkeypatch.setattr(options, "open_run", None)
     monkeypatch.setattr(options, "start", None)
     (tmp_path / "plain").write_text("")
     (tmp_path / "mine").write_text('{"question": "?"}')

@@ -74,7 +74,6 @@ def test_runs_share_the_cold_start_and_the_world_and_differ_in_rule_and_seed(tmp
     assert jobs[2].settings.pool.rule == use("foresee", gamma=0.0)
     mopps = planned(tmp_path, "mopps")[1][0].settings.pool
     assert mopps.by is None and plugins.draws_by(mopps.rule, mopps.by) == "largest"  # as its file declares
-    assert study.foreign(jobs[0].settings) == {"odd_tokens"}
 
 
 def test_each_run_of_a_study_has_a_place_of_its_own_in_a_bucket(tmp_path):
@@ -125,7 +124,7 @@ def test_a_run_that_fails_shows_its_last_lines_and_the_others_go_on(tmp_path):
     broken = replace(settings, data=replace(settings.data, train=str(tmp_path / "none.jsonl")))
     jobs = [launch.Job(name, "train", tmp_path / name, broken) for name in ("one", "two")]
     said: list[str] = []
-    failed = launch.Launcher(1, ["odd_tokens"], said.append).run(jobs)
+    failed = launch.Launcher(1, said.append).run(jobs)
     assert failed == jobs
     assert [text for text in said if text.startswith("two: begins")]
     assert any("one: failed with exit code 2" in text and "none.jsonl" in text for text in said)
@@ -136,13 +135,13 @@ def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path
     words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
     process = subprocess.Popen([sys.executable, "-m", "qr_jax.cli.cli", *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and any("cold start: begins" in line for line in process.stdout)
-    with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, (), print).alone(tmp_path / "study"):
+    with pytest.raises(ValueError, match="in use by another"), launch.Launcher(1, print).alone(tmp_path / "study"):
         pass
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
-    with launch.Launcher(1, (), print).alone(tmp_path / "study"):
+    with launch.Launcher(1, print).alone(tmp_path / "study"):
         pass
 
 
@@ -197,12 +196,12 @@ def test_a_run_that_went_on_is_compared_as_it_ended_before_and_said_to_be(studie
     longer = last | {"step": last["step"] + 1, "budget/rollouts": 48}
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(longer) + "\n")
-    before = compare.compare([run], allow_plugins=None)["rules"]
+    before = compare.compare([run], own=True)["rules"]
     draw = json.loads((run / "ledger.jsonl").read_text().splitlines()[-1])
     every = [draw | {"step": longer["step"], "index": at, "accepted": True} for at in range(longer["pool/size"])]
     with (run / "ledger.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in every)
-    assert compare.compare([run], allow_plugins=None)["rules"] == before
+    assert compare.compare([run], own=True)["rules"] == before
     assert compare.read(run).spent("rollouts") == 32 and compare.read(run).since == 1
     assert cli.main(["compare", str(run), "--trust"]) == 0
     assert f"{run} went on for 1 steps and has not ended again" in capsys.readouterr().out
@@ -480,7 +479,7 @@ def test_a_rule_without_a_null_control_is_compared_and_said(tmp_path, monkeypatc
     settings = json.loads((two / "config.json").read_text())
     settings["pool"]["rounds"] = {"name": "no_null_lab.by_turn", "settings": {}}
     (two / "config.json").write_text(json.dumps(settings))
-    found = compare.compare([one, two], null_seeds=2, allow_plugins=("no_null_lab",))
+    found = compare.compare([one, two], null_seeds=2, own=True)
     base, other = found["rules"].values()
     assert base["no_null"] == [] and base["null"]["trained"]["high"] > 0 and other["null"]["trained"]["low"] is None
     words = "grpo:rounds=no_null_lab.by_turn: no null for rounds 'no_null_lab.by_turn': IndexError on simulated"

@@ -392,12 +392,6 @@ def test_the_mesh_is_held_against_the_devices_once_they_are_known():
         checks.check(with_(mesh={"fsdp": 8}), devices=4)
 
 
-def test_a_run_s_foreign_plug_ins_are_refused_unless_allowed():
-    mine = dataclasses.replace(Config(), reward=use("json.dumps"))
-    assert any("--allow-plugins json" in line for line in checks.problems(mine, allow_plugins=()))
-    assert not any("--allow-plugins" in line for line in checks.problems(mine, allow_plugins=("json",)))
-
-
 def test_a_chance_to_prune_leaves_some_chance_to_stay():
     assert checks.problems(with_(learner={"prune": 0.9})) == []
     (line,) = checks.problems(with_(learner={"prune": 1.0}))

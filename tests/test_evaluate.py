@@ -429,7 +429,7 @@ def test_every_config_resolves_without_touching_a_device(name, rule, capsys, rea
 def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatch, capsys):
     """As `data get` leaves them, and as a pod's hosts have them from DATA: in {data}, wherever that is."""
     monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
-    words = ["train", str(ROOT / "configs/search_r1.py"), "--dry-run", "--allow-host", "127.0.0.1"]
+    words = ["train", str(ROOT / "configs/search_r1.py"), "--dry-run"]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert said.count(f"no file {tmp_path}/nq/") == 2 and "2 problems in this config" in said
@@ -535,7 +535,6 @@ def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp
         rows, _ = papers_small_run(
             tmp_path, "qwen3_1p7b.py:served", "env=guessing.guessing", f"retriever.url={retriever}",
             "retriever.token_env=GYM_KEY", f"reward.url={url}", "reward.model=grader", "sft.steps=0",
-            "--allow-plugins", "guessing",
         )  # fmt: skip
     assert all(head.startswith("GET /search?query=") and "&k=3 HTTP" in head for head, _ in searched)
     assert all("X-API-Key: k3y-of-the-gym" in head for head, _ in searched)

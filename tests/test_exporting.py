@@ -61,16 +61,16 @@ def test_no_place_address_or_secret_of_this_machine_is_said(words, tmp_path, mon
     assert "me.example" not in text and "MY_TOKEN" not in text
 
 
-def test_an_environment_that_may_not_be_asked_leaves_the_prompt_out_and_imports_nothing(words, tmp_path, capsys):
-    settings = replace(tiny(tmp_path), env=use("searching.searching", short=True))
-    said = exporting.describe(settings, words.engine.chat, allow_plugins=())
+def test_an_environment_whose_code_is_missing_leaves_the_prompt_out(words, tmp_path, capsys):
+    settings = replace(tiny(tmp_path), env=use("no_such_lab.searching", short=True))
+    said = exporting.describe(settings, words.engine.chat)
     assert said["prompt"] is None and said["environment"]["settings"] == {"short": True}
-    assert "allow it with --allow-plugins searching" in "".join(capsys.readouterr())
+    assert "no module 'no_such_lab'" in "".join(capsys.readouterr())
     assert "(not known: the environment's code was not at hand)" in model_card.write(
         settings, said, None, dtype="float32"
     )
-    allowed = exporting.describe(settings, words.engine.chat)
-    assert allowed["prompt"].endswith("{question}\n") and allowed["environment"]["settings"]["max_turns"] == 4
+    there = exporting.describe(replace(settings, env=use("searching.searching", short=True)), words.engine.chat)
+    assert there["prompt"].endswith("{question}\n") and there["environment"]["settings"]["max_turns"] == 4
 
 
 def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path):

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_folder import ANSWERED, KEY, SECRET, SUITE, TRAPS, commands, pairs
+from hostile_folder import KEY, SECRET, TRAPS, commands, pairs
 from loopback import server
 from test_http_retriever import search_r1
 
 SECRETS = ("HF_TOKEN", "SERPER_API_KEY", "OPENAI_API_KEY", "WANDB_API_KEY", "QR_JAX_JUDGE_KEY")
+ASKS = ("code_", "host_", "bucket", "wandb", "cache", "worlds")  # beginnings of the traps that ask alone
 LONGEST_S = 60.0  # of a command, whatever a file of the run asks for
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,19 +65,23 @@ def listed(results, bad) -> str:
 def test_every_command_met_every_trap(tried, capsys):
     results, _, _ = tried
     assert {one["trap"] for one in results} == {*TRAPS}
-    assert {one["command"] for one in results} == {" ".join(words) for words in (*commands(), SUITE)}
+    assert {one["command"] for one in results} == {" ".join(words) for words in commands()}
     refused = sum(one["code"] != 0 for one in results)
     with capsys.disabled():
         print(f"\n{len(commands())} commands x {len(TRAPS)} traps = {len(results)}, {refused} refused")
 
 
-def test_answers_that_a_stranger_forged_or_broke_are_no_score(tried):
-    said = {one["trap"]: (one["code"], one["said"]) for one in tried[0] if one["trap"] in ANSWERED}
-    for name in ("forged_answers", "broken_answers"):
-        code, text = said[name]
-        assert code == 0 and "are damaged, or not written by this user's own command" in text and "1.000" not in text
-    code, text = said["a_broken_manifest"]
-    assert code == 2 and "manifest.json is no manifest of an evaluation" in text
+def acts(words: str) -> bool:
+    """Return True for a command that would act by the run's config; the others only read the run."""
+    return words.split()[0] in ("train", "sft", "eval", "ask", "chat", "probe", "export", "plan") or "--rules" in words
+
+
+def test_a_command_that_would_act_is_refused_with_what_is_asked_for_and_one_that_reads_is_not(tried):
+    asking = [one for one in tried[0] if one["trap"].startswith(ASKS)]
+    assert {acts(one["command"]) for one in asking} == {True, False}
+    for one in asking:
+        refused = one["code"] == 2 and "is not a run of yours, and asks for" in one["said"] and "--trust" in one["said"]
+        assert refused == acts(one["command"]), one
 
 
 def test_no_secret_leaves_and_nothing_is_called(tried):

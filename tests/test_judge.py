@@ -69,17 +69,13 @@ def test_verdicts_are_kept_and_another_model_is_asked_anew(tmp_path):
         assert len(seen) == 3
 
 
-def test_of_a_sealed_cache_only_this_user_s_verdicts_count(tmp_path):
-    file = tmp_path / "verdicts.jsonl"
-    wrong = Asked("Who?", ("Goethe",), "Schiller")
+def test_lines_of_a_cache_that_are_no_verdicts_are_passed_over(tmp_path):
+    file, wrong = tmp_path / "verdicts.jsonl", Asked("Who?", ("Goethe",), "Schiller")
     with serving() as (url, seen):
-        assert judge(url, tmp_path, sealed=True).judge([SAID, wrong]) == {SAID: True, wrong: False}
-        assert judge(url, tmp_path, sealed=True).judge([SAID, wrong]) == {SAID: True, wrong: False} and len(seen) == 2
-        file.write_text(file.read_text().replace("false", "true"))  # as a stranger's folder has it
+        assert judge(url, tmp_path).judge([SAID, wrong]) == {SAID: True, wrong: False}
         with file.open("ab") as more:
             more.write(b"[1]\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
-        assert judge(url, tmp_path, sealed=True).judge([SAID, wrong]) == {SAID: True, wrong: False} and len(seen) == 3
-        assert judge(url, tmp_path).judge([wrong]) == {wrong: False}, "the last line counts"
+        assert judge(url, tmp_path).judge([SAID, wrong]) == {SAID: True, wrong: False} and len(seen) == 2
 
 
 def test_agreement_with_exact_match_is_counted_and_nothing_is_wrong_unasked(tmp_path):

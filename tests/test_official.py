@@ -447,15 +447,14 @@ def test_a_stranger_s_config_reads_no_set_that_was_not_read_before(tmp_path, mon
     monkeypatch.setattr(official, "BUILT", str(tmp_path / "built"))
     for setting in ("train", "eval", "corpus"):
         for name in ("tfds:popqa", "tfds:musique:dev@theirs"):
-            texts = [wish.text for wish in trust.wishes(Config(data=Data(**{setting: name})))]
-            assert texts == [
+            assert trust.asks(Config(data=Data(**{setting: name}))) == [
                 f"to read official files by data.{setting}={name}, and keep them as the set for all your runs"
             ]
     write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
     qa_builders.open_set("musique", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
-    assert not trust.wishes(Config(data=Data(eval="tfds:musique:dev")))
-    assert trust.wishes(Config(data=Data(eval="tfds:musique")))  # train was not read
-    assert trust.wishes(Config(data=Data(eval=f"tfds:musique:dev@{tmp_path}")))
+    assert not trust.asks(Config(data=Data(eval="tfds:musique:dev")))
+    assert trust.asks(Config(data=Data(eval="tfds:musique")))  # train was not read
+    assert trust.asks(Config(data=Data(eval=f"tfds:musique:dev@{tmp_path}")))
 
 
 def test_grain_shuffles_a_set_and_a_file_by_seed_and_epoch_whatever_the_hosts(tmp_path, monkeypatch):

@@ -265,9 +265,9 @@ def test_the_null_control_of_a_run_has_bands_beside_the_runs_own_curves(run_fold
 
 def test_somebody_else_s_run_is_played_for_a_while_and_one_s_own_to_its_end(run_folder, monkeypatch):
     monkeypatch.setattr(null_control, "STRANGER_S", 0.0)
-    found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, allow_plugins=())
+    found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5)
     assert found["reason"].startswith("no null control: its sampler was played to 0 of 3,200 rollouts in 0 s; --trust")
-    assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, allow_plugins=None)["seeds"] == 2
+    assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, own=True)["seeds"] == 2
 
 
 def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):

@@ -213,7 +213,7 @@ def test_a_run_with_ragged_groups_has_a_null_control(lab, tmp_path):
     assert set(run.draws.valid_D.tolist()) == {2, 5}
     _, _, rollouts, draws = pass_rates.read_run(tmp_path / "run")
     assert rollouts == run.draws.valid_D.sum() and draws.valid_D.tolist() == run.draws.valid_D.tolist()
-    null = null_control.null_or_reason(tmp_path / "run", runs.kinds, seeds=2, points=4, allow_plugins=("oracle_lab",))
+    null = null_control.null_or_reason(tmp_path / "run", runs.kinds, seeds=2, points=4, own=True)
     assert null["run"] == null_control.curves(run.rows, 4, rollouts)
     assert null["run"]["rollouts"][-1] == rollouts
     assert null["rollouts"][-1] == rollouts
@@ -226,15 +226,15 @@ def test_a_run_with_ragged_groups_has_a_null_control(lab, tmp_path):
 @pytest.mark.parametrize("rounds", ["by_turn", "deepen"])
 def test_a_report_says_why_there_is_no_null_and_the_command_ends_with_0(lab, tmp_path, capsys, rounds):
     ran(tmp_path / "run", sampler("deepen", 120), f"oracle_lab.ideas.{rounds}")
-    assert cli.main(["report", str(tmp_path / "run"), "--allow-plugins", "oracle_lab"]) == 0
+    assert cli.main(["report", str(tmp_path / "run"), "--trust"]) == 0
     said, shown = capsys.readouterr().err, (tmp_path / "run" / "report.html").read_text()
     words = "no null for rounds 'oracle_lab.ideas.by_turn': AttributeError on simulated outcomes: "
     assert (words in said, words in shown) == (rounds == "by_turn",) * 2
     assert ('"id":"null-ex_hard"' in shown) == (rounds == "deepen")
 
 
-def test_a_report_says_which_package_its_null_needs(lab, tmp_path):
+def test_a_report_says_what_code_its_null_needs(lab, tmp_path):
     ran(tmp_path / "run", sampler("deepen", 120))
-    null = null_control.null_or_reason(tmp_path / "run", runs.kinds, allow_plugins=())
-    assert null["reason"].startswith("no null control: rounds 'oracle_lab.ideas.deepen' is code outside qr_jax")
+    null = null_control.null_or_reason(tmp_path / "run", runs.kinds)
+    assert null["reason"].startswith("no null control: it is not a run of yours, and would be played by code outside")
     assert null["reason"] in page.write(tmp_path / "run", null=null).read_text()

@@ -285,7 +285,7 @@ def test_equal_policies_answer_the_same_questions_alike(run):
 
 
 def test_the_command_prints_json_and_refuses_what_it_cannot_say(run, tmp_path, capsys):
-    words = ["probe", str(run), "--allow-plugins", "odd_tokens", "--queries", "2"]
+    words = ["probe", str(run), "--trust", "--queries", "2"]
     assert cli.main([*words, "--samples", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["samples"] == 2 and {row["arm"] for row in found["queries"]} >= {"hard"}

@@ -201,5 +201,3 @@ def test_overlong_prices_the_last_tokens_before_the_limit_by_hand():
     assert halved.score_G.tolist() == [1, 0.75, -0.5, 0.5] and halved.outcome_G.tolist() == [1, 1, 0, 1]
     with pytest.raises(ValueError, match="0 < buffer_tokens <= most_tokens; found 9 and 8"):
         overlong(query, episodes, of=Use("exact_match"), most_tokens=8, buffer_tokens=9)
-    with pytest.raises(ValueError, match="code outside qr_jax"):
-        overlong(query, episodes, of=Use("odd_tokens.odd_tokens"))

@@ -1,6 +1,5 @@
 """Searches kept on disk: found again by retriever, query and k, shared by processes, and never in a search's way."""
 
-import json
 import shutil
 import sqlite3
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from qr_jax import plugins
@@ -16,7 +14,6 @@ from qr_jax.evaluation import manifest
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging import metrics
 from qr_jax.records import Passage
-from qr_jax.search import bm25_build, bm25_index
 from qr_jax.search.retrievers.cached import cached
 from qr_jax.search.search_cache import SearchCache
 from qr_jax.settings.settings import use
@@ -183,52 +180,6 @@ def test_another_model_in_the_same_folder_is_another_search(tmp_path):
         (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
         other = cached(of=of, cache=file, corpus=CORPUS)
         assert other(["capital"], 1) and other.hits == 0
-
-
-def turned_round(theirs: Path, lists: str) -> None:
-    """The lists of the index give each passage for the other, and what it says of them fits."""
-    np.save(theirs / lists, np.load(theirs / lists)[::-1] if lists.startswith("v") else 1 - np.load(theirs / lists))
-    digest = bm25_index.file_hash(theirs / lists)
-    if (theirs / "pieces.txt").exists():
-        (theirs / "pieces.txt").write_text(f"{lists} {digest}")
-    else:
-        written = bm25_index.read_manifest(theirs)
-        written["files"][lists] = digest
-        (theirs / "manifest.json").write_text(json.dumps(written))
-
-
-def test_what_a_stranger_s_index_finds_is_not_found_by_the_user_s_own(tmp_path):
-    """With forged lists over the same passages: the key knew the passages alone."""
-    own, theirs, file = tmp_path / "own", tmp_path / "theirs", str(tmp_path / "c")
-    settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en", "words": bm25_build.RULE}
-    bm25_index.write(own, CORPUS, settings, passages=True)
-    shutil.copytree(own, theirs)
-    turned_round(theirs, bm25_index.PLACES)
-    forged = cached(of=use("bm25"), cache=file, corpus=bm25_index.passages(theirs))
-    assert forged(["capital"], 1)[0][0].id == "1"
-    search = cached(of=use("bm25"), cache=file, corpus=bm25_index.passages(own))
-    assert search(["capital"], 1)[0][0].id == "2" and search.hits == 0
-    for corpus in (bm25_index.passages(own), CORPUS):  # the user's own folder is as good as the passages
-        again = cached(of=use("bm25"), cache=file, corpus=corpus)
-        assert again(["capital"], 1)[0][0].id == "2" and again.hits == 1
-
-
-@pytest.mark.parametrize(("name", "lists"), [("bm25", bm25_index.PLACES), ("hybrid", "vectors_00000.npy")])
-def test_an_index_that_a_setting_names_is_known_by_its_contents_where_another_made_it(tmp_path, name, lists):
-    def of(index: Path):
-        dense = use("dense", model=str(BERT), index=str(index), devices=1)
-        return use("bm25", index=str(index)) if name == "bm25" else use("hybrid", parts=(dense, use("bm25")))
-
-    own, theirs, file = tmp_path / "own", tmp_path / "theirs", str(tmp_path / "c")
-    first = cached(of=of(own), cache=file, corpus=CORPUS)(["capital"], 2)
-    shutil.copytree(own, theirs)
-    turned_round(theirs, lists)
-    forged = cached(of=of(theirs), cache=file, corpus=CORPUS)
-    assert forged(["capital"], 2) != first and forged.hits == 0
-    again = cached(of=of(own), cache=file, corpus=CORPUS)
-    assert again(["capital"], 2) == first and again.hits == 1
-    elsewhere = cached(of=of(tmp_path / "moved"), cache=file, corpus=CORPUS)
-    assert elsewhere(["capital"], 2) == first and elsewhere.hits == 1  # its own, wherever it lies
 
 
 def test_models_are_those_of_a_retriever_and_all_inside_it(tmp_path):

@@ -14,7 +14,7 @@ from judge_server import choosy, completion, honest, serving
 from qr_jax import plugins, trust
 from qr_jax.config import Config, use
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.lab.judge import INJECTED, SEALED_AS, Asked, Judge
+from qr_jax.lab.judge import INJECTED, Asked, Judge
 from qr_jax.methods.rewards import _judged
 from qr_jax.methods.rewards.ada_search import ada_search
 from qr_jax.methods.rewards.ai_search_planner import ai_search_planner
@@ -407,12 +407,12 @@ def test_a_judge_that_is_down_holds_up_one_group_and_not_each(tmp_path, caplog):
     assert caplog.text.count("gave no verdict") < 8
 
 
-def test_a_file_of_verdicts_that_somebody_planted_earns_nothing(tmp_path):
+def test_a_file_of_what_is_no_verdict_earns_nothing(tmp_path):
     plan = {"model": "grader-1", "cache": str(tmp_path / "verdicts.jsonl")}
     with serving() as (url, seen):
         card = Asked(QUERY.question, QUERY.answers, "Oslo")
         key = Judge(url, "grader-1", tmp_path / "other")._key(card)
-        for verdict in ("true", '"false"', "[0]", "1"):
+        for verdict in ('"false"', "[0]", "1"):
             (tmp_path / "verdicts.jsonl").write_text(f'{{"key": "{key}", "correct": {verdict}}}\n')
             _judged._sitting.cache_clear()
             _judged.trusted.cache_clear()
@@ -456,13 +456,10 @@ def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
 
 def test_a_config_that_names_a_judge_asks_for_its_host_its_secret_and_its_file():
     asked = Config(reward=use("judge", url="https://judge.example/v1", model="m", cache="verdicts.jsonl"))
-    texts = {wish.text: wish.option for wish in trust.wishes(asked)}
-    assert texts == {
-        "reward 'judge': to write into verdicts.jsonl": None,
-        "reward 'judge': what is asked goes to judge.example, with the secret in QR_JAX_JUDGE_KEY": (
-            "--allow-host judge.example"
-        ),
-    }
+    assert trust.asks(asked) == [
+        "reward 'judge': to write into verdicts.jsonl",
+        "reward 'judge': what is asked goes to judge.example, with the secret in QR_JAX_JUDGE_KEY",
+    ]
 
 
 # --- what signal means
@@ -619,7 +616,7 @@ def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
         count = len(seen)
         row = {"key": "of another run", "model": "m", "verdict": "yes"}
         with Path(given["cache"]).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trust.sealed(row, SEALED_AS)) + "\n")
+            file.write(json.dumps(row) + "\n")
         with pytest.raises(ValueError, match="has 5 verdicts in .* and 1 answers .* its budget of 5"):
             contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
         assert len(seen) == count
@@ -652,8 +649,7 @@ def test_a_judge_that_is_fooled_or_has_no_model_refuses_every_reward(tmp_path):
 @pytest.mark.parametrize("name", ["carr", "search_gen_v", "contributions", "ai_search_planner", "atom_searcher"])
 def test_without_a_url_nothing_is_asked_of_the_user_and_with_one_its_host_secret_and_file(name):
     chosen = use(name, **({"steps": 9} if name == "atom_searcher" else {}))
-    assert trust.wishes(replace(Config(), reward=chosen)) == []
+    assert trust.asks(replace(Config(), reward=chosen)) == []
     chosen = use(name, **chosen.settings, url="https://evil.example/v1", model="m", key_env="HF_TOKEN")
-    wishes = trust.wishes(replace(Config(), reward=chosen))
-    assert {wish.option for wish in wishes} == {None, "--allow-host evil.example"}
-    assert any("evil.example, with the secret in HF_TOKEN" in wish.text for wish in wishes)
+    written, sent = trust.asks(replace(Config(), reward=chosen))
+    assert "to write into" in written and "evil.example, with the secret in HF_TOKEN" in sent

@@ -115,6 +115,6 @@ def test_bad_parts_are_refused():
 
 def test_a_stranger_s_hosts_are_found_in_its_parts():
     parts = tuple(Use("http", {"url": f"http://evil{at}.example/retrieve"}) for at in range(2))
-    wished = " ".join(map(str, trust.wishes(config.Config(retriever=Use("sharded", {"parts": parts})))))
+    wished = " ".join(trust.asks(config.Config(retriever=Use("sharded", {"parts": parts}))))
     assert "evil0.example" in wished and "evil1.example" in wished
     assert not plugins.wants_corpus(Use("sharded", {"parts": parts}))

@@ -111,8 +111,8 @@ def test_a_folder_that_wandb_wrote_into_goes_on_in_the_same_run_and_is_reported(
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     assert any(folder.resolve() not in path.resolve().parents for path in links), "W&B links to its cache"
     run_files.check_folder(folder, allowed=False)
-    assert cli.main(["report", str(folder), "--allow-plugins", "odd_tokens"]) == 0
-    words = ["train", str(folder / "config.json"), "train.steps=3", "--allow-plugins", "odd_tokens"]
+    assert cli.main(["report", str(folder), "--trust"]) == 0
+    words = ["train", str(folder / "config.json"), "train.steps=3"]
     assert cli.main(words) == 0, capsys.readouterr().err
     first, second = wandb_files.runs(folder)
     assert first.name == second.name

@@ -2,12 +2,12 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+import small_data
 from loopback import server
 from test_http_retriever import search_r1
 
@@ -16,13 +16,8 @@ from qr_jax.cli import cli
 from qr_jax.config import Config, use
 from qr_jax.run import runs
 from qr_jax.settings.settings import plain
-from qr_jax.trust import Allowed
 
 HTTP = {"url": "https://evil.example/retrieve", "token_env": "HF_TOKEN"}
-
-
-def options(settings: Config) -> list[str | None]:
-    return [wish.option for wish in trust.wishes(settings)]
 
 
 @pytest.fixture(autouse=True)
@@ -32,38 +27,7 @@ def _nothing_allowed_yet(tmp_path, monkeypatch):
 
 def test_our_own_configs_ask_for_nothing():
     for file in ("quickstart", "two_layer", "smollm2_multihop"):
-        assert trust.wishes(config.load(f"configs/{file}.py")) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["rollout.slots=1000000"], "rollout.slots=1,000,000 .at most 4,096 unasked"),
-        (["rollout.tile=2147483648"], "rollout.tile=2,147,483,648"),
-        (["rollout.buckets=64,16777216"], "rollout.buckets=16,777,216"),
-        (["rollout.chunk=1073741824"], "rollout.chunk=1,073,741,824"),
-        (["evaluation.samples=100000000"], "evaluation.samples=100,000,000"),
-        (["data.world.train=1000000000"], "data.world.train=1,000,000,000"),
-        (["mesh.devices=2000000"], "mesh.devices=2,000,000"),
-    ],
-)
-def test_a_stranger_s_config_takes_no_memory_unasked(words, says):
-    (wish,) = trust.wishes(config.load("configs/quickstart.py", words))
-    assert re.search(f"much memory or time: {says}", wish.text) and wish.option is None
-
-
-def test_a_key_that_others_may_read_or_that_is_a_link_is_not_used(tmp_path, caplog):
-    (folder := tmp_path / "home" / "qr_jax").mkdir(parents=True)
-    file, other = folder / "key", tmp_path / "other"
-    row = trust.sealed({"a": 1}, "x")
-    assert trust.is_sealed(row, "x") and file.stat().st_mode & 0o077 == 0
-    file.chmod(0o644)
-    assert not trust.is_sealed(row, "x") and "is open to others: a new key is made" in caplog.text
-    file.unlink()
-    other.write_bytes(bytes(32))
-    file.symlink_to(other)
-    assert trust.is_sealed(trust.sealed({"a": 1}, "x"), "x") and not file.is_symlink()
-    assert other.read_bytes() == bytes(32)
+        assert trust.asks(config.load(f"configs/{file}.py")) == []
 
 
 def test_a_model_of_the_hub_is_asked_about_and_one_in_a_folder_is_not(tmp_path, monkeypatch):
@@ -71,31 +35,31 @@ def test_a_model_of_the_hub_is_asked_about_and_one_in_a_folder_is_not(tmp_path, 
     monkeypatch.chdir(tmp_path)
     mine = replace(Config(), model=replace(Config().model, name="evil/model", tokenizer="evil/words"))
     mine = replace(mine, retriever=use("dense", model="evil/encoder"))
-    assert set(options(mine)) == {"--allow-host huggingface.co"} and len(trust.wishes(mine)) == 3
+    listed = trust.asks(mine)
+    assert len(listed) == 3 and all("from the hub, where your token goes" in text for text in listed)
     for folder in ("model", "words", "encoder"):
         (tmp_path / "evil" / folder).mkdir(parents=True)
-    assert trust.wishes(mine) == []
+    assert trust.asks(mine) == []
 
 
 @pytest.mark.parametrize(
-    ("retriever", "wanted", "says"),
+    ("retriever", "count", "says"),
     [
-        (use("http", **HTTP), ["--allow-host evil.example"], "evil.example, with the secret in HF_TOKEN"),
-        (use("http", url="http://127.0.0.1:8000"), ["--allow-host 127.0.0.1"], "goes to 127.0.0.1"),
-        (use("serper"), ["--allow-host google.serper.dev"], "with the secret in SERPER_API_KEY"),
-        (use("serper", url="http://evil.example"), ["--allow-host evil.example"], "SERPER_API_KEY"),
-        (use("serper", key_env="OPENAI_API_KEY"), ["--allow-host google.serper.dev"], "OPENAI_API_KEY"),
-        (use("reranked", of="bm25", **HTTP), ["--allow-host evil.example"], "HF_TOKEN"),
-        (use("reranked", of="serper", url="http://a.b"), ["--allow-host google.serper.dev", "--allow-host a.b"], "a.b"),
-        (use("cached", of=use("http", **HTTP), cache="/x"), ["--allow-host evil.example", None], "to write into /x"),
-        (use("bm25", index="/etc/x"), [None], "retriever 'bm25': to write into /etc/x"),
-        (use("evil.mind.search"), ["--allow-plugins evil"], "code outside qr_jax: retriever 'evil.mind.search'"),
+        (use("http", **HTTP), 1, "goes to evil.example, with the secret in HF_TOKEN"),
+        (use("http", url="http://127.0.0.1:8000"), 1, "goes to 127.0.0.1"),
+        (use("serper"), 1, "goes to google.serper.dev, with the secret in SERPER_API_KEY"),
+        (use("serper", url="http://evil.example"), 1, "goes to evil.example, with the secret in SERPER_API_KEY"),
+        (use("serper", key_env="OPENAI_API_KEY"), 1, "OPENAI_API_KEY"),
+        (use("reranked", of="bm25", **HTTP), 1, "goes to evil.example, with the secret in HF_TOKEN"),
+        (use("reranked", of="serper", url="http://a.b"), 2, "goes to a.b"),
+        (use("cached", of=use("http", **HTTP), cache="/x"), 2, "to write into /x"),
+        (use("bm25", index="/etc/x"), 1, "retriever 'bm25': to write into /etc/x"),
+        (use("evil.mind.search"), 1, "code outside qr_jax: retriever 'evil.mind.search'"),
     ],
 )
-def test_a_retriever_asks_for_its_host_and_what_is_sent_there(retriever, wanted, says):
-    settings = replace(Config(), retriever=retriever)
-    assert options(settings) == wanted
-    assert any(says in wish.text for wish in trust.wishes(settings))
+def test_a_retriever_asks_for_its_host_and_what_is_sent_there(retriever, count, says):
+    listed = trust.asks(replace(Config(), retriever=retriever))
+    assert len(listed) == count and says in listed[-1]
 
 
 @pytest.mark.parametrize("part", ["env", "reward", "pool.rule", "pool.rounds", "learner.advantage", "learner.loss"])
@@ -103,38 +67,42 @@ def test_every_kind_of_plug_in_from_outside_is_asked_about(part):
     section, _, name = part.rpartition(".")
     evil = {name: use("evil.mind")}
     settings = replace(Config(), **({section: replace(getattr(Config(), section), **evil)} if section else evil))
-    assert options(settings) == ["--allow-plugins evil"]
+    assert trust.asks(settings) == [f"code outside qr_jax: {name} 'evil.mind'"]
+
+
+def test_a_plug_in_inside_another_is_asked_about():
+    assert trust.asks(replace(Config(), reward=use("overlong", of="evil.mind"))) == [
+        "code outside qr_jax: reward 'evil.mind'"
+    ]
 
 
 @pytest.mark.parametrize(
-    "name", ["qr_jax.run.interrupts.leave", "qr_jax.trust._key", "qr_jax.search.retrievers._noise.noise"]
+    "name", ["qr_jax.run.interrupts.leave", "qr_jax.trust.note", "qr_jax.search.retrievers._noise.noise"]
 )
 def test_a_function_of_our_own_that_is_no_plug_in_is_not_called_unasked(name):
-    assert options(replace(Config(), retriever=use(name))) == [None]
-    assert options(replace(Config(), retriever=use("qr_jax.search.retrievers.bm25.bm25"))) == []
+    (text,) = trust.asks(replace(Config(), retriever=use(name)))
+    assert text == f"a function of qr_jax that is no retriever: {name!r}"
+    assert trust.asks(replace(Config(), retriever=use("qr_jax.search.retrievers.bm25.bm25"))) == []
 
 
-def test_a_bucket_needs_trust_and_wandb_its_host():
+def test_a_bucket_and_wandb_are_asked_about():
     settings = replace(Config(), train=replace(Config().train, bucket="gs://evil/run"))
-    assert options(replace(settings, log=replace(settings.log, wandb=True))) == [None, "--allow-host api.wandb.ai"]
+    bucket, wandb = trust.asks(replace(settings, log=replace(settings.log, wandb=True)))
+    assert "the bucket gs://evil/run" in bucket and wandb == "W&B, with your key"
 
 
-def test_what_is_missing_is_listed_what_is_allowed_is_not_and_trust_is_remembered_for_that_config_alone():
+def test_all_that_is_asked_for_is_listed_and_trust_is_remembered_for_that_config_alone():
     settings = replace(Config(), retriever=use("http", **HTTP), env=use("evil.env"))
     with pytest.raises(ValueError) as refused:
-        trust.admit(settings, "THEIRS", Allowed())
-    assert "THEIRS was not made here" in str(refused.value) and "--trust" in str(refused.value)
-    assert "--allow-plugins evil" in str(refused.value) and "--allow-host evil.example" in str(refused.value)
-    with pytest.raises(ValueError, match="--allow-host evil.example") as refused:
-        trust.admit(settings, "THEIRS", Allowed(packages=("evil",)))
-    assert "--allow-plugins evil" not in str(refused.value)
-    assert trust.admit(settings, "THEIRS", Allowed(("evil",), ("EVIL.example",))) == ("evil",)
-    assert not trust.known(settings)
-    assert trust.admit(settings, "THEIRS", Allowed(("evil",)), retriever="bm25") == ("evil",)
-    assert trust.admit(settings, "THEIRS", Allowed(all=True)) is None and trust.known(settings)
-    assert trust.admit(settings, "THEIRS", Allowed()) is None
-    with pytest.raises(ValueError, match="was not made here"):
-        trust.admit(replace(settings, seed=1), "THEIRS", Allowed())
+        trust.check(settings, "THEIRS", trusted=False)
+    assert "THEIRS is not a run of yours" in str(refused.value) and "--trust" in str(refused.value)
+    assert "env 'evil.env'" in str(refused.value) and "evil.example, with the secret in HF_TOKEN" in str(refused.value)
+    with pytest.raises(ValueError, match=r"env 'evil.env'\nread the list"):
+        trust.check(settings, "THEIRS", trusted=False, retriever="bm25")
+    trust.check(settings, "THEIRS", trusted=True)
+    trust.check(settings, "THEIRS", trusted=False)
+    with pytest.raises(ValueError, match="is not a run of yours"):
+        trust.check(replace(settings, seed=1), "THEIRS", trusted=False)
 
 
 def test_a_setting_that_came_after_a_run_does_not_make_it_a_stranger_s():
@@ -150,13 +118,14 @@ def test_a_setting_that_came_after_a_run_does_not_make_it_a_stranger_s():
 def test_a_run_made_here_is_the_user_s_own(tmp_path):
     settings = replace(config.load("configs/two_layer.py"), retriever=use("http", **HTTP))
     runs.Run(tmp_path / "mine", settings, stage="train", say=lambda line: None).close()
-    assert trust.admit(settings, tmp_path, Allowed()) is None
+    assert trust.asks(settings)
+    trust.check(settings, tmp_path, trusted=False)
 
 
 def test_a_home_that_cannot_be_written_is_warned_of(tmp_path, caplog):
     (tmp_path / "home").write_text("a file")
     trust.remember(Config())
-    assert "cannot be written" in caplog.text and not trust.known(Config())
+    assert "cannot be written" in caplog.text and not trust.is_allowed(Config())
 
 
 # ---- a folder as hostile as its author can make it, opened by every command
@@ -192,7 +161,10 @@ COMMANDS = [
     ["eval", "{}"],
     ["eval", "{}", "--suite", "qa7", "env.max_turns=3"],
     ["ask", "{}", "who?"],
+    ["chat", "{}"],
     ["probe", "{}"],
+    ["export", "{}", "--hf", "{}/out"],
+    ["train", "configs/two_layer.py", "train.init={}", "--run", "{}/again"],
     ["compare", "{}/config.json", "--rules", "grpo", "--budget", "rollouts=10", "--folder", "{}/study"],
 ]
 
@@ -203,17 +175,17 @@ def test_no_command_imports_or_calls_what_a_stranger_s_folder_names(theirs, tmp_
         folder = theirs(env=use("evil.env"), retriever=use("http", url=url, token_env="HF_TOKEN"))
         assert cli.main([word.format(folder) for word in command]) == 2
     said = capsys.readouterr().err
-    assert "--allow-plugins evil" in said and "--allow-host 127.0.0.1" in said and "HF_TOKEN" in said
+    assert "env 'evil.env'" in said and "127.0.0.1, with the secret in HF_TOKEN" in said and "--trust" in said
     assert "a-secret-token" not in said and asked == []
     assert not (tmp_path / "imported").exists() and "evil" not in sys.modules
 
 
-@pytest.mark.parametrize("command", [["report", "{}"], ["compare", "{}", "{}"], ["export", "{}", "--hf", "{}/out"]])
+@pytest.mark.parametrize("command", ["report {}", "compare {} {}", "bug-report {}", "runs {}/.."])
 def test_what_needs_no_leave_reads_and_imports_nothing(theirs, tmp_path, command):
-    folder = theirs(env=use("evil.env"))
-    words = [sys.executable, "-m", "qr_jax.cli.cli", *(word.format(folder) for word in command)]
+    folder = theirs(env=use("evil.env"), pool=replace(Config().pool, rule=use("evil.env.env")))
+    words = [sys.executable, "-m", "qr_jax.cli.cli", *command.format(*[folder] * 2).split()]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert "--allow-plugins" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "is not a run of yours, and asks" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "imported").exists()
 
 
@@ -238,6 +210,18 @@ def test_weights_to_begin_from_are_a_stranger_s_folder_too(theirs, tmp_path, cap
     assert cli.main(words) == 2
     assert "checkpoints/2/COMMITTED: neither a file nor a folder" in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
+
+
+def test_answers_and_verdicts_in_a_stranger_s_run_are_not_read(theirs, tmp_path, monkeypatch, capsys):
+    """They would be this user's score, so a folder of the user's own or --trust is wanted before anything is opened."""
+    folder = theirs()
+    monkeypatch.setenv("QR_JAX_DATA", str(small_data.write(tmp_path / "data", count=1)))
+    for more in ([], ["--out", f"{folder}/eval/mine"], ["--out", f"{folder}/sft/deep/folder"]):
+        assert cli.main(["eval", folder, "--suite", "qa7", *more]) == 2
+        assert f"lies in {folder}, which is not a run of yours" in capsys.readouterr().err
+    for more in (["--out", str(tmp_path / "mine")], ["--trust"], []):  # the last: it is remembered
+        assert cli.main(["eval", folder, "--suite", "qa7", *more]) == 2
+        assert "lies in" not in capsys.readouterr().err  # it has no checkpoint
 
 
 def test_a_run_that_lives_in_a_bucket_keeps_its_programs_apart(tmp_path):

@@ -1,6 +1,6 @@
 """An agent that is opened once and answers one question after another: `qr-jax ask` and `qr-jax chat`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,14 @@ class Answerer:
         return unknown_words(self.agent.tokenizer, question)
 
 
-def opened(settings: Config, run: str | Path | None, *, allow_plugins: Sequence[str] | None = None) -> Answerer:
+def opened(settings: Config, run: str | Path | None) -> Answerer:
     """The agent of a run's last checkpoint; without a run, the config's own model."""
     settings = assemble.for_one(settings)
     with terminal.phase("loading the passages"):
-        search = assemble.searcher(settings, allow_plugins=allow_plugins)
+        search = assemble.searcher(settings)
     with terminal.phase("loading the model"):
         agent, params, _ = subject.open_model(settings, run, hashed=False)
-    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    env = assemble.environment(settings)
     return Answerer(settings, agent, params, env, search)
 
 

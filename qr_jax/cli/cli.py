@@ -26,6 +26,10 @@ OTHER_COMMANDS = {
     "list": "; did you mean runs?", "ls": "; did you mean runs?", "test": "; did you mean eval?",
     "version": "; did you mean --version?",
 }  # fmt: skip
+# Options that are no more, with what does their work now.
+REMOVED_OPTIONS: Mapping[str, str] = {
+    name: "--trust allows all that a run asks for" for name in ("--allow-plugins", "--allow-host")
+}
 TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
@@ -72,6 +76,8 @@ def _run(argv: Sequence[str] | None) -> int:
             return _fail("one of the words is empty, as a shell's variable that is not set")
         if strange := next((word for word in words if not _is_text(word)), None):
             return _fail(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
+        if removed := next((name for word in words if (name := word.partition("=")[0]) in REMOVED_OPTIONS), None):
+            return _fail(f"there is no option {removed} any more; {REMOVED_OPTIONS[removed]}")
         if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
             words, overrides = take_overrides(words, commands[words[0]], commands)
         refuse_nearly(words, parser)

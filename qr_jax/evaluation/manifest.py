@@ -95,15 +95,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 48 else text[:45] + "..."
 
 
-def models_of(use: Use, *, allow_plugins: Sequence[str] | None = None) -> list[str]:
+def models_of(use: Use) -> list[str]:
     """Return the SHA-256 of each model that a retriever, or a retriever inside it, searches with; [] without models.
 
     The file of a retriever with a model has a function `fingerprint(**settings)` beside its plug-in. Inner retrievers
     given by default settings count too. The models' files are read; ValueError if they are missing.
     """
     digests = []
-    for part in plugins.with_parts(use, allow_plugins):
-        fingerprint = plugins.beside("retriever", part.name, "fingerprint", allow_plugins=allow_plugins)
+    for part in plugins.with_parts(use):
+        fingerprint = plugins.beside("retriever", part.name, "fingerprint")
         if fingerprint is not None:
-            digests.append(fingerprint(**plugins.check("retriever", part, allow_plugins=allow_plugins)))
+            digests.append(fingerprint(**plugins.check("retriever", part)))
     return digests

@@ -66,7 +66,6 @@ def corpus(
     read: Callable[[], Sequence[Passage]],
     *,
     index: str = "",
-    allow_plugins: Sequence[str] | None = None,
 ) -> Corpus:
     """Open the passages for the config's retriever: read only if it wants some, indexed at the first search.
 
@@ -76,16 +75,16 @@ def corpus(
     if index and retriever.settings.get("index"):
         folder = f"{retriever.settings['index']}-{index}"
         retriever = use(retriever.name, **{**retriever.settings, "index": folder})
-    make = plugins.bind("retriever", retriever, allow_plugins=allow_plugins)
-    if not wants_corpus(settings, allow_plugins):
+    make = plugins.bind("retriever", retriever)
+    if not wants_corpus(settings):
         return Corpus(make, None)
     passages = read()
     return Corpus(lambda: make(corpus=passages), corpus_hash(passages))
 
 
-def wants_corpus(settings: Config, allow_plugins: Sequence[str] | None = None) -> bool:
+def wants_corpus(settings: Config) -> bool:
     """Return True if the config's retriever must be given passages, because it has none of its own."""
-    return plugins.wants_corpus(settings.retriever, allow_plugins=allow_plugins)
+    return plugins.wants_corpus(settings.retriever)
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:

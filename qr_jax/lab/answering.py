@@ -1,8 +1,8 @@
 """An agent answers a suite's questions: a row for each in a file, from which the same command resumes; then a score.
 
 The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
-mix with these) and score.json (every figure, with the manifest). Each answer has this user's seal: the folder may be
-somebody else's, whose answers would become this user's score."""
+mix with these) and score.json (every figure, with the manifest). A folder in
+a run of somebody else is refused before (run_files.check_own): answers there would become this user's score."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble, trust
+from qr_jax import assemble
 from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.errors import UserError
@@ -54,7 +54,7 @@ class Row:
     seconds: float
     hops: Any = None
     type: Any = None
-    seal: str | None = None
+    seal: str | None = None  # of earlier versions
 
 
 def answer(
@@ -74,8 +74,6 @@ def answer(
     judge_temperature: float = 0.0,
     judge_top_p: float = 1.0,
     judge_cut_tokens: int = CUT_TOKENS,
-    allow_plugins: Sequence[str] | None = None,
-    trusted: bool = False,
     say: Say = terminal.say,
 ) -> dict[str, Any]:
     """Answer a suite and return its score, with its manifest and the folder that it was written to.
@@ -83,19 +81,19 @@ def answer(
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
     `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
     what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer, of which it sees the first
-    `judge_cut_tokens`. Existing answers count if this user's own command wrote them, or, with `trusted`, whoever wrote
-    them; others are set aside. ValueError if `out` holds answers of another manifest, with all differences.
+    `judge_cut_tokens`. Existing answers count; damaged rows are set aside. ValueError if `out` holds answers of another
+    manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
-    searched = subject.wants_corpus(settings, allow_plugins)
+    searched = subject.wants_corpus(settings)
     asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
     for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)
     agent, params, model = subject.open_model(settings, run, step)
-    env = assemble.environment(settings, allow_plugins=allow_plugins)
+    env = assemble.environment(settings)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})
-    corpora = {corpus: _corpus(settings, corpus, allow_plugins) for corpus in used}
+    corpora = {corpus: _corpus(settings, corpus) for corpus in used}
     of_set = {set_name: corpora[corpus_of[set_name]] for set_name in asked}
     hashes, split = {name: each.sha256 for name, each in of_set.items()}, suite.split_in_words(settings, part, limit)
     about = manifest.manifest(
@@ -105,7 +103,7 @@ def answer(
     folder = out or place / f"{name}_{digest[:8]}"
     with run_lock.held(folder, "another folder with --out"):
         _go_on(folder, about)
-        rows = _found(folder, digest, samples if trusted else None, say)
+        rows = _found(folder, samples, say)
         have = {(row["set"], row["id"]) for row in rows}
         waiting = {
             each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()
@@ -114,7 +112,7 @@ def answer(
             say(f"{folder}: {len(have)} questions are answered, {sum(map(len, waiting.values()))} are not")
             ask = _Asking(settings, agent.engine, params, env, samples)
             searches = {set_name: each.search for set_name, each in of_set.items()}
-            rows += list(_answers(ask, folder, digest, waiting, searches, corpus_of, say))
+            rows += list(_answers(ask, folder, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
         how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
@@ -122,9 +120,9 @@ def answer(
         return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
 
 
-def _corpus(settings: Config, name: str, allow_plugins: Sequence[str] | None) -> subject.Corpus:
+def _corpus(settings: Config, name: str) -> subject.Corpus:
     file = suite.corpus_file(name)
-    return subject.corpus(settings, lambda: readers.read_passages(file), index=name, allow_plugins=allow_plugins)
+    return subject.corpus(settings, lambda: readers.read_passages(file), index=name)
 
 
 def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
@@ -164,11 +162,10 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     os.replace(aside, file)
 
 
-def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> list[dict[str, Any]]:
-    """Return the folder's answers to this manifest that this user sealed; afterwards its file holds only these.
+def _found(folder: Path, samples: int, say: Say) -> list[dict[str, Any]]:
+    """Return the folder's answers with so many samples; afterwards its file holds only these.
 
-    With `trusted_samples`, take every answer with so many samples and seal it anew. The others are set aside; a last
-    line that a crash cut off is deleted.
+    Damaged rows are set aside; a last line that a crash cut off is deleted.
     """
     file = folder / FILE
     if not file.exists():
@@ -176,35 +173,30 @@ def _found(folder: Path, digest: str, trusted_samples: int | None, say: Say) -> 
     if what := run_files.wrong(file):
         raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
     lines = [_parsed(line) for line in run_files.lines(file)]
-    own = [trust.is_sealed(row, digest) for row in lines]
-    rows = [row for row, ours in zip(lines, own, strict=True) if ours or _is_row(row, trusted_samples)]
-    if taken := len(rows) - sum(own):
-        say(f"{folder}: {taken} answers that this user's own command did not write are taken (--trust)")
-    content = b"".join(_line(row, digest) for row in rows)
+    rows = [row for row in lines if _is_row(row, samples)]
+    content = b"".join(_line(row) for row in rows)
     if content == file.read_bytes():
         return rows
     beside = file.with_suffix(".new")
     beside.write_bytes(content)
-    if strange := len(lines) - len(rows):
+    if damaged := len(lines) - len(rows):
         aside = run_files.free(folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
         os.replace(file, aside)
-        what = "are damaged, or not written by this user's own command"
-        say(f"{folder}: {strange} answers {what}: they are asked again, and the file is set aside as {aside.name}")
+        say(f"{folder}: {damaged} answers are damaged: they are asked again, and the file is set aside as {aside.name}")
     os.replace(beside, file)
     return rows
 
 
-def _is_row(row: Any, samples: int | None) -> bool:
-    """Return True if the row is an answer with `samples` samples, whoever sealed it; never for `samples` None."""
+def _is_row(row: Any, samples: int) -> bool:
+    """Return True if the row is an answer with `samples` samples."""
     try:
-        return samples is not None and len(conform("row", row, Row).samples) == samples
+        return len(conform("row", row, Row).samples) == samples
     except ValueError:
         return False
 
 
-def _line(row: Mapping[str, Any], digest: str) -> bytes:
-    """Return the row as a line of the file, with this user's seal on it and on the manifest's digest."""
-    text = json.dumps(trust.sealed(row, digest), ensure_ascii=False) + "\n"
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = json.dumps(row, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -262,7 +254,6 @@ def _told(episode: Episode) -> dict[str, Any]:
 def _answers(
     ask: _Asking,
     folder: Path,
-    digest: str,
     waiting: Mapping[str, Sequence[Query]],
     searches: Mapping[str, Callable],
     corpus_of,
@@ -280,7 +271,7 @@ def _answers(
             with terminal.phase(f"{set_name}: episodes", asked=ask.engine.progress):
                 rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
             with (folder / FILE).open("ab") as file:
-                file.write(b"".join(_line(row, digest) for row in rows))
+                file.write(b"".join(_line(row) for row in rows))
                 file.flush()
                 os.fsync(file.fileno())
             faults = f", {len(queries) - len(rows)} with a fault" if len(rows) < len(queries) else ""
@@ -304,7 +295,7 @@ def _write_score(
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", sealed=True, **how)
+    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", **how)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

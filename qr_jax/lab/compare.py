@@ -81,14 +81,14 @@ def compare(
     *,
     measure: str | None = None,
     reach: float = 0.7,
-    allow_plugins: Sequence[str] | None = (),
+    own: bool = False,
     null_seeds: int = 4,
 ) -> dict[str, Any]:
     """Return all figures of the runs by rule; the others are compared with the first rule.
 
-    `measure` is the unit of their budgets; None: what their configs limit, or else rollouts. `warnings` say where
-    budgets or evaluations differ, and so what the figures do not show. Differences are over the questions that all were
-    asked. ValueError for a run given twice, or no such question.
+    `own`: the runs are this user's, or allowed (trust.py). `measure` is the unit of their budgets; None: what their
+    configs limit, or else rollouts. `warnings` say where budgets or evaluations differ, and so what the figures do not
+    show. Differences are over the questions that all were asked. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
         raise UserError("a run is named twice; wanted each once" if folders else "no run was named; wanted one or more")
@@ -127,7 +127,7 @@ def compare(
     found: dict[str, Any] = {}
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
-        control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, allow_plugins=allow_plugins)
+        control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, own=own)
         nulls = [control(run.folder, runs.kinds, last=run.rows[-1]["step"]) for run in some]
         known = [null["summary"] for null in nulls if "summary" in null]
         found[label] = {

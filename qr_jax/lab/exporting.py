@@ -4,7 +4,7 @@ import importlib.metadata
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,6 @@ def export(
     folder: str | Path,
     *,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    allow_plugins: Sequence[str] | None = None,
 ) -> Path:
     """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder holds anything."""
     run_files.check_empty(Path(folder))
@@ -42,7 +41,7 @@ def export(
     _, step = runs.last_checkpoint(run)
     params = assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh)
     trained = model_card.trained(settings, run, step)
-    return write(folder, settings, agent, params, trained, dtype=dtype, allow_plugins=allow_plugins)
+    return write(folder, settings, agent, params, trained, dtype=dtype)
 
 
 def write(
@@ -53,12 +52,11 @@ def write(
     trained: model_card.Trained | None,
     *,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    allow_plugins: Sequence[str] | None = None,
 ) -> Path:
     """Export parameters that lie on one device. `trained`: what the card says of the run; None: there was none."""
     folder = Path(folder)
     run_files.check_empty(folder)
-    described = describe(settings, agent.engine.chat, allow_plugins=allow_plugins)
+    described = describe(settings, agent.engine.chat)
     hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
     for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
@@ -66,19 +64,19 @@ def write(
     return folder
 
 
-def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | None = None) -> dict[str, Any]:
+def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     """Return agent.json's content: prompt, stop strings, template's glue, limits, sampling, environment, retriever.
 
     No path of this machine and no secret is in it. `reading` has regular expressions: of a tag, of the act that
     decides a turn (null where the environment declares none), and of a turn up to the stop string that ends it. If the
     template begins a turn with `<think>`, they read the turn with that tag. With `tool_json` a tool's message is a
-    JSON string. `prompt` is null if the environment cannot be called (its code is missing or not allowed, which is
-    printed) or does more with a question than insert it.
+    JSON string. `prompt` is null if the environment cannot be called (its code is missing, which is printed) or does
+    more with a question than insert it.
     """
-    opening = _opening(settings, allow_plugins)
+    opening = _opening(settings)
     tools = opening.tools if opening else ()
     template = chat.tokenizer.template is not None
-    declared = plugins.constants("env", settings.env.name, allow_plugins=allow_plugins) if opening else {}
+    declared = plugins.constants("env", settings.env.name) if opening else {}
     further = tuple(declared.get("TAGS", ()))
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     stop = dialect.turn_ends(opening.stop, further) if opening else ()
@@ -88,7 +86,7 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
     }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
-        "environment": _bound("env", settings.env, allow_plugins), "reading": reading,
+        "environment": _bound("env", settings.env), "reading": reading,
         "prompt": opening.text if opening else None, "system": chat.system,
         "stop": stop, "tools": tools,
         "chat": {
@@ -98,14 +96,14 @@ def describe(settings: Config, chat: Chat, *, allow_plugins: Sequence[str] | Non
         "sampling": {
             "training": {name: getattr(settings.rollout, name) for name in SAMPLING}, "evaluation": {"greedy": True},
         },
-        "retriever": _bound("retriever", settings.retriever, allow_plugins),
+        "retriever": _bound("retriever", settings.retriever),
     })  # fmt: skip
 
 
-def _opening(settings: Config, allow_plugins: Sequence[str] | None) -> Say | None:
+def _opening(settings: Config) -> Say | None:
     """Return the environment's first move with {question} in the question's place; None, saying why, if it has none."""
     try:
-        env = assemble.environment(settings, allow_plugins=allow_plugins)
+        env = assemble.environment(settings)
         opening, probe = (env(query, []) for query in (replace(manifest.PROBE, question=QUESTION), manifest.PROBE))
     except (ValueError, ImportError) as error:
         terminal.say(f"{AGENT} has no prompt: {error}")
@@ -117,25 +115,25 @@ def _opening(settings: Config, allow_plugins: Sequence[str] | None) -> Say | Non
     return None
 
 
-def _bound(kind: str, use: Use, allow_plugins: Sequence[str] | None) -> dict[str, Any]:
+def _bound(kind: str, use: Use) -> dict[str, Any]:
     """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
     try:
-        parameters = inspect.signature(plugins.find(kind, use.name, allow_plugins=allow_plugins)).parameters.values()
-    except (ValueError, ImportError):  # its code is missing or not allowed: what was set is all that is known
+        parameters = inspect.signature(plugins.find(kind, use.name)).parameters.values()
+    except (ValueError, ImportError):  # its code is missing: what was set is all that is known
         parameters = ()
     takes = [part for part in parameters if part.kind is part.KEYWORD_ONLY and part.default is not part.empty]
     settings = {part.name: part.default for part in takes} | dict(use.settings)
     public = {name: value for name, value in settings.items() if not _private(name, value)}
-    return {"name": use.name, "settings": {name: _parts(kind, value, allow_plugins) for name, value in public.items()}}
+    return {"name": use.name, "settings": {name: _parts(kind, value) for name, value in public.items()}}
 
 
-def _parts(kind: str, value: Any, allow_plugins: Sequence[str] | None) -> Any:
+def _parts(kind: str, value: Any) -> Any:
     """Convert a setting's value, plug-ins inside it by `_bound`."""
     if isinstance(value, Use):
-        return _bound(kind, value, allow_plugins)
+        return _bound(kind, value)
     if isinstance(value, Mapping) and set(value) == {"name", "settings"}:
-        return _bound(kind, Use(value["name"], value["settings"]), allow_plugins)
-    return [_parts(kind, part, allow_plugins) for part in value] if isinstance(value, list | tuple) else value
+        return _bound(kind, Use(value["name"], value["settings"]))
+    return [_parts(kind, part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _private(name: str, value: Any) -> bool:

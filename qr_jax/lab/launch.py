@@ -44,9 +44,8 @@ class Job:
 class Launcher:
     """Runs jobs, so many at a time, each on its own share of the cores; SIGINT and SIGTERM stop them all cleanly."""
 
-    def __init__(self, at_once: int, allow_plugins: Sequence[str], say: Callable[[str], None]):
+    def __init__(self, at_once: int, say: Callable[[str], None]):
         self.at_once, self.say, self.stopping = at_once, say, 0
-        self.allow_plugins = [word for package in allow_plugins for word in ("--allow-plugins", package)]
         self.held: tuple[int, ...] = ()
 
     def run(
@@ -97,7 +96,7 @@ class Launcher:
             (job.folder / "config.json").write_text(text, encoding="utf-8")
         trust.remember(job.settings)
         named = job.command, str(job.folder / "config.json")
-        words = [*interpreter.python(), "-m", "qr_jax.cli.cli", *named, *self.allow_plugins]
+        words = [*interpreter.python(), "-m", "qr_jax.cli.cli", *named]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(len(cores)))
         environment = os.environ | threads | {"PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log, pinned(cores):

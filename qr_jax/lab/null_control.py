@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from qr_jax import trust
 from qr_jax.errors import UserError
 from qr_jax.lab import pass_rates, rate_bounds
 from qr_jax.lab.oracle import NotPlayable, Sampler, TooLong, play, summary
@@ -41,7 +42,6 @@ def null(
     kinds: Mapping[str, np.ndarray] = MappingProxyType({}),
     seeds: int = 4,
     points: int = 40,
-    allow_plugins: Sequence[str] | None = None,
     limit_s: float = inf,
 ) -> dict[str, Any]:
     """Play a run's sampler with pass rates frozen at each query's first draw, under every distribution allowed.
@@ -64,7 +64,7 @@ def null(
             world = pass_rates.following(
                 fits.chosen(partial(_member, member, seed)), fits.kind_P, seed=seed, frozen=True
             )
-            plays.append(play(plan, world, size=size, seed=seed, **kinds, allow_plugins=allow_plugins, until=until))
+            plays.append(play(plan, world, size=size, seed=seed, **kinds, until=until))
     points = min(points, *(len(run.rows) for run in plays))
     every = [curves(run.rows, points, plan.rollouts) for run in plays]
     scalars = [summary(run) for run in plays]
@@ -92,22 +92,24 @@ def null_of_run(
     seeds: int = 4,
     points: int = 40,
     last: int | None = None,
-    allow_plugins: Sequence[str] | None = (),
+    own: bool = False,
 ) -> dict[str, Any]:
     """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
     A run under way will do. `kinds` as for `null` (`runs.kinds` reads them). `last` is the last step that counts (None:
     all). ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or rounds cannot be
-    simulated. Somebody else's run, whose plug-ins are not all allowed, is played for STRANGER_S: what it says of itself
-    may ask for years.
+    simulated. Unless the run is this user's `own`, or allowed (trust.py), it is played for STRANGER_S alone, since what
+    it says of itself may ask for years, and not at all by plug-ins that ask for what may do harm.
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder, last)
+    if listed := [] if own else [*trust.asks_of("rule", pool.rule), *trust.asks_of("rounds", pool.rounds)]:
+        raise UserError(f"it is not a run of yours, and would be played by {' and '.join(listed)}; --trust allows that")
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
     rows = pass_rates.rows_until(folder, last)
     control = null(
         plan, draws, size=size, kinds=kinds, seeds=seeds, points=min(points, len(rows)),
-        allow_plugins=allow_plugins, limit_s=inf if allow_plugins is None else STRANGER_S,
+        limit_s=inf if own else STRANGER_S,
     )  # fmt: skip
     return control | {"run": curves(rows, len(control["rollouts"]), rollouts)}
 

@@ -115,17 +115,16 @@ def play(
     seed: int,
     family_P: Any = None,
     hops_P: Any = None,
-    allow_plugins: Sequence[str] | None = None,
     until: float = inf,
 ) -> Played:
     """Simulate steps until the rollouts are spent (the last may exceed them) or, if so set, the pool is used up.
 
     NotPlayable if the rule or the rounds fail on simulated outcomes; TooLong at `until`, a `time.monotonic`.
     """
-    rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule, allow_plugins=allow_plugins))
+    rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule))
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
-    rounds = plugins.bind("rounds", plan.rounds, provided=sizes, allow_plugins=allow_plugins)
-    most = plugins.constants("rounds", plan.rounds.name, allow_plugins=allow_plugins).get("MOST", plan.samples)
+    rounds = plugins.bind("rounds", plan.rounds, provided=sizes)
+    most = plugins.constants("rounds", plan.rounds.name).get("MOST", plan.samples)
 
     def bounded(pool: Pool, so_far: Sequence[Outcome]) -> Any:
         wish = rounds(pool, so_far)
@@ -135,7 +134,7 @@ def play(
         return wish
 
     ask = _playable("rounds", plan.rounds, bounded)
-    draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by, allow_plugins=allow_plugins))
+    draw = partial(pools.draw, by=plugins.draws_by(plan.rule, plan.by))
     pool, spent, rows = pools.create(size, family_P, hops_P), 0, []
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     taught_P = np.zeros(size)  # the weight it had in the loss so far; in a full batch a query has 1

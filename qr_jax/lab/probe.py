@@ -66,7 +66,6 @@ def probe(
     queries: int = 64,
     samples: int = 16,
     seed: int = 0,
-    allow_plugins: Sequence[str] | None = None,
     say: Callable[[str], None] = terminal.say,
 ) -> dict[str, Any]:
     """Probe a run: up to `queries` of each arm, `samples` episodes by each policy; also written to RUN/probe.json.
@@ -106,7 +105,7 @@ def probe(
     for step in asked:
         if damage := committed.damage(saved.path(step), verify=True):
             raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
-    scores = _roll(run, settings, questions, asked, samples, seed, allow_plugins, say)
+    scores = _roll(run, settings, questions, asked, samples, seed, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
     candidates = Counter(one.arm for one in [*filed, *again]) | Counter(fresh=len(never))
     found = {"step": last, "checkpoints": steps, "samples": samples, "group": of.samples, "seed": seed}
@@ -115,15 +114,15 @@ def probe(
     return found
 
 
-def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, allow_plugins, say):
+def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, say):
     """Return (pool index, checkpoint) -> Score or None; each checkpoint is loaded once, for all its queries.
 
     The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
     """
     agent, mesh = assemble.agent(settings), meshes.make_mesh(settings.mesh)
-    env = assemble.environment(settings, allow_plugins=allow_plugins)
-    search = assemble.searcher(settings, allow_plugins=allow_plugins)
-    grade, scores = _grader(settings, allow_plugins), {}
+    env = assemble.environment(settings)
+    search = assemble.searcher(settings)
+    grade, scores = _grader(settings), {}
     for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
         layout = assemble.rollout_layout(settings, agent.cfg, mesh)
@@ -160,9 +159,9 @@ def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
     return {name: nearest(steps, policy) for name, policy in wanted.items()} | {"current": last}
 
 
-def _grader(settings: Config, allow_plugins) -> Callable[..., Score | None]:
+def _grader(settings: Config) -> Callable[..., Score | None]:
     """Return a function that scores a query's group as training did; None with too few valid episodes."""
-    reward, pool_settings = plugins.bind("reward", settings.reward, allow_plugins=allow_plugins), settings.pool
+    reward, pool_settings = plugins.bind("reward", settings.reward), settings.pool
 
     def grade(query: Query, episodes) -> Score | None:
         grades = grading.grade(reward, settings.reward.name, 0, 0, query, episodes).grades

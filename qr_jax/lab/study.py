@@ -5,10 +5,9 @@ FOLDER/RULE/seed_N          a run like any other, and compare.log, what its proc
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
@@ -18,7 +17,7 @@ from qr_jax.logging import terminal
 from qr_jax.run import runs
 from qr_jax.settings import checks
 from qr_jax.settings.overrides import override
-from qr_jax.settings.settings import conform, differences, few, plain, read
+from qr_jax.settings.settings import conform, differences, few, read
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,6 @@ def plan(
     named: Sequence[Rule],
     seeds: int,
     spend: tuple[str, int],
-    allow_plugins: Sequence[str] | None = None,
 ) -> tuple[Job | None, list[Job]]:
     """The cold start, if there is one to make, and the runs, seed by seed; all checked, also against what is there.
 
@@ -108,7 +106,7 @@ def plan(
     for seed in range(settings.seed, settings.seed + seeds):
         for rule in named:
             made = with_budget(replace(with_rule(settings, rule), seed=seed), spend)
-            checks.check(made, allow_plugins=allow_plugins)
+            checks.check(made)
             if cold:
                 made = replace(made, train=replace(made.train, init=str(folder / "sft")))
             made = runs.below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")
@@ -137,36 +135,16 @@ def study(
     seeds: int,
     spend: tuple[str, int],
     at_once: int = 1,
-    allow_plugins: Sequence[str] | None = None,
     say: Callable[[str], None] = terminal.say,
 ) -> tuple[list[Path], list[Job]]:
     """Make or finish all runs; the folders of the finished ones, and the jobs that failed.
 
-    `allow_plugins` as `config.check` takes it. ValueError for settings or folders that will not do, before anything
-    starts; SystemExit when it was told to stop.
+    ValueError for settings or folders that will not do, before anything starts; SystemExit when it was told to stop.
     """
-    start, jobs = plan(settings, folder, named=named, seeds=seeds, spend=spend, allow_plugins=allow_plugins)
-    # A run is started from its config.json, which may be somebody else's: the packages a Python config uses are named.
-    packages = {name for job in jobs for name in foreign(job.settings)} if allow_plugins is None else allow_plugins
-    launcher = Launcher(at_once, sorted(packages), say)
+    start, jobs = plan(settings, folder, named=named, seeds=seeds, spend=spend)
+    launcher = Launcher(at_once, say)
     with launcher.alone(folder):
         if start and (failed := launcher.run([start], 1)):
             return [], failed
         failed = launcher.run(jobs)
     return [job.folder for job in jobs if job.done], failed
-
-
-def foreign(settings: Config) -> set[str]:
-    """The packages outside qr_jax that a config's plug-ins come from."""
-
-    def names(value: Any) -> Iterator[str]:
-        if isinstance(value, Mapping):
-            if set(value) == {"name", "settings"}:
-                yield value["name"]
-            for item in value.values():
-                yield from names(item)
-        elif isinstance(value, list):
-            for item in value:
-                yield from names(item)
-
-    return {name.split(".")[0] for name in names(plain(settings)) if "." in name} - {"qr_jax"}

@@ -25,14 +25,13 @@ def overlong(
     `most_tokens`: 0 before them, factor at their end and beyond.
 
     exact: Yu et al. 2025 (arXiv:2503.14476, eq. 13). What is right stays what `of` says: with pool.channel=outcome a
-    group of equal answers of different lengths bears no signal. Turn rewards of `of` are lost. `of` is a reward of
-    qr_jax itself.
+    group of equal answers of different lengths bears no signal. Turn rewards of `of` are lost.
     """
     if not 0 < buffer_tokens <= most_tokens:
         raise UserError(
             f"reward 'overlong' wants 0 < buffer_tokens <= most_tokens; found {buffer_tokens} and {most_tokens}"
         )
-    scores = plugins.bind("reward", of, allow_plugins=())(query, episodes)
+    scores = plugins.bind("reward", of)(query, episodes)
     tokens_G = np.array([episode.mask_L.sum() for episode in episodes])
     into_G = np.clip((tokens_G - (most_tokens - buffer_tokens)) / buffer_tokens, 0, 1)
     return Scores(scores.score_G - factor * into_G, scores.outcome_G)

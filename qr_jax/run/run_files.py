@@ -86,6 +86,21 @@ def check_folder(folder: Path, *, allowed: bool, is_run: bool = False) -> None:
         raise UserError(f"{folder} holds what no run writes:{listed}\n{todo}")
 
 
+def check_own(folder: Path, option: str, *, trusted: bool) -> None:
+    """Raise ValueError if the folder lies in a run that this user neither made nor allowed; `option` names another.
+
+    What stands there would count as this user's own. `trusted` allows the run, from now on.
+    """
+    for run in (folder.absolute(), *folder.absolute().parents):
+        file = run / "config.json"
+        if not file.is_file() or wrong(file) or not config.is_run(run):
+            continue
+        if not trust.is_allowed(config.load(file), trusted=trusted):
+            found = f"{folder} lies in {run}, which is not a run of yours: what stands there would count as your own"
+            raise UserError(f"{found}; name a folder of yours with {option}, or give --trust")
+        return
+
+
 def check_there(folder: Path) -> None:
     """Raise ValueError if there is no folder of a run to open, before anything that takes long is imported."""
     if os.path.isfile(folder / "config.json"):

@@ -2,7 +2,6 @@
 
 A pipe in a file's place would block; a sparse file of 3 GB takes no disk, and 3 GB of memory once it is read."""
 
-import hashlib
 import math
 import re
 from pathlib import Path
@@ -56,12 +55,6 @@ def content(path: Path) -> bytes:
     """Read a file that is no array as bytes."""
     check(path)
     return path.read_bytes()
-
-
-def claim(folder: Path) -> str:
-    """Return the hashes of the folder's manifests: its claim about all its files, which trust.py remembers."""
-    there = [folder / name for name in (MANIFEST, PIECES) if (folder / name).exists()]
-    return f"index {[hashlib.sha256(content(path)).hexdigest() for path in there]}"
 
 
 def _header(path: Path) -> tuple[np.dtype, tuple[int, ...], int]:

@@ -26,9 +26,7 @@ class Gold:
     name: Callable[[Passage], str]  # a passage's id or title
 
 
-def recall(
-    corpus: str | None, questions: str, use: Use, *, k: int = 5, allow_plugins: Sequence[str] | None = None
-) -> dict[str, Any]:
+def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[str, Any]:
     """Measure the retriever's recall over all questions, each searched as it stands.
 
     `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
@@ -40,12 +38,12 @@ def recall(
     """
     if k < 1:
         raise UserError(f"recall at k needs k of at least 1, and has {k}")
-    make = plugins.bind("retriever", use, allow_plugins=allow_plugins)
+    make = plugins.bind("retriever", use)
     queries = readers.read_queries(questions)
     gold = gold_of(queries, questions)
     start = time.perf_counter()
     passages: Sequence[Passage] = ()
-    if plugins.wants_corpus(use, allow_plugins=allow_plugins):
+    if plugins.wants_corpus(use):
         if corpus is None:
             raise UserError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
         passages = readers.read_passages(corpus)

@@ -70,16 +70,14 @@ def check(
     config: Config,
     *,
     devices: int | None = None,
-    allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> None:
     """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
-    `devices`: how many there are, once that is known. `allow_plugins`: packages outside qr_jax that plug-ins may come
-    from; None: all of them (a config file is its user's own code). `reads`: the data that the command reads; files of
-    other data need not be there.
+    `devices`: how many there are, once that is known. `reads`: the data that the command reads; files of other data
+    need not be there.
     """
-    lines = problems(config, devices=devices, allow_plugins=allow_plugins, reads=reads)
+    lines = problems(config, devices=devices, reads=reads)
     if lines:
         raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
@@ -94,7 +92,6 @@ def problems(
     config: Config,
     *,
     devices: int | None = None,
-    allow_plugins: Sequence[str] | None = None,
     reads: Sequence[str] = DATA,
 ) -> list[str]:
     """List one line for each problem; a setting of a wrong type is reported alone."""
@@ -107,7 +104,7 @@ def problems(
     if "eval" in reads:
         lines += _sources(config)
     lines += _secrets(config)
-    return lines + list(_mesh(config, devices)) + list(_plugins(config, allow_plugins))
+    return lines + list(_mesh(config, devices)) + list(_plugins(config))
 
 
 def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, float]]:
@@ -351,40 +348,40 @@ def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
         yield from _named(item, f"{before}.{key}" if before else key)
 
 
-def _plugins(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+def _plugins(config: Config) -> Iterator[str]:
     """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config."""
     chosen = chosen_plugins(config)
     wrong = False
     for kind, use in chosen.items():
         for plugin in (use, *inside(use.settings)):
             try:
-                plugins.check(kind, plugin, allow_plugins=allow_plugins)
+                plugins.check(kind, plugin)
             except ValueError as error:
                 wrong = True
                 yield str(error)
     if not wrong:
-        yield from _passages(config, allow_plugins)
-        yield from _expert(config, allow_plugins)
-        said = {kind: plugins.constants(kind, use.name, allow_plugins=allow_plugins) for kind, use in chosen.items()}
+        yield from _passages(config)
+        yield from _expert(config)
+        said = {kind: plugins.constants(kind, use.name) for kind, use in chosen.items()}
         yield from _constants(config, said)
 
 
-def _passages(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+def _passages(config: Config) -> Iterator[str]:
     """Yield an error if questions are files and passages the world's, unless the retriever has its own (a server)."""
     of_files = config.data.train not in MADE_TRACES and config.data.corpus == "world"
-    if of_files and plugins.wants_corpus(config.retriever, allow_plugins=allow_plugins):
+    if of_files and plugins.wants_corpus(config.retriever):
         yield "data.train is files, but data.corpus is still 'world'; set data.corpus to the files of their passages"
 
 
-def _expert(config: Config, allow_plugins: Sequence[str] | None) -> Iterator[str]:
+def _expert(config: Config) -> Iterator[str]:
     """Yield an error for each setting that needs `expert_turn` if the environment has none."""
-    if plugins.has_beside("env", config.env.name, "expert_turn", allow_plugins=allow_plugins):
+    if plugins.has_beside("env", config.env.name, "expert_turn"):
         return
     lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
     if config.sft.steps and config.data.traces in MADE_TRACES:
         yield f"{lacks}, or give traces in its dialect (data.traces=FILE), or set sft.steps=0"
     advantage = config.learner.advantage.name
-    if "gold_logp_NT" in plugins.signature("advantage", advantage, allow_plugins=allow_plugins).data:
+    if "gold_logp_NT" in plugins.signature("advantage", advantage).data:
         yield f"{lacks}: advantage {advantage!r} asks for gold_logp_NT, which begins as an expert's answer does"
 
 

@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli.commands.options import admit, load
+from qr_jax.cli.commands.options import load
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 
 
 @dataclass(frozen=True)
 class Asked:
-    """An agent's config, checked; its run (None: the config's own model); the allowed plug-in packages (None: all)."""
+    """An agent's config, checked; and its run (None: the config's own model)."""
 
     config: Any
     run: Path | None
-    packages: tuple[str, ...] | None
 
 
 def add_asked(command: argparse.ArgumentParser) -> None:
@@ -36,20 +35,21 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     given.
     """
     from qr_jax import config as configs
+    from qr_jax import trust
     from qr_jax.lab import suite
     from qr_jax.settings import checks, elsewhere
     from qr_jax.settings.overrides import override, pairs
 
-    packages, run = None, arguments.run if configs.is_run(arguments.run) else None
+    run = arguments.run if configs.is_run(arguments.run) else None
     if run and arguments.config:
         raise UserError(f"{run} is a run and is asked by its own config; change it with setting=value")
     if run is None:
         _refuse_no_model(arguments.run)
     if run:
         config = configs.load(run / "config.json")
-        packages = admit(arguments, config, run, retriever)
+        trust.check(config, run, trusted=arguments.trust, retriever=retriever)
     elif arguments.config:
-        config, packages = load(arguments, arguments.config, ())
+        config = load(arguments, arguments.config, ())
         config = suite.with_model(config, str(arguments.run))
     else:
         question = getattr(arguments, "question", "")
@@ -70,13 +70,13 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     from qr_jax.data.readers import LOOKED_FOR
 
     try:
-        checks.check(config, allow_plugins=packages, reads=needs)
+        checks.check(config, reads=needs)
     except ValueError as error:
         meant = (
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
         )
         raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
-    return Asked(config, run, packages)
+    return Asked(config, run)
 
 
 def _refuse_no_model(path: Path) -> None:

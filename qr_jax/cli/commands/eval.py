@@ -73,7 +73,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from qr_jax.evaluation.complete import is_incomplete
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
-    found = evaluate.evaluate(arguments.run, subject.config, **chosen, allow_plugins=subject.packages)
+    found = evaluate.evaluate(arguments.run, subject.config, **chosen)
     show(evaluate.without_details(found), arguments.json, evaluate.format_table)
     if found["questions"] < (arguments.questions or 0):
         terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
@@ -83,6 +83,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _suite(arguments: argparse.Namespace) -> int:
     """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
     from qr_jax.lab import suite
+    from qr_jax.run import run_files
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
@@ -90,6 +91,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     if arguments.judge_leave_out and not arguments.judge:
         raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
+    place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
+    run_files.check_own(arguments.out or place, "--out", trusted=arguments.trust)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:
@@ -101,11 +104,10 @@ def _suite(arguments: argparse.Namespace) -> int:
 
     found = answering.answer(
         subject.config, name=arguments.suite, part=part,
-        place=arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name,
-        run=subject.run,
+        place=place, run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
         judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
-        allow_plugins=subject.packages, trusted=arguments.trust, say=terminal.say,
+        say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
         **{name: value for name in JUDGING if (value := getattr(arguments, name)) is not None},
     )  # fmt: skip

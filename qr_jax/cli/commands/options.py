@@ -16,37 +16,23 @@ NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, AttributeError, Arithmetic
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
-    """Add the options that allow a run not made by this user to use plug-ins, hosts and secrets (trust.py)."""
-    add = command.add_argument_group("of a run that is not your own").add_argument
-    text = "a package outside qr_jax whose plug-ins it may use; repeat it for more"
-    add("--allow-plugins", action="append", default=[], metavar="PACKAGE", help=text)
-    text = "a host that it may send to, with what secret it names for that; repeat it for more"
-    add("--allow-host", action="append", default=[], metavar="HOST", help=text)
-    add("--trust", action="store_true", help="all that it asks for, from now on")
+    """Add the option that lets a run that is not this user's do all that it asks for (trust.py)."""
+    text = "allow a run that is not yours all that it asks for, from now on: its plug-ins, hosts, bucket and files"
+    command.add_argument("--trust", action="store_true", help=text)
 
 
-def admit(
-    arguments: argparse.Namespace, config: Any, where: Any, retriever: str | None = None
-) -> tuple[str, ...] | None:
-    """Return the packages whose plug-ins a config.json may use, None for all; ValueError for what it may not have."""
-    from qr_jax import trust
+def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
+    """Load a config with its overrides.
 
-    allowed = trust.Allowed(tuple(arguments.allow_plugins), tuple(arguments.allow_host), arguments.trust)
-    return trust.admit(config, where, allowed, retriever=retriever)
-
-
-def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> tuple[Any, tuple[str, ...] | None]:
-    """Load a config with its overrides; also return the packages whose plug-ins it may use (None: all).
-
-    A Python config is its user's own code. For a config.json nothing is imported, not even to read an override's type,
-    before it is admitted.
+    A Python config is its user's own code. For a stranger's config.json nothing is imported, not even to read an
+    override's type, before it is refused.
     """
     from qr_jax import config as configs
+    from qr_jax import trust
 
-    packages = None
     if configs.parts(path)[0].suffix == ".json":
-        packages = admit(arguments, configs.load(path), path)
-    return configs.load(path, typed), packages
+        trust.check(configs.load(path), path, trusted=arguments.trust)
+    return configs.load(path, typed)
 
 
 @contextmanager
@@ -67,7 +53,7 @@ def reading(where: Any) -> Iterator[None]:
 
 
 def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add the folder of a run, or of `several`, and the packages that its plug-ins may come from."""
+    """Add the folder of a run, or of `several`, and the option that allows what it asks for."""
     help = "the run's folder; several are laid over each other" if several else "the run's folder"
     command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
     add_trust(command)
@@ -134,82 +120,55 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--process", type=whole(0), metavar="I", help="which of them this is, from 0")
 
 
-def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path, tuple[str, ...] | None]:
-    """Return the checked config, the folder of the run or its `stage`, and the allowed plug-in packages (None: all).
-
-    A config.json must be allowed what it asks for.
-    """
+def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
+    """Return the checked config, and the folder of the run or its `stage`. A config.json must be allowed."""
     from qr_jax import config as configs
+    from qr_jax import trust
 
     path, name = configs.parts(arguments.config)
-    config, packages = load(arguments, arguments.config, arguments.overrides)
+    config = load(arguments, arguments.config, arguments.overrides)
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
     folder = arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
     if not (arguments.dry_run or arguments.process):
         terminal.say(f"{'cold start' if stage else 'training'} by {arguments.config} in {folder}")
     from qr_jax.settings import checks  # here: it takes longer than the first line may
 
-    checks.check(config, allow_plugins=packages)
+    checks.check(config)
     if config.train.init:
         from qr_jax.run import run_files
 
-        run_files.check_folder(Path(config.train.init), allowed=arguments.trust)
-        admit_weights(arguments, Path(config.train.init))
-    return config, folder, packages
+        begins_from = Path(config.train.init)
+        run_files.check_folder(begins_from, allowed=arguments.trust)
+        if (begins_from / "config.json").is_file():
+            trust.check(configs.load(begins_from / "config.json"), begins_from, trusted=arguments.trust)
+    return config, folder
 
 
-def open_run(arguments: argparse.Namespace) -> tuple[str, ...] | None:
-    """Check a run's config before a device is touched, emulate its devices on CPU, and return the allowed packages."""
+def open_run(arguments: argparse.Namespace, *, checked: bool = True) -> None:
+    """Refuse a stranger's run that asks for what may do harm, check the config, and emulate its devices on CPU.
+
+    With `checked` False the config's own faults do not matter to the command.
+    """
     from qr_jax.run import run_files
 
     run_files.check_there(arguments.run)
+    from qr_jax import trust
     from qr_jax.run import runs
     from qr_jax.settings import checks
 
     config = runs.load(arguments.run)
-    packages = admit(arguments, config, arguments.run)
-    checks.check(config, allow_plugins=packages)
+    trust.check(config, arguments.run, trusted=arguments.trust)
+    if checked:
+        checks.check(config)
     start(config)
-    return packages
 
 
-def open_weights(arguments: argparse.Namespace) -> None:
-    """Emulate a run's devices on CPU, for a command that reads its weights alone."""
-    from qr_jax.run import run_files
-
-    run_files.check_there(arguments.run)
-    from qr_jax.run import runs
-
-    admit_weights(arguments, arguments.run)
-    start(runs.load(arguments.run))
-
-
-def admit_weights(arguments: argparse.Namespace, run: Path) -> None:
-    """Raise ValueError if a run's weights need a bucket or emulated devices that are not allowed.
-
-    The bucket must be one that the user made or allowed; a stranger's config may ask for a limited number of devices.
-    """
-    from dataclasses import replace
-
-    from qr_jax import config, trust
-    from qr_jax.config import Config, Mesh, Train
-    from qr_jax.run import bucket
-
-    if not (run / "config.json").is_file():
-        return
-    of_run = config.load(run / "config.json")
-    if not trust.known(of_run):
-        taken_from = None if (run / bucket.CHECKPOINTS).is_dir() else of_run.train.bucket
-        of_weights = replace(Config(), train=Train(bucket=taken_from), mesh=Mesh(devices=of_run.mesh.devices))
-        admit(arguments, of_weights, run)
-
-
-def replayed_packages(arguments: argparse.Namespace, run: Path) -> tuple[str, ...] | None:
-    """Return the packages whose plug-ins a report or export may use to replay a run; None for all."""
+def is_own(arguments: argparse.Namespace, run: Path) -> bool:
+    """Return True if a run is this user's, or is allowed now: its plug-ins may be played in a report."""
     from qr_jax import trust
     from qr_jax.run import runs
 
-    return None if arguments.trust or trust.known(runs.load(run)) else tuple(arguments.allow_plugins)
+    return trust.is_allowed(runs.load(run), trusted=arguments.trust)
 
 
 def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractContextManager:

@@ -43,8 +43,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from qr_jax.lab.planning import plan
     from qr_jax.settings import checks
 
-    config, packages = options.load(arguments, arguments.config, arguments.overrides)
-    checks.check(config, allow_plugins=packages, reads=())  # what a step needs is the config's, not the data's
+    config = options.load(arguments, arguments.config, arguments.overrides)
+    checks.check(config, reads=())  # what a step needs is the config's, not the data's
     names = list(dict.fromkeys(arguments.topology))
     found = plan.plan(
         config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=terminal.say

@@ -89,7 +89,7 @@ def _opened(arguments: argparse.Namespace) -> Any:
     options.start(subject.config)
     from qr_jax.cli import asking
 
-    return asking.opened(subject.config, subject.run, allow_plugins=subject.packages)
+    return asking.opened(subject.config, subject.run)
 
 
 def _answer(answerer: Any, question: str, as_json: bool) -> None:
@@ -132,14 +132,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from qr_jax.run import run_files
 
     run_files.check_writable(arguments.hf, "--hf")
-    options.open_weights(arguments)
-    from qr_jax.run import run_files
-
+    options.open_run(arguments, checked=False)
     run_files.check_empty(arguments.hf)
     from qr_jax.lab import exporting
 
-    packages = options.replayed_packages(arguments, arguments.run)
-    terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype, allow_plugins=packages)))
+    terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype)))
     return 0
 
 

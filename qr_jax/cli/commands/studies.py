@@ -11,11 +11,11 @@ from qr_jax.cli.commands.options import (
     add_run,
     add_trust,
     check_out,
+    is_own,
     load,
     open_run,
     port,
     reading,
-    replayed_packages,
     show,
     whole,
 )
@@ -102,21 +102,19 @@ def _compare(arguments: argparse.Namespace) -> int:
         run_files.check_writable(Path(arguments.folder), "--folder")
     if arguments.folder and os.path.isdir(arguments.folder):
         run_files.check_folder(arguments.folder, allowed=arguments.trust)
-    trusted: tuple[str, ...] | None = None
     if os.path.isdir(arguments.what[0]):
         folders = [run for given in arguments.what for run in compare.expand(given)]
-        if any(replayed_packages(arguments, run) is not None for run in folders):
-            trusted = tuple(arguments.allow_plugins)
+        own = all([is_own(arguments, run) for run in folders])
         failed, unit = [], arguments.budget
         if unit not in (None, *BUDGETS):
             raise UserError(f"--budget is {unit!r}; for given runs wanted {', '.join(BUDGETS)}")
     else:
-        folders, failed, unit, trusted = _study(arguments)
+        own, (folders, failed, unit) = True, _study(arguments)
     if not folders:
         return 1
     many = f"{len(folders)} runs, and their null controls" if folders[1:] else "one run with its null control"
     with terminal.phase(f"comparing {many}"), reading("one of these runs"):
-        found = compare.compare(folders, measure=unit, reach=arguments.reach, allow_plugins=trusted)
+        found = compare.compare(folders, measure=unit, reach=arguments.reach, own=own)
     if arguments.folder:
         with launch.alone(arguments.folder), reading("one of these runs"):
             page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
@@ -142,8 +140,8 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     return show(found, arguments.json, side_by_side.format_table)
 
 
-def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, Any]:
-    """Make the runs of a config; return finished folders, failed jobs, the budget's unit and the allowed packages."""
+def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str]:
+    """Make the runs of a config; return finished folders, failed jobs and the budget's unit."""
     from qr_jax.lab import study
     from qr_jax.run import run_files
 
@@ -157,12 +155,11 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str, A
         raise UserError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     (path,), typed = arguments.what, list(arguments.overrides)
     typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
-    config, trusted = load(arguments, path, typed)
+    config = load(arguments, path, typed)
     spend = study.budget(arguments.budget)
     what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
-    how = {"at_once": arguments.jobs, "allow_plugins": trusted, "say": terminal.say}
-    folders, failed = study.study(config, arguments.folder, **what, **how)
-    return folders, failed, spend[0], trusted
+    folders, failed = study.study(config, arguments.folder, **what, at_once=arguments.jobs, say=terminal.say)
+    return folders, failed, spend[0]
 
 
 def _oracle(arguments: argparse.Namespace) -> int:
@@ -181,11 +178,11 @@ def _probe(arguments: argparse.Namespace) -> int:
 
     _speak(arguments)
     run_files.check_trained(arguments.run)
-    allow_plugins = open_run(arguments)
+    open_run(arguments)
     from qr_jax.lab import probe
 
     chosen = {name: getattr(arguments, name) for name in ("queries", "samples", "seed")}
-    found = probe.probe(arguments.run, **chosen, allow_plugins=allow_plugins, say=terminal.say)
+    found = probe.probe(arguments.run, **chosen, say=terminal.say)
     return show(found, arguments.json, probe.format_table)
 
 
@@ -238,8 +235,8 @@ def _null(arguments: argparse.Namespace) -> Any:
     from qr_jax.lab.report.charts import RATE_BINS
     from qr_jax.run import runs
 
-    packages = replayed_packages(arguments, arguments.run[0])
-    null = null_or_reason(arguments.run[0], runs.kinds, points=RATE_BINS, allow_plugins=packages)
+    own = is_own(arguments, arguments.run[0])
+    null = null_or_reason(arguments.run[0], runs.kinds, points=RATE_BINS, own=own)
     if "reason" in null:
         terminal.say(null["reason"])
     return null

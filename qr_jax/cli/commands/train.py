@@ -81,7 +81,7 @@ def _set_aside(config: Any, folder: Path) -> None:
         terminal.say(f"begins anew; the folder that was there is {aside} now")
 
 
-def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
+def _check_parts(config: Any) -> None:
     """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist.
 
     A retriever without a corpus is made as a run would make it: its URL is read, and its key found, without a request.
@@ -93,9 +93,9 @@ def _check_parts(config: Any, packages: tuple[str, ...] | None) -> None:
 
     for kind, chosen in chosen_plugins(config).items():
         for plugin in (chosen, *checks.inside(chosen.settings)):
-            plugins.check_imports(kind, plugin, allow_plugins=packages)
-    if not plugins.wants_corpus(config.retriever, allow_plugins=packages):
-        plugins.bind("retriever", config.retriever, allow_plugins=packages)()
+            plugins.check_imports(kind, plugin)
+    if not plugins.wants_corpus(config.retriever):
+        plugins.bind("retriever", config.retriever)()
     if config.model.name not in families.PRESETS:
         from qr_jax.models import hf  # here: it imports jax
 
@@ -124,9 +124,9 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
     from qr_jax import config as configs
 
     with terminal.phase("checking the config"):
-        config, folder, packages = options.resolve(arguments, stage)
+        config, folder = options.resolve(arguments, stage)
         _refuse_folder(folder)
-        _check_parts(config, packages)
+        _check_parts(config)
         if stage:
             from qr_jax.settings import checks
 
@@ -142,9 +142,9 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
     terminal.speak("stdout" if to_stdout else "stderr", verbose=arguments.verbose)
     if arguments.dry_run:
         return _dry_run(arguments, stage)
-    config, folder, packages = options.resolve(arguments, stage)
+    config, folder = options.resolve(arguments, stage)
     if not arguments.process:
-        _check_parts(config, packages)
+        _check_parts(config)
         _refuse_folder(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))

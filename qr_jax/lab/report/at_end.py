@@ -9,7 +9,7 @@ from qr_jax.run import runs
 
 def write(run: runs.Run) -> Path:
     """Write the run's report, beside the null control if it can be played, and return its file."""
-    null = null_control.null_or_reason(run.folder, runs.kinds, points=charts.RATE_BINS, allow_plugins=None)
+    null = null_control.null_or_reason(run.folder, runs.kinds, points=charts.RATE_BINS, own=True)
     if "reason" in null:
         run.detail(null["reason"])
     return page.write(run.folder, null=null)

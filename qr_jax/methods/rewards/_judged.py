@@ -2,7 +2,7 @@
 
 A text without a verdict, after retries, is NaN: a fault and never a 0. A judge that one of 20 injected texts fools
 ends the run. After PAUSE_AFTER failures in a row the endpoint is left alone for a while, so that one that answers
-nothing does not hold a step for long. Only this user's own verdicts count (trust.py): a file may come from anybody.
+nothing does not hold a step for long.
 """
 
 import functools
@@ -66,8 +66,8 @@ def verdicts(
     """Return the judge's verdicts, without those that it does not give; none if it is not reachable.
 
     Injected texts come first, once a process and prompt: the cards' prompt, or `proof`. ValueError if it gives no
-    verdict on these, or if the cache would outgrow the budget, in which every verdict with this user's seal in the
-    cache's file counts, whichever run asked.
+    verdict on these, or if the cache would outgrow the budget, in which every verdict in the cache's file counts,
+    whichever run asked.
     """
     if not cards:
         return {}
@@ -108,6 +108,6 @@ def _sitting(bench: Bench) -> Judge:
     """Return the one judge for all calls with these settings: they share its cache."""
     return Judge(
         bench.url, bench.model, Path(bench.cache), bench.timeout_s, bench.retries, bench.at_once, bench.key_env,
-        sealed=True, pause_after=PAUSE_AFTER, leave_out=bench.leave_out,
+        pause_after=PAUSE_AFTER, leave_out=bench.leave_out,
         temperature=bench.temperature, top_p=bench.top_p,
     )  # fmt: skip

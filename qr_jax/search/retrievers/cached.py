@@ -31,10 +31,9 @@ def cached(
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
 
     A result's key is the retriever's name and settings (its URL and protocol, say), the contents of a model it searches
-    with, its corpus if it is given one and BM25's rule of words, the contents of an index that somebody else made,
-    query and k. The cache cannot see that a server's corpus changed: then name another file, or set `max_age_s`.
-    ValueError: no corpus where `of` wants one, an `of` that is no file of this folder (or a run's config could bring
-    code that nobody allowed), and what `of` and the file refuse.
+    with, its corpus if it is given one and BM25's rule of words, query and k. The cache cannot see that a server's
+    corpus changed: then name another file, or set `max_age_s`. ValueError: no corpus where `of` wants one, an `of` that
+    is no file of this folder, and what `of` and the file refuse.
     """
     search = identity.inside("cached", of, corpus)
     about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
@@ -43,8 +42,6 @@ def cached(
     models = manifest.models_of(of)
     if models:  # without models the identity stays what it was: results kept under it may have been paid for
         about["models"] = models
-    if indexes := identity.others_indexes(of, corpus):
-        about["indexes"] = indexes
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
 
