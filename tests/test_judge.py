@@ -626,8 +626,6 @@ def test_a_limit_that_a_refusal_calls_by_a_third_name_is_left_out(tmp_path, name
         assert len(seen) == 3 and not {*LIMITS} & {*seen[-1]}
 
 
-
-
 def test_a_limit_that_the_endpoint_calls_otherwise_is_learned_from_its_refusal_once(tmp_path):
     """As newer models of OpenAI refuse: max_tokens, and any temperature but 1."""
     with choosy("max_tokens", "temperature") as (url, seen):

@@ -41,7 +41,15 @@ BESIDE = ("metadata", "meta", "extra_info")  # objects that may hold such column
 SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NOT_TAKEN = "{name!r} may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
-ANSWER_HAS = ("text", "texts", "value", "answer", "answer_text", "name", "alias")  # under which an object that is an answer says it
+ANSWER_HAS = (
+    "text",
+    "texts",
+    "value",
+    "answer",
+    "answer_text",
+    "name",
+    "alias",
+)  # under which an object that is an answer says it
 
 
 class Unanswerable(UserError):
