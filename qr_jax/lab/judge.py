@@ -427,7 +427,8 @@ def _is_object(value: Any) -> bool:
 def _meant(word: Any, prompt: Prompt) -> Any:
     """Return the verdict that a text spells in any case ("True"), or yes, no, 1 or 0; any other value as it is."""
     spelt = word.strip().lower() if isinstance(word, str) else str(word) if type(word) is int else None
-    spelt = YES_NO.get(spelt, spelt) if prompt.allowed == (False, True) else spelt
+    if spelt is not None and prompt.allowed == (False, True):
+        spelt = YES_NO.get(spelt, spelt)
     return next((allowed for allowed in prompt.allowed if str(allowed).lower() == spelt), word)
 
 
