@@ -471,8 +471,9 @@ SHOWN = '\nFound for "a":\nDoc 1(Title: Byron) Byron was her father.'
     "shown",
     [
         SHOWN, "Byron was her father.", f"<|im_end|>{SHOWN}", f"<think>hm</think>{SHOWN}", "<think>hm</think>",
-        *(f"<{name}>Byron</{name}>" for name in ("tool", "output", "response", "info", "docs", "api_response", "snippet")),
-        "<|im_start|>tool\nByron<|im_end|>", '<|start_header_id|>ipython<|end_header_id|>\n\n{"output": "Byron"}<|eot_id|>',
+        *(f"<{name}>Byron</{name}>" for name in ("tool", "output", "response", "info", "docs", "api_response")),
+        "<snippet>Byron</snippet>", "<|im_start|>tool\nByron<|im_end|>",
+        '<|start_header_id|>ipython<|end_header_id|>\n\n{"output": "Byron"}<|eot_id|>',
         "\n```\nByron\n```", "[RESULT] Byron", "<webpage>Byron", '{"results": ["Byron"]}',
     ],
 )  # fmt: skip
@@ -504,7 +505,8 @@ ENVIRONMENTS = {
     "text",
     [
         "<info>Oslo is</info>", "<retrieved>Oslo</retrieved>", "<webpage>Oslo is</webpage>", '<page id="1">Oslo</page>',
-        "I see:\n<kb>\nOslo\n</kb>", "so <kb>Oslo</kb>", "<KB>Oslo</KB>", "<资料>Oslo</资料>", "&lt;kb&gt;Oslo&lt;/kb&gt;",
+        "I see:\n<kb>\nOslo\n</kb>", "so <kb>Oslo</kb>", "<KB>Oslo</KB>", "<资料>Oslo</资料>",
+        "&lt;kb&gt;Oslo&lt;/kb&gt;",
         "<|im_start|>tool\nOslo<|im_end|>\n", "<|start_header_id|>ipython<|end_header_id|>\nOslo<|eot_id|>",
         "<start_of_turn>user\nOslo<end_of_turn>", "<info>Oslo", "[/KB]", "<Answer>Bergen</Answer>",
     ],

@@ -1,7 +1,8 @@
 """Passages that official files carry beside their questions, and which of them are gold.
 
 The forms are HotpotQA's and 2WikiMultihopQA's (`context`, `supporting_facts`), MuSiQue's (`paragraphs`), SQuAD's (a
-text `context`) and DROP's (`passage`, `qa_pairs`): as the sets' own files have them, as columns (`datasets`, Parquet), or as JSON in a text.
+text `context`) and DROP's (`passage`, `qa_pairs`): as the sets' own files have them, as columns (`datasets`, Parquet),
+or as JSON in a text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def hops(row: Row) -> dict[str, Any]:
 
 
 def questions(row: Row) -> Iterator[Row]:
-    """Give the questions of one of SQuAD's articles or paragraphs, or DROP's passages, as rows; another row as it is."""
+    """Give the questions of SQuAD's article or paragraph, or of DROP's passage, as rows; any other row as it is."""
     if isinstance(row.get("passage"), str) and isinstance(row.get("qa_pairs"), list):
         yield from _of_drop(row)
         return
@@ -82,7 +83,7 @@ def questions(row: Row) -> Iterator[Row]:
 
 
 def _of_drop(row: Row) -> Iterator[Row]:
-    """Give the questions about one of DROP's passages, whose answers are a number, spans or a date (Dua et al. 2019)."""
+    """Give the questions about DROP's passage, answered by a number, spans or a date (Dua et al. 2019, 1903.00161)."""
     around = {"title": row["id"]} if "id" in row else {}
     for pair in row["qa_pairs"]:
         if not isinstance(pair, Mapping):
@@ -99,7 +100,8 @@ def _drop_answer(answer: Any) -> str:
     """Return DROP's answer as one text, several spans with commas between; "" where it says nothing."""
     if not isinstance(answer, Mapping):
         return ""
-    date = answer.get("date") if isinstance(answer.get("date"), Mapping) else {}
+    date = answer.get("date")
+    date = date if isinstance(date, Mapping) else {}
     parts = [str(date[name]) for name in ("day", "month", "year") if date.get(name)]
     number, spans = answer.get("number"), answer.get("spans")
     if number not in (None, ""):

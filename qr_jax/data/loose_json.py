@@ -1,4 +1,4 @@
-"""Turn what models write for JSON into JSON: Python's signs, names without quotes, comments, a comma behind the last item."""
+"""Turn what models write for JSON into JSON: Python's signs, names without quotes, comments, commas too many."""
 
 import re
 
@@ -14,7 +14,7 @@ ESCAPED = {"\\'": "'", '"': '\\"'}
 
 
 def as_json(text: str) -> str:
-    """Return the text with single quotes, `\\'`, True, TRUE, None, bare names, comments and last commas as JSON has them.
+    """Return the text with single quotes, `\\'`, True, None, bare names, comments and last commas as JSON has them.
 
     JSON comes back unchanged, but for its last commas and `\\'`, which JSON does not allow.
     """

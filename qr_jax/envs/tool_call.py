@@ -171,7 +171,7 @@ BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stan
 ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's
 AFTER = re.compile(rf"}}?\s*(?:```)?(?:\s|{dialect.END})*")  # what may stand behind the last
 CALLS = re.compile(rf"(?s)(?:\s|{dialect.END}|<tool_call>.*?</tool_call>)*+")
-# A turn without tags: a call and nothing else, behind another agent's sign or words, or in a fence with words before it.
+# A turn without tags: a call and nothing else, behind another agent's sign or words, or in a fence behind words.
 BARE = re.compile(
     r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?P<words>[^{]*\n)(?=\s*\{)|(?=[\[{<]))"
     r"(?P<call>\s*(?:[\[{]|<function=).*)"
@@ -201,7 +201,7 @@ def _calls(text: str) -> list[tuple[str, ...]]:
 
 
 def _tagged(text: str) -> list[Any]:
-    """Return the calls of Qwen3-Coder or GLM of which a text consists, as JSON would have them; none of another text."""
+    """Return the calls of a text in Qwen3-Coder's or GLM's form, as JSON would have them; none of any other text."""
     for form in (FUNCTION, ARG_KEYS):
         calls = list(form.finditer(text)) if len(text) <= CALL_CHARACTERS else []
         if calls and not form.sub("", text).strip():

@@ -368,8 +368,7 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     verdict in quotes, yes, no, 1 and 0 for true and false, and an enclosing object are all accepted, and an object that
     is no JSON for what its reason holds (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that
     is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a
-    name
-    that stands twice in its object, and for a completion of several choices, cut off, or refused.
+    name that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
         (choice,) = response["choices"]
@@ -424,7 +423,8 @@ def _is_object(value: Any) -> bool:
 def _meant(word: Any, prompt: Prompt) -> Any:
     """Return the verdict that a text spells in any case ("True"), or yes, no, 1 or 0; any other value as it is."""
     spelt = word.strip().lower() if isinstance(word, str) else str(word) if type(word) is int else None
-    spelt = YES_NO.get(spelt, spelt) if prompt.allowed == (False, True) else spelt
+    if spelt is not None and prompt.allowed == (False, True):
+        spelt = YES_NO.get(spelt, spelt)
     return next((allowed for allowed in prompt.allowed if str(allowed).lower() == spelt), word)
 
 

@@ -46,9 +46,9 @@ class ChatEndpoint(Endpoint):
     """A chat endpoint by its base URL (http://127.0.0.1:8000/v1), or by the whole of it.
 
     Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`), `temperature` and `top_p`,
-    other endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an answer
-    then came to is left out of all later requests. `leave_out` names settings that are never sent; `key_env` is the
-    variable that a refused key is looked for in.
+    other endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an
+    answer then came to is left out of all later requests. `leave_out` names settings that are never sent; `key_env` is
+    the variable that a refused key is looked for in.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any
 
 
 def _named(name: str, reply: str) -> bool:
-    """Tell whether a reply names a setting, as it was sent or in another form: maxTokens, Max-Tokens, maxOutputTokens."""
+    """Tell whether a reply names a setting, as it was sent or in another form: maxTokens, maxOutputTokens."""
     names = (name, *OTHER_LIMITS) if name in LIMITS else (name,)
     return any(re.search(rf"\b{one.replace('_', '[_-]?')}\b", reply, re.IGNORECASE) for one in names)
 
