@@ -367,8 +367,8 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
     Thoughts, code fences, prose, comments, other names, the name in any case, Python's spelling of JSON's constants, a
     verdict in quotes, yes, no, 1 and 0 for true and false, and an enclosing object are all accepted, and an object that
     is no JSON for what its reason holds (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that
-    is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a
-    name that stands twice in its object, and for a completion of several choices, cut off, or refused.
+    is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for
+    a name that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
         (choice,) = response["choices"]
