@@ -1,7 +1,7 @@
 """A small model learns to search a synthetic world, on a laptop, in minutes.
 
     make quickstart                                       # or:
-    qr-jax train configs/quickstart.py                    # greedy exact match .46 -> .79 in 100 steps
+    qr-jax train configs/quickstart.py                    # greedy exact match .46 -> .78 in 100 steps
     qr-jax train configs/quickstart.py loss.high=0.3      # any setting can be overridden
     qr-jax train configs/quickstart.py train.shuffle_rewards=true --run runs/shuffled   # the control: it must not rise
 
