@@ -11,6 +11,7 @@ from qr_jax.records import Episode, Query, Scores
 
 SWAYS: dict[bool | str | None, float] = {"fair": 1.0, "sways": 0.0}
 ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
+VERDICTS = 2  # is the answer right, and if so, does it try to sway the judge
 AT_LEAST = {"cut_tokens": 1}
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
