@@ -300,7 +300,7 @@ def test_the_cost_of_judging_the_paper_s_table_is_counted():
     assert found["tokens_in"] == 18 * (len(SYSTEM) + len(SWAYING) + 2 * (4 * 64 + 60) + 60 + 10) / 4
     assert found["hours"] == pytest.approx(56 * 2 / 8 / 3600) and found["hours_at_limit"] == pytest.approx(56 / 30_000)
     assert cost(asked, 8, tries=3)["requests"] == 3 * 56
-    assert "at most 56 requests" in format_cost(found)
+    assert "judging this model takes at most 56 requests, and up to 3 more for each that fails" in format_cost(found)
 
 
 def test_the_judge_sees_256_tokens_of_a_suite_s_answer_or_as_many_as_it_is_given(tmp_path):

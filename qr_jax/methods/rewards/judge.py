@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from qr_jax.answers import told
 from qr_jax.lab.judge import CORRECT, Asked, cut, sways
 from qr_jax.methods.rewards import _judged
 from qr_jax.records import Episode, Query, Scores
@@ -46,7 +47,7 @@ def judge(
     """
     bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
     given = [episode.answer or "" for episode in episodes]
-    cards = [Asked(query.question, query.answers, cut(answer, cut_tokens)) for answer in given]
+    cards = [Asked(query.question, told(query), cut(answer, cut_tokens)) for answer in given]
     said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
     score_of = {card: float(word) for card, word in said.items()}
     if ask_sway:
