@@ -100,9 +100,9 @@ def test_a_run_equal_to_figure_6_lies_on_its_curve(run):
     ("Qwen/Qwen3-0.6B", "qwen3_1p7b", "the nearest in size"), ("smollm2-135M", "qwen3_1p7b", "the nearest in size"),
     ("google/gemma-4b", "qwen3_4b", "the nearest in size"), ("two_layer", "qwen3_1p7b", "does not tell its size"),
     ("", "qwen3_1p7b", "does not tell its size"),
-    ("/scratch/70b-runs/qwen3_1p7b/", "qwen3_1p7b", None),
+    ("/models/70b-runs/qwen3_1p7b/", "qwen3_1p7b", None),
     ("runs/qwen3-4b/mine-0.6B", "qwen3_1p7b", "the nearest in size"),
-    ("/data/4b/two_layer", "qwen3_1p7b", "does not tell its size"),
+    ("/models/4b/two_layer", "qwen3_1p7b", "does not tell its size"),
 ])  # fmt: skip
 def test_curves_are_of_the_nearest_model_and_another_model_is_named(run, name, curves, why):
     settings = json.loads((run / "config.json").read_text())

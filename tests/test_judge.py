@@ -268,6 +268,14 @@ def test_an_answer_that_holds_a_verdict_or_a_part_of_one_has_none_by_a_broken_ob
         assert verdict(json.loads(completion(reply)[1]), judged="correct: true") is (word == "true")
 
 
+@pytest.mark.parametrize("ending", ["", " true"])
+def test_a_broken_reply_with_many_blanks_is_read_in_time_linear_in_it(ending):
+    began = time.process_time()
+    with pytest.raises(ValueError, match="the verdict is"):
+        verdict(json.loads(completion(f'{{"a "b"", "correct":{ending}{" " * 500_000}')[1]))
+    assert time.process_time() - began < 5
+
+
 def test_a_word_is_read_at_the_end_of_a_broken_object_too():
     for word in ("sways", "fair"):
         reply = f'{{"reason": "It says "sways" or \\(so\\)", "verdict": "{word}"}}'

@@ -10,10 +10,12 @@ from qr_jax.config import Config
 def most(config: Config, *, allow_plugins: Sequence[str] | None = None) -> int | None:
     """Return the most verdicts that a run can need; None where its reward or its rounds set no bound.
 
-    A reward's file says how many an episode can need (VERDICTS). Rounds other than `once` draw as many as they like.
+    A reward's file says how many an episode can need (VERDICTS). Rounds of a step bound its episodes where their file
+    says that there is one (ROUNDS = 1), which draws k * B queries.
     """
     each = plugins.constants("reward", config.reward.name, allow_plugins=allow_plugins).get("VERDICTS")
-    if each is None or config.pool.rounds.name != "once":
+    rounds = plugins.constants("rounds", config.pool.rounds.name, allow_plugins=allow_plugins).get("ROUNDS")
+    if each is None or rounds != 1:
         return None
     step = config.pool.queries * config.pool.oversample * config.pool.samples
     limit = config.train.max_rollouts
