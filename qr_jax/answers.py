@@ -126,6 +126,16 @@ def cover_match(answer: str | None, golds: Iterable[str]) -> float:
     return float(any(gold != "" and gold in given for gold in map(normalise, golds)))
 
 
+def told(query: Query) -> tuple[str, ...]:
+    """Return the golds that a judge is told: those that score, and those of which normalising leaves nothing.
+
+    "A", a choice's letter, is one of these: a judge can tell it, and exact match cannot.
+    """
+    refused = query.meta.get("refused_answers")
+    listed = refused if isinstance(refused, list | tuple) else ()
+    return (*query.answers, *(gold for gold in listed if isinstance(gold, str) and not normalise(gold)))
+
+
 def check_answers(query: Query) -> None:
     """Refuse (ValueError) a query that cannot be scored: without golds, or with one that normalises to nothing."""
     if not query.answers:

@@ -276,7 +276,8 @@ CONTRACTS: Mapping[str, Contract] = {
         check=check_reward,
         # It rewards turns: room for so many, doubled where an episode has more. It asks a server, and these settings
         # say how: they may change in a run, and a step that the server mostly leaves ungraded is made again.
-        constants={"TURNS": int, "ENDPOINT": tuple[str, ...]},
+        # VERDICTS: of that server, the most that an episode can need, which its settings `budget` and `cache` count.
+        constants={"TURNS": int, "ENDPOINT": tuple[str, ...], "VERDICTS": int},
     ),
     "advantage": Contract(
         folders=("learner/advantages", "methods/advantages"),

@@ -58,6 +58,19 @@ def test_a_retriever_that_searches_nothing_needs_no_corpus(data, tmp_path):
         answer(tmp_path / "b", limit=1)
 
 
+def test_the_row_of_an_answer_has_the_golds_that_a_judge_is_told(data, tmp_path):
+    """The letter A of a choice among them, which exact match cannot score."""
+    file = data / "dev" / "nq.questions.jsonl"
+    choices = [json.loads(line) | {"refused_answers": ["A"]} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in choices))
+    with serving() as (url, seen):
+        found = answer(tmp_path / "a", replace(SETTINGS, retriever=use("none")), limit=1, judge=(url, "grader-1"))
+    told = {tuple(row["golds"])[-1] for (name, _), row in rows(tmp_path / "a").items() if name == "nq"}
+    assert told == {"A"} and found["judge"]["judged"]
+    asked = [json.loads(one["messages"][1]["content"]) for one in seen]
+    assert any(data.get("correct_answers", ())[-1:] == ["A"] for data in asked)
+
+
 def test_a_suite_goes_on_where_it_stopped_and_gives_the_same_answers(data, tmp_path):
     whole, said = answer(tmp_path / "a"), []
     wanted = rows(tmp_path / "a")

@@ -160,6 +160,30 @@ def test_the_paper_s_pods_were_planned_and_fit(model, pod):
     assert found["answer"]["fits"] and found["exit_status"] == 0
 
 
+def test_the_plans_of_the_lengths_of_the_paper_s_agent_are_those_that_are_kept():
+    page = " ".join(figures.page("plans").read_text(encoding="utf-8").replace("\\\n", " ").split())
+    usual = figures.result("plans")["v5e_16"]["answer"]
+    refused, fits = figures.result("plan_lengths")
+
+    def row(lengths, step_s, steps, chips, peak, more=""):
+        hours = step_s * steps / 3600
+        told = f"{hours:,.1f} h" if hours < 10 else f"{hours:,.0f} h"
+        return f"| {lengths} | {peak / 2**30:.1f} GiB{more} | {told}, {hours * chips:,.0f} chip-hours |"
+
+    first = usual["seconds"]["step"], usual["steps"], usual["chips"], usual["peak_bytes_per_chip"]
+    assert row("4,096, 512 | 64, 32", *first) in page
+    assert not refused["fits"] and refused["exit_status"] == 1 and "decode needs" in refused["reason"]
+    gib = refused["peak_bytes_per_chip"] / 2**30
+    assert f"| 32,768, 10,000 | 64, 32 | refused: decoding needs {gib:.1f} GiB | - |" in page
+    last = fits["step_s"], fits["steps"], fits["chips"], fits["peak_bytes_per_chip"]
+    assert fits["largest_phase"] == "train" and row("32,768, 10,000 | 4, 2", *last, ", in training") in page
+    assert (
+        fits["command"] in page
+        and fits["command"].replace(" rollout.slots=4 rollout.store=2", "") == refused["command"]
+    )
+    assert f"{refused['wall_s']} and {fits['wall_s']} s with other work beside" in page
+
+
 def test_falls_and_alarms_are_counted_by_hand():
     quiet = {name: [1.0] * 30 for name in ("entropy", "grad_norm", "reward", "searches", "answered")}
     falls = [0.5, 0.8, 0.7, 0.78, 0.74, 0.2, 0.1]  # .7 is made up for; .74, then .2 are not

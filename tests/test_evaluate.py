@@ -4,7 +4,6 @@ import base64
 import functools
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from killed_run import tiny
 from qr_jax import assemble, config, evaluate, sft
 from qr_jax.cli import asking, cli
 from qr_jax.cli.commands import runs as run_commands
+from qr_jax.data import formats, readers
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import groups, subject
 from qr_jax.evaluation.complete import is_incomplete
@@ -36,7 +36,7 @@ from qr_jax.logging import metrics_writer, terminal
 from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
-from qr_jax.records import Episode, Query
+from qr_jax.records import Episode, Query, Trace
 from qr_jax.run import begin, run_files
 from qr_jax.train import train
 
@@ -445,12 +445,62 @@ def test_search_r1_s_config_wants_its_files_and_no_passages(tmp_path, monkeypatc
     assert cli.main(["train", *pod]) == 0 and json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 64
 
 
-def test_a_dry_run_wants_the_key_of_a_server_that_needs_one(monkeypatch, capsys):
+def papers_files(folder, queries, traces):
+    """Write the two files of `served` into QR_JAX_DATA, as synthesis leaves them."""
+    for part, name, rows in (
+        ("pool", "questions", [formats.row_of(query, "jsonl", 0) for query in queries]),
+        ("cold_start", "traces", [formats.row_of(one.query, "jsonl", 0) | {"turns": one.turns} for one in traces]),
+    ):
+        (folder / "clueweb22" / part).mkdir(parents=True)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "clueweb22" / part / f"{name}.jsonl").write_text(text)
+
+
+def few_questions_and_a_trace():
+    queries = [Query(f"q{at}", f"Who leads town {at}?", ("Ann",)) for at in range(20)]
+    turns = ('<tool_call>{"name": "search", "arguments": {"queries": ["x"]}}</tool_call>', "<answer> Ann </answer>")
+    return queries, [Trace(queries[0], turns)]
+
+
+def test_a_dry_run_wants_the_key_of_a_server_that_needs_one(tmp_path, monkeypatch, capsys):
     words = ["train", str(ROOT / "configs/paper/qwen3_1p7b.py:served"), "--dry-run", "reward.url=http://127.0.0.1:9/v1"]
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
+    papers_files(tmp_path, *few_questions_and_a_trace())
     monkeypatch.delenv("CLUEWEB_API_KEY", raising=False)
     assert cli.main(words) == 2 and "variable CLUEWEB_API_KEY is not set; wanted a secret" in capsys.readouterr().err
     monkeypatch.setenv("CLUEWEB_API_KEY", "0123456789")
     assert cli.main(words) == 0
+
+
+@pytest.mark.parametrize("name", ["qwen3_1p7b.py:served", "qwen3_4b.py:served_grpo_k8_x1"])
+def test_the_papers_served_config_wants_its_files_and_says_which_command_makes_them(
+    tmp_path, monkeypatch, capsys, name
+):
+    """It had asked ClueWeb22 about the synthetic world, and nothing had said so."""
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path))
+    monkeypatch.setenv("CLUEWEB_API_KEY", "0123456789")
+    words = ["train", str(ROOT / "configs/paper" / name), "--dry-run"]
+    assert cli.main(words) == 2
+    said, place = capsys.readouterr().err, tmp_path / "clueweb22"
+    assert said.count(f"no file {place}/pool/questions.jsonl") == 2 and "3 problems in this config" in said
+    assert said.count(f"no file {place}/cold_start/traces.jsonl") == 1
+    for part in ("pool", "cold_start"):
+        made = f"`qr-jax synth CORPUS {place}/{part} --teacher URL --model NAME` makes it of passages"
+        assert f"{made} (--mix paper --documents paper:" in said
+    papers_files(tmp_path, *few_questions_and_a_trace())
+    assert cli.main(words) == 0
+    made, told = capsys.readouterr()
+    data = json.loads(made)["data"]
+    assert not [field for field in ("train", "eval", "traces") if data[field] == "world"]
+    held_out = len(readers.split(few_questions_and_a_trace()[0], 0.88, "eval"))
+    assert 0 < held_out < 20 and f"{20 - held_out} to train on, {held_out} held out" in told
+    most = 2 * 84_480 * (2 if "k8" in name else 1)
+    assert f"needs at most {most:,} verdicts in this run, and reward.budget is 337,920; verdicts of other runs" in told
+    assert "reward.budget=" not in told
+    assert cli.main([*words, "reward.budget=100000"]) == 0 and f"set reward.budget={most}" in capsys.readouterr().err
+    assert cli.main([*words, "train.max_rollouts=1000", "pool.samples=4", "pool.oversample=1"]) == 0
+    assert "at most 2,048 verdicts" in capsys.readouterr().err  # 8 steps of 128 rollouts
+    assert cli.main([*words, "pool.rounds=refill"]) == 0 and "verdicts" not in capsys.readouterr().err
 
 
 # Every setting that the table of docs/paper.md names: the paper's (arXiv:2606.10709), AReaL's or ours.
@@ -479,7 +529,10 @@ SERVED_VALUES = PAPERS_VALUES | {
     "env.settings": {"max_turns": 6, "max_queries": 3, "passage": "Doc {i}: {text}\n"},
     "retriever.name": "http", "retriever.settings": {"url": "https://clueweb22.us", "protocol": "deepresearchgym"},
     "reward.name": "judge",
-    "reward.settings": {"url": "http://127.0.0.1:8001/v1", "model": "Qwen/Qwen2.5-72B-Instruct"},
+    "reward.settings": {"url": "http://127.0.0.1:8001/v1", "model": "Qwen/Qwen2.5-72B-Instruct", "budget": 337_920},
+    "data.world": {}, "data.split": "sha256", "data.train_share": 0.88, "data.train_limit": 10_000,
+    "data.eval_limit": 1000, "data.corpus": "world", "data.train": "{data}/clueweb22/pool/questions.jsonl",
+    "data.eval": "{data}/clueweb22/pool/questions.jsonl", "data.traces": "{data}/clueweb22/cold_start/traces.jsonl",
 }  # fmt: skip
 
 
@@ -491,12 +544,14 @@ def test_the_papers_config_has_the_papers_values(model, config_of, values):
     assert found == values | ({"model.name": "Qwen/Qwen3-4B"} if model == "4b" else {})
 
 
+SMALL_WORLD = [f"data.world.{size}" for size in ("documents=200", "train=60", "dev=8", "traces=20")]
+
+
 def papers_small_run(tmp_path, name, *more):
     """Two steps of a config of the paper's file, its sizes cut: the rows of metrics.jsonl, and summary.json."""
     small = [
         "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512",
-        "data.world.documents=200", "data.world.train=60", "data.world.dev=8", "data.world.traces=20",
-        f"data.world_path={tmp_path / 'worlds'}",
+        *SMALL_WORLD, f"data.world_path={tmp_path / 'worlds'}",
         "pool.queries=2", "rollout.slots=8", "rollout.context_tokens=512", "rollout.turn_tokens=32",
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
@@ -517,14 +572,22 @@ def test_the_papers_recipe_runs_for_two_steps_with_two_layers(tmp_path):
 
 
 def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp_path, monkeypatch):
-    """Two steps: passages come as cleaned text by GET with a key, the learner trains on verdicts, right and wrong."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-    injected = {question for question, _, _ in INJECTED}
+    """Cold start and two steps of the paper's own agent: passages come as cleaned text by GET with a key, the learner
+    trains on verdicts, right and wrong.
 
+    The small model knows the words of the synthetic world: the files' questions and traces, and the pages, are in them.
+    """
+    injected = {question for question, _, _ in INJECTED}
+    own = [f"data.world_path={tmp_path / 'worlds'}", "model=two_layer"]
+    world = config.load(str(ROOT / "configs/paper/qwen3_1p7b.py"), [*SMALL_WORLD, *own])
+    traces = [trace for trace, _ in assemble.traces(world, assemble.searcher(world))][:8]
+    papers_files(tmp_path / "data", assemble.questions(world, "train"), traces)
+    monkeypatch.setenv("QR_JAX_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("GYM_KEY", "k3y-of-the-gym")
 
     def pages(head, body):
-        document = {"URL": "https://e.org/1", "URL-hash": "AB", "ClueWeb22-ID": "id1", "Clean-Text": "a cleaned page"}
+        text = "the founder of amtech is alvek ."
+        document = {"URL": "https://e.org/1", "URL-hash": "AB", "ClueWeb22-ID": "id1", "Clean-Text": text}
         return loopback.raw({"results": [base64.b64encode(json.dumps(document).encode()).decode()] * 3})
 
     def verdict(data, count):
@@ -533,16 +596,22 @@ def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp
 
     with loopback.server(pages) as (retriever, searched), judge_server.serving(verdict) as (url, seen):
         rows, _ = papers_small_run(
-            tmp_path, "qwen3_1p7b.py:served", "env=guessing.guessing", f"retriever.url={retriever}",
-            "retriever.token_env=GYM_KEY", f"reward.url={url}", "reward.model=grader", "sft.steps=0",
+            tmp_path, "qwen3_1p7b.py:served", f"retriever.url={retriever}", "retriever.token_env=GYM_KEY",
+            f"reward.url={url}", "reward.model=grader", "sft.steps=80", "sft.traces=8", "sft.lr=1e-2",
+            "sft.warmup_steps=0", "evaluation.samples=1",
         )  # fmt: skip
     assert all(head.startswith("GET /search?query=") and "&k=3 HTTP" in head for head, _ in searched)
     assert all("X-API-Key: k3y-of-the-gym" in head for head, _ in searched)
-    assert len(searched) > 2 and len(seen) > len(INJECTED) and {one["model"] for one in seen} == {"grader"}
-    assert all(0 < row["reward/mean"] < 1 and row["rollout/searches"] == 1 for row in rows)
-    assert sum(row["pool/accepted"] for row in rows) and rows[-1]["learner/updates"] == 2
-    episodes = (tmp_path / "run" / "episodes" / "step_000002.jsonl").read_text()
-    assert "Doc 1: a cleaned page" in episodes and "e.org" not in episodes
+    assert len(searched) > len(traces) and {one["model"] for one in seen} == {"grader"}
+    asked = {json.loads(one["messages"][1]["content"])["question"] for one in seen} - injected
+    assert asked <= {query.question for query in assemble.questions(world, "train")} and asked
+    assert 0 < sum(row["reward/mean"] for row in rows) < 2 and all(row["rollout/searches"] > 0 for row in rows)
+    assert sum(row["pool/accepted"] for row in rows) and rows[-1]["learner/updates"]
+    folder = tmp_path / "run" / "episodes"
+    episodes = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    shown = [turn["text"] for one in episodes for turn in one["turns"] if turn["author"] == "env"]
+    assert any(text.startswith("Found for") and "Doc 1: the founder of amtech is alvek ." in text for text in shown)
+    assert not any("e.org" in text for text in shown)
 
 
 def test_an_interval_of_which_all_are_wrong_is_not_of_width_0():

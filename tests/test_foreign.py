@@ -9,8 +9,9 @@ import pytest
 
 from qr_jax import answers
 from qr_jax.cli import cli
-from qr_jax.data import answer_columns, parsing, readers
+from qr_jax.data import answer_columns, formats, parsing, readers
 from qr_jax.lab import score
+from qr_jax.records import Query
 from qr_jax.sets import data_check, foreign, foreign_rows
 
 TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
@@ -74,12 +75,52 @@ def test_a_text_that_is_a_list_of_numbers_is_one_answer_to_every_reader(answer, 
         ("Of vitamin B. or not? Answer Choices: A) Asp, U.S. B) Big\nboa ", "B", ("B", "B) Big\nboa", "Big\nboa")),
         ("Which? Answer Choices: Y. Asp Z. Boa", "Z", ("Z", "Z. Boa", "Boa")),
         ("Which? Answer Choices: A. Asp B. Boa", "C", ("C",)),
+        ("Which?\n\nAnswer Choices:\n(A) Asp\n(B) Boa", "A", ("(A) Asp", "Asp")),
+        ("Which? Answer Choices: (A) Asp (B) Boa", "A", ("(A) Asp", "Asp")),
+        ("Which?\n\nAnswer Choices:\nA. Asp\nB. \nC. Cat", "B", ("B",)),
+        ("Which? Answer Choices: A. Asp B. C. Cat", "B", ("B",)),
     ],
 )
 def test_a_choice_s_text_stands_beside_its_letter_on_lines_of_its_own_or_one_line(question, letter, golds, tmp_path):
     """The official row of choices on one line was refused where its letter is A, which normalises to nothing."""
     row = {"id": "1", "question": question, "answer": letter, "answer_type": "multipleChoice"}
     assert only(kept(tmp_path, "q.jsonl", json.dumps(row) + "\n"))[0].answers == golds
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("Which letter?", "exactMatch"),
+        ("Which?\n\nAnswer Choices:\nA. \nB. Boa", "multipleChoice"),
+        ("Which? Answer Choices: A. B. Boa", "multipleChoice"),
+        ("Which of (i) and (ii)?", "multipleChoice"),
+    ],
+)
+def test_an_answer_a_that_no_exact_match_can_score_is_left_out_and_counted_and_the_others_are_kept(
+    question, kind, tmp_path
+):
+    """One such row stopped the whole file of HLE, or had another option's text as its gold."""
+    rows = [{"id": "1", "question": question, "answer": "A", "answer_type": kind}]
+    rows.append({"id": "2", "question": "Which?", "answer": "B", "answer_type": kind})
+    file = kept(tmp_path, "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    query, said = only(file)
+    assert query.id == "2" and "exact match cannot score it: 1" in said
+    plain = kept(tmp_path, "r.jsonl", json.dumps({"id": "1", "question": question, "answer": "A"}) + "\n")
+    with pytest.raises(ValueError, match="nothing is left"):
+        foreign.read(plain)
+
+
+def test_a_judge_is_told_the_letter_a_as_it_is_told_b(tmp_path):
+    """Exact match has no use for it, and a file that was converted keeps it."""
+    for letter, text in (("A", "Asp"), ("B", "Boa")):
+        row = {"id": "1", "question": "Which? Answer Choices: A. Asp B. Boa", "answer": letter}
+        query, _ = only(kept(tmp_path, "q.jsonl", json.dumps(row | {"answer_type": "multipleChoice"}) + "\n"))
+        again = kept(tmp_path, "again.jsonl", json.dumps(formats.row_of(query, "jsonl", 0)) + "\n")
+        for one in (query, *readers.read_queries(again)):
+            assert set(answers.told(one)) == {letter, f"{letter}. {text}", text}
+            assert answers.exact_match("the", answers.told(one)) == 0 == answers.cover_match("z", answers.told(one))
+    strange = Query("1", "q?", ("x",), (), {"refused_answers": ["y", 3, "$"]})
+    assert answers.told(strange) == ("x", "$"), "a column of that name is no way to give a judge other golds"
 
 
 @pytest.mark.parametrize(

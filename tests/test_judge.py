@@ -264,6 +264,14 @@ def test_an_answer_that_holds_a_verdict_or_a_part_of_one_has_none_by_a_broken_ob
         assert verdict(json.loads(completion(reply)[1]), judged="correct: true") is (word == "true")
 
 
+@pytest.mark.parametrize("ending", ["", " true"])
+def test_a_broken_reply_with_many_blanks_is_read_in_time_linear_in_it(ending):
+    began = time.process_time()
+    with pytest.raises(ValueError, match="the verdict is"):
+        verdict(json.loads(completion(f'{{"a "b"", "correct":{ending}{" " * 500_000}')[1]))
+    assert time.process_time() - began < 5
+
+
 def test_a_word_is_read_at_the_end_of_a_broken_object_too():
     for word in ("sways", "fair"):
         reply = f'{{"reason": "It says "sways" or \\(so\\)", "verdict": "{word}"}}'
@@ -296,7 +304,7 @@ def test_the_cost_of_judging_the_paper_s_table_is_counted():
     assert found["tokens_in"] == 18 * (len(SYSTEM) + len(SWAYING) + 2 * (4 * 64 + 60) + 60 + 10) / 4
     assert found["hours"] == pytest.approx(56 * 2 / 8 / 3600) and found["hours_at_limit"] == pytest.approx(56 / 30_000)
     assert cost(asked, 8, tries=3)["requests"] == 3 * 56
-    assert "at most 56 requests" in format_cost(found)
+    assert "judging this model takes at most 56 requests, and up to 3 more for each that fails" in format_cost(found)
 
 
 def test_the_judge_sees_256_tokens_of_a_suite_s_answer_or_as_many_as_it_is_given(tmp_path):

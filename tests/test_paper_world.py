@@ -291,6 +291,15 @@ def test_the_published_second_passes_begin_2_000_to_2_500_rollouts_after_the_poo
     assert x - y * (next_x - x) / (next_y - y) - 4 * 10_000 == pytest.approx(after, abs=1)
 
 
+def test_the_papers_page_says_what_figure_6_has_of_k_8():
+    """By hand: 743 / 627 and 531 / 442."""
+    curves = paper_world.figures()["6"]["curves"]
+    more = [at(curves["k4"][name], 230) / at(curves["k8"][name], 230) - 1 for name in ("rescued_hard", "rescued_easy")]
+    page = Path(paper_implies.interleave.ROOT, "docs/paper.md").read_text(encoding="utf-8")
+    assert f"figure 6, as read, has {100 * more[0]:.0f} and {100 * more[1]:.0f} % more at step 230," in page
+    assert min(curve[name]["x"][-1] for curve in curves.values() for name in curve) == 230
+
+
 def test_errors_by_hand(monkeypatch):
     """Figures that are the fit's own have none; a point moved by .1, a stratum by .2, a count by 50 is found."""
     fit, model = paper_world.fits("qwen3_1p7b")[0], "qwen3_1p7b"

@@ -340,6 +340,14 @@ def test_a_judge_s_reasons_with_quotation_marks_or_backslashes_leave_no_fault_in
         assert judge(QUERY, group, **plan).score_G.tolist() == [1, 1, 0, 0]
 
 
+def test_a_reward_s_judge_is_told_the_letter_a_that_exact_match_cannot_score(tmp_path):
+    choice = Query("1", "Which?", ("Asp",), (), {"refused_answers": ("A",)})
+    with serving() as (url, seen):
+        scores = judge(choice, [episode("A")], url=url, model="grader-1", cache=str(tmp_path / "verdicts.jsonl"))
+    assert scores.score_G.tolist() == [1]
+    assert json.loads(seen[-2]["messages"][1]["content"])["correct_answers"] == ["Asp", "A"]
+
+
 def test_all_rewards_that_ask_a_judge_learn_what_it_refuses(tmp_path):
     def word(data):
         return completion(

@@ -235,7 +235,12 @@ def test_the_paper_s_questions_are_one_file_dealt_to_its_seven_sets(data, tmp_pa
     assert cli.main(words) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["judge"]["requests"] == 2 * 9 * 8 + 20
-    assert "8 questions (nq 1, triviaqa 1," in told.err and "judging takes at most 164 requests" in told.err
+    assert "8 questions (nq 1, triviaqa 1," in told.err
+    retried = "requests, and up to 3 more for each that fails or has no verdict;"
+    assert f"judging this model takes at most 164 {retried}" in told.err
+    assert f"the paper's table of 11 such models takes at most 1,804 {retried}" in told.err
+    found = json.loads(told.out)
+    assert found["table"] == {name: 11 * value for name, value in found["judge"].items()}
     out.write_text(out.read_text().replace("Bamboogle", "bam"))
     assert "no question with its data_source" in suite.questions(Config(), "paper", part="all")[1]["bamboogle"]
 

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -751,6 +752,19 @@ def test_a_chain_s_questions_are_each_verified_kept_and_counted(tmp_path, teache
     assert "| needs 6 documents | 0 % | 6 % |" in card and "| DeepResearchGym's set | 0 % | 35 % |" in card
     with pytest.raises(ValueError, match="was begun otherwise"), teacher_server.serving(teacher) as url:
         run.run(asked(tmp_path, url, **how | {"mix": None}), lambda _: None)
+
+
+def test_the_papers_page_says_the_shares_that_synthesis_has():
+    page = (Path(__file__).parents[1] / "docs" / "paper.md").read_text(encoding="utf-8")
+    chain, walk, compared = (card.PAPER_MIX[name] for name in ("iterative_search", "link_walk", "comparative_search"))
+    said = f"set {card.PAPER_GYM} %, iterative search {chain} %, web graph {walk} %, comparative search {compared} % |"
+    assert said in page and f"are asked as {chain} to {walk} to {compared};" in page
+    *counts, last = card.PAPER_DOCUMENTS.values()
+    assert f"| 1 to 6: {', '.join(map(str, counts))} and {last} % |" in page
+    parser = cli.make_parser()
+    words = ["synth", "corpus", "out", "--mix", "paper", "--documents", "paper"]
+    given = parser.parse_args(words)
+    assert (given.mix, given.documents) == (card.PAPER_MIX, card.PAPER_DOCUMENTS)
 
 
 def test_the_paper_s_shares_are_a_word_and_wrong_ones_are_said(tmp_path, capsys):

@@ -6,7 +6,7 @@ Coelho et al. 2026, arXiv:2606.10709.
     qr-jax train configs/paper/qwen3_1p7b.py model=two_layer train.steps=2 sft.steps=2 sft.traces=4 \\
         evaluation.questions=8 sft.max_tokens=512 rollout.context_tokens=512 rollout.turn_tokens=48 \\
         rollout.buckets=64,256 learner.rows=2 learner.row_tokens=512
-    qr-jax train configs/paper/qwen3_1p7b.py:served reward.url=http://HOST:8001/v1     # CLUEWEB_API_KEY holds the key
+    qr-jax train configs/paper/qwen3_1p7b.py:served reward.url=http://HOST:8001/v1     # with the files below
     qr-jax plan configs/paper/qwen3_1p7b.py:v5e_16 --topology v5e:4x4 --price 1.2      # memory, time, cost; no TPU
     tpu_scripts/launch.sh NAME configs/paper/qwen3_1p7b.py:recycle_k4_x2_on_v5e_16     # a row of the table, on a pod
     make paper-table RUNS="runs/..."                                                   # of the rows that were run
@@ -14,13 +14,23 @@ Coelho et al. 2026, arXiv:2606.10709.
 A row is METHOD_kK_xk: how a query is drawn (grpo, bounded_dapo, recycle, soft_recycle), K samples of it, and k times 32
 queries a step; K 4 spends 84,480 rollouts, K 8 twice as many. The paper's rows: grpo_k4_x1, bounded_dapo_k4_x2,
 recycle_k4_x1, recycle_k4_x2, and soft_recycle and recycle_k8 with either k; the others tell method and k apart. Pods:
-v5e_16 (v5e:4x4), v5e_64 (v5e:8x8), v5p_16 (v5p:2x2x2, 8 chips), v6e_16 (v6e:4x4).
+v5e_16 (v5e:4x4), v5e_64 (v5e:8x8), v5p_16 (v5p:2x2x2, 8 chips), v6e_16 (v6e:4x4). Each row and pod has a second config
+that is `served` too: served_grpo_k4_x1, served_v5e_16, served_grpo_k4_x1_on_v5e_16.
 
 Whose a value is stands behind it: "paper", "AReaL" where the paper is silent (the Qwen3-1.7B example of the agent that
 it started from; whether it kept these is not known), "ours" where neither says or the machines here cannot do it.
 docs/paper.md has the reasons. `served` has the paper's retriever and AReaL's kind of reward: DeepResearchGym over
-ClueWeb22, its documents shown as text alone, and a judge. All else searches the synthetic world by BM25 and grades by
-exact match, whose figures are not to be held against the paper's 66.0, a judge's verdict on other questions.
+ClueWeb22, its documents shown as text alone, and a judge. Its questions and traces are files, for no server knows the
+synthetic world; CORPUS is your passages of ClueWeb22, the key of DeepResearchGym stands in CLUEWEB_API_KEY:
+
+    export QR_JAX_DATA=runs/data          # {data}, below
+    qr-jax synth CORPUS runs/data/clueweb22/cold_start --mix paper --documents paper --questions 15000 --traces 6300 \\
+        --env tool_call env.max_queries=3 --teacher URL --model NAME
+    qr-jax synth CORPUS runs/data/clueweb22/pool --mix paper --documents paper --questions 11500 --traces 0 --seed 1 \\
+        --against runs/data/clueweb22/cold_start/questions.jsonl --teacher URL --model NAME
+
+All else searches the synthetic world by BM25 and grades by exact match, whose figures are not to be held against the
+paper's 66.0, a judge's verdict on other questions.
 
 Compiled for these pods and not run: no TPU was at hand, so neither time nor accuracy is measured; what `plan` said of
 them stands in docs/planning.md. 6,300 traces, 10k queries and 20k documents are built on first use.
@@ -92,12 +102,28 @@ config = Config(
     evaluation=Evaluation(questions=1000, samples=8, temperature=0.6, top_p=0.95, top_k=20),
     train=Train(steps=330, checkpoint_every=30),  # paper; the second ours
 )
-# paper: documents as cleaned text, from DeepResearchGym; AReaL: a judge, this model. Say where it is, and data.train.
+# paper: documents as cleaned text, from DeepResearchGym, and two disjoint sets of questions; AReaL: a judge, this model
+MADE = "{data}/clueweb22"  # by the commands above
 served = replace(
     config,
+    # paper: 10,000 queries; ours: 1,000 held out, by the hash of their ids
+    data=Data(
+        train=f"{MADE}/pool/questions.jsonl",
+        eval=f"{MADE}/pool/questions.jsonl",
+        split="sha256",
+        train_share=0.88,
+        train_limit=10_000,
+        eval_limit=1000,
+        traces=f"{MADE}/cold_start/traces.jsonl",
+    ),
     env=use("tool_call", max_turns=6, max_queries=3, passage="Doc {i}: {text}\n"),
     retriever=use("http", url="https://clueweb22.us", protocol="deepresearchgym"),
-    reward=use("judge", url="http://127.0.0.1:8001/v1", model="Qwen/Qwen2.5-72B-Instruct"),
+    reward=use(
+        "judge",
+        url="http://127.0.0.1:8001/v1",
+        model="Qwen/Qwen2.5-72B-Instruct",
+        budget=4 * ROLLOUTS,  # two verdicts a rollout at most, and K 8 has twice as many
+    ),
 )
 
 
@@ -123,4 +149,9 @@ def table(of: Config, pods: dict[str, dict[str, int]]) -> dict[str, Config]:
     return rows | placed | {pod: on(of, **sizes) for pod, sizes in pods.items()}
 
 
-globals().update(table(config, PODS))
+def both(plain: Config, judged: Config, pods: dict[str, dict[str, int]]) -> dict[str, Config]:
+    """The table of `plain`, and that of `judged` under names with served_ before them."""
+    return table(plain, pods) | {f"served_{name}": one for name, one in table(judged, pods).items()}
+
+
+globals().update(both(config, served, PODS))

@@ -48,6 +48,9 @@ ROWS_IN = ("row", "qas", "paragraphs")  # the hub's viewer has a row in each ite
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
 LOOKED_FOR = "it is looked for in"
+SYNTHESISED = ("questions.jsonl", "traces.jsonl")  # the names under which synthesis leaves its files
+SYNTH = "`qr-jax synth CORPUS {} --teacher URL --model NAME` makes it of passages (--mix paper --documents paper: in "
+SYNTH += "the paper's shares; --env: as env.name, for traces)"
 TWICE = "both rows are the same: leave one out (`qr-jax data convert FILE NEW` takes such rows once)"
 UNIQUE = "ids must be unique: rename one, or write where each is from before it, as in 'nq/train_0'"
 UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
@@ -104,12 +107,13 @@ def _cure(part: str, file: Path) -> str:
     if part in official.NAMES:
         return f"; {official.published(part)}"
     beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
+    made = f"; {SYNTH.format(shlex.quote(str(file.parent)))}" if file.name in SYNTHESISED else ""
     if "{data}" in part:
-        return nearest(file.name, beside, shown=0) or f"; {NAME_FILES}"
+        return nearest(file.name, beside, shown=0) or f"{made}; {NAME_FILES}"
     if glob.has_magic(part):
         return f"; `qr-jax data convert {shlex.quote(part)} NEW.jsonl` makes one file of those that match"
     where = "" if file.is_absolute() else f"; {LOOKED_FOR} {Path.cwd()}"
-    return where + (nearest(file.name, beside, shown=0) or "; {data}/... finds files in QR_JAX_DATA")
+    return where + (nearest(file.name, beside, shown=0) or made or "; {data}/... finds files in QR_JAX_DATA")
 
 
 def read_queries(path: str | Path) -> list[Query]:

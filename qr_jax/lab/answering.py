@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import assemble
+from qr_jax import answers, assemble
 from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.errors import UserError
@@ -238,7 +238,12 @@ class _Asking:
             if first.valid and all(episode.valid for episode in more):
                 told = first.stop in TOLD and query.id in clock.moved
                 latency_s = clock.moved[query.id] - clock.opened[query.id] if told else None
-                about = {"set": set_name, "id": query.id, "question": query.question, "golds": list(query.answers)}
+                about = {
+                    "set": set_name,
+                    "id": query.id,
+                    "question": query.question,
+                    "golds": list(answers.told(query)),
+                }
                 about |= {group: query.meta.get(group) for group in suite.GROUPS}
                 said = {"greedy": _told(first) | {"latency_s": latency_s}, "samples": [_told(each) for each in more]}
                 rows.append(about | said | {"seconds": seconds})

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-BEGUN = re.compile(r"\s*(?:```\w*)?\s*\{\s*[\"']")  # a reply that begins with an object
-CLOSED = re.compile(r"\s*,?\s*\}[\s}\]`]*")  # and what may end it
+BEGUN = re.compile(r"\s*+(?:```\w*+)?\s*+\{\s*+[\"']")  # a reply that begins with an object
+CLOSED = re.compile(r"\s*+,?\s*+\}[\s}\]`]*")  # and what may end it
 
 
 def at_end(outside: str, inner: Sequence[Sequence[Any]], name: str, allowed: Sequence[bool | str]) -> list[Any] | None:
@@ -16,7 +16,7 @@ def at_end(outside: str, inner: Sequence[Sequence[Any]], name: str, allowed: Seq
     a backslash name none. None where no object of the reply is broken, or none of it names a verdict.
     """
     words = "|".join(re.escape(str(word)) for word in allowed)
-    mention = re.compile(rf"[\"']\s*{re.escape(name)}\s*[\"']\s*:\s*[\"']?\s*({words})\b\s*[\"']?", re.IGNORECASE)
+    mention = re.compile(rf"[\"']\s*+{re.escape(name)}\s*+[\"']\s*+:\s*+[\"']?\s*+({words})\b\s*+[\"']?", re.IGNORECASE)
     mentions = list(mention.finditer(outside))
     if not mentions and not (inner and BEGUN.match(outside)):
         return None

@@ -47,6 +47,7 @@ YES_NO = {"yes": "true", "no": "false", "1": "true", "0": "false"}  # in a verdi
 PROMPT_VERSION = 2
 # For estimates alone: of an answer and of a reply; seconds; requests a minute.
 ANSWER_TOKENS, REASON_TOKENS, REQUEST_S, LIMITED_TO = 64, 50, 2.0, 500
+TABLE_ROWS = 11  # of the paper's table on its seven sets: 6 at 1.7B and 5 at 4B
 PRICE = (0.4, 1.6)  # dollars for a million tokens in and out of GPT-4.1-mini, the paper's judge, in April 2025
 SYSTEM = (
     "You grade answers to questions. The user sends one JSON object: `question`, `correct_answers` (any one of them "
@@ -452,11 +453,17 @@ def sways(answer: Asked) -> Asked:
     return Asked(answer.question, (), answer.prediction, SWAY)
 
 
+def of_table(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the cost of the paper's table on its seven sets, each of whose rows is a model that is judged as often."""
+    return {name: TABLE_ROWS * value for name, value in found.items()}
+
+
 def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_once: int = 8) -> dict[str, float]:
-    """Estimate the cost of judging a suite's answers: the most requests, and their tokens and hours.
+    """Estimate the cost of judging one model's answers to a suite: the most requests, and their tokens and hours.
 
     Every greedy and sampled answer is asked about, and once more if it is called correct. Equal answers to a question
-    are asked about once, and cached verdicts are not asked for, so the cost is mostly lower. A token is 4 characters.
+    are asked about once, and cached verdicts are not asked for, so the cost is mostly lower. Retries of requests that
+    fail come on top. A token is 4 characters, and an answer has ANSWER_TOKENS.
     """
     each = (1 + samples) * tries
     fixed = len(SYSTEM) + len(SWAYING) + 2 * (4 * ANSWER_TOKENS + 60)  # and the names of JSON
@@ -472,10 +479,11 @@ def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_
     }  # fmt: skip
 
 
-def format_cost(found: Mapping[str, float]) -> str:
+def format_cost(found: Mapping[str, float], what: str = "judging this model", retries: int = Judge.retries) -> str:
     price = (found["tokens_in"] * PRICE[0] + found["tokens_out"] * PRICE[1]) / 1e6
     return (
-        f"judging takes at most {found['requests']:,} requests, about {found['tokens_in'] / 1e6:,.1f} million tokens "
+        f"{what} takes at most {found['requests']:,} requests, and up to {retries} more for each that fails or has no "
+        f"verdict; about {found['tokens_in'] / 1e6:,.1f} million tokens "
         f"in and {found['tokens_out'] / 1e6:,.1f} out: {price:,.0f} dollars at {PRICE[0]:g} and {PRICE[1]:g} a million "
         f"(GPT-4.1-mini's in 2025); {found['hours']:.1f} hours at {REQUEST_S:g} s a request, 8 at once, "
         f"{found['hours_at_limit']:.1f} where {LIMITED_TO} a minute are allowed"

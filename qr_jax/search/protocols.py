@@ -1,6 +1,7 @@
 """HTTP protocols of peers' retrieval servers: their requests, and the passages in their answers."""
 
 import base64
+import codecs
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ Lists = list[list[Passage]]
 TEXTS = ("text", "contents", "page_content")  # where a document's text may stand
 CLUEWEB_KEY, CLUEWEB_HOST = "CLUEWEB_API_KEY", "clueweb22.us"
 ADDRESS_BYTES = 4000  # of a query in an address: servers refuse long ones, and a character may take 12
+URL_SAFE = str.maketrans("-_", "+/")  # base64's other alphabet
 DOCUMENT_ITEMS = 10_000  # commas, lists and objects that the JSON of a document may have
 
 
@@ -175,12 +177,16 @@ def _deepresearchgym_results(body: Any, count: int, k: int) -> Lists:
 
 
 def _document(row: Any, place: int) -> Passage:
-    """Read a document of ClueWeb22, or of FineWeb (lower-case names); its score is 1 / its place in the list."""
+    """Read a document of ClueWeb22, or of FineWeb (lower-case names); its score is 1 / its place in the list.
+
+    Its base64 may be of either alphabet, without padding, and begin with a byte order mark.
+    """
     name = f"document {place}"
     if not isinstance(row, str):
         raise UserError(f"{name} is a {type(row).__name__}; wanted a text in base64")
+    text = "".join(row.split()).translate(URL_SAFE).rstrip("=")
     try:
-        data = base64.b64decode("".join(row.split()), validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).removeprefix(codecs.BOM_UTF8)
     except ValueError as error:
         raise UserError(f"{name} is no base64: {row[:40]!r}") from error
     try:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qr_jax.answers import normalise
 from qr_jax.data import carried, formats, parsing, readers
 from qr_jax.data.answer_columns import (
     NOT_TAKEN,
@@ -37,6 +38,10 @@ LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # TriviaQA's, up to a million characters
 
 
+class Unscorable(UserError):
+    """A question whose only answer normalises to nothing, as HLE's "A" does."""
+
+
 class Converted(NamedTuple):
     """Questions or passages, a line for each conversion that was made, and the passages found beside questions."""
 
@@ -50,7 +55,8 @@ def read(
 ) -> Converted:
     """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
-    Identical rows are taken once. Questions whose row says that they have no answer are left out. A file of text or
+    Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
+    whose only answer normalises to nothing. A file of text or
     HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
     first row of each kind of error and how many rows are alike.
     """
@@ -67,6 +73,11 @@ def read(
             if isinstance(row, ValueError):
                 raise row
             item, is_made, beside = _item(row, said)
+        except Unscorable:
+            said[
+                "questions whose only answer normalises to nothing (A alone), left out: exact match cannot score it"
+            ] += 1
+            continue
         except Unanswerable:
             said["questions left out, whose rows say that they have no answer"] += 1
             continue
@@ -175,6 +186,9 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
             named[column] = _texts(named[column], column, said)
     if asks and named.get("answer_type") == "multipleChoice":
         named = _with_choice(named, said)
+    only = named.get(_answers(named)) if asks and "answer_type" in named else None
+    if isinstance(only, str) and only.strip() and not normalise(only):
+        raise Unscorable(f"has the answer {only[:40]!r} alone, of which normalising leaves nothing")
     needed = (("question",), ANSWERS) if asks else (("text", "contents"),)
     lacking = [names for names in needed if not any(name in named for name in names)]
     empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
@@ -227,7 +241,8 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
 def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
     """Return HLE's row with the chosen option's text beside its letter: an answer "A" alone normalises to nothing.
 
-    Options stand on lines of their own, or all behind "Answer Choices:" on its line.
+    Options stand on lines of their own, or all behind "Answer Choices:" on its line; "A. Asp", "A) Asp" or "(A) Asp".
+    An option without a text adds nothing.
     """
     column = _answers(row)
     letter, question = row.get(column), row.get("question")
@@ -236,10 +251,11 @@ def _with_choice(row: dict[str, Any], said: Counter[str]) -> dict[str, Any]:
     letter = letter.strip()
     on_line = re.search(r"Answer Choices:[ \t]*(\S.*)", question, re.DOTALL)
     if on_line:
-        following = re.escape(chr(ord(letter) + 1))
-        choice = re.search(rf"(?<!\S){letter}[.):]\s*(\S.*?)(?=\s+{following}[.):]|\s*\Z)", on_line[1], re.DOTALL)
+        following = rf"\(?{re.escape(chr(ord(letter) + 1))}[.):]"
+        text = rf"(?!{following})(\S.*?)(?=\s+{following}|\s*\Z)"
+        choice = re.search(rf"(?<!\S)\(?{letter}[.):]\s*+{text}", on_line[1], re.DOTALL)
     else:
-        choice = re.search(rf"^{letter}[.):]\s*(\S.*)$", question, re.MULTILINE)
+        choice = re.search(rf"^[ \t]*\(?{letter}[.):][ \t]*(\S.*)$", question, re.MULTILINE)
     if choice is None:
         return row
     said[f"rows whose {column!r} is a choice's letter, with the choice's text as further answers"] += 1

@@ -126,7 +126,10 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each")
     terminal.say(judge.format_cost(found))
-    return {"questions": counts, "missing": missing, "samples": samples, "judge": found}
+    whole = {"table": judge.of_table(found)} if arguments.suite == "paper" else {}
+    if whole:
+        terminal.say(judge.format_cost(whole["table"], f"the paper's table of {judge.TABLE_ROWS} such models"))
+    return {"questions": counts, "missing": missing, "samples": samples, "judge": found} | whole
 
 
 def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:

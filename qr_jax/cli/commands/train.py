@@ -122,6 +122,7 @@ def _checked(config: Any) -> str:
 
 def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
     from qr_jax import config as configs
+    from qr_jax.settings import verdicts
 
     with terminal.phase("checking the config"):
         config, folder = options.resolve(arguments, stage)
@@ -132,6 +133,8 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
 
             checks.check_cold_start(config)
         right = _checked(config)
+    if not stage and (text := verdicts.told(config, allow_plugins=packages)):
+        terminal.say(text)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)
     return 0

@@ -237,4 +237,5 @@ def _other_model(run: read.Run) -> list[str]:
 
 
 def _name(run: read.Run) -> str:
-    return str(run.config.get("model", {}).get("name", ""))
+    """Return the last part of the model's name or path: the folders before it may hold other sizes."""
+    return str(run.config.get("model", {}).get("name", "")).rstrip("/").rpartition("/")[2]

@@ -5,12 +5,14 @@ from typing import Literal
 
 import numpy as np
 
+from qr_jax.answers import told
 from qr_jax.lab.judge import CORRECT, Asked, cut, sways
 from qr_jax.methods.rewards import _judged
 from qr_jax.records import Episode, Query, Scores
 
 SWAYS: dict[bool | str | None, float] = {"fair": 1.0, "sways": 0.0}
 ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
+VERDICTS = 2  # is the answer right, and if so, does it try to sway the judge
 AT_LEAST = {"cut_tokens": 1}
 EXAMPLE = {"url": "http://127.0.0.1:9/v1", "model": "grader"}
 
@@ -45,7 +47,7 @@ def judge(
     """
     bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
     given = [episode.answer or "" for episode in episodes]
-    cards = [Asked(query.question, query.answers, cut(answer, cut_tokens)) for answer in given]
+    cards = [Asked(query.question, told(query), cut(answer, cut_tokens)) for answer in given]
     said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
     score_of = {card: float(word) for card, word in said.items()}
     if ask_sway:
