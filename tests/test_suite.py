@@ -77,7 +77,7 @@ def test_no_set_at_all_is_an_error(data):
 def test_no_set_at_all_is_said_before_anything_is_loaded(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(eval_commands, "start", None)
     (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
-    assert cli.main(["eval", str(tmp_path), "--suite", "qa7"]) == 2
+    assert cli.main(["eval", str(tmp_path), "--suite", "qa7", "--trust"]) == 2
     assert "no set of the suite qa7 has questions here:\n  nq: no file" in capsys.readouterr().err
 
 
@@ -231,7 +231,7 @@ def test_the_paper_s_questions_are_one_file_dealt_to_its_seven_sets(data, tmp_pa
     assert asked["triviaqa"][0].answers == ("Oslo", "the Oslo town")
     (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))
     capsys.readouterr()
-    words = ["eval", str(tmp_path), "--suite", "paper", "--samples", "8", "--dry-run", "--json"]
+    words = ["eval", str(tmp_path), "--suite", "paper", "--samples", "8", "--dry-run", "--json", "--trust"]
     assert cli.main(words) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["judge"]["requests"] == 2 * 9 * 8 + 20

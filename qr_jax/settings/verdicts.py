@@ -1,20 +1,19 @@
 """The verdicts of a judge that a run's reward can need, beside the budget that ends the run."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from qr_jax import plugins
 from qr_jax.config import Config
 
 
-def most(config: Config, *, allow_plugins: Sequence[str] | None = None) -> int | None:
+def most(config: Config) -> int | None:
     """Return the most verdicts that a run can need; None where its reward or its rounds set no bound.
 
     A reward's file says how many an episode can need (VERDICTS). Rounds of a step bound its episodes where their file
     says that there is one (ROUNDS = 1), which draws k * B queries.
     """
-    each = plugins.constants("reward", config.reward.name, allow_plugins=allow_plugins).get("VERDICTS")
-    rounds = plugins.constants("rounds", config.pool.rounds.name, allow_plugins=allow_plugins).get("ROUNDS")
+    each = plugins.constants("reward", config.reward.name).get("VERDICTS")
+    rounds = plugins.constants("rounds", config.pool.rounds.name).get("ROUNDS")
     if each is None or rounds != 1:
         return None
     step = config.pool.queries * config.pool.oversample * config.pool.samples
@@ -23,10 +22,10 @@ def most(config: Config, *, allow_plugins: Sequence[str] | None = None) -> int |
     return each * step * steps
 
 
-def told(config: Config, *, allow_plugins: Sequence[str] | None = None) -> str | None:
+def told(config: Config) -> str | None:
     """Say the most verdicts that a run can need and what its budget allows; None where there is no bound."""
-    count = most(config, allow_plugins=allow_plugins)
-    known = plugins.signature("reward", config.reward.name, allow_plugins=allow_plugins).settings
+    count = most(config)
+    known = plugins.signature("reward", config.reward.name).settings
     if count is None or not {"budget", "cache"} <= known.keys():
         return None
     given: dict[str, Any] = {name: known[name].default for name in ("budget", "cache")} | {**config.reward.settings}

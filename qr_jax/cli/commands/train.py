@@ -133,7 +133,7 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
 
             checks.check_cold_start(config)
         right = _checked(config)
-    if not stage and (text := verdicts.told(config, allow_plugins=packages)):
+    if not stage and (text := verdicts.told(config)):
         terminal.say(text)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)
