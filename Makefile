@@ -136,11 +136,8 @@ bench-pool: $(STAMP)  ## drawing from and settling a pool of a million queries
 bench-retrieval: $(STAMP)  ## BM25 searches beside bm25s alone
 	$(BIN)/python -m benchmarks.retrieval
 
-bench-retrieval-server: $(STAMP)  ## searches through qr-jax serve-retriever beside direct ones
+bench-retrieval-server: $(DEV)  ## searches through qr-jax serve-retriever beside direct ones
 	$(BIN)/python -m benchmarks.retrieval_server
-
-bench-hostile-server: $(STAMP)  ## what 200 good clients notice of 10,000 hostile requests
-	$(BIN)/python -m benchmarks.hostile_server
 
 bench-dense: $(STAMP) $(PEERS)/.installed  ## exact search among vectors beside numpy and faiss
 	$(BIN)/python -m benchmarks.dense

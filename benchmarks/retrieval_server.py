@@ -2,7 +2,6 @@
 
     python -m benchmarks.retrieval_server                  # benchmarks/results/retrieval_server.json
     python -m benchmarks.retrieval_server --rounds 1 --requests 400 --results /tmp/here
-    python -m benchmarks.retrieval_server --uvicorn        # beside Starlette and uvicorn (uvicorn_server.py)
 
 BM25 over MuSiQue's passages, one query a request, k = 3, kept connections, 1, 64 and 200 clients, the 200 with 10,000
 requests. The clients (asyncio, written from the protocol alone) run in this process and check every answer against the
@@ -15,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,8 +30,6 @@ from qr_jax.search.retrievers.bm25 import bm25
 
 DATA = Path(os.environ.get("QR_JAX_DATA") or interleave.ROOT / ".." / "shared" / "data").resolve()
 K = 3
-UVICORN = ("h11", "httptools")
-HALF_HEAD_S = 75.0
 LOADS = ((1, 400), (64, 4096), (200, 10_000))  # clients, requests of all together
 HEAD = "POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 
@@ -45,9 +41,7 @@ def main(words: Sequence[str] | None = None) -> None:
     search = bm25(corpus=readers.read_passages(corpus))
     right = {text: [one.id for one in found] for text, found in zip(texts, search(texts, K), strict=True)}
     samples: dict[str, list[dict[str, Any]]] = {}
-    if options.uvicorn:
-        return beside_uvicorn(corpus, options, right)
-    with serving(corpus) as (url, _):
+    with serving(corpus) as url:
         for _ in range(options.rounds):
             for size in (1, 64):
                 samples.setdefault(f"direct, {size} a call", []).append(direct(search, texts, size))
@@ -68,47 +62,13 @@ def main(words: Sequence[str] | None = None) -> None:
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__, rounds=3, peers=False)
     parser.add_argument("--requests", type=int, help="of each load at most, to try it out")
-    parser.add_argument("--uvicorn", action="store_true", help="the same answers on Starlette and uvicorn, in turn")
     return parser.parse_args(words)
 
 
-def beside_uvicorn(corpus: str, options: argparse.Namespace, right: Mapping[str, list[str]]) -> None:
-    """Queries/s of 200 clients in turn, and how long each server bears a connection that sent half a head."""
-    kinds = {
-        "ours": None,
-        **{kind: [sys.executable, "-m", "benchmarks.uvicorn_server", corpus, kind] for kind in UVICORN},
-    }
-    samples: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-    for _ in range(options.rounds):
-        for kind, words in kinds.items():
-            with serving(corpus, words) as (url, _):
-                samples[kind].append(asyncio.run(ask_all(url, 200, options.requests or 6000, right)))
-    held: dict[str, float | None] = {}
-    for kind, words in kinds.items():
-        with serving(corpus, words) as (url, _):
-            held[kind] = held_s(url)
-    loads = {kind: {"samples": some} | medians(some) for kind, some in samples.items()}
-    found = {"k": K, "loads": loads, "half_a_head_s": held, "versions": interleave.versions()}
-    print(interleave.results("retrieval_uvicorn", found, (), folder=options.results).read_text())
-
-
-def held_s(url: str) -> float | None:
-    """Seconds until the server ends a connection that sent half of a request's head; None: not within HALF_HEAD_S."""
-    place, begun = urllib.parse.urlsplit(url), time.monotonic()
-    with socket.create_connection((place.hostname, place.port), timeout=HALF_HEAD_S) as connection:
-        connection.sendall(HEAD[:40].encode())
-        try:
-            while connection.recv(4096):
-                pass
-        except TimeoutError:
-            return None
-    return round(time.monotonic() - begun, 1)
-
-
 @contextlib.contextmanager
-def serving(corpus: str, words: Sequence[str] | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of that corpus in a process of its own (ours, or what `words` start); its URL, and the process."""
-    words = words or [sys.executable, "-m", "qr_jax.cli.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
+def serving(corpus: str) -> Iterator[str]:
+    """Serve that corpus in a process of its own; yield its URL."""
+    words = [sys.executable, "-m", "qr_jax.cli.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=interleave.ROOT) as process:
         assert process.stderr
         said = []
@@ -119,7 +79,7 @@ def serving(corpus: str, words: Sequence[str] | None = None) -> Iterator[tuple[s
         else:
             raise SystemExit("".join(said))
         try:
-            yield said[-1].split()[-1], process
+            yield said[-1].split()[-1]
         finally:
             process.terminate()
 

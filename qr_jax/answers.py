@@ -1,8 +1,8 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
 Canonically equal texts ("é" in one character or two) are equal. As for the official scorers, which the scores equal on
-composed texts, letters without their accents, full-width digits, ligatures and unseen characters stay different:
-`fold`, for questions and leaks, equates all but the first.
+composed texts, letters without their accents, full-width digits, ligatures, unseen characters, curly quotes and dashes
+stay different: `fold`, for questions and leaks, equates all but the first.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
@@ -30,6 +30,8 @@ only or other our ours out over own same shall she should so some such than that
 these they this those through to too under until up us very was we were what when where which while who whom whose
 why will with would yes you your yours
 """
+# Dashes and quotes that writers and typesetters exchange; an apostrophe and a hyphen are punctuation of ASCII.
+LIKE_ASCII = str.maketrans(dict.fromkeys("‐‑‒–—―−⁃﹘﹣－", "-") | dict.fromkeys("‘’‚‛“”„‟′″‵‶«»‹›ʼʻ´`", "'"))
 FUNCTION_WORDS = frozenset(WORDS_OF_GRAMMAR.split())
 
 
@@ -43,9 +45,10 @@ def normalise(text: str) -> str:
 def fold(text: str) -> str:
     """Normalise after NFKC and case folding, without what nobody sees, to tell whether two questions are one.
 
-    "１９８２" is "1982", and so is "19" and "82" with a soft hyphen between.
+    "１９８２" is "1982", and so is "19" and "82" with a soft hyphen between; curly quotes are straight ones, and dashes
+    are hyphens.
     """
-    return normalise(nfkc(nfkc(seen(text)).casefold()))
+    return normalise(nfkc(nfkc(seen(text).translate(LIKE_ASCII)).casefold()).translate(LIKE_ASCII))
 
 
 def proving(golds: Iterable[str]) -> list[str]:

@@ -106,7 +106,9 @@ def _foreign(further: tuple[str, ...]) -> str:
     name = rf"(?!(?i:{HTML}))[^\W\d][\w:.-]*"
     slash = rf"[{UNSEEN}]*[{SLASHES}][{UNSEEN}]*"
     closes = rf"{OPENS}{slash}{name}|\[{slash}{name}\]|\{{{slash}{name}\}}"
-    begins = rf"(?<![^\n>])[ \t]*{ours}{OPENS}[{UNSEEN}]*{name}(?:\s+[\w:-]+\s*=[^{LESS}{GREATER}]*)?\s*(?:/?{CLOSES}|\n)"
+    begins = (
+        rf"(?<![^\n>])[ \t]*{ours}{OPENS}[{UNSEEN}]*{name}(?:\s+[\w:-]+\s*=[^{LESS}{GREATER}]*)?\s*(?:/?{CLOSES}|\n)"
+    )
     message = rf"(?!{KEPT})[{LESS}][{BAR}][^{LESS}{GREATER}{BAR}]{{1,64}}[{BAR}][{GREATER}]|<start_of_turn>|\[INST\]"
     return rf"{ours}(?:{closes})|{begins}|{message}"
 

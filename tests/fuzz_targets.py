@@ -1,6 +1,5 @@
 """What fuzz.py tries: for each reader of foreign input, valid inputs in parts, how parts become files, and the call."""
 
-import asyncio
 import base64
 import contextlib
 import functools
@@ -8,11 +7,10 @@ import gzip
 import hashlib
 import io
 import json
-import queue
+import select
 import socket
 import struct
 import threading
-import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +31,7 @@ from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
-from qr_jax.search import encoder, http_server, protocols, server
+from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check, foreign, foreign_rows, html_text, inputs, official
 from qr_jax.settings import checks, overrides, settings
@@ -44,8 +42,9 @@ CALL = {"name": "search", "arguments": {"queries": ["a", "b"]}}
 QWEN = families.to_hf(families.PRESETS["qwen3_0p6b"], eos_ids=[2], pad_id=0)
 BERT = {name: 64 for name in encoder.LARGEST} | {"model_type": "bert", "type_vocab_size": 2}
 QUESTION = {"id": "q1", "question": "Who wrote it?", "answers": ["Ada", "The"], "entities": ["it"], "hops": 2}
-SHORT = http_server.Bounds(head_s=1.0, body_s=1.0, idle_s=2.0)
+SHORT = limits.Limits(idle_s=1)
 PATIENCE_S = 5.0  # for the server; its own seconds of waiting are shorter
+ANSWER_S = 0.2  # within which the server answers a request that came whole
 PASSAGE = {"id": "7", "contents": '"Ada"\nAda wrote it.'}
 OFFICIAL = {  # a set's file -> set and split
     "musique_ans_v1.0_dev.jsonl": ("musique", "dev"), "dev.json": ("2wiki", "dev"),
@@ -141,15 +140,13 @@ def configs() -> list[Parts]:
 
 
 def read_request(_: Path, files: Any) -> None:
-    http_server.parse_head(files["head"], 10**6)
     body = files["body.json"]
-    server.read_urls(body, server.Limits()) if b'"urls"' in body else server.read_asked(body, server.Limits())
+    (search_json.read_urls if b'"urls"' in body else search_json.read_asked)(body, limits.Limits())
 
 
 def requests() -> list[Parts]:
-    head = b"POST /retrieve?x HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
     asked = ({"queries": ["a", "b"], "topk": 3, "return_scores": True}, {"query": "a", "k": 1}, {"urls": ["a", "b"]})
-    return [{"head": head, "body.json": as_json(body)} for body in asked]
+    return [{"body.json": as_json(body)} for body in asked]
 
 
 def read_answer(_: Path, files: Any) -> None:
@@ -178,27 +175,24 @@ def answers() -> list[Parts]:
 @functools.cache
 def _serving() -> tuple[str, int]:
     """A retrieval server in a thread of its own, for as long as this process lives; where it listens."""
-    told: queue.Queue[str] = queue.Queue()
     search = bm25(corpus=[Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "A capital.")])
-
-    async def serve() -> None:
-        await server.run(server.App(search, bounds=SHORT), "127.0.0.1", 0, told.put, asyncio.Event())
-
-    threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
-    place = urllib.parse.urlsplit(told.get(timeout=30))
-    return str(place.hostname), int(place.port or 0)
+    running, (listening, _) = server.App(search, SHORT).server, server.listen("127.0.0.1", 0)
+    threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True).start()
+    return listening.getsockname()[:2]
 
 
 def _status(data: bytes) -> int:
-    """The status of the first answer to these bytes on a connection of their own; 0: it was closed without a word."""
-    with socket.create_connection(_serving(), timeout=PATIENCE_S) as connection:
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(data)
+    """Return the status of the answer to these bytes, on a connection of their own; 0 if there is none.
+
+    A request that is not whole has none: its connection is half closed, which makes the server end it.
+    """
+    with socket.create_connection(_serving(), timeout=PATIENCE_S) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(data)
+        if not select.select([connection], [], [], ANSWER_S)[0]:
             connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionError), connection.makefile("rb") as answered:
-            line = answered.readline(200)
-            assert not line or line.startswith(b"HTTP/1.1 "), line
-            return int(line.split()[1]) if line else 0
+        line = connection.recv(200)
+        assert not line or line.startswith(b"HTTP/1.1 "), line
+        return int(line.split()[1]) if line else 0
     return 0
 
 
@@ -208,7 +202,7 @@ def read_sent(_: Path, files: Any) -> None:
     assert status < 500, status
     assert _status(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n") == 200
     if status != 200:
-        raise http_server.Refused(status, "")
+        raise limits.Refused(status, "")
 
 
 def sent() -> list[Parts]:
@@ -509,13 +503,13 @@ LISTED = (
     Target("overrides", 20_000, override_words, read_overrides, is_read_from_disk=False, modules=(overrides, settings)),
     Target("config", 2_000, configs, read_config, modules=(config, settings, checks)),
     Target(
-        "requests", 100_000, requests, read_request, refuses=(http_server.Refused,), is_read_from_disk=False,
-        modules=(server, http_server, bounded_json),
+        "requests", 100_000, requests, read_request, refuses=(limits.Refused,), is_read_from_disk=False,
+        modules=(search_json, bounded_json),
     ),
     Target("answers", 100_000, answers, read_answer, is_read_from_disk=False, modules=(protocols,)),
     Target(
-        "server", 2_000, sent, read_sent, refuses=(http_server.Refused,), is_read_from_disk=False,
-        modules=(server, http_server),
+        "server", 2_000, sent, read_sent, refuses=(limits.Refused,), is_read_from_disk=False,
+        modules=(server, search_json),
     ),
     Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
     Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),

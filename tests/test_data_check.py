@@ -100,6 +100,10 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
         ("Who won in Oslo?", "\u202eWho won in Oslo\u202c?\x00\x1b"),
         ("Who won in Oslo?", "Who won in Oslo?\U000e0041\ufe0f\u3164"),
         ("Where is H\u0331olm?", "where is \u1e96olm"),
+        ("Who wrote 'Jean-Paul'?", "who wrote ‘Jean–Paul’"),
+        ('Who sang "It\'s on"?', "Who sang “It’s on”?"),
+        ("Who won 1914-18 - and how?", "Who won 1914‑18 — and how?"),
+        ("Who wrote O'Hara's life?", "Who wrote OʼHara´s life?"),
     ],
 )
 def test_a_leak_is_found_in_another_unicode_form(tmp_path, question, other):

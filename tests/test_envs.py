@@ -458,7 +458,9 @@ def test_a_turn_that_makes_up_what_was_found_does_not_act(env, text):
     decided = text.replace("<answer>", "<decision> answer </decision> <answer>") if env is ada_search else text
     assert isinstance(env(QUERY, model(decided)), Say)
     assert env(QUERY, model(decided), max_invalid=0) == Stop("no_action")
-    thought = env(QUERY, model(f"<think>{text}</think>{'<decision> answer </decision>' * (env is ada_search)}<answer>x</answer>"))
+    thought = env(
+        QUERY, model(f"<think>{text}</think>{'<decision> answer </decision>' * (env is ada_search)}<answer>x</answer>")
+    )
     assert thought == Stop("answered", "x"), "what stands in a thought is nothing that was found"
 
 
@@ -477,7 +479,12 @@ SHOWN = '\nFound for "a":\nDoc 1(Title: Byron) Byron was her father.'
 def test_a_turn_ends_with_its_calls(shown):
     """What follows them, or stands between them, may be what the model makes up to have been found."""
     asked = call(query="a")
-    for text in (asked + shown, asked + shown + call(query="b"), asked + call(query="b") + shown, f"<think>x</think>{asked}{shown}"):
+    for text in (
+        asked + shown,
+        asked + shown + call(query="b"),
+        asked + call(query="b") + shown,
+        f"<think>x</think>{asked}{shown}",
+    ):
         assert isinstance(tool_call(QUERY, model(text)), Say)
         assert tool_call(QUERY, model(text), max_invalid=0) == Stop("no_action")
     assert tool_call(QUERY, model(f"{SEARCHED}{shown}"), max_invalid=0) == Stop("no_action")
@@ -485,7 +492,12 @@ def test_a_turn_ends_with_its_calls(shown):
     assert tool_call(QUERY, model(f"<think>{thought}</think>{asked}\n<|im_end|>")) == Search(("a",))
 
 
-ENVIRONMENTS = {search_r1: "", tool_call: "", ada_search: "<decision> answer </decision>", reseek: "<judge> yes </judge>"}
+ENVIRONMENTS = {
+    search_r1: "",
+    tool_call: "",
+    ada_search: "<decision> answer </decision>",
+    reseek: "<judge> yes </judge>",
+}
 
 
 @pytest.mark.parametrize(
@@ -509,7 +521,8 @@ def test_a_tag_of_nobody_s_makes_the_turn_invalid(env, text):
 
 
 @pytest.mark.parametrize(
-    "html", ["<b>Oslo</b>", "H<sub>2</sub>O<br>x<br/>", "<p>Oslo</p>\n<ul><li>a</li></ul>", "<I>a</I>", '<a href="x">a</a>']
+    "html",
+    ["<b>Oslo</b>", "H<sub>2</sub>O<br>x<br/>", "<p>Oslo</p>\n<ul><li>a</li></ul>", "<I>a</I>", '<a href="x">a</a>'],
 )
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_plain_html_may_stand_beside_an_act(env, html):
@@ -605,7 +618,10 @@ def test_the_policy_of_ssrl_writes_what_it_recalls_between_information_tags():
         ("<think\nmaybe ", "</think\n"),
         ("<think maybe ", ""),
         ("</thinking", ""),
-        *((f"<{name}>", f"</{name}>") for name in ("rationale", "planning", "deliberate", "ponder", "notes", "musings")),
+        *(
+            (f"<{name}>", f"</{name}>")
+            for name in ("rationale", "planning", "deliberate", "ponder", "notes", "musings")
+        ),
         ("[ANALYSIS]", "[/ANALYSIS]"),
         ("[PLAN]", ""),
         ("[Sketch]", "[/Sketch]"),

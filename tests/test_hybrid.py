@@ -56,7 +56,7 @@ def test_bad_parts_are_refused():
         hybrid(corpus=CORPUS, parts=(Use("bm25"),))
     with pytest.raises(ValueError, match="no setting 'k2'"):
         hybrid(corpus=CORPUS, parts=(Use("bm25"), Use("bm25", {"k2": 1})))
-    with pytest.raises(ValueError, match="takes files of qr_jax/retrievers/ as its parts, and has os.system"):
+    with pytest.raises(ValueError, match="takes files of qr_jax/search/retrievers/ as its parts, and has os.system"):
         hybrid(corpus=CORPUS, parts=(Use("bm25"), Use("os.system")))
     with pytest.raises(ValueError, match="depth=0"):
         hybrid(corpus=CORPUS, depth=0)

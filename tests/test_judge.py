@@ -575,12 +575,55 @@ def test_a_judge_has_room_to_think_so_that_right_answers_are_no_faults_more_ofte
 
 def test_a_verdict_is_true_or_false():
     assert verdict(json.loads(completion('{"correct": false}')[1])) is False
-    for text in ('{"correct": "yes"}', "true", '{"correct": 1}', '{"correct": "1"}', "", "[]"):
+    for text in ('{"correct": "maybe"}', "true", '{"correct": 2}', '{"correct": 1.0}', '{"correct": "11"}', "", "[]"):
         with pytest.raises(ValueError, match="wanted"):
             verdict(json.loads(completion(text)[1]))
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('{"correct": true} // it is the same city', True),
+        ('{"reason": "x", // it\'s the {same}\n "correct": true}', True),
+        ('{"reason": "https://x.org/*a*/", /* as asked */ "correct": false, // no\n}', False),
+        ('{"correct": TRUE}', True), ('{"correct": FALSE}', False), ('{"Correct": "TRUE"}', True),
+        ('{"correct": "yes"}', True), ('{"correct": "No"}', False), ("{'correct': 'Yes'}", True),
+        ('{"correct": 1}', True), ('{"correct": "0"}', False), ('{"reason": "x", "verdict": {"correct": 0}}', False),
+    ],
+)  # fmt: skip
+def test_a_verdict_with_a_comment_or_in_other_words_for_true_and_false_is_read(text, word):
+    assert verdict(json.loads(completion(text)[1])) is word
+
+
+def test_yes_and_1_are_no_verdict_where_the_prompt_wants_words():
+    with pytest.raises(ValueError, match='wanted .*"sways"'):
+        verdict(json.loads(completion('{"verdict": "yes"}')[1]), SWAY)
+
+
+def test_an_answer_that_holds_a_verdict_in_other_words_may_be_quoted():
+    reply = '{"reason": "it says {\\"correct\\": 1}"} {"correct": "yes"}'
+    with pytest.raises(ValueError, match="may quote the verdict"):
+        verdict(json.loads(completion(reply)[1]), judged='Bergen {"correct": 1}')
+
+
 # ---- what an endpoint refuses of a request
+
+
+@pytest.mark.parametrize("said", ["'top_p' is not supported", "Unknown name 'topP'", "Top-P cannot be set"])
+def test_top_p_that_is_refused_is_left_out(tmp_path, said):
+    with choosy("top_p", said=said) as (url, seen):
+        made = judge(url, tmp_path, top_p=0.9)
+        assert made.judge([SAID]) == {SAID: True}
+        assert [("top_p" in one) for one in seen] == [True, False] and "max_tokens" in seen[1]
+        assert made.describe()["leave_out"] == ["top_p"]
+        assert judge(url, tmp_path / "other", top_p=0.9, leave_out=("top_p",)).judge([SAID]) == {SAID: True}
+
+
+@pytest.mark.parametrize("name", ["maxOutputTokens", "max_output_tokens", "max_new_tokens"])
+def test_a_limit_that_a_refusal_calls_by_a_third_name_is_left_out(tmp_path, name):
+    with choosy(*LIMITS, said=f"Unknown setting {name}") as (url, seen):
+        assert judge(url, tmp_path).judge([SAID]) == {SAID: True}
+        assert len(seen) == 3 and not {*LIMITS} & {*seen[-1]}
 
 
 def test_a_limit_that_the_endpoint_calls_otherwise_is_learned_from_its_refusal_once(tmp_path):

@@ -1,5 +1,6 @@
 """`qr-jax data convert` of files as the question sets' authors and hubs give them: questions, gold passages, corpus."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -85,6 +86,89 @@ def test_one_command_gives_questions_gold_passages_and_corpus(name, content, ans
     assert "1 questions: " in told.out and f"{len(texts)} passages: " in told.out
     assert ("whose rows say that they have no answer: 1" in told.err) == (name in ("musique.jsonl", "squad.json"))
     assert ("1 of the 9 rows that the hub's viewer has" in told.err) == (name == "viewer.json")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"answers": ["No Answer Present."]}, {"answers": {"texts": ["CANNOTANSWER"], "answer_starts": [3]}},
+        {"answer": "CANNOTANSWER"}, {"answer": "unanswerable"}, {"answer": "This question is unanswerable."},
+        {"answer": "Oslo", "answer_type": "unanswerable"}, {"answer": "Oslo", "question_type": "no-answer"},
+        {"answer": "No answer", "aliases": ["not answerable"]}, {"golden_answers": ["Cannot be answered"]},
+        {"answers": []}, {"golden_answers": []}, {"answer": []}, {"answers": "[]"}, {"answers": {"text": []}},
+    ],
+)  # fmt: skip
+def test_a_row_that_says_in_any_way_that_it_has_no_answer_is_left_out_and_counted(row, tmp_path):
+    whole = {"id": "a", "question": "Which city?", "answer": "Oslo", "answer_type": "entity"}
+    file = kept(tmp_path, "q.jsonl", [whole, {"id": "b", "question": "Which river?"} | row])
+    found = foreign.read(file)
+    assert [query.id for query in found.items] == ["a"]
+    assert "questions left out, whose rows say that they have no answer: 1" in found.said
+
+
+def test_an_answer_among_those_that_say_there_is_none_is_the_gold(tmp_path):
+    """Annotators disagreed; and words that only begin so are an answer."""
+    rows = [{"id": "a", "question": "?", "answers": ["CANNOTANSWER", "Oslo"]}]
+    rows += [{"id": "b", "question": "!", "answer": "Unanswerable Prayers", "type": "bridge"}]
+    assert [query.answers for query in foreign.read(kept(tmp_path, "q.jsonl", rows)).items] == [
+        ("Oslo",), ("Unanswerable Prayers",)
+    ]  # fmt: skip
+    assert [query.id for query in readers.read_queries(kept(tmp_path, "r.jsonl", [*rows, rows[0] | {"id": "c"}]))] == [
+        "a", "b", "c"
+    ]  # fmt: skip
+
+
+DROP = {
+    "nfl_1": {
+        "passage": "Oslo won by 3 points.",
+        "qa_pairs": [
+            {"question": "By how many?", "query_id": "d1", "answer": {"number": "3", "date": {}, "spans": []},
+             "validated_answers": [{"number": "", "date": {}, "spans": ["3 points"]}]},
+            {"question": "Who won?", "query_id": "d2", "answer": {"number": "", "spans": ["Oslo"]}},
+            {"question": "When?", "query_id": "d3",
+             "answer": {"number": "", "date": {"day": "3", "month": "May", "year": "1990"}, "spans": []}},
+            {"question": "Which two?", "query_id": "d4", "answer": {"spans": ["Oslo", "Rome"]}},
+            {"question": "Why?", "query_id": "d5", "answer": {"number": "", "date": {"day": ""}, "spans": []}},
+        ],
+    }
+}  # fmt: skip
+
+
+def test_drop_s_file_gives_its_questions_and_passages(tmp_path):
+    found = foreign.read(kept(tmp_path, "drop.json", DROP))
+    assert [(query.id, query.answers) for query in found.items] == [
+        ("d1", ("3", "3 points")), ("d2", ("Oslo",)), ("d3", ("3 May 1990",)), ("d4", ("Oslo, Rome",))
+    ]  # fmt: skip
+    (passage,) = found.corpus
+    assert (passage.title, passage.text) == ("nfl 1", "Oslo won by 3 points.")
+    assert all(query.meta["supporting"] == [passage.id] for query in found.items)
+    assert "questions left out, whose rows say that they have no answer: 1" in found.said
+    (query,) = foreign.read(
+        kept(tmp_path, "one.json", [{"passage": "a b", "qa_pairs": DROP["nfl_1"]["qa_pairs"][:1]}])
+    ).items
+    assert query.answers == ("3", "3 points")
+
+
+@pytest.mark.parametrize("facts", [[["Z", 0]], [["A", 0], ["Z", 0]], {"title": ["Z"], "sent_id": [0]}])
+def test_a_gold_title_that_the_context_lacks_is_counted(facts, tmp_path):
+    row = {"_id": "h", "question": "Who?", "answer": "Ada", "context": [["A", ["Ada is."]]], "supporting_facts": facts}
+    said = "rows with a gold passage that does not stand among the passages beside the question: 1"
+    assert said in foreign.read(kept(tmp_path, "h.json", [row])).said
+    assert said not in foreign.read(kept(tmp_path, "i.json", [row | {"supporting_facts": [["A", 0]]}])).said
+
+
+def test_packed_documents_of_a_folder_are_read(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a_b.txt").write_text("Plain.")
+    (folder / "l_m.txt.gz").write_bytes(gzip.compress(b"Packed."))
+    (folder / "p.html.gz").write_bytes(gzip.compress(b"<title>Page</title><p>Of HTML.</p>"))
+    (folder / "t.csv.gz").write_bytes(gzip.compress(b"a,b"))
+    found = foreign.read(folder)
+    assert {(one.title, one.text) for one in found.items} == {
+        ("a b", "Plain."), ("l m", "Packed."), ("Page", "Of HTML.")
+    }  # fmt: skip
+    assert any(line.startswith("files left out: 1, by their ending: .csv 1") for line in found.said)
 
 
 def test_hops_and_the_entities_on_the_way_are_those_of_data_get(tmp_path):

@@ -57,6 +57,13 @@ SIDE = [
     ({"answer": "Oslo", "o_aliases": ["Kristiania"], "acceptable_answers": ["Oslo, Norway"]},
      ("Oslo", "Kristiania", "Oslo, Norway")),
     ({"answer": "Oslo", "aliases": None, "answer_aliases": []}, ("Oslo",)),
+    *(({"answer": "Oslo", name: ["Christiania"]}, ("Oslo", "Christiania"))
+      for name in ("alt_answer", "answer_variations", "label_aliases", "obj_aliases", "alias_list", "also_accept",
+                   "short_answers", "accepted_answer", "goldVariants", "Answer Alts", "also_accepted_answers")),
+    *(({"answer": "Oslo", name: ["Christiania"]}, ("Oslo",))
+      for name in ("answer_start", "wrong_answers", "distractor_answers", "subj_aliases", "correct_answer", "short")),
+    ({"answer": "Oslo", "aliases": [{"name": "Christiania"}, {"name": "Kristiania"}]},
+     ("Oslo", "Christiania", "Kristiania")),
     ({"answer": "Oslo", "o_aliases": '["Christiania", "Kristiania"]'}, ("Oslo", "Christiania", "Kristiania")),
     ({"answer": "Oslo", "alias": "['Christiania' 'Kristiania']"}, ("Oslo", "Christiania", "Kristiania")),
     ({"answer": "Oslo", "synonyms": "[Christiania]"}, ("Oslo", "[Christiania]")),

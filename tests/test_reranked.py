@@ -68,7 +68,7 @@ def test_what_is_no_right_answer_is_an_error(reply, says):
 def test_it_needs_what_it_reranks():
     with pytest.raises(ValueError, match="'bm25' inside 'reranked' searches a corpus"):
         reranked(of=use("bm25"), url="http://127.0.0.1:1")
-    with pytest.raises(ValueError, match="takes a file of qr_jax/retrievers/ .* my_lab.search"):
+    with pytest.raises(ValueError, match="takes a file of qr_jax/search/retrievers/ .* my_lab.search"):
         reranked(of=use("my_lab.search"), url="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="depth"):
         reranked(of=use("bm25"), url="http://127.0.0.1:1", depth=0)

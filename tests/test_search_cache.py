@@ -265,5 +265,5 @@ def test_cached_needs_what_it_stands_before(tmp_path):
 
 
 def test_code_from_elsewhere_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="takes a file of qr_jax/retrievers/ .* my_lab.search"):
+    with pytest.raises(ValueError, match="takes a file of qr_jax/search/retrievers/ .* my_lab.search"):
         cached(of=use("my_lab.search"), cache=str(tmp_path / "found"))

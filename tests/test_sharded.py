@@ -107,7 +107,7 @@ def test_bad_parts_are_refused():
         sharded(parts=(one,))
     with pytest.raises(ValueError, match="part 1 of sharded, bm25, searches the run's corpus"):
         sharded(parts=(one, Use("bm25")))
-    with pytest.raises(ValueError, match=r"takes files of qr_jax/retrievers/ as its parts, and has os\.system"):
+    with pytest.raises(ValueError, match=r"takes files of qr_jax/search/retrievers/ as its parts, and has os\.system"):
         sharded(parts=(Use("os.system"), one))
     with pytest.raises(ValueError, match="the same part twice, parts 0 and 1"):
         sharded(parts=(one, one))

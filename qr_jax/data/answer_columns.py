@@ -15,24 +15,41 @@ Row = Mapping[str, Any]
 # Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
 # "possible_answers", "alternatives" and "other_answers" beside an answer may be the choices of a test, so they are not
 # taken (UNCLEAR), except the first where no other column holds the answer. Names of the subject (s_aliases) are none.
+# A name is answer, gold or a word for further names, with words before and after it that say no more.
 JOINTS = re.compile(r"[-_.\s]+")
-FURTHER = r"(accept[a-z]*|alt[a-z]*|correct|valid|additional|further|extra|all)"
-OTHER_NAMES = r"(alias(es)?|synonyms?)"
+ADDED = r"(also)?accept[a-z]*|alt[a-z]*|also|short|additional|further|extra"
+FURTHER = rf"({ADDED}|correct|valid|all)"
+OTHER_NAMES = r"(alias(es)?|synonyms?|variants?|variations?|spellings?)"
 ALSO_ANSWERS = re.compile(
-    rf"(metadata|extrainfo)?((normali[sz]ed|other|{FURTHER})?(golden)?(answers?|golds?|object|o)?{OTHER_NAMES}"
-    rf"|{FURTHER}answers|answers?variants?)"
+    rf"(metadata|extrainfo)?((normali[sz]ed|other|{FURTHER})?(golden)?(answers?|golds?|labels?|obj(ect)?|o)?{OTHER_NAMES}"
+    rf"|{FURTHER}(golden)?(answers|golds)|({ADDED})(answer|gold)|(answers?|golds?)alts?|alsoaccept[a-z]*)(list|set)?"
 )
 UNCLEAR = re.compile(
     rf"(metadata|extrainfo)?((possible|other)answers|({FURTHER}|golden)?(answers?|golds?)?alternatives?)"
 )
 DENIED = re.compile(r"(is)?((un|not)answerable|impossible)|noanswers?")  # names whose "true" says that there is none
+# An answer that says that there is none: MS MARCO's, QuAC's; compared as names are, without other signs.
+NO_ANSWER = re.compile(
+    r"(this|the)?(question)?(is|was)?(un|not)answerable|(ican|can|couldn?)(not|t)(be)?answer(ed)?"
+    r"|no(valid|correct)?answers?(is)?(present|available|given|found|possible|exists?)?"
+    r"|(not enough|insufficient) ?information".replace(" ", "")
+)
+TYPE = re.compile(r"(answer|question)?(type|kind|category|class|status)")  # names of columns that may say so too
 HAS_ANSWER = re.compile(rf"(is)?answerable|answerability|hasanswers?|{DENIED.pattern}")  # MuSiQue's column, and SQuAD's
 TRUTH = WORDS | {"y": True, "t": True, "n": False, "f": False}
 BESIDE = ("metadata", "meta", "extra_info")  # objects that may hold such columns
 SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NOT_TAKEN = "{name!r} may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
-ANSWER_HAS = ("text", "value", "answer", "answer_text")  # under which an object that is an answer says it
+ANSWER_HAS = (
+    "text",
+    "texts",
+    "value",
+    "answer",
+    "answer_text",
+    "name",
+    "alias",
+)  # under which an object that is an answer says it
 
 
 class Unanswerable(UserError):
@@ -77,8 +94,15 @@ def check_answerable(row: Row) -> None:
     for name, value in beside(row):
         of = name.rpartition(".")[2]
         in_words = isinstance(value, str) and DENIED.fullmatch(_plain(value))  # "answerability": "unanswerable"
+        if TYPE.fullmatch(_plain(of)) and isinstance(value, str) and says_none(value):
+            raise Unanswerable(f"has no answer, as its {name!r} says: {show(value)}")
         if says_answerable(of) and (in_words or _truth(value) is (DENIED.fullmatch(_plain(of)) is not None)):
             raise Unanswerable(f"has no answer, as its {name!r} says: {show(value)}")
+
+
+def says_none(answer: str) -> bool:
+    """Tell whether an answer says that there is none: "No Answer Present.", CANNOTANSWER."""
+    return NO_ANSWER.fullmatch(re.sub(r"[\W_]", "", answer).casefold()) is not None
 
 
 def in_objects(value: Any) -> Any:

@@ -1,18 +1,20 @@
-"""Turn what models write for JSON into JSON: Python's signs, names without quotes, a comma behind the last item."""
+"""Turn what models write for JSON into JSON: Python's signs, names without quotes, comments, a comma behind the last item."""
 
 import re
 
 TEXT, QUOTED = r'"(?:[^"\\]|\\.)*+"', r"'(?:[^'\\]|\\.)*+'"
+COMMENT = r"//[^\n]*+|/\*(?:(?!\*/).)*+\*/"
 SIGN = re.compile(
-    rf"({TEXT}|{QUOTED})|\b(True|False|None)\b|,(?=\s*[]}}])|(?<=[{{,\s])([A-Za-z_]\w*)(?=\s*:)", re.DOTALL
+    rf"({TEXT}|{QUOTED})|{COMMENT}|\b((?i:true|false|none|null))\b|,(?=(?:\s|{COMMENT})*[]}}])"
+    r"|(?<=[{,\s])([A-Za-z_]\w*)(?=\s*:)",
+    re.DOTALL,
 )
-PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 IN_TEXT = re.compile(r"\\.|\"", re.DOTALL)
 ESCAPED = {"\\'": "'", '"': '\\"'}
 
 
 def as_json(text: str) -> str:
-    """Return the text with single quotes, `\\'`, True, False, None, bare names and last commas as JSON has them.
+    """Return the text with single quotes, `\\'`, True, TRUE, None, bare names, comments and last commas as JSON has them.
 
     JSON comes back unchanged, but for its last commas and `\\'`, which JSON does not allow.
     """
@@ -23,4 +25,4 @@ def _sign(found: re.Match[str]) -> str:
     text, word, name = found.groups()
     if text is not None:
         return '"' + IN_TEXT.sub(lambda sign: ESCAPED.get(sign[0], sign[0]), text[1:-1]) + '"'
-    return f'"{name}"' if name else PYTHON_WORDS.get(word, "")
+    return f'"{name}"' if name else (word or "").lower().replace("none", "null")

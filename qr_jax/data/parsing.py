@@ -6,7 +6,17 @@ from typing import Any
 
 from qr_jax.answers import check_answers, normalise
 from qr_jax.data import carried, formats, limits
-from qr_jax.data.answer_columns import as_text, beside, check_answerable, holds_answers, in_objects, list_in, separated
+from qr_jax.data.answer_columns import (
+    Unanswerable,
+    as_text,
+    beside,
+    check_answerable,
+    holds_answers,
+    in_objects,
+    list_in,
+    says_none,
+    separated,
+)
 from qr_jax.data.formats import show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
@@ -30,6 +40,7 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         "a",
         "possible_answers",
         "answer_aliases",
+        "short_answers",
     ),
     "text": ("passage", "content", "body", "document"),
 }
@@ -69,8 +80,15 @@ def query_of(row: Row) -> Query:
 
 
 def accepted(answers: Iterable[str], row: Row) -> tuple[str, ...]:
-    """Return the answers and those beside them, each once, taken apart at separators (answer_columns.py)."""
-    return tuple(dict.fromkeys(part for answer in (*answers, *also_answers(row)) for part in separated(answer)))
+    """Return the answers and those beside them, each once, taken apart at separators (answer_columns.py).
+
+    Answers that say that there is none are left out; Unanswerable where there is no other.
+    """
+    found = dict.fromkeys(part for answer in (*answers, *also_answers(row)) for part in separated(answer))
+    kept = tuple(answer for answer in found if not says_none(answer))
+    if found and not kept:
+        raise Unanswerable(f"has no answer, as its answer says: {show(next(iter(found)))}")
+    return kept
 
 
 def also_answers(row: Row) -> list[str]:

@@ -44,6 +44,7 @@ FIRST_PAUSE_S = 0.5
 NEVER = 1_000_000_000  # failures in a row after which the endpoint is left alone: a run of answers ends long before
 FAULTS = 1 - COMPLETE  # of a judge's replies may be without a verdict
 CUT_OFF = ("length", "max_tokens", "content_filter")  # a completion that ended so is not the model's whole word
+YES_NO = {"yes": "true", "no": "false", "1": "true", "0": "false"}  # in a verdict that is true or false
 PROMPT_VERSION = 2
 # For estimates alone: of an answer and of a reply; seconds; requests a minute.
 ANSWER_TOKENS, REASON_TOKENS, REQUEST_S, LIMITED_TO = 64, 50, 2.0, 500
@@ -367,10 +368,11 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
 def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
     """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
 
-    Thoughts, code fences, prose, other names, the name in any case, Python's spelling of JSON's constants, a verdict in
-    quotes and an enclosing object are all accepted, and an object that is no JSON for what its reason holds
-    (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that is more than one object may quote it:
-    Unclear, whichever the verdict. ValueError for a reply without a verdict, for a name
+    Thoughts, code fences, prose, comments, other names, the name in any case, Python's spelling of JSON's constants, a
+    verdict in quotes, yes, no, 1 and 0 for true and false, and an enclosing object are all accepted, and an object that
+    is no JSON for what its reason holds (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that
+    is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for a
+    name
     that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
     try:
@@ -424,8 +426,9 @@ def _is_object(value: Any) -> bool:
 
 
 def _meant(word: Any, prompt: Prompt) -> Any:
-    """Return the verdict that a text spells in any case ("True"); any other value as it is."""
-    spelt = word.strip().lower() if isinstance(word, str) else None
+    """Return the verdict that a text spells in any case ("True"), or yes, no, 1 or 0; any other value as it is."""
+    spelt = word.strip().lower() if isinstance(word, str) else str(word) if type(word) is int else None
+    spelt = YES_NO.get(spelt, spelt) if prompt.allowed == (False, True) else spelt
     return next((allowed for allowed in prompt.allowed if str(allowed).lower() == spelt), word)
 
 

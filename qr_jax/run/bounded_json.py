@@ -1,13 +1,9 @@
-"""JSON read and written at a bounded cost: too many small items are refused, a long list leaves turns to others."""
+"""JSON read at a bounded cost: too many small items are refused."""
 
-import asyncio
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from qr_jax.errors import UserError
-
-TURN_BYTES = 262_144  # of a list that is written, before others have their turn
 
 
 class TooMany(UserError):
@@ -49,25 +45,3 @@ def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> by
     if quotes > most_quotes:
         raise TooMany(f"{name} has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
     return b"".join(body.split(b'"')[::2])
-
-
-async def write_list(
-    items: Iterable[Any], *, before: bytes = b"", after: bytes = b"", hold: Callable[[int], None] = lambda size: None
-) -> bytearray:
-    """Write the items as a JSON list, as `json.dumps` does; other asyncio tasks may run after each `TURN_BYTES`.
-
-    It may have many MB, so `before` and `after` are written in place, not joined to it. Each time `hold` is called
-    with the number of bytes written since its last call.
-    """
-    text, separator, turn, told = bytearray(before + b"["), b"", TURN_BYTES, 0
-    for item in items:
-        text += separator
-        text += json.dumps(item).encode()
-        separator = b", "
-        if len(text) > turn:
-            hold(len(text) - told)
-            turn, told = len(text) + TURN_BYTES, len(text)
-            await asyncio.sleep(0)
-    text += b"]" + after
-    hold(len(text) - told)
-    return text

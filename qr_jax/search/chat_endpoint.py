@@ -11,14 +11,15 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from qr_jax.data.loose_json import QUOTED, TEXT, as_json
+from qr_jax.data.loose_json import COMMENT, QUOTED, TEXT, as_json
 from qr_jax.errors import UserError
 from qr_jax.search.http_post import Endpoint, Failed, Patience, secret
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
 PATH = "/chat/completions"
 LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the second is sent where the first is left out
-OPTIONAL = (*LIMITS, "temperature", "seed")  # settings of a request that an endpoint may refuse
+OPTIONAL = (*LIMITS, "temperature", "top_p", "seed")  # settings of a request that an endpoint may refuse
+OTHER_LIMITS = ("max_output_tokens", "max_new_tokens")  # by which a refusal may name either limit
 REFUSALS = (400, 422)
 TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)
 TEXT_PARTS = (None, "text", "output_text")  # of a content that is a list
@@ -27,7 +28,7 @@ DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=list
 )  # a reason may hold line breaks; a name may stand twice in an object
 
-INNER = rf"\{{(?:{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
+INNER = rf"\{{(?:{COMMENT}|{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
 LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an object, with objects of one level in it
 
 
@@ -44,8 +45,8 @@ def key_header(url: str, key_env: str) -> dict[str, str] | None:
 class ChatEndpoint(Endpoint):
     """A chat endpoint by its base URL (http://127.0.0.1:8000/v1), or by the whole of it.
 
-    Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`) and to `temperature`, other
-    endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an answer
+    Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`), `temperature` and `top_p`,
+    other endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an answer
     then came to is left out of all later requests. `leave_out` names settings that are never sent; `key_env` is the
     variable that a refused key is looked for in.
     """
@@ -110,8 +111,9 @@ def without(body: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any
 
 
 def _named(name: str, reply: str) -> bool:
-    """Tell whether a reply names a setting, as it was sent or in another case's form: maxTokens, Max-Tokens."""
-    return bool(re.search(rf"\b{name.replace('_', '[_-]?')}\b", reply, re.IGNORECASE))
+    """Tell whether a reply names a setting, as it was sent or in another form: maxTokens, Max-Tokens, maxOutputTokens."""
+    names = (name, *OTHER_LIMITS) if name in LIMITS else (name,)
+    return any(re.search(rf"\b{one.replace('_', '[_-]?')}\b", reply, re.IGNORECASE) for one in names)
 
 
 def message_text(content: Any) -> str:
@@ -128,8 +130,8 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool, str]:
 
     The rest is the text outside of them, with a NUL in the place of each. Thoughts (`<think>...</think>`) and fences
     are no part of a reply, nor is what stands before a lone `</think>`, which the chat template began, unless it is one
-    object and nothing follows. An object inside another is a part of that one. Python's signs (`True`, single quotes)
-    and a comma behind the last item are read as JSON's. ValueError for a thought without an end.
+    object and nothing follows. An object inside another is a part of that one. Python's signs (`True`, single quotes),
+    comments and a comma behind the last item are read as JSON's. ValueError for a thought without an end.
     """
     found, around, before, begun, at = [], [], [], 0, 0
     while sign := SIGN.search(reply, at):

@@ -23,19 +23,19 @@ def others_indexes(use: Use, corpus: Sequence[Passage] | None) -> list[str]:
 
 
 def check_parts(name: str, parts: Sequence[Use]) -> None:
-    """Raise ValueError if a part of the retriever `name` is not in qr_jax/retrievers/, as for `inside`."""
+    """Raise ValueError if a part of the retriever `name` is not in qr_jax/search/retrievers/, as for `inside`."""
     if outside := [part.name for part in parts if "." in part.name]:
-        raise UserError(f"{name} takes files of qr_jax/retrievers/ as its parts, and has {', '.join(outside)}")
+        raise UserError(f"{name} takes files of qr_jax/search/retrievers/ as its parts, and has {', '.join(outside)}")
 
 
 def inside(name: str, of: Use, corpus: Sequence[Passage] | None) -> SearchFunction:
     """Return the search function of `of`, a retriever inside the retriever `name`.
 
-    ValueError if it wants a corpus and there is none, or if it is not in qr_jax/retrievers/: a run's config could bring
-    code that nobody allowed.
+    ValueError if it wants a corpus and there is none, or if it is not in qr_jax/search/retrievers/: a run's config
+    could bring code that nobody allowed.
     """
     if "." in of.name:
-        raise UserError(f"{name} takes a file of qr_jax/retrievers/ as its `of`, and has {of.name}")
+        raise UserError(f"{name} takes a file of qr_jax/search/retrievers/ as its `of`, and has {of.name}")
     make, wants = plugins.bind("retriever", of), plugins.wants_corpus(of)
     if wants and corpus is None:
         raise UserError(f"the retriever {of.name!r} inside {name!r} searches a corpus, and there is none")

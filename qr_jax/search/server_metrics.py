@@ -1,71 +1,34 @@
-"""Counts and histograms of a server, in Prometheus's text format 0.0.4."""
+"""Counters, gauges and histograms of the retrieval server, as Prometheus reads them."""
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-@dataclass
-class Histogram:
-    bounds: Sequence[float]
-    total: float = 0.0
-    counts: list[int] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def lines(self, name: str) -> list[str]:
-        """Format the histogram; a bucket counts all values up to its bound."""
-        buckets, so_far = [], 0
-        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
-            so_far += count
-            buckets.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
-        return [*buckets, f"{name}_sum {self.total:.9g}", f"{name}_count {so_far}"]
-
-
-@dataclass
 class ServerMetrics:
-    """Counts and histograms of a server since its start."""
+    """What a server has counted since its start; `gauges` are name -> help and a function of the present value."""
 
-    requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status)
-    queries: int = 0
-    search_errors: int = 0
-    request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
-    search_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
-    batch_queries: Histogram = field(default_factory=lambda: Histogram(SIZES))
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]] | None = None):
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-    def text(self, gauges: Mapping[str, tuple[str, float]], refused: Mapping[str, int]) -> str:
-        """Format all metrics, with the gauges (name -> help, value) and the refused requests by reason."""
-        statuses = [
-            f'qr_jax_requests_total{{path="{path}",status="{status}"}} {count}'
-            for (path, status), count in sorted(self.requests.items())
-        ]
-        parts = [
-            _part("requests_total", "counter", "requests by path and status", statuses),
-            _part("queries_total", "counter", "queries asked", [f"qr_jax_queries_total {self.queries}"]),
-        ]
-        failed = [f"qr_jax_search_errors_total {self.search_errors}"]
-        parts.append(_part("search_errors_total", "counter", "search calls that failed", failed))
-        reasons = [f'qr_jax_refused_total{{reason="{reason}"}} {count}' for reason, count in refused.items()]
-        parts.append(_part("refused_total", "counter", "refused or cut off for the sake of others, by reason", reasons))
-        for name, help_text in (
-            ("request_seconds", "from a search request's arrival to its answer"),
-            ("search_seconds", "of one search call"),
-            ("batch_queries", "different queries of one search call"),
-        ):
-            parts.append(_part(name, "histogram", help_text, getattr(self, name).lines(f"qr_jax_{name}")))
-        for name, (help_text, value) in gauges.items():
-            parts.append(_part(name, "gauge", help_text, [f"qr_jax_{name} {value:g}"]))
-        return "\n".join(parts) + "\n"
+        self._registry = CollectorRegistry()
+        common = {"namespace": "qr_jax", "registry": self._registry}
+        self.requests = Counter("requests", "requests by path and status", ("path", "status"), **common)
+        self.queries = Counter("queries", "queries asked", **common)
+        self.search_errors = Counter("search_errors", "search calls that failed", **common)
+        text = "requests refused or cut off for the sake of others, by reason"
+        self.refused = Counter("refused", text, ("reason",), **common)
+        text = "from a search request's arrival to its answer"
+        self.request_seconds = Histogram("request_seconds", text, buckets=SECONDS, **common)
+        self.search_seconds = Histogram("search_seconds", "of one search call", buckets=SECONDS, **common)
+        text = "different queries of one search call"
+        self.batch_queries = Histogram("batch_queries", text, buckets=SIZES, **common)
+        for name, (text, value) in (gauges or {}).items():
+            Gauge(name, text, **common).set_function(value)
 
+    def text(self) -> tuple[bytes, str]:
+        """Return all metrics in Prometheus's text format, and its Content-Type."""
+        from prometheus_client import generate_latest
 
-def _part(name: str, kind: str, help_text: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"# HELP qr_jax_{name} {help_text}", f"# TYPE qr_jax_{name} {kind}", *lines])
+        return generate_latest(self._registry), "text/plain; version=0.0.4; charset=utf-8"

@@ -149,6 +149,8 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         if form.endswith("corpus"):
             return parsing.passage_of(named), False, []
         named, beside = _parted(formats.ours(named), said)
+        if named.get("answers") == []:
+            raise Unanswerable("has no answer: its list of answers is empty")
         return parsing.query_of(named), False, beside
     asks = any(name.lower() in ASKS for name in cells)
     named, beside = _parted(named, said) if asks else (named, [])
@@ -209,6 +211,8 @@ def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]
     facts = rest.get("supporting_facts")
     if isinstance(facts, list) and all(isinstance(one, list) and len(one) == 2 for one in facts):
         rest["supporting_facts"] = {"title": [title for title, _ in facts], "sent_id": [at for _, at in facts]}
+    lacking = [title for title, text in gold if pairs and not text.strip()]
+    said["rows with a gold passage that does not stand among the passages beside the question"] += bool(lacking)
     named = {pair: formats.hash_of("\n".join(pair)) for pair in dict.fromkeys(pairs) if pair[1].strip()}
     if gold and not {"supporting", "supporting_titles"} & rest.keys():
         gold = list(dict.fromkeys(gold))
@@ -252,8 +256,8 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
     if taken is not value:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1
         value = list(dict.fromkeys(taken)) if all(isinstance(one, str | int | float) for one in taken) else taken
-        if not value and column in ANSWERS:  # so SQuAD 2's columns say it
-            raise Unanswerable(f"has no answer: {column!r} is {formats.show(value)}")
+    if column in ANSWERS and (value == [] or isinstance(value, str) and "".join(value.split()) == "[]"):
+        raise Unanswerable(f"has no answer: {column!r} is {formats.show(value)}")
     if isinstance(value, str):
         listed = list_in(value)
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None

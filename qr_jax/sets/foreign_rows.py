@@ -52,12 +52,16 @@ def _of_text(given: Input, text: str, said: Counter[str]) -> list[Passage]:
     """Split a document into passages, titled by the page's own title or the file's name."""
     is_html = inputs.ending(given.file) in html_text.ENDS
     title, text = html_text.read(text) if is_html else ("", text)
-    made = text_files.passages(text, name=given.name, title=title or given.file.stem.replace("_", " "))
+    made = text_files.passages(text, name=given.name, title=title or _stem(given.file).replace("_", " "))
     kind, named = ("HTML", "the page's title") if is_html else ("plain text", "the file's name")
     most = f"of at most {text_files.PASSAGE_WORDS} words"
     said[f"files of {kind}, cut at paragraphs into passages {most}, {named} their title"] += 1
     said["files without a word, left out"] += not made
     return made
+
+
+def _stem(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).stem
 
 
 def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:

@@ -74,9 +74,9 @@ def _of_folder(folder: Path, said: list[str]) -> list[Input]:
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
     seen = [name for name in names if name not in hidden]
-    documents = [name for name in seen if name.suffix.lower() in text_files.ENDS]
+    documents = [name for name in seen if ending(name) in text_files.ENDS]
     rows = [name for name in seen if ending(name) in SHARDS] or [name for name in seen if ending(name) in ROWS]
-    told = [name for name in documents if name.stem.upper() not in ABOUT]
+    told = [name for name in documents if name.name.partition(".")[0].upper() not in ABOUT]
     if told and rows and ending(rows[0]) in SHARDS:
         both = f"{len(told)} documents ({told[0]}, ...) and {len(rows)} files of rows ({rows[0]}, ...)"
         globs = " or ".join(repr(f"{folder}/**/*{name.suffix}") for name in (told[0], rows[0]))

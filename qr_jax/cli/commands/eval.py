@@ -40,7 +40,7 @@ def add(command: Any) -> None:
     text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
     add("--judge", metavar="URL", help=text)
     add("--judge-model", metavar="NAME", help="the model that judges there")
-    text = "max_tokens, max_completion_tokens or temperature, where the judge refuses it; repeat it for more"
+    text = "max_tokens, max_completion_tokens, temperature or top_p, where the judge refuses it; repeat it for more"
     add("--judge-leave-out", action="append", metavar="NAME", help=text)
     text = "ask it N times about each answer (1); where it disagrees with itself there is no verdict"
     add("--judge-tries", type=whole(1), metavar="N", help=text)

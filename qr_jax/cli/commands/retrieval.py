@@ -20,7 +20,8 @@ def add(command: Any) -> None:
     text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
     serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
     serve.set_defaults(takes_settings=True)
-    serve.epilog = f"setting=value: {SETTINGS}; `qr-jax settings retriever` lists them."
+    serve.epilog = f"setting=value: {SETTINGS}; `qr-jax settings retriever` lists them. "
+    serve.epilog += "The server needs pip install 'qr_jax[search]'."
     serve.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
     serve.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
@@ -35,8 +36,8 @@ def add(command: Any) -> None:
     text = "bytes a request (32000000)"
     serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
-    text = "open at once; half of them may come from one address (1024)"
-    serve.add_argument("--max-connections", type=whole(2), metavar="N", help=text)
+    text = "open at once; while there are more, each request gets 503 (1024)"
+    serve.add_argument("--max-connections", type=whole(1), metavar="N", help=text)
     parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
     text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
     check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
@@ -52,10 +53,11 @@ def add(command: Any) -> None:
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of search_batcher.Limits that were given."""
+    """Return the fields of limits.Limits that were given."""
     given = {
         "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
         "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
+        "connections": arguments.max_connections,
         "wait_s": None if arguments.wait_ms is None else arguments.wait_ms / 1000,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
@@ -95,20 +97,18 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
     from qr_jax.search import http_post, server
-    from qr_jax.search.http_server import Bounds
-    from qr_jax.search.search_batcher import Limits
+    from qr_jax.search.limits import Limits
 
+    server.check_packages()
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
     asked = Limits(**limits_of(arguments))
     search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
-    most = arguments.max_connections
-    bounds = Bounds(connections=most, address_connections=most // 2) if most else Bounds()
     limits = asked.over(largest)
     if limits.k < asked.k:
         terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
-    how = {"search": search, **where, "limits": limits, "bounds": bounds, "about": about, "pages": pages}
+    how = {"search": search, **where, "limits": limits, "about": about, "pages": pages}
     return chosen.name, server.serve, how
 
 

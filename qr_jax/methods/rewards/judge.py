@@ -28,7 +28,7 @@ def judge(
     retries: int = 3,  # further tries, with growing pauses
     at_once: int = 8,  # calls that run at one time
     # not sent, for an endpoint that refuses it; what the endpoint's 400 names is learned
-    leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature"], ...] = (),
+    leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature", "top_p"], ...] = (),
     temperature: float = 0.0,  # of its replies
     top_p: float = 1.0,  # of its replies; 1 is not sent
     cut_tokens: int = 256,  # of an answer, that it sees

@@ -35,7 +35,7 @@ class Author:
 def generators() -> dict[str, Callable[..., Draft]]:
     """Return the functions of the files in generators/, by name: of library, teacher, chance and `documents`."""
     names = sorted(path.stem for path in (Path(__file__).parent / "generators").glob("[a-z]*.py"))
-    return {name: getattr(importlib.import_module(f"qr_jax.synth.generators.{name}"), name) for name in names}
+    return {name: getattr(importlib.import_module(f"qr_jax.sets.synth.generators.{name}"), name) for name in names}
 
 
 def of_teacher(
