@@ -51,7 +51,7 @@ def learnt(name: str, seed: int) -> dict[str, Any]:
         kept_runs.qr_jax("synth", CORPUS, RUNS / "made", *map(str, asked))
     folder = RUNS / f"{name.replace(' ', '_')}_{seed}"
     kept_runs.qr_jax("sft", "configs/smollm2_multihop.py", *words(name), f"seed={seed}", "--run", folder)
-    command = [sys.executable, "-m", "qr_jax.cli.cli", "eval", str(folder), f"data.eval_limit={HELD_OUT}", "--json"]
+    command = [sys.executable, "-m", "qr_jax", "eval", str(folder), f"data.eval_limit={HELD_OUT}", "--json"]
     said = subprocess.run(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
     scores = json.loads(said)
     return {"cold_start": kept_runs.summary_of(folder), **{score: scores[score] for score in SCORES}}

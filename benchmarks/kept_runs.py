@@ -37,7 +37,7 @@ def device() -> str:
 
 def qr_jax(*words: str | Path) -> None:
     """A command of this checkout; subprocess.CalledProcessError where it fails (its error stands above)."""
-    command = [sys.executable, "-m", "qr_jax.cli.cli", *map(str, words)]
+    command = [sys.executable, "-m", "qr_jax", *map(str, words)]
     subprocess.run(command, cwd=interleave.ROOT, check=True)
 
 

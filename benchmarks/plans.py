@@ -56,7 +56,7 @@ def one(name: str) -> dict[str, Any]:
     overrides, flags = ([word for word in more if word.startswith("--") is flag] for flag in (False, True))
     words = ["plan", f"configs/{config}", *overrides, "--topology", topology, *flags, "--json"]
     start = time.monotonic()
-    command = [sys.executable, "-m", "qr_jax.cli.cli", *words]
+    command = [sys.executable, "-m", "qr_jax", *words]
     done = subprocess.run(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, text=True, check=False)
     wall_s = time.monotonic() - start
     if not done.stdout:

@@ -94,7 +94,7 @@ def study_s(contender: interleave.Contender, folder: Path, share: float, seeds: 
     words += ["--questions", str(round(share * STUDY_QUESTIONS)), "--folder", str(folder / contender.name)]
     start = time.monotonic()
     subprocess.run(
-        [contender.python, "-m", "qr_jax.cli.cli", "compare", *words],
+        [contender.python, "-m", "qr_jax", "compare", *words],
         cwd=contender.tree, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     return time.monotonic() - start
@@ -106,7 +106,7 @@ def whole_run(contender: interleave.Contender, seed: int, folder: Path) -> dict[
     environment = contender.environment(QR_JAX_COMPILED=str(folder / f"{contender.name}_programs"))
     start = time.monotonic()
     done = subprocess.run(
-        [contender.python, "-m", "qr_jax.cli.cli", "train", *CONFIG, *TASK, f"seed={seed}", "--run", run]
+        [contender.python, "-m", "qr_jax", "train", *CONFIG, *TASK, f"seed={seed}", "--run", run]
         + (["--verbose"] if contender.name == "ours" else []),
         cwd=contender.tree, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

@@ -68,7 +68,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 @contextlib.contextmanager
 def serving(corpus: str) -> Iterator[str]:
     """Serve that corpus in a process of its own; yield its URL."""
-    words = [sys.executable, "-m", "qr_jax.cli.cli", "serve-retriever", "--corpus", corpus, "--port", "0"]
+    words = [sys.executable, "-m", "qr_jax", "serve-retriever", "--corpus", corpus, "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=interleave.ROOT) as process:
         assert process.stderr
         said = []

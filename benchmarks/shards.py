@@ -96,7 +96,7 @@ def servers(files: Sequence[Path]) -> Iterator[list[Use]]:
         processes = []
         for file in files:
             words = ["serve-retriever", "--corpus", str(file), "--port", "0"]
-            command = [sys.executable, "-m", "qr_jax.cli.cli", *words]
+            command = [sys.executable, "-m", "qr_jax", *words]
             process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
             stack.callback(process.terminate)
             processes.append(process)

@@ -56,7 +56,7 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
             if name == "train quickstart" and kind != "terminal":
                 continue  # it takes minutes, and a pipe is told the same
             asked = [str(word).format(kind=kind) for word in words]
-            code, said = transcript([sys.executable, "-m", "qr_jax.cli.cli", *asked], columns)
+            code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns)
             print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def main() -> None:
         count = "--questions", str(QUESTIONS)
         teacher = said("tests/teacher_server.py", CORPUS, f"{folder}/teacher", *count)
         words = "synth", CORPUS, f"{folder}/templates", "--teacher", "templates", *count, "--json"
-        templates = said("-m", "qr_jax.cli.cli", *words)
+        templates = said("-m", "qr_jax", *words)
     file = interleave.results("synth", {"teacher": teacher, "templates": {"found": templates}}, ())
     print(table(json.loads(file.read_text())))
 

@@ -396,10 +396,11 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         folder = f"qr_jax/{CONTRACTS[kind].folders[0]}/"
         raise UserError(f"{kind} {name!r} is no name: wanted a file of {folder} or package.module.function")
     if "." not in name:
-        if name not in names(kind):
+        own_modules = modules(kind)
+        if name not in own_modules:
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
             raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
-        return modules(kind)[name], name
+        return own_modules[name], name
     module, _, function = name.rpartition(".")
     return module, function
 

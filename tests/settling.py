@@ -7,6 +7,7 @@ import numpy as np
 from qr_jax import plugins
 from qr_jax.pool import pool as pools
 from qr_jax.pool.verdict import judge
+from qr_jax.records import grades
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,3 +24,9 @@ def settle(pool, drawn_Q, graded, *, step=0, accept=9, rule="recycle", channel="
     outcome = judge(drawn_Q, graded, step=step, accept=accept, channel=channel, seed=seed)
     after = pools.settle(pool, outcome, plugins.find("rule", rule) if isinstance(rule, str) else rule)
     return Settled(after, outcome.accepted, outcome.accepted_at, outcome.verdict_Q)
+
+
+def settle_rewards(pool, drawn_Q, reward_QG, rule="recycle", valid_QG=None, **settings) -> Settled:
+    """Settle rewards, all valid without `valid_QG`."""
+    valid_QG = np.ones(np.shape(reward_QG), bool) if valid_QG is None else valid_QG
+    return settle(pool, drawn_Q, grades(reward_QG, valid_QG), rule=rule, **settings)

@@ -209,7 +209,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     teacher, begun = Teacher(), time.monotonic()
     with serving(teacher) as url:
-        words = [sys.executable, "-m", "qr_jax.cli.cli", "synth", arguments.corpus, str(arguments.out), "--json"]
+        words = [sys.executable, "-m", "qr_jax", "synth", arguments.corpus, str(arguments.out), "--json"]
         words += ["--teacher", url, "--model", "scripted", "--price", "0.15,0.60"]
         words += ["--questions", str(arguments.questions)]
         at_lines = [KILL_EVERY * arguments.questions * (at + 1) for at in range(arguments.kills)]

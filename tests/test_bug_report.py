@@ -133,7 +133,7 @@ def test_modules_in_the_folder_that_one_is_in_are_not_imported(tmp_path, command
     (tmp_path / "config.json").write_text("{}")
     for name in ("jax", "json"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
-    start = [sys.executable, "-P", "-m", "qr_jax.cli.cli", *command]
+    start = [sys.executable, "-P", "-m", "qr_jax", *command]
     subprocess.run(start, cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": ROOT})
     assert not (tmp_path / "imported").exists()
 

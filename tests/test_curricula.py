@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from settling import settle as settled_step
+from settling import settle_rewards
 
 from qr_jax.lab import oracle
 from qr_jax.methods.rules.kimi import kimi
@@ -15,15 +15,14 @@ from qr_jax.methods.rules.search_gym import search_gym
 from qr_jax.methods.rules.vcrl import vcrl
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
-from qr_jax.records import Query, grades
+from qr_jax.records import Query
 from qr_jax.step.run_state import hops
 
 EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]
 
 
 def settle(pool, drawn, rewards, rule, valid=None, **settings):
-    graded = grades(rewards, np.ones(np.shape(rewards), bool) if valid is None else valid)
-    return settled_step(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": rule} | settings).pool
+    return settle_rewards(pool, drawn, rewards, rule, valid, **settings).pool
 
 
 def test_kimi_weighs_by_the_share_of_wrong_answers_of_all_attempts():

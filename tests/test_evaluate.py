@@ -556,7 +556,7 @@ def papers_small_run(tmp_path, name, *more):
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "qr_jax.cli.cli", "train", f"{ROOT / 'configs' / 'paper' / name}", *small, *more]
+    command = [sys.executable, "-m", "qr_jax", "train", f"{ROOT / 'configs' / 'paper' / name}", *small, *more]
     command += ["--run", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,7 @@ def test_offline_the_cache_is_read_and_what_is_not_in_it_is_named(hub, tmp_path)
         kept = {"HF_ENDPOINT": served.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
 
         def ran(offline, out):
-            words = [sys.executable, "-m", "qr_jax.cli.cli", "data", "get", REPO, "x", "--out", out]
+            words = [sys.executable, "-m", "qr_jax", "data", "get", REPO, "x", "--out", out]
             environment = os.environ | kept | {"HF_HUB_OFFLINE": offline}
             return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 

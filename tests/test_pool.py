@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from settling import settle as settled_step
+from settling import settle_rewards
 
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
@@ -20,8 +21,7 @@ def with_weights(*weights):
 
 
 def settle(pool, drawn, rewards, valid=None, **settings):
-    graded = grades(rewards, np.ones(np.shape(rewards), bool) if valid is None else valid)
-    return settled_step(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": "recycle"} | settings)
+    return settle_rewards(pool, drawn, rewards, valid_QG=valid, **settings)
 
 
 def test_a_new_pool_is_fresh_and_read_only():

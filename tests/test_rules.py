@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Run, beta_rates, play
 from rule_protocol import draws
-from settling import settle as settled_step
+from settling import settle_rewards
 
 from qr_jax import plugins
 from qr_jax.methods.rules.difficulty_pools import difficulty_pools
@@ -29,8 +29,7 @@ EASY, HARD, SIGNAL = [1, 1], [0, 0], [1, 0]
 
 
 def settle(pool, drawn, rewards, rule, valid=None, **settings):
-    graded = grades(rewards, np.ones(np.shape(rewards), bool) if valid is None else valid)
-    return settled_step(pool, drawn, graded, **{"step": 0, "accept": 9, "rule": rule} | settings).pool
+    return settle_rewards(pool, drawn, rewards, rule, valid, **settings).pool
 
 
 def test_difficulty_pools_weigh_by_the_first_threshold_that_is_not_exceeded():

@@ -112,7 +112,7 @@ def test_killed_twice_and_started_again_no_call_is_made_twice(tmp_path, teacher)
     corpus, out = made_corpus(tmp_path / "corpus.jsonl"), tmp_path / "out"
     slow = teacher_server.Teacher(wait_s=0.004)
     with teacher_server.serving(slow) as url:
-        words = [sys.executable, "-m", "qr_jax.cli.cli", "synth", str(corpus), str(out), "--teacher", url]
+        words = [sys.executable, "-m", "qr_jax", "synth", str(corpus), str(out), "--teacher", url]
         words += ["--model", "scripted", "--questions", "8", "--json"]
         code, printed, error = teacher_server.killed(words, out / "journal" / "calls.jsonl", (60, 200))
         assert code == 0, error

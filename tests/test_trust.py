@@ -183,7 +183,7 @@ def test_no_command_imports_or_calls_what_a_stranger_s_folder_names(theirs, tmp_
 @pytest.mark.parametrize("command", ["report {}", "compare {} {}", "bug-report {}", "runs {}/.."])
 def test_what_needs_no_leave_reads_and_imports_nothing(theirs, tmp_path, command):
     folder = theirs(env=use("evil.env"), pool=replace(Config().pool, rule=use("evil.env.env")))
-    words = [sys.executable, "-m", "qr_jax.cli.cli", *command.format(*[folder] * 2).split()]
+    words = [sys.executable, "-m", "qr_jax", *command.format(*[folder] * 2).split()]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert "is not a run of yours, and asks" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "imported").exists()

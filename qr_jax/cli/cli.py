@@ -282,7 +282,3 @@ def _is_section(word: str) -> bool:
 
     named = {field.name: field.type for field in dataclasses.fields(Config)}
     return dataclasses.is_dataclass(named.get(word.partition(".")[0]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """An agent answers a suite's questions: a row for each in a file, from which the same command resumes; then a score.
 
 The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
-mix with these) and score.json (every figure, with the manifest). A folder in
-a run of somebody else is refused before (run_files.check_own): answers there would become this user's score."""
+mix with these) and score.json (every figure, with the manifest). A folder in a run of somebody else is refused before
+(run_files.check_own): answers there would become this user's score."""
 
 import itertools
 import json

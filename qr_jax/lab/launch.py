@@ -96,7 +96,7 @@ class Launcher:
             (job.folder / "config.json").write_text(text, encoding="utf-8")
         trust.remember(job.settings)
         named = job.command, str(job.folder / "config.json")
-        words = [*interpreter.python(), "-m", "qr_jax.cli.cli", *named]
+        words = [*interpreter.python(), "-m", "qr_jax", *named]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(len(cores)))
         environment = os.environ | threads | {"PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log, pinned(cores):
