@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     failed = []
     if not options.table:
-        launcher = Launcher(options.jobs, [], lambda line: print(line, flush=True))
+        launcher = Launcher(options.jobs, lambda line: print(line, flush=True))
         jobs = [job(arm, samples, seed) for seed in SEEDS for arm in ARMS for samples in SIZES]
         with launcher.alone(RUNS):
             failed = launcher.run([one for one in jobs if not result(one).is_file()], then=keep)

@@ -63,7 +63,7 @@ def make(
     plan: Sequence[tuple[Sequence[str], Sequence[str], Sequence[int]]], recipes: Recipes, half: str, at_once: int
 ) -> int:
     """Make the runs of the plan (settings, recipes, seeds) that are missing; the exit code."""
-    launcher = Launcher(at_once, [], lambda line: print(line, flush=True))
+    launcher = Launcher(at_once, lambda line: print(line, flush=True))
     jobs, cold = [], {}
     for settings, named, seeds in plan:
         for seed, name, recipe in itertools.product(seeds, settings, named):
@@ -110,14 +110,21 @@ def planned(setting: str, recipe: str, words: Sequence[str], seed: int, half: st
     sizes = ("{groups}", str(drawn // pool.samples)), ("{pairs}", str(drawn // 2))  # other braces are an environment's
     words = [word.replace(*sizes[0]).replace(*sizes[1]) for word in words]
     base = configs.load(file, [f"seed={seed}", *words])
-    often = f"evaluation.every_rollouts={study_results.budget_of(setting) // EVALUATIONS}"
-    made = override(base, [often, f"evaluation.half={half}", "train.checkpoint_every=40"])
-    cold = cold_start(base)
-    start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(base)), Config))
+    often = study_results.budget_of(setting) // EVALUATIONS
+    made = override(base, [f"evaluation.every_rollouts={often}", f"evaluation.half={half}"])
+    return from_cold_start(
+        RUNS, f"{setting} {recipe} seed {seed}", RUNS / half / setting / recipe / f"seed_{seed}", made
+    )
+
+
+def from_cold_start(runs: Path, name: str, folder: Path, settings: Config) -> tuple[Job, Job]:
+    """The cold start of a run, which stands in `runs`/cold and serves all whose cold start is equal, and the run."""
+    cold = cold_start(runs, settings)
+    start = Job(f"cold start {cold.name}", "sft", cold, conform("", plain(alone(settings)), Config))
+    made = override(settings, ["train.checkpoint_every=40"])
     made = replace(made, train=replace(made.train, init=str(cold)), sft=replace(made.sft, steps=0))
     check(replace(made, train=replace(made.train, init=None)))
-    folder = RUNS / half / setting / recipe / f"seed_{seed}"
-    return start, Job(f"{setting} {recipe} seed {seed}", "train", folder, conform("", plain(made), Config))
+    return start, Job(name, "train", folder, conform("", plain(made), Config))
 
 
 def alone(settings: Config) -> Config:
@@ -128,10 +135,10 @@ def alone(settings: Config) -> Config:
     return Config(data=data, learner=learner, reward=use("exact_match"), log=settings.log, **kept)
 
 
-def cold_start(settings: Config) -> Path:
+def cold_start(runs: Path, settings: Config) -> Path:
     """Named by what is set: a setting that a later version adds, at its default, leaves it as it is."""
     told = "\n".join(sorted(differences(Config(), alone(settings))))
-    return RUNS / "cold" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}_seed_{settings.seed}"
+    return runs / "cold" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}_seed_{settings.seed}"
 
 
 def keep(job: Job) -> None:

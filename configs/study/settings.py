@@ -55,6 +55,10 @@ FLIPS = (
 FLIPS += ("train.keep_every=4", "train.checkpoint_every=4", "evaluation.half=b")
 flips_4 = _setting(*FLIPS, "pool.samples=4", "pool.queries=32")
 flips_8 = _setting(*FLIPS, "pool.samples=8", "pool.queries=16")
+# E2 of plan.md: the paper's proportions with its own 32 queries a step, evaluated at fixed rollouts (guarded.py)
+STEP = ("learner.lr=7e-4", "learner.warmup_updates=20", "evaluation.every_rollouts=2816", "evaluation.half=b")
+guarded_grpo = _setting(*PAPER, *STEP, "rule=grpo")
+guarded_recycle = _setting(*PAPER, *STEP, "rule=recycle", "pool.oversample=2")
 screen = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000"])  # of configs/methods.py: which train at all
 screen_500 = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000", "data.train_limit=500"])
 finals = load(f"{METHODS}:grpo", [*NO_LIMIT, BUDGET])  # its best, again

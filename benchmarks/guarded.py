@@ -1,0 +1,154 @@
+"""E2 of configs/study/plan.md: is guarded recycling better than plain GRPO, or is it a smaller step?
+
+    python -m benchmarks.guarded                  # the missing runs, two at a time (ten hours on two cores), the table
+    python -m benchmarks.guarded --seeds 40-41    # some of them
+    python -m benchmarks.guarded --table          # the table alone, from benchmarks/results/guarded/
+
+A run that has a result is not made again; a run that was stopped goes on. Runs of one seed share a cold start.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from benchmarks import interleave, study, study_results
+from benchmarks.tables import markdown, over_seeds, thousandths
+from qr_jax import config as configs
+from qr_jax.lab.launch import Job, Launcher
+
+ROOT = interleave.ROOT
+RUNS, RESULTS, PLAN = ROOT / "runs/guarded", ROOT / "benchmarks/results/guarded", ROOT / "configs/study/plan.md"
+SEEDS = {0: range(40, 50), 1: range(50, 60)}  # by the world's seed
+RULES = ("grpo", "recycle")
+GUARDS = ("learner.full_groups=3", "pool.min_signal=2", "pool.reset_below=0.7")
+STEPS = {  # how the learner steps
+    "bare": (),
+    "guarded": GUARDS,
+    "decayed": (*GUARDS, "learner.schedule=linear"),
+}
+EVERY, BUDGET = 2816, 84480  # rollouts
+MARGIN = 0.011  # of exact match: less is not worth a rule
+Gaps = Mapping[str, Sequence[float]]
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
+    parser.add_argument("--seeds", type=study.span, metavar="FROM-TO", help="of these seeds alone (40-59)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
+    options = parser.parse_args(words)
+    failed = [] if options.table else make(options.seeds or [*itertools.chain(*SEEDS.values())], options.jobs)
+    print(table())
+    return 1 if failed else 0
+
+
+def make(seeds: Sequence[int], at_once: int) -> list[Job]:
+    """Make the runs of these seeds that are missing, all arms of a seed before the next; the jobs that failed."""
+    launcher = Launcher(at_once, lambda line: print(line, flush=True))
+    failed: list[Job] = []
+    with launcher.alone(RUNS):
+        for world, seed in ((world, seed) for world, own in SEEDS.items() for seed in own if seed in seeds):
+            pairs = [planned(rule, step, world, seed) for rule in RULES for step in STEPS]
+            missing = [(start, run) for start, run in pairs if not result(run).is_file()]
+            for run in (run for _, run in missing if run.done):
+                keep(run)
+            starts = {start.folder: start for start, run in missing if not run.done}
+            failed += launcher.run([*starts.values()])
+            failed += launcher.run([run for _, run in missing if not run.done], then=keep)
+    return failed
+
+
+def planned(rule: str, step: str, world: int, seed: int) -> tuple[Job, Job]:
+    """The cold start and the run of an arm."""
+    words = [f"seed={seed}", f"data.world.seed={world}", *STEPS[step]]
+    settings = configs.load(f"{ROOT}/configs/study/settings.py:guarded_{rule}", words)
+    folder = RUNS / f"world_{world}" / rule / step / f"seed_{seed}"
+    return study.from_cold_start(RUNS, f"{rule} {step} world {world} seed {seed}", folder, settings)
+
+
+def result(run: Job) -> Path:
+    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
+
+
+def keep(run: Job) -> None:
+    """Write a finished run's figures with the plan's SHA-256, unless an evaluation at its ends is incomplete."""
+    if json.loads((run.folder / "summary.json").read_text())["incomplete"]:
+        print(f"{run.name} is not kept: an evaluation before or after training is INCOMPLETE (see {run.folder})")
+        return
+    figures = {"plan_sha256": hashlib.sha256(PLAN.read_bytes()).hexdigest(), **study.figures(run)}
+    del figures["series"]
+    result(run).parent.mkdir(parents=True, exist_ok=True)
+    result(run).write_text(json.dumps(figures).replace(', "', ',\n"') + "\n", encoding="utf-8")
+
+
+def read(rule: str, step: str, world: int) -> dict[int, dict[str, Any]]:
+    """The kept runs of an arm in a world by seed, with their accuracy over the last 30 % of the rollouts."""
+    paths = sorted((RESULTS / f"world_{world}" / rule / step).glob("seed_*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return {run["seed"]: run | {"accuracy": study_results.accuracy(run, BUDGET)} for run in runs}
+
+
+def gaps(rows: Mapping[tuple[str, str, int], Mapping[int, Mapping[str, Any]]]) -> Gaps:
+    """By way of stepping, recycle less grpo of each seed that both have, from one cold start; first world 0's."""
+    found: dict[str, list[float]] = {step: [] for step in STEPS}
+    for step, world in itertools.product(STEPS, SEEDS):
+        theirs, ours = (rows[rule, step, world] for rule in RULES)
+        for seed in sorted({*ours} & {*theirs}):
+            if ours[seed]["before"] != theirs[seed]["before"]:
+                raise ValueError(f"{step}, world {world}, seed {seed}: the two runs began from different cold starts")
+            found[step].append(ours[seed]["accuracy"] - theirs[seed]["accuracy"])
+    return found
+
+
+def holm(by_name: Gaps) -> dict[str, float]:
+    """The p of each mean difference against 0 (two-sided t), made larger by Holm's rule for their number."""
+    raw = {name: p_value(values) for name, values in by_name.items() if len(values) > 1}
+    adjusted, largest = {}, 0.0
+    for at, name in enumerate(sorted(raw, key=raw.__getitem__)):
+        largest = max(largest, min(1.0, raw[name] * (len(raw) - at)))
+        adjusted[name] = largest
+    return adjusted
+
+
+def p_value(values: Sequence[float]) -> float:
+    spread = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(2 * student.sf(abs(np.mean(values)) / spread, len(values) - 1)) if spread else 1.0
+
+
+def verdict(values: Sequence[float]) -> str:
+    """The plan's verdict on a difference: the rule, the step, or undecided."""
+    if len(values) < 2:
+        return "undecided"
+    mean, error, freedom = np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5, len(values) - 1
+    if mean - student.ppf(0.975, freedom) * error > 0 and mean >= MARGIN:
+        return "yes, the rule"
+    return "it was the step" if abs(mean) + student.ppf(0.95, freedom) * error <= MARGIN else "undecided"
+
+
+def table() -> str:
+    """Each arm's accuracy by world, then recycle less grpo with interval, Holm's p and the plan's verdict."""
+    rows = {place: read(*place) for place in itertools.product(RULES, STEPS, SEEDS)}
+    arms = [("rule", "steps", *(f"world {world}" for world in SEEDS), "seeds")]
+    for rule, step in itertools.product(RULES, STEPS):
+        each = [[run["accuracy"] for run in rows[rule, step, world].values()] for world in SEEDS]
+        arms.append((rule, step, *map(over_seeds, each), " + ".join(str(len(one)) for one in each)))
+    found = gaps(rows)
+    adjusted = holm(found)
+    compared = [("recycle less grpo", "difference", "seeds", "p by Holm", "verdict")]
+    for step, values in found.items():
+        p = thousandths(adjusted[step]) if step in adjusted else ""
+        said = verdict(values) if step == "guarded" else ""
+        compared.append((step, over_seeds(values, "+"), str(len(values)), p, said))
+    return markdown(arms) + "\n" + markdown(compared)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
