@@ -51,6 +51,20 @@ def test_what_is_summed_stands_at_the_share_of_the_budget_and_of_the_pool(run):
     assert own(drawn(run)["paper-1"])[0]["values"] == own(drawn(run)["paper-3-rescued_hard"])[0]["values"]
 
 
+def test_a_run_that_ends_by_its_rollouts_stands_at_their_share_of_the_budget(run):
+    """Its steps alone, of 100,000, would put the whole run at 0 %."""
+    config = json.loads((run / "config.json").read_text())
+    config["train"] = {"steps": 100_000, "max_rollouts": 720}
+    (run / "config.json").write_text(json.dumps(config))
+    rows = [metrics(step, **{"budget/rollouts": 120 * step, "pool/size": 50, "pool/drawn": 10}) for step in range(1, 7)]
+    (run / "metrics.jsonl").write_text(lines(rows))
+    charts = drawn(run)
+    assert own(charts["paper-3-revisited"])[0]["x"] == [[16.67, 33.33, 50.0, 66.67, 83.33, 100.0]]
+    assert own(charts["paper-5"])[0]["x"] == [[8.33, 25.0, 41.67, 58.33, 75.0, 91.67]]
+    thirds = charts["paper-8"]["series"][1]["values"]
+    assert all(value is not None for value in thirds)
+
+
 def test_the_papers_curves_are_its_numbers(run):
     charts, figures = drawn(run), paper_world.figures()
     recycling = next(line for line in charts["paper-3-rescued_hard"]["series"] if "recycling" in line["name"])

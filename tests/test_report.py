@@ -243,7 +243,7 @@ def test_a_live_run_is_read_up_to_the_last_whole_line(run):
     assert ([row["step"] for row in found.metrics], found.unread, found.ended) == ([1, 2, 3, 4], 1, False)
     assert max(row["step"] for row in found.draws) == 4  # step 5 has no metrics yet
     html = page.build(run).html
-    assert data_of(html, "run-data")["status"].startswith("Step 4 of 5.")
+    assert data_of(html, "run-data")["status"].startswith("Step 4, 80 % of the budget.")
     group = data_of(html, "episodes-data")["groups"][0]
     assert (group["step"], len(group["samples"])) == (4, 1)
 
@@ -380,7 +380,7 @@ def test_view_makes_the_page_anew_as_the_run_goes_on(served, run):
         file.write(json.dumps(metrics(4)) + "\n")
     served._page_from = 0.0  # not wait for a second
     after = get(served, "/run.json", If_None_Match=before.headers["ETag"])
-    assert after.status == 200 and json.loads(after.text)["status"].startswith("Step 4 of 5.")
+    assert after.status == 200 and json.loads(after.text)["status"].startswith("Step 4, 80 % of the budget.")
 
 
 def test_a_port_that_is_taken_is_said(served):

@@ -102,14 +102,15 @@ def shares(run: read.Run, number: str) -> Chart:
     of, title, words, above, below = SHARES[number]
     figure, model = paper_world.figures()[number], _model(run)
     curves, lots = figure["curves"][model], series.bins(run.metrics, charts.RATE_BINS)
-    middles = [(lot[0]["step"] - 1 + lot[-1]["step"]) / 2 for lot in lots]
+    ends = [run.share_spent(lot[-1]) for lot in lots]
+    middles = [(before + after) / 2 for before, after in zip([0.0, *ends], ends)]
     drawn = []
     for name, word in words.items():
         places = _percent(curves["x"], STEPS)
         drawn.append(_line(f"paper: {word}", TONES[name], places, curves[name]) | {"style": "paper"})
     for name, word in words.items():
         values = [series.ratio(lot, above.format(name), below, least=charts.FEW) for lot in lots]
-        drawn.append(_line(word, TONES[name], _percent(middles, _planned(run)), values))
+        drawn.append(_line(word, TONES[name], _percent(middles, 1), values))
     note = f"Figure {number}: shares of the {of}; the paper's of {paper_world.MODELS[model]}." + series.said(lots)
     note += f" A share of fewer than {charts.FEW} is left out."
     return _chart(f"paper-{number}", title, note, drawn, fit=False)
@@ -160,7 +161,7 @@ def _read_thirds() -> list[tuple[float, float]]:
 def _own_thirds(run: read.Run) -> list[tuple[float, float]]:
     found = []
     for third in (1, 2, 3):
-        lot = [row for row in run.metrics if math.ceil(3 * row["step"] / _planned(run)) == third]
+        lot = [row for row in run.metrics if math.ceil(3 * run.share_spent(row)) == third]
         found += [(series.total(lot, f"pool/{verdict}"), series.total(lot, "pool/drawn")) for verdict in VERDICTS]
     return found
 
@@ -194,16 +195,11 @@ def _own(run: read.Run, words: str, tone: str, name: str) -> dict[str, Any]:
     for lot in lots:
         total += series.total(lot, f"pool/accepted_{ACCEPTED[name]}")
         values.append(total / size if size else None)
-    return _line(words, tone, _percent([lot[-1]["step"] for lot in lots], _planned(run)), values)
+    return _line(words, tone, _percent([run.share_spent(lot[-1]) for lot in lots], 1), values)
 
 
 def _percent(places: Sequence[float], budget: float) -> list[float]:
     return [round(100 * place / budget, 2) for place in places]
-
-
-def _planned(run: read.Run) -> int:
-    """Return the steps of the run's whole budget: those planned, or those done if they are more."""
-    return max(run.planned, run.metrics[-1]["step"])
 
 
 def _size(rows: Sequence[Row]) -> int | None:

@@ -131,8 +131,9 @@ def status(run: read.Run) -> str:
     shape = f"rule {of.get('rule', {}).get('name', '?')}, {of.get('queries', '?')} queries of {of.get('samples', '?')}"
     done = f"Before step 1: {read.phase(run)}" + ("" if run_list.is_held(run.folder) else " (no process writes it now)")
     if run.metrics:
-        last = run.metrics[-1]["step"]
-        done = f"{last:,} steps, ended" if run.ended else f"Step {last:,} of {run.planned:,}"
+        last = run.metrics[-1]
+        part = f"Step {last['step']:,}, {100 * run.share_spent(last):.0f} % of the budget"
+        done = f"{last['step']:,} steps, ended" if run.ended else part
     return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}."
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qr_jax.config import BUDGETS
 from qr_jax.errors import UserError
 from qr_jax.run import jsonl, run_files
 from qr_jax.run.jsonl import Row
@@ -33,10 +34,11 @@ class Run:
     probe: Mapping[str, Any] = field(default_factory=dict)
     cold: tuple[Row, ...] = ()
 
-    @property
-    def planned(self) -> int:
-        """Return the steps that the config asks for."""
-        return int(self.config.get("train", {}).get("steps") or 0)
+    def share_spent(self, row: Row) -> float:
+        """Return the share of the run's budget spent after a step: of its steps, or of another limit that is nearer."""
+        limits = self.config.get("train", {})
+        spent = {"steps": row["step"]} | {f"max_{name}": row.get(f"budget/{name}") or 0 for name in BUDGETS}
+        return min(max((count / limits[name] for name, count in spent.items() if limits.get(name)), default=1.0), 1.0)
 
 
 def run(folder: str | Path) -> Run:
