@@ -107,7 +107,7 @@ def by_rule(plays: Mapping[str, Mapping[str, Sequence[Played]]]) -> str:
         others = of_grpo(large, rule), mean(play["distinct"] for play in large[rule])
         rows.append((rule, of_grpo(small, rule), *counts, *others))
         settings = paper_world.SETTING | {"oversample": paper_world.OVERSAMPLE.get(rule, 0)}
-        if told := paper_world.published("paper:qwen3_1p7b", rule, settings):
+        if told := paper_world.published("paper:qwen3_1p7b", rule, settings, prolonged=True):
             groups = (
                 {"accepted_groups": told["signal_groups"], "distinct": told["signal_groups"]}
                 if "signal_groups" in told

@@ -106,7 +106,7 @@ def beside_paper(scores: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """The paper's rows, and under them those of suites' (name, score): Pass@1 by the judge, else by exact match."""
     web = [(name, scored) for name, scored in scores if scored["suite"] == "web"]
     found = [_beside(SETS, PAPER, "3,197", [pair for pair in scores if pair not in web])]
-    return "\n".join([*found, *([_beside(WEB, PAPER_WEB, "-", web)] if web else [])])
+    return "\n".join([*found, _beside(WEB, PAPER_WEB, "-", web)])
 
 
 def _beside(
@@ -115,9 +115,9 @@ def _beside(
     """The table of the `paper`'s rows, over so many questions, and of the scores of these sets."""
     rows = [("Pass@1 in percent", "questions", *sets.values(), "mean")]
     for name, values in paper.items():
-        by_set, error = values[: len(sets)], "".join(f" +- {error:.2f}" for error in values[len(sets) + 1 :])
-        mean = (*values[len(sets) :], sum(by_set) / len(sets))[0]
-        rows.append((f"paper: {name}", asked, *(f"{value:.1f}" for value in by_set), f"{mean:.1f}{error}"))
+        by_set, summed = values[: len(sets)], values[len(sets) :]  # of the web sets the paper has no mean
+        mean = f"{summed[0]:.1f} +- {summed[1]:.2f}" if summed else "-"
+        rows.append((f"paper: {name}", asked, *(f"{value:.1f}" for value in by_set), mean))
     for name, scored in scores:
         macro = scored["macro"]["scores"]
         rule = next((rule for rule in ("pass_at_1_judge", "pass_at_1_exact_match") if rule in macro), None)

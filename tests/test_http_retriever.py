@@ -470,14 +470,13 @@ def gym(url: str, **settings):
 
 def test_deepresearchgym_is_asked_by_get_with_its_key_in_a_header(monkeypatch):
     monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
-    with server(packed(CLUEWEB, {"Clean-Text": None, "URL": "https://e.org/3"}, CLUEWEB)) as (url, asked):
-        found = gym(url, token_env="CLUEWEB_API_KEY")(["who & where?", " "], 2)
-    assert found == [
-        [Passage("clueweb22-en0001", "", "A b.\nC", 1.0), Passage("https://e.org/3", "", "", 0.5)],
-        [],
-    ]
+    other = {"Clean-Text": "D", "URL": "https://e.org/3"}
+    with server(packed(CLUEWEB, {"Clean-Text": None, "URL": "https://e.org/2"}, other, CLUEWEB)) as (url, asked):
+        found = gym(url, token_env="CLUEWEB_API_KEY")(["who & where?", " "], 3)
+    shown = [Passage("clueweb22-en0001", "", "A b.\nC", 1.0), Passage("https://e.org/3", "", "D", 1 / 3)]
+    assert found == [shown, []]  # a document without text is none
     (head, body), *more = asked
-    assert head.startswith("GET /search?query=who%20%26%20where%3F&k=2 HTTP/1.1\n") and not body and not more
+    assert head.startswith("GET /search?query=who%20%26%20where%3F&k=3 HTTP/1.1\n") and not body and not more
     assert "X-API-Key: k3y-of-clueweb\n" in head
 
 

@@ -87,7 +87,8 @@ def tool_call(
     `<|python_tag|>`, `[TOOL_CALLS]` or `[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if
     it names the tool. Two queries under two names are a guess, and not read.
 
-    A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid,
+    A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid
+    (AReaL's agent stops a turn at <tool_response> and runs the call before it; here that turn made up its result),
     for the model may make up there what was found.
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results

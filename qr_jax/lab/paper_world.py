@@ -93,11 +93,12 @@ def oversample(rates: str, rule: str) -> int:
     return OVERSAMPLE.get(rule, 2) if rates.startswith("paper:") else 2
 
 
-def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, float]:
+def published(rates: str, rule: str, settings: Mapping[str, int], *, prolonged: bool = False) -> dict[str, float]:
     """Return the paper's figures for a rule in the world of `rates`, named as in `oracle.summary`; {} for none.
 
     `settings` (size, queries, samples, rollouts and oversample) must be the paper's own. Shares and groups are from
-    figures 4 and 5, over the first and the last tenth; counts from figures 3 and 8.
+    figures 4 and 5, over the first and the last tenth; counts from figures 3 and 8. A count whose curve ends before the
+    budget does is there only if `prolonged`, by `at_end`.
     """
     shape, _, model = rates.partition(":")
     if shape != "paper" or dict(settings) != SETTING | {"oversample": OVERSAMPLE.get(rule)}:
@@ -105,7 +106,8 @@ def published(rates: str, rule: str, settings: Mapping[str, int]) -> dict[str, f
     found = _shares(model) if rule == figures()["5"]["rule"] else {}
     if model == "qwen3_1p7b":
         curves = figures()["3"]["curves"][rule]
-        found |= {name: round(at_end(curves[name]), 1) for name in ACCEPTED}
+        ended = [name for name in ACCEPTED if prolonged or curves[name]["x"][-1] >= SETTING["rollouts"]]
+        found |= {name: round(at_end(curves[name]), 1) for name in ended}
     return found
 
 

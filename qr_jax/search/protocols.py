@@ -173,7 +173,8 @@ def _deepresearchgym_results(body: Any, count: int, k: int) -> Lists:
     if not isinstance(rows, list):
         fields = _fields(body) if isinstance(body, Mapping) else type(body).__name__
         raise UserError(f"the answer has no list 'results' ({fields or 'nothing in it'}); is this the right protocol?")
-    return [[_document(row, at) for at, row in enumerate(rows[:k], 1)]]
+    passages = [_document(row, at) for at, row in enumerate(rows[:k], 1)]
+    return [[passage for passage in passages if passage.text.strip()]]  # a page without text shows the policy nothing
 
 
 def _document(row: Any, place: int) -> Passage:

@@ -57,12 +57,14 @@ def differences(run: read.Run) -> list[str]:
     pool, size = run.config.get("pool", {}), _size(run.metrics)
     own = {"rule": _rule(run), "K": pool.get("samples"), "B": pool.get("queries"), "k": pool.get("oversample")}
     told = ", ".join(f"{name} {value}" for name, value in own.items() if value is not None)
-    draws = series.total(run.metrics, "pool/drawn") / size if size else 0
+    drawn = "does not tell the size of its pool"
+    if size:
+        draws = series.total(run.metrics, "pool/drawn") / size
+        drawn = f"has so far drawn {draws:.2g} times each of {size:,} queries"
     return [
         "Dashed: the paper, arXiv:2606.10709, read off its figures (shares right to .02, counts to 2 %), one run a "
         "curve. Its recycling has K 4, B 32, k 2 and draws 21,120 times from 10,000 queries, 2.1 times each. "
-        f"This run has {told or 'settings that it does not tell'}, and has so far drawn {draws:.2g} times each of "
-        f"{size or 'unknown':,} queries." if size else "This run does not tell the size of its pool.",
+        f"This run has {told or 'settings that it does not tell'}, and {drawn}.",
         f"Figure 3 has three rules and figure 6 has K 4 and K 8: one run has one of each ({told}), which stands beside "
         "them all. Figure 8 is by source and documents needed, which a run's ledger does not hold: its strata are "
         "summed here.",
