@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import tokenizers
 
 from qr_jax import config, dialect
-from qr_jax.data import arrow, carried, formats, parquet, readers
+from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import families, gguf, gguf_file, hf, json_file, rope, safetensors_file
@@ -33,7 +33,7 @@ from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
-from qr_jax.sets import data_check, foreign, foreign_rows, html_text, inputs, official
+from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
 from qr_jax.settings import checks, overrides, settings
 
 Parts = Mapping[str, bytes | None]
@@ -512,10 +512,10 @@ LISTED = (
         modules=(server, search_json),
     ),
     Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
-    Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),
+    Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, tables)),
     Target(
         "foreign", 4_000, foreign_files, read_foreign,
-        modules=(foreign, foreign_rows, formats, carried, arrow, html_text, inputs),
+        modules=(foreign, foreign_rows, formats, carried, tables, html_text, inputs),
     ),
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),

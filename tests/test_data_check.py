@@ -13,9 +13,9 @@ import pytest
 from qr_jax import assemble
 from qr_jax.cli import cli
 from qr_jax.cli.commands import data
-from qr_jax.data import formats, readers
+from qr_jax.data import readers
 from qr_jax.search.stored import ENDS
-from qr_jax.sets import data_check
+from qr_jax.sets import data_check, formats
 from qr_jax.sets.synth.repeats import Repeats
 
 ROWS = [

@@ -9,10 +9,10 @@ import pytest
 
 from qr_jax import answers
 from qr_jax.cli import cli
-from qr_jax.data import answer_columns, formats, parsing, readers
+from qr_jax.data import parsing, readers
 from qr_jax.lab import score
 from qr_jax.records import Query
-from qr_jax.sets import data_check, foreign, foreign_rows
+from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats
 
 TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qr_jax.cli import cli
-from qr_jax.data import arrow, readers
+from qr_jax.data import readers
 from qr_jax.search import recall
-from qr_jax.sets import data_check, foreign, inputs
+from qr_jax.sets import data_check, foreign, inputs, tables
 from qr_jax.settings.settings import use
 from tests.test_official import HOTPOTQA, ROWS, TWO_WIKI
 
@@ -455,4 +455,4 @@ def test_a_corpus_that_is_there_is_not_written_over_and_nothing_is_half_done(tmp
 
 
 def test_endings_that_are_read_are_all_known_to_folders():
-    assert set(arrow.ENDS) < set(inputs.SHARDS) < set(inputs.ROWS)
+    assert set(tables.ARROW_ENDS) < set(inputs.SHARDS) < set(inputs.ROWS)

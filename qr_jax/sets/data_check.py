@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
-from qr_jax.data import carried, formats, parsing, readers
-from qr_jax.data.answer_columns import NOT_TAKEN, Unanswerable, list_in, not_taken
+from qr_jax.data import parsing, readers
 from qr_jax.data.characters import nfc
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
+from qr_jax.sets import carried, formats
+from qr_jax.sets.answer_columns import NOT_TAKEN, list_in, not_taken
 
 UNANSWERABLE = "no answer"
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
@@ -115,7 +116,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 is_passage = schema.endswith("corpus") or (is_passage and "question" not in row)  # one without its text
                 schemas[schema] += 1
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
-            except Unanswerable:
+            except parsing.Unanswerable:
                 unanswerable.append(number)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"

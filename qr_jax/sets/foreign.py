@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qr_jax.answers import normalise
-from qr_jax.data import carried, formats, parsing, readers
-from qr_jax.data.answer_columns import (
-    NOT_TAKEN,
-    Unanswerable,
-    as_text,
-    check_answerable,
-    in_objects,
-    list_in,
-    not_taken,
-)
-from qr_jax.data.parsing import ANSWERS, OTHER_SCHEMAS, Row
+from qr_jax.data import parsing, readers
+from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
-from qr_jax.sets import foreign_rows, inputs
+from qr_jax.sets import carried, foreign_rows, formats, inputs
+from qr_jax.sets.answer_columns import NOT_TAKEN, as_text, check_answerable, in_objects, list_in, not_taken
 from qr_jax.sets.foreign_rows import ASKS, KNOWN
+from qr_jax.sets.formats import OTHER_SCHEMAS
 from qr_jax.sets.inputs import Input
 from qr_jax.settings.settings import names
 
@@ -273,7 +266,7 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1
         value = list(dict.fromkeys(taken)) if all(isinstance(one, str | int | float) for one in taken) else taken
     if column in ANSWERS and (value == [] or isinstance(value, str) and "".join(value.split()) == "[]"):
-        raise Unanswerable(f"has no answer: {column!r} is {formats.show(value)}")
+        raise Unanswerable(f"has no answer: {column!r} is {show(value)}")
     if isinstance(value, str):
         listed = list_in(value)
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qr_jax.data import arrow, carried, formats, limits, parquet, readers
-from qr_jax.data.parsing import ANSWERS, OTHER_SCHEMAS, Row
+from qr_jax.data import limits
+from qr_jax.data.parsing import ANSWERS, Row, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage
-from qr_jax.sets import html_text, inputs, text_files
+from qr_jax.sets import carried, faults, html_text, inputs, tables, text_files
+from qr_jax.sets.formats import OTHER_SCHEMAS
 from qr_jax.sets.inputs import Input
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -30,15 +31,13 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
     Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
     file, ends = given.file, inputs.ending(given.file)
-    if file.suffix == ".parquet":
-        return parquet.rows(file)
-    if ends in arrow.ENDS:
-        return arrow.rows(file)
+    if file.suffix == ".parquet" or ends in tables.ARROW_ENDS:
+        return tables.rows(file)
     text = _text(file, encoding, said)
     if not text.strip() and not given.is_document:
         raise UserError(f"{file.name} is empty")
     is_text = given.is_document or ends in html_text.ENDS
-    if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in readers.TABLE_ENDS:
+    if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in inputs.TABLE_ENDS:
         parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
         rows = (row for part in parts for row in ([part] if isinstance(part, ValueError) else carried.questions(part)))
         return enumerate(rows, 1)
@@ -68,7 +67,7 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
     most = limits.most_bytes(file)
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
         held = opened.read(most + 1)
-    readers.check_text_begins(file, held)
+    faults.check_begins(file, held)
     taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{", b"\n", b";", b"\t", b"|")))
     limits.check_unpacked(file, taken, most, "in all")
     is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -156,7 +155,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
             said[f"{len(value['rows'])} of the {whole} rows that the hub's viewer has"] = -1
         return map(_viewed, value["rows"])
     if not isinstance(value, dict):
-        raise UserError(f"{file.name}: rows are wanted, and this is {formats.show(value)}")
+        raise UserError(f"{file.name}: rows are wanted, and this is {show(value)}")
     names = {str(name).strip().lower() for name in value}
     columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
     if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
@@ -186,7 +185,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
 
 def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
     for row in rows:
-        wanted = f"{file.name}: a list of objects is wanted, and it holds {formats.show(row)}"
+        wanted = f"{file.name}: a list of objects is wanted, and it holds {show(row)}"
         yield row if isinstance(row, dict) else UserError(wanted)
 
 
@@ -198,7 +197,7 @@ def _is_viewed(rows: Any) -> bool:
 
 def _viewed(given: Row) -> Row | ValueError:
     if cut := given.get("truncated_cells"):
-        return UserError(f"the viewer cut its cells {formats.show(cut)}; get the set's own files")
+        return UserError(f"the viewer cut its cells {show(cut)}; get the set's own files")
     return given["row"]
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qr_jax.data import arrow, limits, readers
+from qr_jax.data import limits, readers
 from qr_jax.errors import UserError
-from qr_jax.sets import text_files
+from qr_jax.sets import tables, text_files
 
-SHARDS = (".parquet", ".jsonl", *arrow.ENDS)  # endings of files of rows, and of nothing else
-ROWS = (*SHARDS, ".json", *readers.TABLE_ENDS)
+SHARDS = (".parquet", ".jsonl", *tables.ARROW_ENDS)  # endings of files of rows, and of nothing else
+TABLE_ENDS = (".csv", ".tsv")
+ROWS = (*SHARDS, ".json", *TABLE_ENDS)
 ABOUT = ("README", "LICENSE")  # texts about the files beside them
 SPLITS = {"train", "training", "dev", "devel", "val", "valid", "validation", "eval", "test"}
 SHOWN = 8  # endings of files that are left out
@@ -48,11 +49,11 @@ def ending(path: Path) -> str:
 
 
 def _of_word(word: str, said: list[str]) -> list[Input]:
-    path = Path(os.path.expanduser(word.strip().replace("{data}", str(readers.data_folder()))))
+    path = readers.file_named(word)
     if readers.index_folder(path) is not None:
         raise UserError(f"{word!r} is an index; convert the files it was made of")
     if path.is_dir():
-        shards = arrow.saved(path)
+        shards = tables.saved(path)
         return _of_folder(path, said) if shards is None else [Input(file, file.name) for file in shards]
     if glob.has_magic(str(path)) and not path.exists():
         files = sorted(Path(one) for one in glob.glob(str(path), recursive=True) if os.path.isfile(one))

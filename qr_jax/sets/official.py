@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from qr_jax.config import SET_PREFIX
-from qr_jax.data.answer_columns import Unanswerable, check_answerable
-from qr_jax.data.carried import joined
+from qr_jax.data.parsing import Row, Unanswerable
 from qr_jax.errors import UserError
+from qr_jax.sets.answer_columns import check_answerable
+from qr_jax.sets.carried import joined
 from qr_jax.settings.settings import names, show
 
-Row = Mapping[str, Any]
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 MOST_SOURCE_BYTES = 10_000

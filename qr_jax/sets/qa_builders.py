@@ -16,12 +16,12 @@ import tensorflow_datasets as tfds
 from qr_jax.answers import normalise
 from qr_jax.config import SET_PREFIX
 from qr_jax.data.parsing import query_of
-from qr_jax.data.world.tfds_builder import Source, config_name, text, written_once
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.records import Passage, Query
 from qr_jax.sets import official
 from qr_jax.sets.fetch import Found, alone, fetch, own, record
+from qr_jax.sets.world_builder import Source, config_name, text, written_once
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")
 TEXTS = ("id", "question", "dataset", "split", "type", "level")

@@ -110,9 +110,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from qr_jax.config import SET_PREFIX
-    from qr_jax.data import formats, readers
+    from qr_jax.data import readers
     from qr_jax.records import Passage
-    from qr_jax.sets import foreign
+    from qr_jax.sets import foreign, formats
 
     out, shown = arguments.out, " ".join(arguments.files)
     formats.check_new(out)  # before much is read, or a set is built

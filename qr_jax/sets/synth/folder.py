@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qr_jax.data import formats
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
 from qr_jax.records import Query
 from qr_jax.run.run_files import free
+from qr_jax.sets import formats
 from qr_jax.sets.synth.synthesise import Made
 
 SETTINGS, CALLS = Path("journal") / "settings.json", Path("journal") / "calls.jsonl"

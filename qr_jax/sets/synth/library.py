@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.data import readers
-from qr_jax.data.formats import show
-from qr_jax.data.parsing import Row, passage_of
+from qr_jax.data.parsing import Row, passage_of, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.rollout.tools import Fault, run_searches

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from qr_jax.data.characters import nfc, runs
-from qr_jax.data.traces import plain
 from qr_jax.records import Passage
+from qr_jax.sets.made_traces import plain
 
 SHORTEST = 4  # letters of a title of one word
 HUB_SHARE, HUB_LEAST = 0.002, 50  # a title that more passages mention leads nowhere in particular

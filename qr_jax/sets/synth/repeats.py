@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 
 from qr_jax.answers import fold
 from qr_jax.data import readers
-from qr_jax.data.traces import EMPTY_WORDS
 from qr_jax.records import Query
+from qr_jax.sets.made_traces import EMPTY_WORDS
 
 LIKE = 0.6  # share of content words (of both questions together) in common, of two questions with one answer
 SAME = 0.8  # share of runs of three words in common, of two questions with any answers

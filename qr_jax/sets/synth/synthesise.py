@@ -18,13 +18,14 @@ from qr_jax.logging import terminal
 from qr_jax.records import Query, Trace
 from qr_jax.sets.synth.author import Author, interleaved
 from qr_jax.sets.synth.draft import Draft, Refused
-from qr_jax.sets.synth.library import Library
-from qr_jax.sets.synth.play import Dialect, play
+from qr_jax.sets.synth.play import Dialect, play, taught
 from qr_jax.sets.synth.repeats import Repeats
 from qr_jax.sets.synth.teacher import Ended
+from qr_jax.sets.synth.verify import verify
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+ATTEMPTS = 4  # trajectories of one question until one is right
 AHEAD = 2  # items begun, for each thread, beyond the one that is waited for
 EVERY_S = 5.0  # between two lines of progress
 
@@ -39,7 +40,6 @@ class Made:
     tried: collections.Counter = field(default_factory=collections.Counter)  # candidates by generator
     attempts: int = 0  # trajectories
     ended: str = ""
-    drafts: dict[str, Draft] = field(default_factory=dict)  # by the question's id
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Work:
 def synthesise(
     made: Made,
     author: Author,
-    library: Library,
     dialect: Dialect,
     tests: Repeats,
     work: Work,
@@ -65,7 +64,7 @@ def synthesise(
     """Fill `made` in place, so that an interruption leaves all settled results to be written."""
     _questions(made, author, tests, work, _now_and_then(say))
     if not made.ended:
-        _traces(made, author, library, dialect, work, _now_and_then(say))
+        _traces(made, author, dialect, work, _now_and_then(say))
 
 
 def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Callable[[Made], None]) -> None:
@@ -87,14 +86,14 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             repeated = tests.find(draft.query("", ""))
             if repeated is not None:
                 raise Refused("stands in an evaluation set", repeated)
-            author.verify(draft)
+            verify(draft, author.library, author.teacher)
         except Refused as refused:
             return draft, refused
         except (Ended, OSError) as ended:  # OSError: the retriever, which is no candidate's fault, or the disk
             return draft, Ended(str(ended))
         return draft, None
 
-    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates, work.mix))
+    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates(), work.mix))
     with in_order(attempt, candidates, work.at_once, work.halt) as settled:
         for (generator, number), (draft, fault) in (
             (candidate, part) for candidate, parts in settled for part in parts
@@ -110,7 +109,6 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             if query is not None and draft is not None and fault is None:
                 kept.add(query)
                 made.queries.append(query)
-                made.drafts[query.id] = draft
             elif fault is not None:
                 row: dict[str, Any] = {"stage": "question", "generator": generator, "candidate": number}
                 row |= {} if query is None else {"question": query.question, "answers": list(query.answers)}
@@ -120,18 +118,16 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
                 break
 
 
-def _traces(
-    made: Made, author: Author, library: Library, dialect: Dialect, work: Work, say: Callable[[Made], None]
-) -> None:
+def _traces(made: Made, author: Author, dialect: Dialect, work: Work, say: Callable[[Made], None]) -> None:
     """Play trajectories in rounds, one try for each question that still needs some, until there are enough."""
     each = -(-work.traces // max(1, len(made.queries)))
     count: collections.Counter[str] = collections.Counter()
     known: set[tuple[str, tuple[str, ...]]] = set()
-    for attempt in range(author.attempts * each):
+    for attempt in range(ATTEMPTS * each):
 
         def played(query: Query, attempt: int = attempt) -> tuple[str, ...] | Refused | Ended:
             try:
-                return play(query, author.policy(made.drafts[query.id], attempt), dialect, library)
+                return play(query, taught(author.teacher, dialect, attempt), dialect, author.library)
             except Refused as refused:
                 return refused
             except (Ended, OSError) as ended:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qr_jax.data.traces import plain
+from qr_jax.sets.made_traces import plain
 from qr_jax.sets.synth.draft import Chance, Draft, Refused
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.prompts import WALK

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qr_jax.data import limits
-from qr_jax.data.formats import show
+from qr_jax.data.parsing import Row, show
 from qr_jax.errors import UserError
 from qr_jax.run import bounded_json
 
-Row = Mapping[str, Any]
 Pair = tuple[str, str]  # a passage's title and text
 COLUMNS = ("context", "paragraphs")  # which hold passages
 SENTENCES = ("sentences", "content")
