@@ -52,7 +52,7 @@ def _split_by_unseen(name: str) -> str:
     return f"[{UNSEEN}]*".join(map(re.escape, name))
 
 
-def _either(further: tuple[str, ...]) -> str:
+def either(further: tuple[str, ...]) -> str:
     """A regular expression of the names of NAMES and the further ones."""
     return "|".join(map(re.escape, (*NAMES, *further)))
 
@@ -60,7 +60,7 @@ def _either(further: tuple[str, ...]) -> str:
 @functools.cache
 def any_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     """A tag of NAMES or of the further ones, as a model must write it."""
-    return re.compile(rf"<(/?)({_either(further)})>")
+    return re.compile(rf"<(/?)({either(further)})>")
 
 
 @functools.cache
@@ -102,7 +102,7 @@ def _foreign(further: tuple[str, ...]) -> str:
 
     A tag in the middle of a line, never closed, is prose (vector<int>). Or it begins another message: `<|im_start|>`.
     """
-    ours = rf"(?!</?(?:{_either(further)})>)"
+    ours = rf"(?!</?(?:{either(further)})>)"
     name = rf"(?!(?i:{HTML}))[^\W\d][\w:.-]*"
     slash = rf"[{UNSEEN}]*[{SLASHES}][{UNSEEN}]*"
     closes = rf"{OPENS}{slash}{name}|\[{slash}{name}\]|\{{{slash}{name}\}}"
@@ -116,7 +116,7 @@ def _foreign(further: tuple[str, ...]) -> str:
 @functools.cache
 def whole_block(further: tuple[str, ...] = ()) -> str:
     """A regular expression of an act, or another block: a tag of the environment with no such tag inside."""
-    inside = rf"(?:(?!</?(?:{_either(further)})>).)*"
+    inside = rf"(?:(?!</?(?:{either(further)})>).)*"
     return "|".join(f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think")
 
 
@@ -238,34 +238,6 @@ def _of_one_thought(turn: str, further: tuple[str, ...]) -> str:
         after = LATER_THOUGHT.sub("", head[len(before) :])
         head = f"{before}<think>{thought}</think>{after}"
     return head + acts
-
-
-def tag_pattern(further: tuple[str, ...] = ()) -> str:
-    """A tag as `any_tag` has it, as a regular expression for others (agent.json); group 1 is what is inside."""
-    return f"<(/?(?:{_either(further)}))>"
-
-
-def end_pattern(stop: Sequence[str]) -> str:
-    """Match a turn up to the first stop string outside its thoughts: a regular expression for others (agent.json)."""
-    return rf"(?s)(?:{WHOLE_THOUGHT}|(?!<think>).)*?(?:{'|'.join(map(re.escape, stop))})"
-
-
-def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
-    """The first of the acts that `read` finds, as a regular expression to match from a turn's beginning.
-
-    `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
-    `read` finds no act, or the first one is empty and may not be.
-    """
-    tag = f"</?(?:{_either(further)})>"
-    inside = f"(?:(?!{tag}).)*"
-    opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
-    block = whole_block(further)
-    spoilt = f"(?:{WHOLE_THOUGHT}|{block}|(?!<think>|{block}).)*?(?:{forbidden_tag(further).pattern})"
-    passed = [WHOLE_THOUGHT, f"(?!{tag})."]
-    passed += [f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think" and name not in acts]
-    names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
-    acted = rf"(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
-    return f"(?s)(?:{opened}|(?!{opened}))(?!{spoilt}){acted}"
 
 
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:

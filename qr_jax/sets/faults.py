@@ -23,7 +23,7 @@ NO_TEXT = {
     b"PK\x03\x04": "a spreadsheet or document (.xlsx, .docx) or another packed file; save the table as CSV, take the "
     "text out (pandoc), or unpack it",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet or document of Office's; save the table as CSV",
-    b"%PDF": "a PDF; take its text out (pdftotext), and `qr-jax data convert` makes passages of a .txt file",
+    b"%PDF": "a PDF; take its text out (pdftotext), and cut it into passages",
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
 }
@@ -86,7 +86,7 @@ def of_line(file: Path, line: bytes, number: int, error: Exception) -> UserError
     if isinstance(error, UnicodeDecodeError):
         byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
         return UserError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
-    todo = f"{CONVERT}, from a table, other JSON or plain text"
+    todo = f"{CONVERT}, from a table or other JSON"
     if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
         todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
     return UserError(f"not a line of JSON ({error}); wanted an object a line; {todo}")

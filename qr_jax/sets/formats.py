@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from qr_jax.data import limits
 from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, one_text, show, texts
+from qr_jax.data.world.generate import World
 from qr_jax.errors import UserError
-from qr_jax.records import Passage, Query
+from qr_jax.records import Passage, Query, Trace
 from qr_jax.run import bounded_json, run_files
 from qr_jax.sets import carried, tables
 from qr_jax.sets.answer_columns import (
@@ -214,8 +215,10 @@ def last_user_text(prompt: Any) -> str:
     return "".join(texts)
 
 
-def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
-    """Return the query as a row of the format `form`, at place `at` of the file. `ours` inverts it."""
+def row_of(query: Query | Passage, form: Form = "jsonl", at: int = 0) -> dict[str, Any]:
+    """Return the query as a row of `form`, at place `at` of the file (`ours` inverts it); a passage as our own row."""
+    if isinstance(query, Passage):
+        return {"id": query.id, "title": query.title, "text": query.text}
     answers = list(query.answers)
     more = ({"entities": list(query.entities)} if query.entities else {}) | dict(query.meta)
     if form == "jsonl":
@@ -246,10 +249,7 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
     check_new(file)
     # texts for what JSON lacks, as a Parquet file's dates and bytes
     as_json = functools.partial(json.dumps, default=str)
-    made = [
-        {"id": item.id, "title": item.title, "text": item.text} if isinstance(item, Passage) else row_of(item, form, at)
-        for at, item in enumerate(items)
-    ]
+    made = [row_of(item, form, at) for at, item in enumerate(items)]
     if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
         kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
         tables.write(file, kept)
@@ -259,6 +259,28 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
     with opened(beside, "wt", encoding="utf-8") as lines:
         lines.writelines(as_json(row, ensure_ascii=False) + "\n" for row in made)
     os.replace(beside, file)
+
+
+def trace_row(trace: Trace) -> dict[str, Any]:
+    """Return the trace as a row of ours: its query's, with the expert's turns."""
+    return row_of(trace.query) | {"turns": list(trace.turns)}
+
+
+def export(world: World, folder: str | Path) -> list[Path]:
+    """Write documents, train, dev, test and traces.jsonl and return their paths. ValueError if one of them exists."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, Iterable[dict]] = {
+        **{name: map(row_of, getattr(world, name)) for name in ("documents", "train", "dev", "test")},
+        "traces": map(trace_row, world.traces),
+    }
+    paths = [folder / f"{name}.jsonl" for name in tables]
+    if there := [path for path in paths if os.path.lexists(path)]:
+        raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
+    for path, rows in zip(paths, tables.values(), strict=True):
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(one) + "\n" for one in rows)
+    return paths
 
 
 def check_new(file: Path) -> None:

@@ -16,11 +16,12 @@ from typing import Any, Generic, SupportsIndex, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from qr_jax.data.world.generate import World, WorldSettings, build, row, settings_hash
+from qr_jax.data.world.generate import World, WorldSettings, build, settings_hash
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.records import Passage, Query, Trace
 from qr_jax.run import run_files
+from qr_jax.sets import formats
 
 T = TypeVar("T")
 SPLITS = {"documents": ("documents",), "questions": ("train", "dev", "test"), "traces": ("traces",)}  # a TFDS config's
@@ -78,9 +79,7 @@ def features(config: str) -> dict[str, Any]:
 
 def encode(item: Passage | Query | Trace) -> dict[str, Any]:
     """An item of the world as a TFDS example."""
-    if isinstance(item, Passage):
-        return {"id": item.id, "title": item.title, "text": item.text}
-    return row(item.query) | {"turns": list(item.turns)} if isinstance(item, Trace) else row(item)
+    return formats.trace_row(item) if isinstance(item, Trace) else formats.row_of(item)
 
 
 def text(value: Any) -> str:

@@ -62,8 +62,8 @@ def write(folder: Path, made: Made, card: str) -> list[Path]:
     Old questions or traces with a row that the new ones lack (the user's own, perhaps) are set aside; return their
     paths.
     """
-    rows = [formats.row_of(query, "jsonl", at) for at, query in enumerate(made.queries)]
-    traces = [formats.row_of(trace.query, "jsonl", 0) | {"turns": list(trace.turns)} for trace in made.traces]
+    rows = list(map(formats.row_of, made.queries))
+    traces = list(map(formats.trace_row, made.traces))
     aside = [*_aside(folder / "questions.jsonl", rows), *_aside(folder / "traces.jsonl", traces)]
     for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
         _replace(folder / f"{name}.jsonl", lambda path, listed=listed: _lines(path, listed))

@@ -1,15 +1,23 @@
 """Links between passages: those in the data, or the titles that other passages mention, found in one pass."""
 
+import functools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from qr_jax.data.characters import nfc, runs
+from qr_jax.data.characters import marks, nfc
 from qr_jax.records import Passage
 from qr_jax.sets.made_traces import plain
 
 SHORTEST = 4  # letters of a title of one word
 HUB_SHARE, HUB_LEAST = 0.002, 50  # a title that more passages mention leads nowhere in particular
 Links = Sequence[tuple[int, ...]]
+
+
+@functools.cache
+def runs() -> re.Pattern[str]:
+    """Return the pattern of letters, digits and _ in a row, with their marks."""
+    return re.compile(rf"\w[\w{marks()}]*")
 
 
 def given(passages: Sequence[Passage], targets: Sequence[Iterable[str]]) -> Links:
