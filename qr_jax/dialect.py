@@ -53,19 +53,19 @@ def _split_by_unseen(name: str) -> str:
 
 
 def either(further: tuple[str, ...]) -> str:
-    """A regular expression of the names of NAMES and the further ones."""
+    """Match one of the names of NAMES and the further ones."""
     return "|".join(map(re.escape, (*NAMES, *further)))
 
 
 @functools.cache
 def any_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
-    """A tag of NAMES or of the further ones, as a model must write it."""
+    """Match a tag of NAMES or of the further ones, as a model must write it."""
     return re.compile(rf"<(/?)({either(further)})>")
 
 
 @functools.cache
 def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
-    """Anything like a tag of NAMES or of the further ones, with what is inside it."""
+    """Match anything like a tag of NAMES or of the further ones, with what is inside it."""
     return re.compile(
         rf"[{LESS}](?P<inside>[\s{SLASHES}{UNSEEN}]*(?:{'|'.join(map(_split_by_unseen, (*NAMES, *further)))})"
         rf"(?![0-9A-Za-z_])[^{LESS}{GREATER}]*)(?P<end>[{GREATER}]?)",
@@ -115,7 +115,7 @@ def _foreign(further: tuple[str, ...]) -> str:
 
 @functools.cache
 def whole_block(further: tuple[str, ...] = ()) -> str:
-    """A regular expression of an act, or another block: a tag of the environment with no such tag inside."""
+    """Match an act, or another block: a tag of the environment with no such tag inside."""
     inside = rf"(?:(?!</?(?:{either(further)})>).)*"
     return "|".join(f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think")
 
@@ -140,7 +140,7 @@ class Block:
 
 
 def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], bool]:
-    """The blocks of a model's turn in order, up to the first tag out of place, and whether there was none such.
+    """Return the blocks of a model's turn, up to the first tag out of place, and True if there was none such.
 
     `further` names tags beside NAMES: an environment of another dialect has its own (TAGS in its file).
 
@@ -241,7 +241,7 @@ def _of_one_thought(turn: str, further: tuple[str, ...]) -> str:
 
 
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
-    """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
+    """Turn the angle brackets of anything like a tag of the dialect, or like `<|control|>`, into ‹ ›.
 
     Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. A text that has such a
     tag only after compatibility normalisation (NFKC, as some tokenizers do) comes back normalised; other text stays as
@@ -257,12 +257,12 @@ def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates, which JSON can carry and UTF-8 cannot, replaced by question marks."""
+    """Replace lone surrogates, which JSON can carry and UTF-8 cannot, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """The template with each `{name}` of `values` filled in, in one pass: what is filled in is never a template itself.
+    """Fill in each `{name}` of `values`, in one pass: what is filled in is never a template itself.
 
     Other braces stay as they are, so that templates may show JSON.
     """

@@ -312,10 +312,10 @@ def test_of_a_folder_what_is_no_file_of_rows_is_left_out_and_said(tmp_path):
     (passage,), said, _ = foreign.read(tmp_path)
     assert passage.text == "x" and said == ["files left out: 1, by their ending: .txt 1"]
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("text")
+    (tmp_path / "texts" / "a.txt").write_text("notes")
     with pytest.raises(ValueError, match=r"texts holds no file that is read: .txt 1; wanted files of rows \(.parquet"):
         foreign.read(tmp_path / "texts")
-    with pytest.raises(ValueError, match="a.txt: its first line is 'text'; wanted a first line of names"):
+    with pytest.raises(ValueError, match="a.txt: its first line is .notes.; wanted a first line of names"):
         foreign.read(tmp_path / "texts" / "a.txt")
 
 

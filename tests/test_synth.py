@@ -27,16 +27,15 @@ from qr_jax.records import Passage, Query
 from qr_jax.run import interrupts
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check
-from qr_jax.sets.synth import card, links, run, synthesise
-from qr_jax.sets.synth.author import generators, interleaved
+from qr_jax.sets.synth import card, run, synthesise
+from qr_jax.sets.synth import library as links
 from qr_jax.sets.synth.draft import Chance, Draft, Refused, check_words
-from qr_jax.sets.synth.generators.iterative_search import iterative_search
-from qr_jax.sets.synth.generators.link_walk import walked
+from qr_jax.sets.synth.generators import GENERATORS, iterative_search, walked
 from qr_jax.sets.synth.journal import Journal
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.prompts import ANSWER
 from qr_jax.sets.synth.repeats import Repeats
-from qr_jax.sets.synth.synthesise import in_order
+from qr_jax.sets.synth.synthesise import in_order, interleaved
 from qr_jax.sets.synth.teacher import Bounds, Ended, Teacher, connect, text_of
 from qr_jax.sets.synth.verify import verify
 from qr_jax.settings.settings import Use
@@ -136,7 +135,7 @@ def test_neither_threads_nor_a_second_run_change_what_is_made(tmp_path, teacher)
         run.run(replace(asked(tmp_path, url), out=tmp_path / "alone", at_once=1), say=print)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")} == files
     assert {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.jsonl")} == files
-    assert first["questions"] == 6 and set(first["generators"]) == set(generators())
+    assert first["questions"] == 6 and set(first["generators"]) == set(GENERATORS)
 
 
 def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher):
@@ -621,13 +620,11 @@ def test_a_walk_comes_to_no_passage_twice_and_follows_links():
 def test_links_in_the_data_are_read_and_wrong_ones_named(tmp_path):
     file = tmp_path / "c.jsonl"
     file.write_text('{"id": "a", "text": "x", "links": ["b"]}\n{"id": "b", "text": "y"}\n')
-    from qr_jax.sets.synth import library as libraries
-
-    passages, named = libraries.read(str(file))
+    passages, named = links.read(str(file))
     assert Library(passages, named, lambda queries, k: []).links == [(1,), ()]
     file.write_text('{"id": "a", "text": "x", "links": "b"}\n')
     with pytest.raises(ValueError, match=r"c\.jsonl row 1: 'links' must be a list"):
-        libraries.read(str(file))
+        links.read(str(file))
 
 
 def test_a_question_repeats_another_by_words_or_by_answer_and_evidence():

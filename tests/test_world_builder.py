@@ -9,7 +9,7 @@ import grain
 import pytest
 
 from qr_jax.data.world.generate import WorldSettings, build, settings_hash
-from qr_jax.sets import world_builder
+from qr_jax.sets import rows_builder, world_builder
 from qr_jax.sets.world_builder import open_world
 
 TINY = WorldSettings(documents=200, train=30, dev=20, test=20, traces=25)
@@ -59,7 +59,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(world_builder, "prepare", killed)
-    monkeypatch.setattr(world_builder.shutil, "rmtree", lambda *_, **__: None)  # what is killed does not clean up
+    monkeypatch.setattr(rows_builder.shutil, "rmtree", lambda *_, **__: None)  # what is killed does not clean up
     with pytest.raises(KeyboardInterrupt):
         open_world(TINY, tmp_path)
     monkeypatch.undo()

@@ -19,7 +19,7 @@ JOINER = "\u200d"
 
 
 def nfkc(text: str) -> str:
-    """The text as NFKC makes it, rows of more than MARKS combining marks broken by U+034F.
+    """Return the text as NFKC makes it, rows of more than MARKS combining marks broken by U+034F.
 
     Python sorts a row of marks by insertion: 20,000 of them take a second.
     """
@@ -89,7 +89,7 @@ def unspaced_character() -> re.Pattern[str]:
 
 @functools.cache
 def _long_row() -> re.Pattern[str]:
-    """MARKS characters before another such, each a combining mark or one that NFKC makes of it."""
+    """Match MARKS characters before another such, each a combining mark or one that NFKC makes of it."""
     every = map(chr, range(0x300, sys.maxunicode + 1))
     marks = [one for one in every if unicodedata.combining(unicodedata.normalize("NFKD", one)[0])]
     return re.compile(f"[{''.join(marks)}]{{{MARKS}}}(?=[{''.join(marks)}])")

@@ -167,7 +167,7 @@ def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
 
 
 def _is_viewed(rows: Any) -> bool:
-    """True for rows as the hub's viewer gives them: {"row_idx": 0, "row": {...}, "truncated_cells": [...]}."""
+    """Return True for rows as the hub's viewer gives them: {"row_idx": 0, "row": {...}, "truncated_cells": [...]}."""
     is_list = isinstance(rows, list) and bool(rows)
     return is_list and all(isinstance(one, dict) and isinstance(one.get("row"), dict) for one in rows)
 

@@ -42,7 +42,7 @@ def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
 
 
 def ending(path: Path) -> str:
-    """The end of a file's name without .gz, in small letters."""
+    """Return the end of a file's name without .gz, in small letters."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -62,7 +62,7 @@ def _of_word(word: str, said: list[str]) -> list[Input]:
 
 
 def _named(files: Sequence[Path]) -> list[Input]:
-    """Each file by its own name; by its path under their common folder where two have one name."""
+    """Name each file by its own name; by its path under their common folder where two have one name."""
     above = os.path.commonpath([file.absolute().parent for file in files])
     are_unlike = len({file.name for file in files}) == len(files)
     return [Input(file, file.name if are_unlike else os.path.relpath(file, above)) for file in files]
@@ -87,7 +87,7 @@ def _of_folder(folder: Path, said: list[str]) -> list[Input]:
 
 
 def _check_splits(found: Sequence[Input]) -> None:
-    """ValueError where files of rows are of more than one split, which a set for training must not hold."""
+    """Raise ValueError where files of rows are of more than one split, which a set for training must not hold."""
     files = [one.file for one in found]
     if len(files) < 2:
         return

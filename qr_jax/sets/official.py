@@ -74,19 +74,19 @@ def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
 
 
 def nq_open(row: Row, name: str) -> dict[str, Any]:
-    """{"question", "answer": [text]}."""
+    """Read {"question", "answer": [text]}."""
     return {"id": name, "question": field(row, "question"), "answers": field(row, "answer", list), "hops": 1}
 
 
 def triviaqa(row: Row, name: str) -> dict[str, Any]:
-    """{"Question", "QuestionId", "Answer": {"Value", "Aliases"}, ...}: an item of "Data"."""
+    """Read {"Question", "QuestionId", "Answer": {"Value", "Aliases"}, ...}: an item of "Data"."""
     answer = field(row, "Answer", dict)
     answers = list(dict.fromkeys([field(answer, "Value"), *field(answer, "Aliases", list)]))
     return {"id": field(row, "QuestionId"), "question": field(row, "Question"), "answers": answers, "hops": 1}
 
 
 def popqa(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
+    """Read a line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
     found = json.loads(field(row, "possible_answers"))
     if not isinstance(found, list):
         raise UserError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
@@ -97,12 +97,12 @@ def popqa(row: Row, name: str) -> dict[str, Any]:
 
 
 def hotpotqa(row: Row, name: str) -> dict[str, Any]:
-    """{"_id", "question", "answer", "supporting_facts": [[title, sentence]], "context": [[title, [sentence]]], ...}."""
+    """Read {"_id", "question", "answer", "supporting_facts": [[title, place]], "context": [[title, [text]]], ...}."""
     return _of_hotpotqa(row) | {"level": field(row, "level"), "hops": 2}
 
 
 def two_wiki(row: Row, name: str) -> dict[str, Any]:
-    """HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
+    """Read HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
     found = _of_hotpotqa(row)
     evidences = field(row, "evidences", list)
     bridges = [object_ for _, _, object_ in evidences if object_ != row["answer"]]
@@ -122,7 +122,7 @@ def _of_hotpotqa(row: Row) -> dict[str, Any]:
 
 
 def musique(row: Row, name: str) -> dict[str, Any]:
-    """{"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
+    """Read {"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
     "question_decomposition": [{"id", "question", "answer", "paragraph_support_idx"}], "answer", "answer_aliases",
     "answerable"}."""
     field(row, "answerable", bool)
@@ -141,12 +141,12 @@ def musique(row: Row, name: str) -> dict[str, Any]:
 
 
 def bamboogle(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: Question, Answer."""
+    """Read a line of the table: Question, Answer."""
     return {"id": name, "question": field(row, "Question"), "answers": [field(row, "Answer")], "hops": 2}
 
 
 def frames(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: Prompt, Answer, reasoning_types, wiki_links (a Python list of addresses of Wikipedia)."""
+    """Read a line of the table: Prompt, Answer, reasoning_types, wiki_links (a Python list of addresses)."""
     try:
         links = ast.literal_eval(field(row, "wiki_links"))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -161,14 +161,14 @@ def frames(row: Row, name: str) -> dict[str, Any]:
 
 
 def strategyqa(row: Row, name: str) -> dict[str, Any]:
-    """{"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
+    """Read {"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
     steps = field(row, "decomposition", list)
     answers = ["yes" if field(row, "answer", bool) else "no"]
     return {"id": field(row, "qid"), "question": field(row, "question"), "answers": answers, "hops": len(steps)}
 
 
 def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
-    """{"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
+    """Read {"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
     plain = {key.lower(): value for key, value in row.items()}
     info = {key.lower(): value for key, value in field(plain, "info", dict).items()}
     return {

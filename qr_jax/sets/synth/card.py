@@ -13,7 +13,7 @@ PAPER_DOCUMENTS = {1: 5, 2: 34, 3: 25, 4: 18, 5: 12, 6: 6}
 
 
 def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The card as Markdown. `about` decides the questions (folder.py); `given` is all else that is told."""
+    """Write the card as Markdown. `about` decides the questions (folder.py); `given` is all else that is told."""
     cost = f", {given['cost']:.2f} by the price given" if given["cost"] is not None else ""
     lines = [
         "# Synthetic questions and trajectories",
@@ -60,7 +60,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
 
 
 def told(counts: Mapping[str, Any]) -> str:
-    """The counts as the command prints them."""
+    """Format the counts as the command prints them."""
     rows: list[tuple[str, ...]] = [("generator", "candidates", "questions", "refused", "trajectories")]
     for name, part in counts["generators"].items():
         share = _share(part["refused"])
@@ -85,7 +85,7 @@ def _table(generators: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _beside_paper(counts: Mapping[str, Any]) -> list[str]:
-    """The shares of generators and of documents, beside the paper's."""
+    """Compare the shares of generators and of documents, beside the paper's."""
     kept = {name: part["questions"] for name, part in counts["generators"].items()}
     documents: dict[int, int] = {}
     for part in counts["generators"].values():
@@ -111,7 +111,7 @@ def _share(value: float | None) -> str:
 
 
 def _named(plugin: Mapping[str, Any]) -> str:
-    """A plug-in's name with its settings."""
+    """Return a plug-in's name with its settings."""
     settings = ", ".join(f"{name}={value}" for name, value in plugin.items() if name != "name")
     return f"{plugin['name']}({settings})" if settings else plugin["name"]
 

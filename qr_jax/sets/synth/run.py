@@ -14,11 +14,11 @@ from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
 from qr_jax.run import interrupts, run_lock
 from qr_jax.search.chat_endpoint import ChatEndpoint
-from qr_jax.sets.synth import author as authors
 from qr_jax.sets.synth import card, folder, library, prompts, repeats
+from qr_jax.sets.synth.generators import GENERATORS
 from qr_jax.sets.synth.journal import Journal
 from qr_jax.sets.synth.play import Dialect
-from qr_jax.sets.synth.synthesise import Made, Work, synthesise
+from qr_jax.sets.synth.synthesise import Author, Made, Work, synthesise
 from qr_jax.sets.synth.teacher import Bounds, Teacher, connect
 from qr_jax.settings.settings import Use, plain
 
@@ -58,7 +58,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         gone = "templates went, and " * (asked.teacher == "templates")
         wanted = f"{gone}a language model writes the questions: --teacher URL --model NAME, an endpoint and its model"
         raise UserError(f"--teacher {asked.teacher}, --model {asked.model}: {wanted}")
-    names = authors.generators()
+    names = GENERATORS
     if unknown := sorted((asked.mix or {}).keys() - {*names}):
         raise UserError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
     endpoint = connect(asked.teacher, asked.bounds)
@@ -99,7 +99,7 @@ def _made(
     journal = Journal(asked.out / folder.CALLS)
     teacher = Teacher(endpoint, str(asked.model), journal, asked.bounds, halt, say=say)
     documents = [count for count, share in (asked.documents or {}).items() for _ in range(share)]
-    author = authors.Author(teacher, books, asked.questions, asked.seed, documents)
+    author = Author(teacher, books, asked.questions, asked.seed, documents)
     try:
         if teacher.journal.answers:  # what is finished makes no call, not even one ahead
             teacher.replaying = True

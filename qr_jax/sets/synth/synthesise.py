@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,18 +17,41 @@ from typing import Any, TypeVar
 
 from qr_jax.logging import terminal
 from qr_jax.records import Query, Trace
-from qr_jax.sets.synth.author import Author, interleaved
-from qr_jax.sets.synth.draft import Draft, Refused
+from qr_jax.sets.synth.draft import Chance, Draft, Refused
+from qr_jax.sets.synth.generators import GENERATORS
+from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.play import Dialect, play, taught
 from qr_jax.sets.synth.repeats import Repeats
-from qr_jax.sets.synth.teacher import Ended
+from qr_jax.sets.synth.teacher import Ended, Teacher
 from qr_jax.sets.synth.verify import verify
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CANDIDATES = 20  # a question wanted: with fewer of them kept, the endpoint or the corpus is not fit for it
 ATTEMPTS = 4  # trajectories of one question until one is right
 AHEAD = 2  # items begun, for each thread, beyond the one that is waited for
 EVERY_S = 5.0  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class Author:
+    """A teacher over a library; a question needs a number of passages drawn from `documents`, () for the default."""
+
+    teacher: Teacher
+    library: Library
+    questions: int  # how many are wanted
+    seed: int
+    documents: Sequence[int] = ()
+
+    def candidates(self) -> dict[str, int]:
+        """Return how many drafts each generator may make."""
+        return dict.fromkeys(GENERATORS, -(-CANDIDATES * self.questions // len(GENERATORS)))
+
+    def draft(self, generator: str, number: int) -> Draft:
+        """Write a candidate; Refused if there is none."""
+        drawn = {"documents": self.documents} if self.documents else {}
+        chance = Chance(self.seed, zlib.crc32(generator.encode()), number)
+        return GENERATORS[generator](self.library, self.teacher, chance, **drawn)
 
 
 @dataclass
@@ -204,3 +228,12 @@ def _now_and_then(say: Callable[[Made], None]) -> Callable[[Made], None]:
             say(made)
 
     return told_sometimes
+
+
+def interleaved(candidates: Mapping[str, int], mix: Mapping[str, int] | None = None) -> list[tuple[str, int]]:
+    """Return (generator, number) of every candidate: in turns, or in `mix`'s proportions, until each runs out."""
+    shares = dict.fromkeys(candidates, 1) if mix is None else mix
+    every: list[tuple[float, Any, int]] = [
+        (number / share, name, number) for name, share in shares.items() for number in range(candidates[name])
+    ]
+    return [(name, number) for _, name, number in sorted(every, key=lambda candidate: candidate[0])]
