@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qr_jax.data import limits, readers, sources, traces
+from qr_jax.data import limits, parsing, readers, sources, traces
 from qr_jax.records import Passage, Query
 from qr_jax.run import run_files
 from qr_jax.sets import data_check, foreign, formats, tables
@@ -544,6 +544,29 @@ def test_a_source_takes_anything_that_is_read_by_index():
             return at * at
 
     assert sorted(sources.batches(Squares(), 5, seed=0)(0)) == [0, 1, 4, 9, 16]
+
+
+OURS = [
+    GOOD | {"hops": 2, "kind": "chain", "supporting": ["p1"], "entities": ["Ada"]},
+    GOOD | {"answers": ["Ada", "$", "Ada"], "supporting_titles": "Ada", "type": "bridge"},
+    GOOD | {"id": 7, "answers": "Ada", "dataset": "nq", "supporting": [], "entities": []},
+]
+
+
+@pytest.mark.parametrize("row", OURS)
+def test_a_row_of_ours_is_the_same_question_by_the_core_s_reader_and_by_that_of_peers_rows(row, monkeypatch):
+    read = parsing.query_of(row)
+    monkeypatch.setattr(parsing, "_is_ours", lambda row: False)
+    assert parsing.query_of(row) == read
+
+
+def test_rows_of_ours_are_read_by_the_core_alone(tmp_path):
+    queries, passages = jsonl(tmp_path / "q.jsonl", OURS[:1]), jsonl(tmp_path / "c.jsonl", [{"id": "p", "text": "x"}])
+    traces = jsonl(tmp_path / "t.jsonl", [OURS[0] | {"turns": ["<answer>Ada</answer>"]}])
+    code = "import sys; from qr_jax.data import readers, traces\nq, c, t = sys.argv[1:]\n"
+    code += "assert readers.read_queries(q) and readers.read_passages(c) and traces.read_traces(t)\n"
+    code += "assert not [name for name in sys.modules if name.startswith('qr_jax.sets')]"
+    subprocess.run([sys.executable, "-c", code, queries, passages, traces], check=True)
 
 
 def test_reading_needs_neither_jax_nor_grain():

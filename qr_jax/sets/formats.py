@@ -4,7 +4,6 @@ The formats are those of their data sets' own files (verl's and SkyRL's Search-R
 `prompt` with columns for the rewards). A query's `meta` and `entities` go into the column `metadata`."""
 
 import difflib
-import functools
 import gzip
 import hashlib
 import json
@@ -247,18 +246,27 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
     Passages have one format alone, ours.
     """
     check_new(file)
-    # texts for what JSON lacks, as a Parquet file's dates and bytes
-    as_json = functools.partial(json.dumps, default=str)
     made = [row_of(item, form, at) for at, item in enumerate(items)]
-    if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
-        kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
-        tables.write(file, kept)
+    if file.suffix != ".parquet":
+        write_lines(file, made)
         return
+    # metadata differ from row to row, and a Parquet column does not: they go as JSON
+    kept = [row | {"metadata": json.dumps(row["metadata"], default=str)} if "metadata" in row else row for row in made]
+    tables.write(file, kept)
+
+
+def write_lines(file: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines, gzipped if the file's name says so, all or nothing."""
     opened: Callable = gzip.open if file.suffix == ".gz" else open
     beside = file.with_name(f".{file.name}.tmp")
     with opened(beside, "wt", encoding="utf-8") as lines:
-        lines.writelines(as_json(row, ensure_ascii=False) + "\n" for row in made)
+        lines.writelines(map(line_of, rows))
     os.replace(beside, file)
+
+
+def line_of(row: Row) -> str:
+    """Return a row as a line of JSON, with texts for what JSON lacks, as a Parquet file's dates and bytes."""
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
 def trace_row(trace: Trace) -> dict[str, Any]:
@@ -278,8 +286,7 @@ def export(world: World, folder: str | Path) -> list[Path]:
     if there := [path for path in paths if os.path.lexists(path)]:
         raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
     for path, rows in zip(paths, tables.values(), strict=True):
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(one) + "\n" for one in rows)
+        write_lines(path, rows)
     return paths
 
 

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 from qr_jax.config import SET_PREFIX
 from qr_jax.data.parsing import Row, Unanswerable
 from qr_jax.errors import UserError
+from qr_jax.sets import carried
 from qr_jax.sets.answer_columns import check_answerable
-from qr_jax.sets.carried import joined
 from qr_jax.settings.settings import names, show
 
 BUILT = "runs/questions"  # where built sets are kept
@@ -103,22 +103,15 @@ def hotpotqa(row: Row, name: str) -> dict[str, Any]:
 
 def two_wiki(row: Row, name: str) -> dict[str, Any]:
     """Read HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
-    found = _of_hotpotqa(row)
-    evidences = field(row, "evidences", list)
-    bridges = [object_ for _, _, object_ in evidences if object_ != row["answer"]]
-    hops = 4 if found["type"] == "bridge_comparison" else 2
-    return found | {"entities": list(dict.fromkeys(bridges)), "hops": hops}
+    if not all(isinstance(one, list) and len(one) == 3 for one in field(row, "evidences", list)):
+        raise UserError(f"field 'evidences' must hold triples, and is {show(row['evidences'])}")
+    return _of_hotpotqa(row) | {"hops": 2} | carried.hops(row)
 
 
 def _of_hotpotqa(row: Row) -> dict[str, Any]:
-    titles = list(dict.fromkeys(title for title, _ in field(row, "supporting_facts", list)))
-    context = [(title, joined(sentences)) for title, sentences in field(row, "context", list)]
-    texts = dict(reversed(context))  # the first of a title stands
-    return {
-        "id": field(row, "_id"), "question": field(row, "question"), "answers": [field(row, "answer")],
-        "type": field(row, "type"), "supporting_titles": titles,
-        "supporting_texts": [texts.get(title, "") for title in titles], "context": context,
-    }  # fmt: skip
+    field(row, "supporting_facts", list)
+    field(row, "context", list)
+    return {"id": field(row, "_id"), "type": field(row, "type")} | _with_passages(row)
 
 
 def musique(row: Row, name: str) -> dict[str, Any]:
@@ -127,16 +120,19 @@ def musique(row: Row, name: str) -> dict[str, Any]:
     "answerable"}."""
     field(row, "answerable", bool)
     check_answerable(row)
-    paragraphs = field(row, "paragraphs", list)
-    gold = [one for one in paragraphs if field(one, "is_supporting", bool)]
-    steps = field(row, "question_decomposition", list)
-    answers = list(dict.fromkeys([field(row, "answer"), *field(row, "answer_aliases", list)]))
+    field(row, "paragraphs", list)
+    field(row, "question_decomposition", list)
+    found = _with_passages(row)
+    answers = list(dict.fromkeys([*found["answers"], *field(row, "answer_aliases", list)]))
+    return {"id": field(row, "id")} | found | carried.hops(row) | {"answers": answers}
+
+
+def _with_passages(row: Row) -> dict[str, Any]:
+    """Return the question, its answer, the passages beside it, and which of them are gold."""
+    context, gold = carried.passages(row)
     return {
-        "id": field(row, "id"), "question": field(row, "question"), "answers": answers, "hops": len(steps),
-        "entities": list(dict.fromkeys(field(one, "answer") for one in steps[:-1])),
-        "supporting_titles": [field(one, "title") for one in gold],
-        "supporting_texts": [field(one, "paragraph_text") for one in gold],
-        "context": [(field(one, "title"), field(one, "paragraph_text")) for one in paragraphs],
+        "question": field(row, "question"), "answers": [field(row, "answer")], "context": context,
+        "supporting_titles": [title for title, _ in gold], "supporting_texts": [text for _, text in gold],
     }  # fmt: skip
 
 
