@@ -28,13 +28,14 @@ DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its
 
 
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, object) of every row. Nulls are left out: JSON lines would not have them either.
+    """Yield (row number from 1, object) of every row of a .parquet file, or of an Arrow file of any other name.
 
-    ValueError if the file is damaged, exceeds limits.py, or has a value that Python cannot represent.
+    Nulls are left out: JSON lines would not have them either. ValueError if the file is damaged, exceeds limits.py, or
+    has a value that Python cannot represent.
     """
     import pyarrow as pa
 
-    kind, pieces = ("Arrow", _arrow) if file.suffix in ARROW_ENDS else ("Parquet", _parquet)
+    kind, pieces = ("Parquet", _parquet) if file.suffix == ".parquet" else ("Arrow", _arrow)
     number = 0
     try:
         for number, row in _rows_of(file, pieces(file), limits.most_bytes(file)):
