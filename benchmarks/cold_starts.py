@@ -1,11 +1,10 @@
-"""SmolLM2-135M cold-started on questions that templates made, and on HotpotQA's own by gold titles: equal steps.
+"""SmolLM2-135M cold-started on HotpotQA's questions by their gold titles.
 
     make smollm2 && python -m benchmarks.cold_starts      # 20 minutes a seed on 2 idle cores; resumable
     python -m benchmarks.cold_starts --table              # of what is kept, and make no run
 
-Both learn from as many traces, the multi-hop config's, and answer the same held-out questions of HotpotQA, greedily,
-with BM25 over its passages. `qr-jax synth` makes the questions, from the same passages. A figure joins
-results/cold_starts.json when its run ends.
+Each seed learns from the multi-hop config's traces, and answers the same held-out questions of HotpotQA, greedily, with
+BM25 over its passages. A figure joins results/cold_starts.json when its run ends.
 """
 
 import argparse
@@ -24,11 +23,8 @@ NAME = "cold_starts"
 RUNS = interleave.ROOT / "runs" / NAME
 CORPUS = "{data}/corpus/hotpotqa.corpus.jsonl.gz"
 OWN = "{data}/dev/hotpotqa.questions.jsonl"
-MADE, HELD_OUT = 400, 200  # questions: 7 in 10 of those made train, and an expert answers most of them
-FROM = {
-    "gold titles": ("data.traces=supporting", f"data.train={OWN}"),
-    "templates": (f"data.traces={RUNS}/made/traces.jsonl", f"data.train={RUNS}/made/questions.jsonl,{OWN}"),
-}
+HELD_OUT = 200  # questions
+FROM = {"gold titles": ("data.traces=supporting", f"data.train={OWN}")}
 SCORES = ("exact_match", "f1", "cover_match", "searches_per_question", "tokens_per_question", "stops", "questions")
 
 
@@ -46,9 +42,6 @@ def main() -> None:
 
 def learnt(name: str, seed: int) -> dict[str, Any]:
     """What a cold start from these traces answers."""
-    if name == "templates":
-        asked = "--teacher", "templates", "--questions", MADE, "--k", 1
-        kept_runs.qr_jax("synth", CORPUS, RUNS / "made", *map(str, asked))
     folder = RUNS / f"{name.replace(' ', '_')}_{seed}"
     kept_runs.qr_jax("sft", "configs/smollm2_multihop.py", *words(name), f"seed={seed}", "--run", folder)
     command = [sys.executable, "-m", "qr_jax", "eval", str(folder), f"data.eval_limit={HELD_OUT}", "--json"]
@@ -63,16 +56,10 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row a source of traces, means with their 95 % intervals over the seeds that all sources have.
-
-    A further seed of a source has a row of its own.
-    """
+    """Markdown: a row a source of traces, means with their 95 % intervals over the seeds."""
     rows = [("traces of", "seeds", "traces", "exact match", "F1", "searches a question", "ended by an answer")]
-    seeds = {name: {run["seed"] for run in runs if run["name"] == name} for name in FROM}
-    shared = set.intersection(*seeds.values())
-    further = [(name, {seed}) for name in FROM for seed in sorted(seeds[name] - shared)]
-    for name, some in [*((name, shared) for name in FROM), *further]:
-        of = [run for run in runs if run["name"] == name and run["seed"] in some]
+    for name in FROM:
+        of = [run for run in runs if run["name"] == name]
         means = [over_seeds([run[score] for run in of]) for score in ("exact_match", "f1", "searches_per_question")]
         answered = over_seeds([run["stops"].get("answered", 0) / run["questions"] for run in of])
         traces = ", ".join(sorted({str(run["cold_start"]["traces"]) for run in of}))

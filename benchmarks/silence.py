@@ -95,7 +95,6 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
         "data convert": ["data", "convert", f"{world}/train.jsonl", f"{folder}/converted_{{kind}}.jsonl"],
         "score": ["score", f"{folder}/answers.jsonl"],
-        "synth": ["synth", f"{world}/documents.jsonl", f"{folder}/synth_{{kind}}", "--teacher", "templates"],
         "runs": ["runs", str(folder)],
         "settings": ["settings"],
         "completion": ["completion", "bash"],

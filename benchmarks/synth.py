@@ -1,8 +1,8 @@
-"""Questions made from HotpotQA: by a scripted teacher over loopback that is killed three times, and by templates.
+"""Questions made from HotpotQA: by a scripted teacher over loopback that is killed three times.
 
     python -m benchmarks.synth      # 5 minutes on 2 cores, and benchmarks/results/synth.json
 
-The teacher is tests/teacher_server.py: slow, limited, sometimes wrong, sometimes without JSON. 200 questions each.
+The teacher is tests/teacher_server.py: slow, limited, sometimes wrong, sometimes without JSON. 200 questions.
 """
 
 import json
@@ -18,7 +18,7 @@ from qr_jax.lab import suite
 
 CORPUS = suite.corpus_file(suite.sets("qa7")["hotpotqa"])
 QUESTIONS = 200
-CALLED = {"teacher": "scripted teacher", "templates": "templates"}
+CALLED = {"teacher": "scripted teacher"}
 
 
 def main() -> None:
@@ -27,9 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         count = "--questions", str(QUESTIONS)
         teacher = said("tests/teacher_server.py", CORPUS, f"{folder}/teacher", *count)
-        words = "synth", CORPUS, f"{folder}/templates", "--teacher", "templates", *count, "--json"
-        templates = said("-m", "qr_jax", *words)
-    file = interleave.results("synth", {"teacher": teacher, "templates": {"found": templates}}, ())
+    file = interleave.results("synth", {"teacher": teacher}, ())
     print(table(json.loads(file.read_text())))
 
 

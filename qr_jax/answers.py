@@ -82,7 +82,7 @@ def _proves(gold: str, spelled: str) -> bool:
 
 
 def _spelled(text: str) -> str:
-    """The text as `normalise` makes it, but for case and articles."""
+    """Return the text as `normalise` makes it, but for case and articles."""
     return " ".join(nfc(nfc(text).translate(PUNCTUATION)).split())
 
 
@@ -92,13 +92,13 @@ def in_words(normal: str) -> str:
 
 
 def exact_match(answer: str | None, golds: Iterable[str]) -> float:
-    """1.0 when the normalised answer equals a normalised gold, else 0.0."""
+    """Return 1.0 if the normalised answer equals a normalised gold, else 0.0."""
     given = normalise(answer or "")
     return float(given != "" and any(given == normalise(gold) for gold in golds))
 
 
 def f1(answer: str | None, golds: Iterable[str]) -> float:
-    """The best word-overlap F1 over the golds, in [0, 1].
+    """Return the best word-overlap F1 over the golds, in [0, 1].
 
     As in HotpotQA (Yang et al. 2018, 1809.09600): where answer or gold is yes, no or noanswer, only equality counts.
     """
@@ -117,7 +117,7 @@ def _f1_of_one(given: str, gold: str) -> float:
 
 
 def cover_match(answer: str | None, golds: Iterable[str]) -> float:
-    """1.0 when a normalised gold is a substring of the normalised answer, else 0.0 (Jin et al. 2025, 2503.09516).
+    """Return 1.0 if a normalised gold is a substring of the normalised answer, else 0.0 (Jin et al. 2025, 2503.09516).
 
     The substring need not end at a word: gold "art" is covered by "party", gold "2" by "in 1982". A list of guesses
     covers too, so this is a figure to read beside exact match. The reward of this name is stricter.

@@ -16,20 +16,7 @@ from qr_jax import plugins
 from qr_jax.answers import fold
 from qr_jax.config import SET_PREFIX, Config, use
 from qr_jax.data import readers
-from qr_jax.data.traces import (
-    MADE_TRACES,
-    ExpertTurn,
-    check_fit,
-    check_played,
-    check_retrieved,
-    check_supporting,
-    read_traces,
-    retrieved_traces,
-    rewritten,
-    spaced,
-    supporting_traces,
-    with_titles,
-)
+from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
 from qr_jax.data.world.generate import settings_from, vocabulary
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
@@ -69,9 +56,7 @@ class Agent:
 
 def world_sources(config: Config):
     """The splits of the config's synthetic world, read through TFDS; built on first use."""
-    from qr_jax.data.world.tfds_builder import open_world
-
-    return open_world(settings_from(config.data.world), config.data.world_path)
+    return plugins.around("sets.world_builder").open_world(settings_from(config.data.world), config.data.world_path)
 
 
 def read(rows: Any) -> list:
@@ -180,11 +165,11 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = supporting_traces(queries, search, absent=absent, **_supporting(config))
+        made = _makers().supporting_traces(queries, search, absent=absent, **_supporting(config))
         pairs = [(trace, search) for trace in made]
     elif name == "retrieved":
         queries = questions(config, "train")
-        pairs = [(trace, search) for trace in retrieved_traces(queries, search, **_retrieved(config))]
+        pairs = [(trace, search) for trace in _makers().retrieved_traces(queries, search, **_retrieved(config))]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -194,11 +179,16 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     return pairs
 
 
+def _makers() -> Any:
+    """Load the module that makes traces of questions."""
+    return plugins.around("sets.made_traces")
+
+
 def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], frozenset[str]]:
     """Apply `with_titles`, which needs the corpus; without a corpus return the queries unchanged."""
     if not plugins.wants_corpus(config.retriever):
         return list(queries), frozenset()
-    return with_titles(queries, passages(config))
+    return _makers().with_titles(queries, passages(config))
 
 
 def _supporting(config: Config) -> dict[str, Any]:
@@ -235,9 +225,9 @@ def check_learnable(
         return
     if config.data.traces == "supporting":
         titled, absent = _titled(config, queries)
-        check_supporting(titled, search, absent=absent, **_supporting(config))
+        _makers().check_supporting(titled, search, absent=absent, **_supporting(config))
     elif config.data.traces == "retrieved":
-        check_retrieved(queries, search, **_retrieved(config))
+        _makers().check_retrieved(queries, search, **_retrieved(config))
 
 
 def check_traces(config: Config, queries: Sequence[Query]) -> None:
@@ -245,7 +235,7 @@ def check_traces(config: Config, queries: Sequence[Query]) -> None:
     if not config.sft.steps or config.train.init:
         return
     if config.data.traces == "supporting":
-        check_fit(queries, passages_read=False)
+        _makers().check_fit(queries, passages_read=False)
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)

@@ -52,20 +52,20 @@ def _split_by_unseen(name: str) -> str:
     return f"[{UNSEEN}]*".join(map(re.escape, name))
 
 
-def _either(further: tuple[str, ...]) -> str:
-    """A regular expression of the names of NAMES and the further ones."""
+def either(further: tuple[str, ...]) -> str:
+    """Match one of the names of NAMES and the further ones."""
     return "|".join(map(re.escape, (*NAMES, *further)))
 
 
 @functools.cache
 def any_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
-    """A tag of NAMES or of the further ones, as a model must write it."""
-    return re.compile(rf"<(/?)({_either(further)})>")
+    """Match a tag of NAMES or of the further ones, as a model must write it."""
+    return re.compile(rf"<(/?)({either(further)})>")
 
 
 @functools.cache
 def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
-    """Anything like a tag of NAMES or of the further ones, with what is inside it."""
+    """Match anything like a tag of NAMES or of the further ones, with what is inside it."""
     return re.compile(
         rf"[{LESS}](?P<inside>[\s{SLASHES}{UNSEEN}]*(?:{'|'.join(map(_split_by_unseen, (*NAMES, *further)))})"
         rf"(?![0-9A-Za-z_])[^{LESS}{GREATER}]*)(?P<end>[{GREATER}]?)",
@@ -102,7 +102,7 @@ def _foreign(further: tuple[str, ...]) -> str:
 
     A tag in the middle of a line, never closed, is prose (vector<int>). Or it begins another message: `<|im_start|>`.
     """
-    ours = rf"(?!</?(?:{_either(further)})>)"
+    ours = rf"(?!</?(?:{either(further)})>)"
     name = rf"(?!(?i:{HTML}))[^\W\d][\w:.-]*"
     slash = rf"[{UNSEEN}]*[{SLASHES}][{UNSEEN}]*"
     closes = rf"{OPENS}{slash}{name}|\[{slash}{name}\]|\{{{slash}{name}\}}"
@@ -115,8 +115,8 @@ def _foreign(further: tuple[str, ...]) -> str:
 
 @functools.cache
 def whole_block(further: tuple[str, ...] = ()) -> str:
-    """A regular expression of an act, or another block: a tag of the environment with no such tag inside."""
-    inside = rf"(?:(?!</?(?:{_either(further)})>).)*"
+    """Match an act, or another block: a tag of the environment with no such tag inside."""
+    inside = rf"(?:(?!</?(?:{either(further)})>).)*"
     return "|".join(f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think")
 
 
@@ -140,7 +140,7 @@ class Block:
 
 
 def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], bool]:
-    """The blocks of a model's turn in order, up to the first tag out of place, and whether there was none such.
+    """Return the blocks of a model's turn, up to the first tag out of place, and True if there was none such.
 
     `further` names tags beside NAMES: an environment of another dialect has its own (TAGS in its file).
 
@@ -240,36 +240,8 @@ def _of_one_thought(turn: str, further: tuple[str, ...]) -> str:
     return head + acts
 
 
-def tag_pattern(further: tuple[str, ...] = ()) -> str:
-    """A tag as `any_tag` has it, as a regular expression for others (agent.json); group 1 is what is inside."""
-    return f"<(/?(?:{_either(further)}))>"
-
-
-def end_pattern(stop: Sequence[str]) -> str:
-    """Match a turn up to the first stop string outside its thoughts: a regular expression for others (agent.json)."""
-    return rf"(?s)(?:{WHOLE_THOUGHT}|(?!<think>).)*?(?:{'|'.join(map(re.escape, stop))})"
-
-
-def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
-    """The first of the acts that `read` finds, as a regular expression to match from a turn's beginning.
-
-    `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
-    `read` finds no act, or the first one is empty and may not be.
-    """
-    tag = f"</?(?:{_either(further)})>"
-    inside = f"(?:(?!{tag}).)*"
-    opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
-    block = whole_block(further)
-    spoilt = f"(?:{WHOLE_THOUGHT}|{block}|(?!<think>|{block}).)*?(?:{forbidden_tag(further).pattern})"
-    passed = [WHOLE_THOUGHT, f"(?!{tag})."]
-    passed += [f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think" and name not in acts]
-    names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
-    acted = rf"(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
-    return f"(?s)(?:{opened}|(?!{opened}))(?!{spoilt}){acted}"
-
-
 def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
-    """The text with the angle brackets of anything like a tag of the dialect, or like `<|control|>`, turned into ‹ ›.
+    """Turn the angle brackets of anything like a tag of the dialect, or like `<|control|>`, into ‹ ›.
 
     Also in other case, with slashes, blanks, unseen characters or attributes, and unfinished. A text that has such a
     tag only after compatibility normalisation (NFKC, as some tokenizers do) comes back normalised; other text stays as
@@ -285,12 +257,12 @@ def neutralise(text: str, further: tuple[str, ...] = ()) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates, which JSON can carry and UTF-8 cannot, replaced by question marks."""
+    """Replace lone surrogates, which JSON can carry and UTF-8 cannot, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """The template with each `{name}` of `values` filled in, in one pass: what is filled in is never a template itself.
+    """Fill in each `{name}` of `values`, in one pass: what is filled in is never a template itself.
 
     Other braces stay as they are, so that templates may show JSON.
     """

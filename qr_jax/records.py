@@ -154,7 +154,7 @@ class Grades:
 
 
 def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_valid_QGT=None) -> Grades:
-    """Host grades in float32: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode a fault."""
+    """Make float32 grades: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode a fault."""
     valid_QG = np.asarray(valid_QG, bool)
 
     def clean(value):

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import tokenizers
 
 from qr_jax import config, dialect
-from qr_jax.data import arrow, carried, formats, parquet, readers
+from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.models import families, gguf, gguf_file, hf, json_file, rope, safetensors_file
@@ -33,7 +33,7 @@ from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
-from qr_jax.sets import data_check, foreign, foreign_rows, html_text, inputs, official
+from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, inputs, official, tables
 from qr_jax.settings import checks, overrides, settings
 
 Parts = Mapping[str, bytes | None]
@@ -307,12 +307,9 @@ def foreign_files() -> list[Parts]:
         with opener(held := pa.BufferOutputStream(), arrow_rows.schema) as opened:
             opened.write_table(arrow_rows)
         found.append({"rows.arrow": held.getvalue().to_pybytes()})
-    page = b"<html><head><meta charset=latin-1><title>Ada</title><script>x<y</script></head><p>Ada <b>wrote</b>.<li>It."
-    found.append({"page.html": page})
     return [
         *found,
         {"rows.csv": "title,text\nKöln,Am Rhein\n".encode("cp1252")},
-        {"book.txt": b"Ada wrote it.\n\nThen."},
     ]
 
 
@@ -512,10 +509,10 @@ LISTED = (
         modules=(server, search_json),
     ),
     Target("jsonl", 5_000, row_lines, read_rows, pack_lines, modules=(readers, formats, data_check)),
-    Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, parquet)),
+    Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, tables)),
     Target(
         "foreign", 4_000, foreign_files, read_foreign,
-        modules=(foreign, foreign_rows, formats, carried, arrow, html_text, inputs),
+        modules=(foreign, foreign_rows, formats, carried, tables, inputs),
     ),
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),

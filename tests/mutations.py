@@ -791,19 +791,19 @@ MUTATIONS = (
         "tests/test_injection.py::test_what_looks_like_a_tag_is_made_inert",
     ),
     Mutation(
-        "qr_jax/data/traces.py",
+        "qr_jax/sets/made_traces.py",
         "self.gold <= {passage.id for passage in passages} and any(map(",
         "any(map(",
         "tests/test_traces.py::test_two_passages_of_one_title_must_both_be_found_by_one_search",
     ),
     Mutation(
-        "qr_jax/data/traces.py",
+        "qr_jax/sets/made_traces.py",
         "(*titles, query.question, query.answers[0])",
         "(*titles, query.question)",
         "tests/test_traces.py::test_a_question_is_left_out_when_a_gold_passage_is_not_found_or_not_known",
     ),
     Mutation(
-        "qr_jax/data/traces.py",
+        "qr_jax/sets/made_traces.py",
         ">= 2][:parallel]",
         ">= 1][:parallel]",
         "tests/test_traces.py::test_one_search_a_turn_keeps_the_order_in_which_titles_are_found",

@@ -6,10 +6,11 @@ import unicodedata
 import pytest
 
 from qr_jax import answers
-from qr_jax.data.characters import MARKS, nfc, nfkc, spread, words
+from qr_jax.data.characters import MARKS, nfc, nfkc, spread
 from qr_jax.dialect import neutralise
 from qr_jax.records import Passage
 from qr_jax.rollout.tools import shortened
+from qr_jax.search.words import words
 
 GRAVE, BELOW = "\u0300", "\u0316"  # the second stands before the first in a normalised text
 

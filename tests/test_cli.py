@@ -23,6 +23,7 @@ from qr_jax.data.world import generate
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
 from qr_jax.run import run_files, runs
+from qr_jax.sets import formats
 from qr_jax.settings import elsewhere, overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -444,16 +445,16 @@ def test_a_world_is_not_written_over_files_that_are_there(tmp_path):
     made = generate.build(generate.WorldSettings(documents=200, train=5, dev=0, test=0, traces=0))
     (tmp_path / "dev.jsonl").write_text("mine")
     with pytest.raises(ValueError, match=r"dev\.jsonl is already there; write this world to another folder"):
-        generate.export(made, tmp_path)
+        formats.export(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dev.jsonl"]
-    assert len(generate.export(made, tmp_path / "new")) == 5
+    assert len(formats.export(made, tmp_path / "new")) == 5
 
 
 def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path, monkeypatch, capsys):
     def full(made, folder):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr(generate, "export", full)
+    monkeypatch.setattr(formats, "export", full)
     words = ["world", str(tmp_path / "x"), "documents=200", "train=5", "dev=5", "test=5"]
     assert cli.main(words) == 1  # 2 is a wrong config, which asking again would not mend
     error = capsys.readouterr().err

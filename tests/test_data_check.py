@@ -13,9 +13,9 @@ import pytest
 from qr_jax import assemble
 from qr_jax.cli import cli
 from qr_jax.cli.commands import data
-from qr_jax.data import formats, readers
+from qr_jax.data import readers
 from qr_jax.search.stored import ENDS
-from qr_jax.sets import data_check
+from qr_jax.sets import data_check, formats
 from qr_jax.sets.synth.repeats import Repeats
 
 ROWS = [
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_json_lines_gets_one_line_that_says_what_it_is(tmp_pat
     told = told_of(capsys, latin)
     assert (
         "rows: 2\n  readable: 0\n" in told
-        and "data convert FILE NEW.jsonl` writes it so, from a table, other JSON or plain text" in told
+        and "data convert FILE NEW.jsonl` writes it so, from a table or other JSON" in told
     )
     (packed := tmp_path / "plain.jsonl.gz").write_text('{"id": "1", "question": "a?", "answers": ["b"]}\n')
     told = told_of(capsys, packed)

@@ -24,7 +24,7 @@ from killed_run import tiny
 from qr_jax import assemble, config, evaluate, sft
 from qr_jax.cli import asking, cli
 from qr_jax.cli.commands import runs as run_commands
-from qr_jax.data import formats, readers
+from qr_jax.data import readers
 from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import groups, subject
 from qr_jax.evaluation.complete import is_incomplete
@@ -38,6 +38,7 @@ from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, Trace
 from qr_jax.run import begin, run_files
+from qr_jax.sets import formats
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qr_jax.data import formats, parquet, parsing, readers
+from qr_jax.data import parsing, readers
 from qr_jax.records import Query
+from qr_jax.sets import formats, tables
 
 ADA = Query(
     "a", "Who wrote the first program?", ("Ada Lovelace", "Ada"), ("Ada Lovelace",), {"hops": 2, "data_source": "x"}
@@ -65,9 +66,9 @@ def test_ground_truth_may_be_an_object_a_list_or_a_text(truth):
 def test_an_id_that_only_counts_is_read_with_its_data_source(tmp_path):
     rows = [SEARCH_R1 | {"id": "train_0", "data_source": source} for source in ("nq", "hotpotqa")]
     file = tmp_path / "train.parquet"
-    parquet.write(file, rows)
+    tables.write(file, rows)
     assert [query.id for query in readers.read_queries(file)] == ["nq/train_0", "hotpotqa/train_0"]
-    parquet.write(file, rows[1:])
+    tables.write(file, rows[1:])
     (alone,) = readers.read_queries(file)
     assert alone.id == "hotpotqa/train_0", "whatever else is read"
     for name, wanted in {
@@ -189,14 +190,14 @@ def test_what_parquet_has_and_json_has_not_is_written_as_text(tmp_path, form):
 @pytest.mark.parametrize("value", [2**64, {}, "\ud800"])
 def test_what_parquet_cannot_hold_is_refused_and_leaves_nothing(tmp_path, value):
     with pytest.raises(ValueError, match=r"made.parquet cannot be Parquet: .*; JSON lines take all"):
-        parquet.write(tmp_path / "made.parquet", [{"id": "1", "text": value}])
+        tables.write(tmp_path / "made.parquet", [{"id": "1", "text": value}])
     assert not list(tmp_path.iterdir())
 
 
 def test_pandas_times_are_read(tmp_path):
     times = pa.array([1, 1_700_000_000_000_000_001], pa.timestamp("ns", "UTC"))
     pq.write_table(pa.table({"id": ["1", "2"], "text": ["x", "y"], "seen": times}), tmp_path / "p.parquet")
-    assert [row["seen"].year for _, row in parquet.rows(tmp_path / "p.parquet")] == [1970, 2023]
+    assert [row["seen"].year for _, row in tables.rows(tmp_path / "p.parquet")] == [1970, 2023]
     assert [passage.text for passage in readers.read_passages(tmp_path / "p.parquet")] == ["x", "y"]
 
 
@@ -211,17 +212,17 @@ def test_values_that_python_has_not_are_named_by_their_column(tmp_path):
 
 def test_parquet_that_is_cut_short_or_mixed_is_refused(tmp_path):
     file = tmp_path / "made.parquet"
-    parquet.write(file, [{"id": "1", "text": "x", "title": None}, {"id": "2", "text": "y", "title": "T"}])
-    assert [row for _, row in parquet.rows(file)] == [{"id": "1", "text": "x"}, {"id": "2", "text": "y", "title": "T"}]
-    assert parquet.count(file) == 2
+    tables.write(file, [{"id": "1", "text": "x", "title": None}, {"id": "2", "text": "y", "title": "T"}])
+    assert [row for _, row in tables.rows(file)] == [{"id": "1", "text": "x"}, {"id": "2", "text": "y", "title": "T"}]
+    assert tables.count(file) == 2
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match="made.parquet after row 0: not a whole Parquet file"):
         readers.read_passages(file)
-    parquet.write(file, [{"id": b"1", "text": "x"}])
+    tables.write(file, [{"id": b"1", "text": "x"}])
     with pytest.raises(ValueError, match="made.parquet row 1: 'id' must be a text, and is bytes"):
         readers.read_passages(file)
     with pytest.raises(ValueError, match="values of different kinds"):
-        parquet.write(tmp_path / "x.parquet", [{"a": 1}, {"a": "x"}])
+        tables.write(tmp_path / "x.parquet", [{"a": 1}, {"a": "x"}])
 
 
 def test_real_questions_survive_verl_s_parquet(tmp_path, real_data):

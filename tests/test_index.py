@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from qr_jax import trust
 from qr_jax.cli import cli
-from qr_jax.data import limits, parquet, readers
+from qr_jax.data import limits, readers
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.records import Passage
 from qr_jax.search import bm25_build, bm25_index, index_corpus, kept_index, stored
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.search.retrievers.cached import cached
+from qr_jax.sets import tables
 from qr_jax.settings.settings import use
 
 ROWS = [
@@ -460,7 +461,7 @@ def test_an_index_is_a_corpus_alone(tmp_path):
 
 
 def test_parquet_and_several_files_are_one_corpus(tmp_path):
-    parquet.write(tmp_path / "more.parquet", [{"id": "9", "title": None, "text": "nine lives"}])
+    tables.write(tmp_path / "more.parquet", [{"id": "9", "title": None, "text": "nine lives"}])
     found = index_corpus.index(f"{corpus_file(tmp_path)},{tmp_path / 'more.parquet'}", tmp_path / "index", SETTINGS)
     assert found["counts"]["passages"] == 4 and found["estimate"]["passages"] == 4
     assert bm25(corpus=readers.read_passages(tmp_path / "index"))(["nine lives"], 1)[0][0].id == "9"

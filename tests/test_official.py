@@ -16,7 +16,7 @@ from qr_jax import assemble, trust
 from qr_jax.cli.commands import data
 from qr_jax.config import Config, Data
 from qr_jax.data import readers, sources
-from qr_jax.sets import fetch, official, qa_builders
+from qr_jax.sets import carried, fetch, official, qa_builders
 from qr_jax.sets.official import SETS, File, Official
 from qr_jax.settings import checks
 
@@ -177,8 +177,8 @@ def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
 
 
 def test_sentences_are_parted_by_one_blank_whether_they_begin_with_it_or_not():
-    assert official.joined(["He died.", "He was.", " She.\n", "They."]) == "He died. He was. She.\nThey."
-    assert official.joined(["", "A.", ""]) == "A." and official.joined([]) == ""
+    assert carried.joined(["He died.", "He was.", " She.\n", "They."]) == "He died. He was. She.\nThey."
+    assert carried.joined(["", "A.", ""]) == "A." and carried.joined([]) == ""
 
 
 def test_webwalkerqa_s_two_forms_are_one_and_frames_links_are_addresses():
@@ -528,10 +528,22 @@ def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
         ("popqa", [{"possible_answers": "[" * 100_000}], "row 1 maximum recursion"),
         ("popqa", [{"possible_answers": "[1, {}]"}], "row 1 must hold texts alone in 'answers', and holds 1 "),
         ("musique", [{"answer_aliases": [None]}], "row 1 must hold texts alone in 'answers', and holds None "),
-        ("2wiki", [{"context": [["t", [["a"]]]]}], "row 1 'list' object has no attribute 'isspace'"),
-        ("2wiki", [{"context": [["t", None]]}], "row 1 'NoneType' object is not iterable"),
-        ("2wiki", [{"context": [[5, ["a"]]]}], "row 1 must hold texts alone in 'context', and holds 5 "),
-        ("2wiki", [{"evidences": [["a"]]}], "row 1 not enough values to unpack"),
+        (
+            "2wiki",
+            [{"context": [["t", [["a"]]]]}],
+            "row 1 passage 1 of 'context' must be a title and its text, and holds list",
+        ),
+        (
+            "2wiki",
+            [{"context": [["t", None]]}],
+            "row 1 passage 1 of 'context' must be a title and its text, and holds null",
+        ),
+        (
+            "2wiki",
+            [{"context": [[5, ["a"]]]}],
+            "row 1 passage 1 of 'context' must be a title and its text, and holds int 5",
+        ),
+        ("2wiki", [{"evidences": [["a"]]}], "row 1 field 'evidences' must hold triples, and is "),
     ],
 )
 def test_official_files_that_somebody_broke_are_named(tmp_path, name, content, words):

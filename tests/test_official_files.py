@@ -1,6 +1,5 @@
 """`qr-jax data convert` of files as the question sets' authors and hubs give them: questions, gold passages, corpus."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qr_jax.cli import cli
-from qr_jax.data import arrow, readers
+from qr_jax.data import readers
 from qr_jax.search import recall
-from qr_jax.sets import data_check, foreign, inputs
+from qr_jax.sets import data_check, foreign, inputs, tables
 from qr_jax.settings.settings import use
 from tests.test_official import HOTPOTQA, ROWS, TWO_WIKI
 
@@ -155,20 +154,6 @@ def test_a_gold_title_that_the_context_lacks_is_counted(facts, tmp_path):
     said = "rows with a gold passage that does not stand among the passages beside the question: 1"
     assert said in foreign.read(kept(tmp_path, "h.json", [row])).said
     assert said not in foreign.read(kept(tmp_path, "i.json", [row | {"supporting_facts": [["A", 0]]}])).said
-
-
-def test_packed_documents_of_a_folder_are_read(tmp_path):
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "a_b.txt").write_text("Plain.")
-    (folder / "l_m.txt.gz").write_bytes(gzip.compress(b"Packed."))
-    (folder / "p.html.gz").write_bytes(gzip.compress(b"<title>Page</title><p>Of HTML.</p>"))
-    (folder / "t.csv.gz").write_bytes(gzip.compress(b"a,b"))
-    found = foreign.read(folder)
-    assert {(one.title, one.text) for one in found.items} == {
-        ("a b", "Plain."), ("l m", "Packed."), ("Page", "Of HTML.")
-    }  # fmt: skip
-    assert any(line.startswith("files left out: 1, by their ending: .csv 1") for line in found.said)
 
 
 def test_hops_and_the_entities_on_the_way_are_those_of_data_get(tmp_path):
@@ -455,4 +440,4 @@ def test_a_corpus_that_is_there_is_not_written_over_and_nothing_is_half_done(tmp
 
 
 def test_endings_that_are_read_are_all_known_to_folders():
-    assert set(arrow.ENDS) < set(inputs.SHARDS) < set(inputs.ROWS)
+    assert set(tables.ARROW_ENDS) < set(inputs.SHARDS) < set(inputs.ROWS)

@@ -8,7 +8,7 @@ import pytest
 
 from qr_jax import assemble
 from qr_jax.cli import cli
-from qr_jax.data import traces, unchanged
+from qr_jax.data import unchanged
 from qr_jax.envs.search_r1 import expert_turn
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
@@ -16,6 +16,7 @@ from qr_jax.pool import figures, pool
 from qr_jax.records import Passage, Query
 from qr_jax.run import checkpoint, runs
 from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.sets import made_traces
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "tests" / "fixtures" / "qwen3"
@@ -202,23 +203,23 @@ def test_traces_are_made_of_titles_alone_or_of_ids_alone():
     by_title = Query("t", "Where was Ada Lovelace born?", ("London",), (), {"supporting_titles": ["Ada Lovelace"]})
     by_id = Query("i", "Where was Ada Lovelace born?", ("London",), (), {"supporting": ["3", "1", "2"]})
     search = bm25(corpus=CORPUS)
-    assert traces.unfit(by_id) == traces.UNTITLED
+    assert made_traces.unfit(by_id) == made_traces.UNTITLED
     others = [replace(passage, id=f"other {passage.id}") for passage in CORPUS]
-    queries, absent = traces.with_titles([by_id], others)
+    queries, absent = made_traces.with_titles([by_id], others)
     assert absent == {"1", "2", "3"}
     with pytest.raises(ValueError, match="1 with a gold passage that is not in the corpus .such as '1': is data.corp"):
-        traces.check_fit(queries, absent=absent)
+        made_traces.check_fit(queries, absent=absent)
     untitled = [replace(passage, title="") for passage in CORPUS]
     with pytest.raises(ValueError, match="1 with ids of gold passages that no passage with a title has"):
-        traces.check_fit(traces.with_titles([by_id], untitled)[0])
-    queries, absent = traces.with_titles([by_title, by_id], CORPUS)
+        made_traces.check_fit(made_traces.with_titles([by_id], untitled)[0])
+    queries, absent = made_traces.with_titles([by_title, by_id], CORPUS)
     assert not absent
     assert queries[0] is by_title and queries[1].meta["supporting_titles"] == ["London", "Ada Lovelace", "Ada Lovelace"]
-    found = traces.supporting_traces(queries, search, write=expert_turn, k=3)
+    found = made_traces.supporting_traces(queries, search, write=expert_turn, k=3)
     assert [len(trace.turns) for trace in found] == [2, 3]  # a search for each title, then the answer
-    (short,) = traces.supporting_traces(queries, search, write=expert_turn, k=1)
+    (short,) = made_traces.supporting_traces(queries, search, write=expert_turn, k=1)
     assert short.query is by_title  # one passage of its title is enough; all of the ids are wanted
-    assert traces.with_titles([by_id], ())[0] == [by_id]
+    assert made_traces.with_titles([by_id], ())[0] == [by_id]
 
 
 def test_what_the_corpus_lacks_is_told_before_anything_is_compiled_and_is_the_reason(caplog):
@@ -226,13 +227,13 @@ def test_what_the_corpus_lacks_is_told_before_anything_is_compiled_and_is_the_re
     meta = {"supporting_titles": ["Ada  LOVELACE!"]}  # spelt otherwise: of a title the words count
     there = Query("t", "Where was Ada Lovelace born?", ("London",), (), meta)
     lost = [Query(str(at), "Who?", ("x",), (), {"supporting_titles": [f"Nobody {at}"]}) for at in range(2)]
-    how = {"write": expert_turn, "parallel": 1, "k": 3, "absent": traces.with_titles([there, *lost], CORPUS)[1]}
-    traces.check_supporting([there, *lost], bm25(corpus=CORPUS), **how)
+    how = {"write": expert_turn, "parallel": 1, "k": 3, "absent": made_traces.with_titles([there, *lost], CORPUS)[1]}
+    made_traces.check_supporting([there, *lost], bm25(corpus=CORPUS), **how)
     assert "2 of 3 questions have a gold passage that is not in the corpus, such as 'Nobody 0'" in caplog.text
-    assert len(traces.supporting_traces([there, *lost], bm25(corpus=CORPUS), **how)) == 1
+    assert len(made_traces.supporting_traces([there, *lost], bm25(corpus=CORPUS), **how)) == 1
     assert "1 of 3 questions kept; left out: 2, a gold passage that is not in the corpus" in caplog.text
     with pytest.raises(ValueError, match="of the first 1 the retriever finds none; raise rollout.search_k"):
-        traces.check_supporting([there, *lost], lambda queries, k: [[]] * len(queries), **how)
+        made_traces.check_supporting([there, *lost], lambda queries, k: [[]] * len(queries), **how)
 
 
 @pytest.mark.parametrize(

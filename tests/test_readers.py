@@ -10,15 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qr_jax.data import formats, limits, parquet, parquet_pages, readers, sources, traces
+from qr_jax.data import limits, parsing, readers, sources, traces
 from qr_jax.records import Passage, Query
 from qr_jax.run import run_files
-from qr_jax.sets import data_check, foreign
+from qr_jax.sets import data_check, foreign, formats, tables
 
 
 def jsonl(path: Path, rows: list) -> Path:
@@ -301,7 +300,7 @@ def test_gold_passages_are_texts(tmp_path, name, value):
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
-    parquet.write(tmp_path / "whole.parquet", [GOOD])
+    tables.write(tmp_path / "whole.parquet", [GOOD])
     whole = (tmp_path / "whole.parquet").read_bytes()
     place = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # of the footer, in Thrift's encoding
     for damaged in (
@@ -314,7 +313,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         with pytest.raises(ValueError, match=rf"q\.parquet {said}"):
             readers.read_queries(tmp_path / "q.parquet")
         with contextlib.suppress(ValueError):
-            parquet.count(tmp_path / "q.parquet")
+            tables.count(tmp_path / "q.parquet")
     (tmp_path / "q.parquet").write_bytes(whole.replace(b"Who?", b"\xff\xff\xff\xff"))
     with pytest.raises(ValueError, match=r"q.parquet rows 1 to 1, column 'question'.*a value that is not read .*utf-8"):
         readers.read_queries(tmp_path / "q.parquet")
@@ -322,7 +321,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
 
 MEASURED = """
 import resource, sys
-from qr_jax.data import parquet
+from qr_jax.sets import tables
 from qr_jax.sets import data_check
 import pyarrow.compute, pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -331,69 +330,25 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, *(o
 """
 
 
-def varint(number: int, width: int = 0) -> bytes:
-    """A whole number of Thrift's compact protocol, in at least so many bytes."""
-    parts, rest = [], number << 1
-    while rest or len(parts) < width:
-        parts.append(rest & 127 | 128)
-        rest >>= 7
-    return bytes([*parts[:-1], parts[-1] & 127])
-
-
-def test_what_pages_unpack_to_is_read_from_their_own_headers(tmp_path):
-    texts = ["a" * 1000, "b", "", None] * 500
-    table = pa.table({"text": texts, "number": list(range(2000)), "flags": [[True, False]] * 2000})
-    for version, packed in (("1.0", "zstd"), ("2.0", "snappy"), ("1.0", "none")):
-        file = tmp_path / "t.parquet"
-        pq.write_table(table, file, compression=packed, data_page_version=version, data_page_size=500)
-        group = pq.read_metadata(file).row_group(0)
-        with file.open("rb") as opened:
-            for column in (group.column(at) for at in range(3)):
-                start = min(filter(None, (column.data_page_offset, column.dictionary_page_offset)))
-                found = sum(parquet_pages.unpacked_bytes(opened, start, column.total_compressed_size))
-                heads = column.total_uncompressed_size - found  # the footer counts the pages' headers too
-                assert 0 < heads < 0.2 * column.total_uncompressed_size + 200
-            with pytest.raises(ValueError, match="page"):
-                list(parquet_pages.unpacked_bytes(opened, start + 1, 10_000))
-    lists = tmp_path / "lists"
-    lists.write_bytes(bytes([0x49]) + b"\x19" * 100_000)  # field 4: a list of a list of a list ...
-    with lists.open("rb") as opened, pytest.raises(ValueError, match="structs or lists in each other"):
-        list(parquet_pages.unpacked_bytes(opened, 0, 10))
-
-
-def test_columns_that_all_name_the_same_pages_are_walked_through_but_so_often(tmp_path, monkeypatch):
-    pq.write_table(pa.table({"id": ["1"] * 2000, "text": ["a"] * 2000}), tmp_path / "t.parquet", data_page_size=100)
-    monkeypatch.setattr(parquet, "MOST_PAGES", 3)
-    with pytest.raises(ValueError, match="t.parquet has more than 3 pages, the most that are read"):
-        list(parquet.rows(tmp_path / "t.parquet"))
-
-
 def bomb(path: Path, kind: str) -> Path:
     """A file of a few KB, or at most 1 MB, that unpacks to gigabytes."""
     ids, long = [str(at) for at in range(1000)], "a" * 1_000_000
-    tables = {
+    packed = {
         "texts": {"id": ids, "text": [long] * 1000},
         "questions": {"id": ids, "question": [long] * 1000, "answers": [["x"]] * 1000},
         "texts in a list": {"id": ["1"], "text": ["x"], "more": [[long] * 1000]},
         "a list of nulls": {"id": ["1"], "text": ["x"], "more": pa.array([[None] * 5_000_000], pa.list_(pa.null()))},
         "one text": {"id": ["1"], "text": [long * 200]},
     }
-    tables["a footer that lies"] = tables["one text"]
-    if kind in tables:
-        pq.write_table(pa.table(tables[kind]), path / "bomb.parquet", compression="zstd")
-        if kind == "a footer that lies":
-            said = pq.read_metadata(path / "bomb.parquet").row_group(0).column(1).total_uncompressed_size
-            whole = (path / "bomb.parquet").read_bytes()
-            at = whole.rindex(varint(said))
-            (path / "bomb.parquet").write_bytes(whole[:at] + varint(1000, len(varint(said))) + whole[at + 5 :])
-            assert pq.read_metadata(path / "bomb.parquet").row_group(0).column(1).total_uncompressed_size == 1000
+    if kind in packed:
+        pq.write_table(pa.table(packed[kind]), path / "bomb.parquet", compression="zstd")
         return path / "bomb.parquet"
     head = b'{"id": "%d", "text": "'
     parts = [head % 1, *[long.encode()] * 300] if kind == "one line" else [b"\n" * 1_000_000] * 20
     parts = [head % at + long.encode() + b'"}\n' for at in range(300)] if kind == "lines" else parts
     parts = [b'{"more": [' + b"[]," * 300_000 + b"[]]}\n"] * 100 if kind == "items" else parts
-    with gzip.open(path / "bomb.jsonl.gz", "wb", 5) as packed:
-        packed.writelines(parts)
+    with gzip.open(path / "bomb.jsonl.gz", "wb", 5) as lines:
+        lines.writelines(parts)
     return path / "bomb.jsonl.gz"
 
 
@@ -403,9 +358,8 @@ def bomb(path: Path, kind: str) -> Path:
         ("texts", "row 100: a file of .* bytes unpacks to more than 100,000,000, the most that are taken"),
         ("questions", "'question' has 1,000,000 characters; at most 100,000 are taken: cut it.*row 100: a file of"),
         ("texts in a list", "row 1: the row has more than 32,000,000 bytes, the most that are taken; .* into several"),
-        ("a list of nulls", "as its footer and its pages say: a file of"),
-        ("one text", "as its footer and its pages say: a file of"),
-        ("a footer that lies", "as its footer and its pages say: a file of"),
+        ("a list of nulls", "as its footer says: a file of"),
+        ("one text", "as its footer says: a file of"),
         ("one line", "row 1: the row has more than 32,000,000 bytes"),
         ("lines", r"row \d+: a file of .* unpack it and give it as JSON lines without .gz"),
         ("empty lines", r"row \d+: a file of"),
@@ -426,7 +380,7 @@ def test_what_honest_files_hold_is_below_every_limit(tmp_path):
     question = {"id": "q", "question": "w" * limits.MOST_QUESTION_CHARS, "answers": ["Ada"]}
     assert readers.read_passages(jsonl(tmp_path / "c.jsonl", [novel]))[0].text == novel["text"]
     assert readers.read_queries(jsonl(tmp_path / "q.jsonl", [question]))[0].question == question["question"]
-    parquet.write(tmp_path / "c.parquet", [novel])
+    tables.write(tmp_path / "c.parquet", [novel])
     assert readers.read_passages(tmp_path / "c.parquet")[0].text == novel["text"]
     with pytest.raises(ValueError, match=r"c.jsonl row 1: 'text' has 5,000,001 characters; at most 5,000,000 are"):
         readers.read_passages(jsonl(tmp_path / "c.jsonl", [{"id": "1", "text": "x" * 5_000_001}]))
@@ -481,16 +435,16 @@ def test_large_groups_of_parquet_are_read_plainly_and_come_out_the_same(tmp_path
     columns = {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in rows[0]}
     pq.write_table(pa.table(columns), tmp_path / "c.parquet")
     expected = [(at, row | {"more": {"s": "x"}}) for at, row in enumerate(rows, 1)]
-    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
+    assert list(tables.rows(tmp_path / "c.parquet")) == expected
     monkeypatch.setattr(limits, "MOST_ROW_BYTES", 50_000)  # a piece has more, so its rows come one at a time
-    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
-    monkeypatch.setattr(parquet, "PLAIN_GROUP_BYTES", 1)
-    assert list(parquet.rows(tmp_path / "c.parquet")) == expected
+    assert list(tables.rows(tmp_path / "c.parquet")) == expected
+    monkeypatch.setattr(tables, "PLAIN_GROUP_BYTES", 1)
+    assert list(tables.rows(tmp_path / "c.parquet")) == expected
 
 
 def test_a_parquet_file_without_columns_has_no_rows(tmp_path):
     pq.write_table(pa.table({"id": ["1"]}).select([]), tmp_path / "none.parquet")
-    assert list(parquet.rows(tmp_path / "none.parquet")) == []
+    assert list(tables.rows(tmp_path / "none.parquet")) == []
 
 
 def test_several_files_are_read_in_order_and_an_id_in_two_of_them_is_refused(tmp_path, monkeypatch):
@@ -592,11 +546,27 @@ def test_a_source_takes_anything_that_is_read_by_index():
     assert sorted(sources.batches(Squares(), 5, seed=0)(0)) == [0, 1, 4, 9, 16]
 
 
-def test_an_order_is_a_permutation_fixed_by_seed_and_epoch():
-    orders = [sources.order(50, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
-    np.testing.assert_array_equal(orders[3], sources.order(50, seed=1, epoch=1))
+OURS = [
+    GOOD | {"hops": 2, "kind": "chain", "supporting": ["p1"], "entities": ["Ada"]},
+    GOOD | {"answers": ["Ada", "$", "Ada"], "supporting_titles": "Ada", "type": "bridge"},
+    GOOD | {"id": 7, "answers": "Ada", "dataset": "nq", "supporting": [], "entities": []},
+]
+
+
+@pytest.mark.parametrize("row", OURS)
+def test_a_row_of_ours_is_the_same_question_by_the_core_s_reader_and_by_that_of_peers_rows(row, monkeypatch):
+    read = parsing.query_of(row)
+    monkeypatch.setattr(parsing, "_is_ours", lambda row: False)
+    assert parsing.query_of(row) == read
+
+
+def test_rows_of_ours_are_read_by_the_core_alone(tmp_path):
+    queries, passages = jsonl(tmp_path / "q.jsonl", OURS[:1]), jsonl(tmp_path / "c.jsonl", [{"id": "p", "text": "x"}])
+    traces = jsonl(tmp_path / "t.jsonl", [OURS[0] | {"turns": ["<answer>Ada</answer>"]}])
+    code = "import sys; from qr_jax.data import readers, traces\nq, c, t = sys.argv[1:]\n"
+    code += "assert readers.read_queries(q) and readers.read_passages(c) and traces.read_traces(t)\n"
+    code += "assert not [name for name in sys.modules if name.startswith('qr_jax.sets')]"
+    subprocess.run([sys.executable, "-c", code, queries, passages, traces], check=True)
 
 
 def test_reading_needs_neither_jax_nor_grain():

@@ -1,4 +1,4 @@
-"""Questions and trajectories from a corpus: by a scripted teacher over loopback, killed and resumed; by templates."""
+"""Questions and trajectories from a corpus: by a scripted teacher over loopback, killed and resumed."""
 
 import itertools
 import json
@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import teacher_server
@@ -28,18 +27,16 @@ from qr_jax.records import Passage, Query
 from qr_jax.run import interrupts
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check
-from qr_jax.sets.synth import card, links, run, synthesise
-from qr_jax.sets.synth.author import generators, interleaved
+from qr_jax.sets.synth import card, run, synthesise
+from qr_jax.sets.synth import library as links
 from qr_jax.sets.synth.draft import Chance, Draft, Refused, check_words
-from qr_jax.sets.synth.generators.iterative_search import iterative_search
-from qr_jax.sets.synth.generators.link_walk import walked
+from qr_jax.sets.synth.generators import GENERATORS, iterative_search, walked
 from qr_jax.sets.synth.journal import Journal
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.prompts import ANSWER
 from qr_jax.sets.synth.repeats import Repeats
-from qr_jax.sets.synth.synthesise import in_order
+from qr_jax.sets.synth.synthesise import in_order, interleaved
 from qr_jax.sets.synth.teacher import Bounds, Ended, Teacher, connect, text_of
-from qr_jax.sets.synth.templates import chains, checks, comparisons, facts
 from qr_jax.sets.synth.verify import verify
 from qr_jax.settings.settings import Use
 
@@ -56,26 +53,6 @@ def made_corpus(file):
             words = [word(at, number) for number in range(12)]
             text = f"{place} lies beside {near} and sells {' '.join(words[:6])} to {far} for {' '.join(words[6:])}."
             lines.write(json.dumps({"id": f"p{at}", "title": place, "text": text}) + "\n")
-    return file
-
-
-ENCYCLOPAEDIA = (
-    ("Grey Harbour (film)", "Grey Harbour is a 1971 British drama film directed by Nora Quill about a lost ship."),
-    ("Nora Quill", "Nora Quill (born 4 May 1931 in Leeds, Yorkshire) was a Welsh film director known for the cinema of "
-     "the Pennine and Cheviot hills."),
-    ("Blue Ledger", "Blue Ledger is a 1988 Canadian comedy film directed by Ivo Marsh and starring Petra Holm."),
-    ("Ivo Marsh", "Ivo Marsh (12 June 1940 – 3 March 2001) was a Canadian film director best known for comedies about "
-     "Toronto and Ottawa bankers."),
-    ("Cold Ferry", "Cold Ferry is a 1990 film directed by Ann Lee and Bob Ray."),
-    ("Ann Lee", "Ann Lee (born 1 April 1950) is an Irish film director who works in Galway and Sligo with sailors."),
-    ("Leeds", "Leeds is a city in Yorkshire."),
-)  # fmt: skip
-
-
-def encyclopaedia(folder):
-    file = folder / "encyclopaedia.jsonl"
-    rows = [{"id": f"e{at}", "title": title, "text": text} for at, (title, text) in enumerate(ENCYCLOPAEDIA)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
@@ -99,6 +76,12 @@ def asked(folder, url, **more):
     if not corpus.is_file():
         made_corpus(corpus)
     return run.Asked(str(corpus), folder / "out", url, "scripted", **{"questions": 6, **more})
+
+
+def words_of(folder, url, *more):
+    """A command that asks the teacher at this URL."""
+    corpus = made_corpus(folder / "corpus.jsonl")
+    return ["synth", str(corpus), str(folder / "out"), "--teacher", url, "--model", "scripted", *more]
 
 
 def rows(file):
@@ -152,7 +135,7 @@ def test_neither_threads_nor_a_second_run_change_what_is_made(tmp_path, teacher)
         run.run(replace(asked(tmp_path, url), out=tmp_path / "alone", at_once=1), say=print)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")} == files
     assert {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.jsonl")} == files
-    assert first["questions"] == 6 and set(first["generators"]) == set(generators())
+    assert first["questions"] == 6 and set(first["generators"]) == set(GENERATORS)
 
 
 def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher):
@@ -213,22 +196,26 @@ def test_what_stands_in_an_evaluation_set_or_was_asked_before_is_refused(tmp_pat
     assert reject["question"] == first["question"] and reject["detail"] == "t1"
 
 
-def test_rows_that_the_user_added_are_set_aside_and_said(tmp_path, capsys):
-    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
-    words = ["synth", str(corpus), str(out), "--questions"]
-    assert cli.main([*words, "1"]) == 0 and cli.main([*words, "2"]) == 0 and len(list(out.glob("*.before*"))) == 0
-    with (out / "questions.jsonl").open("a") as file:
-        file.write('{"mine": 1}\n')
-    assert cli.main([*words, "3"]) == 0
+def test_rows_that_the_user_added_are_set_aside_and_said(tmp_path, capsys, teacher):
+    out = tmp_path / "out"
+    with teacher_server.serving(teacher) as url:
+        words = words_of(tmp_path, url, "--questions")
+        assert cli.main([*words, "1"]) == 0 and cli.main([*words, "2"]) == 0 and len(list(out.glob("*.before*"))) == 0
+        with (out / "questions.jsonl").open("a") as file:
+            file.write('{"mine": 1}\n')
+        assert cli.main([*words, "3"]) == 0
     assert "questions.before.jsonl has what stood there before" in "".join(capsys.readouterr())
     assert (out / "questions.before.jsonl").read_text().endswith('{"mine": 1}\n')
 
 
-def test_a_folder_of_somebody_else_has_nothing_written_through_its_links_and_no_pipe_is_waited_for(tmp_path, capsys):
-    corpus, out, mine = encyclopaedia(tmp_path), tmp_path / "out", tmp_path / "bashrc"
-    words = ["synth", str(corpus), str(out), "--questions", "1"]
+def test_a_folder_of_somebody_else_has_nothing_written_through_its_links_and_no_pipe_is_waited_for(
+    tmp_path, capsys, teacher
+):
+    out, mine = tmp_path / "out", tmp_path / "bashrc"
     mine.write_text("mine")
-    assert cli.main(words) == 0
+    with teacher_server.serving(teacher) as url:
+        words = words_of(tmp_path, url, "--questions", "1")
+        assert cli.main(words) == 0
     capsys.readouterr()
     for name in ("run.lock", "journal/calls.jsonl", "questions.jsonl", "card.md"):
         for put in (lambda path: path.symlink_to(mine), lambda path: path.symlink_to(tmp_path / "new"), os.mkfifo):
@@ -243,12 +230,12 @@ def test_a_folder_of_somebody_else_has_nothing_written_through_its_links_and_no_
     assert mine.read_text() == "mine" and not (tmp_path / "new").exists()
 
 
-def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, capsys):
-    corpus = encyclopaedia(tmp_path)
-    words = ["synth", str(corpus), str(tmp_path / "out"), "--questions", "1"]
-    assert cli.main(words) == 0
-    before = (tmp_path / "out" / "questions.jsonl").read_bytes()
-    assert cli.main([*words[:-1], "2"]) == 0 and (tmp_path / "out" / "questions.jsonl").read_bytes() != before
+def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, capsys, teacher):
+    with teacher_server.serving(teacher) as url:
+        words = words_of(tmp_path, url, "--questions", "1")
+        assert cli.main(words) == 0
+        before = (tmp_path / "out" / "questions.jsonl").read_bytes()
+        assert cli.main([*words[:-1], "2"]) == 0 and (tmp_path / "out" / "questions.jsonl").read_bytes() != before
     before = (tmp_path / "out" / "questions.jsonl").read_bytes()
     assert (
         cli.main(words) == 2 and "out holds 2 questions, and --questions 1 would leave fewer" in capsys.readouterr().err
@@ -258,7 +245,7 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
     assert "was begun otherwise" in (said := capsys.readouterr().err) and "seed: 0 in the first, 2" in said
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert cli.main(["synth", str(corpus), str(tmp_path / "mine")]) == 2
+    assert cli.main([*words[:2], str(tmp_path / "mine"), *words[3:]]) == 2
     assert "holds other files" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "run.lock"] == ["notes.txt"]
 
@@ -266,35 +253,29 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--model", "m"], "--model NAME says which model"),
-        (["--teacher", "templtes"], "--teacher templtes: wanted templates, or an endpoint's URL"),
-        (["--teacher", "http://127.0.0.1:9/v1"], "--model NAME says which model"),
+        (["--teacher", "templates"], "templates went, and a language model writes the questions: --teacher URL"),
+        (["--model", ""], "one of the words is empty"),
         (["--teacher", "http://me:secret@host/v1", "--model", "m"], "--teacher: the URL is"),
         (["--against", "nowhere.jsonl"], "--against: no file nowhere.jsonl"),
         (["retriever.k3=1"], "retriever 'bm25' has no setting 'k3'"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(tmp_path, capsys, words, says):
-    assert cli.main(["synth", str(encyclopaedia(tmp_path)), str(tmp_path / "out"), *words]) == 2
+    assert cli.main(words_of(tmp_path, "http://127.0.0.1:9/v1", *words)) == 2
     assert says in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
 def test_a_file_in_the_place_of_the_folder_is_said(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
-    assert cli.main(["synth", str(encyclopaedia(tmp_path)), str(tmp_path / "out")]) == 2
+    assert cli.main(words_of(tmp_path, "http://127.0.0.1:9/v1")) == 2
     assert "out is a file; give OUT the name of a folder" in capsys.readouterr().err
 
 
 def test_a_corpus_that_is_not_there_is_said_before_the_evaluation_sets_are_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run.suite, "sets", None)
-    assert cli.main(["synth", str(tmp_path / "none.jsonl"), str(tmp_path / "out")]) == 2
+    words = words_of(tmp_path, "http://127.0.0.1:9/v1")
+    assert cli.main([words[0], str(tmp_path / "none.jsonl"), *words[2:]]) == 2
     assert "none.jsonl" in (error := capsys.readouterr().err) and error.count("\n") == 1
-
-
-def test_a_corpus_of_which_templates_read_nothing_is_said(tmp_path, capsys):
-    assert cli.main(["synth", str(made_corpus(tmp_path / "c.jsonl")), str(tmp_path / "out")]) == 2
-    assert not (tmp_path / "out").exists()
-    assert "name a teacher with --teacher URL" in capsys.readouterr().err
 
 
 # ---- the teacher
@@ -639,13 +620,11 @@ def test_a_walk_comes_to_no_passage_twice_and_follows_links():
 def test_links_in_the_data_are_read_and_wrong_ones_named(tmp_path):
     file = tmp_path / "c.jsonl"
     file.write_text('{"id": "a", "text": "x", "links": ["b"]}\n{"id": "b", "text": "y"}\n')
-    from qr_jax.sets.synth import library as libraries
-
-    passages, named = libraries.read(str(file))
+    passages, named = links.read(str(file))
     assert Library(passages, named, lambda queries, k: []).links == [(1,), ()]
     file.write_text('{"id": "a", "text": "x", "links": "b"}\n')
     with pytest.raises(ValueError, match=r"c\.jsonl row 1: 'links' must be a list"):
-        libraries.read(str(file))
+        links.read(str(file))
 
 
 def test_a_question_repeats_another_by_words_or_by_answer_and_evidence():
@@ -769,21 +748,20 @@ def test_the_papers_page_says_the_shares_that_synthesis_has():
 
 def test_the_paper_s_shares_are_a_word_and_wrong_ones_are_said(tmp_path, capsys):
     assert sum(card.PAPER_MIX.values()) + card.PAPER_GYM == 100 == sum(card.PAPER_DOCUMENTS.values())
-    made_corpus(tmp_path / "corpus.jsonl")
+    command = words_of(tmp_path, "http://127.0.0.1:9/v1")
     for words, says in (
-        (["--mix", "paper"], "the generators here are: chain, comparison"),
+        (["--mix", "chain=1"], "the generators here are: comparative_search, iterative_search, link_walk"),
         (["--mix", "chain=1,chain=2"], "each name once"),
         (["--mix", "chain=0"], "N from 1 to 999"),
-        (["--documents", "paper"], "--documents says how many passages a teacher's questions need"),
         (["--documents", "1=5"], "wanted numbers of passages from 1 to 6"),
         (["--documents", "2=1,9=1"], "wanted numbers of passages from 1 to 6"),
     ):
         with suppress(SystemExit):
-            assert cli.main(["synth", str(tmp_path / "corpus.jsonl"), str(tmp_path / "out"), *words]) == 2
+            assert cli.main([*command, *words]) == 2
         assert says in capsys.readouterr().err
 
 
-# ---- templates
+# ---- words
 
 
 def draft(question, *answers, hidden=(), texts=(("A", "x"), ("B", "y"))):
@@ -814,136 +792,8 @@ def test_what_the_words_alone_show_is_refused(question, answer, reason):
     assert refused.value.reason == reason
 
 
-def test_facts_are_read_from_first_sentences_and_what_is_ambiguous_is_none():
-    books = library(ENCYCLOPAEDIA)
-    pages = facts.pages(books.passages, books.titles)
-    film, person = pages[0], pages[1]
-    assert film.phrase() == 'the film "Grey Harbour"' and film.said == {"released": ("1971",)}
-    assert film.leads == {"the director of {}": 1} and pages[2].leads["the director of {}"] == 3
-    assert person.kind == "person" and person.said["born on"] == ("4 May 1931",)
-    assert person.said["birthplace"] == ("Leeds, Yorkshire", "Leeds") and pages[3].said["died"] == ("2001",)
-    assert pages[4].leads == {}  # two directors
-    based = "Bloodstar is a fantasy comic book. It was based on a short story by Nora Quill."
-    played = "Carol Stone (born 1 May 1915) was an actress who played the wife of Ivo Marsh."
-    for title, text in (("Bloodstar", based), ("Carol Stone", played)):  # said of something else
-        page = facts.page_of(Passage("x", title, text), 9, books.titles)
-        assert page is not None and page.kind and page.leads == {}
-
-
-def test_chains_and_comparisons_by_hand():
-    books = library(ENCYCLOPAEDIA)
-    pages = facts.pages(books.passages, books.titles)
-    every = {chain.form: chain for chain in chains.chains(pages) if chain.path[0] == 0}
-    made = chains.draft(every["the director of {}", "born"], pages, books)
-    assert made.question == 'In what year was the director of the film "Grey Harbour" born?'
-    assert made.answers == ("1931",) and made.searches == (("film Grey Harbour",), ("Nora Quill",))
-    checks.verify(made, books)
-    described = comparisons.describable(pages)
-    assert set(described) == {0, 1, 2, 3, 4, 5}
-    compared = comparisons.draft(1, pages, described, books, Chance(0, 1))
-    assert compared.answers[0] in ("Nora Quill", "Ivo Marsh", "Ann Lee")
-    assert compared.question.startswith("Who was born ") and " or the " in compared.question
-    assert not any(passage.title in compared.question for passage in compared.passages)
-    checks.verify(compared, books)
-
-
-def test_who_was_first_and_who_was_last_is_told_by_the_years():
-    books = library(ENCYCLOPAEDIA)
-    pages = facts.pages(books.passages, books.titles)
-    described, asked = comparisons.describable(pages), set()
-    years = {page.title: int(page.said["born on"][0][-4:]) for page in pages.values() if "born on" in page.said}
-    for number in range(40):
-        made = comparisons.draft(1, pages, described, books, Chance(0, number))
-        of = [years[passage.title] for passage in made.passages]
-        asked.add(word := next(word for word in ("first", "last") if f" {word}" in made.question))
-        assert years[made.answers[0]] == (min(of) if word == "first" else max(of)), made.question
-    assert asked == {"first", "last"}
-
-
-@pytest.mark.parametrize(("ratio", "refused"), [(1.3, True), (1.4, False)])
-def test_a_description_must_find_its_own_passage_clearly_before_another(ratio, refused):
-    books = library(ENCYCLOPAEDIA)
-    pages = facts.pages(books.passages, books.titles)
-
-    def search(texts, k):
-        found = books.search(texts, k)
-        return [[replace(one, score=ratio if at == 0 else 1.0) for at, one in enumerate(row)] for row in found]
-
-    near = SimpleNamespace(search=search, passages=books.passages, place=books.place)
-    described = comparisons.describable(pages)
-    if not refused:
-        comparisons.draft(1, pages, described, near, Chance(0, 1))
-        return
-    with pytest.raises(Refused) as said:
-        comparisons.draft(1, pages, described, near, Chance(0, 1))
-    assert said.value.reason == "a description that fits another passage as well"
-
-
-@pytest.mark.parametrize(
-    ("texts", "reason"),
-    [
-        ((("A town", "A town is led by Ms B, born in 1931."), ("Ms B", "Born in 1931.")), "answered from one passage"),
-        (
-            (("A town", "Led by Ms B."), ("Ms B", "Born in 1931."), ("News", "A town's leader was born in 1931.")),
-            "answered without its passages",
-        ),
-        ((("A town", "Led by Ms B."), ("Ms B", "In what year was the leader born? 1931.")), "found by one search"),
-        ((("A town", "A town is led by Ms B."), ("Ms B", "Ms B, 1931.")), None),
-    ],
-)
-def test_a_template_s_question_is_checked_by_words_and_search(texts, reason):
-    books = library(texts)
-    made = draft("In what year was the leader of A town born?", "1931", hidden=("Ms B",))
-    made = replace(made, passages=tuple(books.passages[:2]))
-    if reason is None:
-        checks.verify(made, books)
-        return
-    with pytest.raises(Refused) as refused:
-        checks.verify(made, books)
-    assert refused.value.reason == reason
-
-
-@pytest.mark.parametrize("answer", ["no", "2"])
-def test_an_answer_that_stands_in_any_passage_shows_no_passage_that_answers_alone(answer):
-    books = library((("A town", f"A town is led by Ms B, {answer} doubt."), ("Ms B", "Ms B sings.")))
-    made = draft("Does the leader of A town sing?", answer, hidden=("Ms B",))
-    checks.verify(replace(made, passages=tuple(books.passages)), books)
-
-
-def test_a_chain_whose_first_passage_names_the_last_is_refused():
-    books = library((("Song", "Song of Blue, by Ms C."), ("Blue", "Blue, by Ms C."), ("Ms C", "Born in 1931.")))
-    made = draft("In what year was the performer of the album of Song born?", "1931", hidden=("Blue", "Ms C"))
-    with pytest.raises(Refused) as refused:
-        checks.verify(replace(made, passages=tuple(books.passages)), books)
-    assert refused.value.reason == "a hop can be skipped" and refused.value.detail == "Song"
-
-
-def test_templates_write_a_set_that_data_check_takes_and_each_trace_finds_what_it_cites(tmp_path, capsys):
-    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
-    assert cli.main(["synth", str(corpus), str(out), "--questions", "6", "--licence", "CC0", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["questions"] == 6 and found["refused"] == 1 - 6 / found["candidates"] and "calls" not in found
-    assert cli.main(["data", "check", str(out / "questions.jsonl"), "--json"]) == 0
-    assert "licence: CC0" in (card := (out / "card.md").read_text()) and "Templates, without a model" in card
-    traces = read_traces(out / "traces.jsonl")
-    assert len(traces) == found["trajectories"] == 6
-    assert {len(trace.turns) for trace in traces} <= {3, 4}
-
-
 @pytest.mark.slow
-def test_200_template_questions_of_real_passages(real_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("QR_JAX_DATA", str(real_data))
-    found = run.run(run.Asked("{data}/corpus/hotpotqa.corpus.jsonl.gz", tmp_path / "out"), say=print)
-    assert (
-        found["questions"] == 200 and found["trajectories"] >= 170
-    )  # BM25 finds the rest by no search that a plan makes
-    tests = {query.question for query in readers.read_queries("{data}/dev/hotpotqa.questions.jsonl")}
-    assert not tests & {row["question"] for row in rows(tmp_path / "out" / "questions.jsonl")}
-    assert min(part["questions"] for part in found["generators"].values()) > 50
-
-
-@pytest.mark.slow
-def test_the_files_go_straight_into_a_training_run(tmp_path):
+def test_the_files_go_straight_into_a_training_run(tmp_path, teacher):
     import jax
     from killed_run import tiny
     from test_real_models import SHORT
@@ -955,9 +805,10 @@ def test_the_files_go_straight_into_a_training_run(tmp_path):
     from qr_jax.models.families import ModelConfig
     from qr_jax.train import train
 
-    corpus, out = encyclopaedia(tmp_path), tmp_path / "out"
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "out"
     env = Use("search_r1", {"max_turns": 2, **SHORT})
-    run.run(run.Asked(str(corpus), out, questions=6, env=env, k=1), say=print)
+    with teacher_server.serving(teacher) as url:
+        run.run(asked(tmp_path, url, env=env, k=1), say=print)
     sentencepiece("BPE", "Prepend").save(str(tmp_path / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))

@@ -11,6 +11,7 @@ from qr_jax.envs.tool_call import VOCABULARY, tool_call
 from qr_jax.envs.tool_call import expert_turn as tool_call_turn
 from qr_jax.records import Passage, Query, Search, Stop, Turn
 from qr_jax.search.retrievers.bm25 import bm25
+from qr_jax.sets import made_traces
 
 CORPUS = [
     Passage("p1", "Opus 7 (Weber)", "Opus 7 is a sonata written by Anna Weber in 1801."),
@@ -48,7 +49,7 @@ def played(env, trace: traces.Trace) -> list:
 
 
 def test_the_title_the_question_names_is_searched_first_and_then_what_each_passage_leads_to():
-    (trace,) = traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
+    (trace,) = made_traces.supporting_traces([CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
     assert trace.query is CHAIN
     assert played(search_r1, trace) == [
         Search(("Opus 7",)),
@@ -60,7 +61,9 @@ def test_the_title_the_question_names_is_searched_first_and_then_what_each_passa
 
 
 def test_a_tool_call_asks_for_what_the_question_names_at_once():
-    chain, both = traces.supporting_traces([CHAIN, BOTH], bm25(corpus=CORPUS), write=tool_call_turn, parallel=3, k=2)
+    chain, both = made_traces.supporting_traces(
+        [CHAIN, BOTH], bm25(corpus=CORPUS), write=tool_call_turn, parallel=3, k=2
+    )
     assert played(tool_call, both) == [Search(("Graz", "Linz")), Stop("answered", "yes")]
     assert [move.queries for move in played(tool_call, chain)[:-1]] == [("Opus 7",), ("Anna Weber",), ("Linz",)]
 
@@ -68,7 +71,7 @@ def test_a_tool_call_asks_for_what_the_question_names_at_once():
 def test_the_question_s_words_are_added_where_a_title_alone_misses():
     search = bm25(corpus=[*CORPUS, Passage("p0", "Weber", "Weber Weber Weber")])
     vague = Query("v", "Which painter has it?", ("Karl",), (), {"supporting": ["p5"], "supporting_titles": ["Weber"]})
-    (trace,) = traces.supporting_traces([vague], search, write=search_r1_turn, k=1)
+    (trace,) = made_traces.supporting_traces([vague], search, write=search_r1_turn, k=1)
     assert "<search> Weber painter </search>" in trace.turns[0]
 
 
@@ -83,17 +86,17 @@ def test_a_question_is_left_out_when_a_gold_passage_is_not_found_or_not_known(ca
     ]
     assert [
         trace.query.id
-        for trace in traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
+        for trace in made_traces.supporting_traces([*out, CHAIN], bm25(corpus=CORPUS), write=search_r1_turn, k=2)
     ] == ["chain"]
     assert "1 of 5 questions kept" in caplog.text
-    assert traces.supporting_traces([], bm25(corpus=CORPUS), write=search_r1_turn) == []
+    assert made_traces.supporting_traces([], bm25(corpus=CORPUS), write=search_r1_turn) == []
 
 
 def test_two_passages_of_one_title_must_both_be_found_by_one_search():
     corpus = [*CORPUS, Passage("p6", "Linz", "Linz has trams.")]
     twice = Query("t", "Linz?", ("x",), (), {"supporting": ["p3", "p6"], "supporting_titles": ["Linz", "Linz"]})
-    assert len(traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=2)[0].turns) == 2
-    assert traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=1) == []
+    assert len(made_traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=2)[0].turns) == 2
+    assert made_traces.supporting_traces([twice], bm25(corpus=corpus), write=search_r1_turn, k=1) == []
 
 
 def test_traces_are_read_with_their_questions_and_bad_ones_are_named(tmp_path):
@@ -119,11 +122,11 @@ def test_traces_are_read_with_their_questions_and_bad_ones_are_named(tmp_path):
 
 
 def test_by_hand_how_far_a_text_names_a_title():
-    assert traces.named("Opus 7 (Weber)", "who wrote Opus 7?") == 2.0
-    assert traces.named("Anna Weber", "who is Weber, Anna?") == 1.0
-    assert traces.named("Anna Weber", "Weber") == 0.5
-    assert traces.plain("(500) Days of Summer") == "(500) Days of Summer"
-    assert traces.content_words("Which city has the castle of Linz, the city?", "Linz") == "city castle"
+    assert made_traces.named("Opus 7 (Weber)", "who wrote Opus 7?") == 2.0
+    assert made_traces.named("Anna Weber", "who is Weber, Anna?") == 1.0
+    assert made_traces.named("Anna Weber", "Weber") == 0.5
+    assert made_traces.plain("(500) Days of Summer") == "(500) Days of Summer"
+    assert made_traces.content_words("Which city has the castle of Linz, the city?", "Linz") == "city castle"
 
 
 def test_traces_that_the_environment_does_not_take_are_refused_before_anything_is_compiled():
@@ -145,8 +148,8 @@ def test_most_real_hotpotqa_questions_give_a_trace(real_data):
     corpus = readers.read_passages(real_data / "corpus" / "hotpotqa.corpus.jsonl.gz")
     search = bm25(corpus=corpus)
     kept = {
-        "search_r1": traces.supporting_traces(queries, search, write=search_r1_turn),
-        "tool_call": traces.supporting_traces(queries, search, write=tool_call_turn, parallel=3),
+        "search_r1": made_traces.supporting_traces(queries, search, write=search_r1_turn),
+        "tool_call": made_traces.supporting_traces(queries, search, write=tool_call_turn, parallel=3),
     }
     share = len(kept["search_r1"]) / len(queries)
     print(f"kept {len(kept['search_r1'])} of {len(queries)} hotpotqa questions ({share:.2f})")
@@ -183,11 +186,11 @@ def test_an_expert_of_the_world_searches_at_once_what_needs_nothing_of_each_othe
 
 
 def test_one_search_a_turn_keeps_the_order_in_which_titles_are_found():
-    hops = [traces.Hop("Graz", frozenset("1")), traces.Hop("Linz", frozenset("2"))]
-    assert traces.grouped("is Linz large?", hops, 1) == [[hops[0]], [hops[1]]]
-    assert traces.grouped("is Linz large?", hops, 3) == [[hops[1]], [hops[0]]]
-    apart = traces.Hop("Anna Weber", frozenset("3"))  # its words stand in the question, and not in a row
-    assert traces.grouped("is Linz where Weber met Anna?", [apart, hops[1]], 3) == [[hops[1]], [apart]]
+    hops = [made_traces.Hop("Graz", frozenset("1")), made_traces.Hop("Linz", frozenset("2"))]
+    assert made_traces.grouped("is Linz large?", hops, 1) == [[hops[0]], [hops[1]]]
+    assert made_traces.grouped("is Linz large?", hops, 3) == [[hops[1]], [hops[0]]]
+    apart = made_traces.Hop("Anna Weber", frozenset("3"))  # its words stand in the question, and not in a row
+    assert made_traces.grouped("is Linz where Weber met Anna?", [apart, hops[1]], 3) == [[hops[1]], [apart]]
 
 
 def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search():
@@ -196,13 +199,13 @@ def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search(
     part = Query("b", "Who was the painter Karl Weber, and what did he do?", ("paint",))  # within a word alone
     tag = Query("c", "Was <b> Anna Weber a composer?", ("composer",))
     tagged = Query("d", "What was Anna Weber?", ("<composer>", "composer"))
-    (one, other) = traces.retrieved_traces([asked, part, tag, tagged], search, write=search_r1_turn, k=2)
+    (one, other) = made_traces.retrieved_traces([asked, part, tag, tagged], search, write=search_r1_turn, k=2)
     assert played(search_r1, one) == [Search((asked.question,)), Stop("answered", "linz")]
     assert played(search_r1, other) == [Search((tagged.question,)), Stop("answered", "composer")]
-    assert traces.retrieved_traces([], search, write=search_r1_turn, k=2) == []
-    traces.check_retrieved([asked], search, write=search_r1_turn, k=2)
+    assert made_traces.retrieved_traces([], search, write=search_r1_turn, k=2) == []
+    made_traces.check_retrieved([asked], search, write=search_r1_turn, k=2)
     with pytest.raises(ValueError, match="of the first 2 none does; raise rollout.search_k"):
-        traces.check_retrieved([part, tag], search, write=search_r1_turn, k=2)
+        made_traces.check_retrieved([part, tag], search, write=search_r1_turn, k=2)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +224,14 @@ def test_a_question_whose_answer_is_found_by_itself_makes_a_trace_of_one_search(
     ],
 )
 def test_a_gold_title_is_the_passage_s_in_every_unicode_form_and_no_other(title, gold, same):
-    passage, hop = Passage("1", title, "a text"), traces.Hop(gold, frozenset())
+    passage, hop = Passage("1", title, "a text"), made_traces.Hop(gold, frozenset())
     assert hop.is_found([passage]) == same
     query = Query("q", "Which?", ("x",), (), {"supporting_titles": [gold]})
-    assert traces.with_titles([query], [passage])[1] == (frozenset() if same else {gold})
+    assert made_traces.with_titles([query], [passage])[1] == (frozenset() if same else {gold})
 
 
 def test_a_title_of_a_script_without_blanks_is_named_inside_a_sentence():
-    assert traces.named("北京", "北京是哪个国家的首都") == 2.0 and traces.named("北京", "东京和南京") == 0.5
+    assert made_traces.named("北京", "北京是哪个国家的首都") == 2.0 and made_traces.named("北京", "东京和南京") == 0.5
 
 
 @pytest.mark.parametrize(
@@ -257,11 +260,11 @@ def test_a_title_of_a_script_without_blanks_is_named_inside_a_sentence():
 def test_an_answer_that_stands_in_any_passage_makes_no_trace(answer, text):
     search = bm25(corpus=[Passage("1", "The bridge", text)])
     query = Query("q", "The bridge, the world war and vitamin: he said islands?", (answer,))
-    assert traces.retrieved_traces([query], search, write=search_r1_turn, k=2) == []
+    assert made_traces.retrieved_traces([query], search, write=search_r1_turn, k=2) == []
     with pytest.raises(ValueError, match="whose answer .no yes or no, function word or single character. stands in"):
-        traces.check_retrieved([query], search, write=search_r1_turn, k=2)
+        made_traces.check_retrieved([query], search, write=search_r1_turn, k=2)
     both = Query("q", query.question, (answer, "bridge"))
-    (trace,) = traces.retrieved_traces([both], search, write=search_r1_turn, k=2)
+    (trace,) = made_traces.retrieved_traces([both], search, write=search_r1_turn, k=2)
     assert "<answer> bridge </answer>" in trace.turns[-1], "another accepted answer still makes one"
 
 
@@ -280,11 +283,11 @@ def test_an_answer_that_stands_in_any_passage_makes_no_trace(answer, text):
 )
 def test_an_acronym_proves_something_in_its_capitals(answer, text):
     query = Query("q", text, (answer,))
-    (trace,) = traces.retrieved_traces([query], bm25(corpus=[Passage("1", "", text)]), write=search_r1_turn, k=1)
+    (trace,) = made_traces.retrieved_traces([query], bm25(corpus=[Passage("1", "", text)]), write=search_r1_turn, k=1)
     assert f"<answer> {answer} </answer>" in trace.turns[-1]
 
 
 def test_an_answer_in_a_sentence_without_blanks_makes_a_trace():
     search = bm25(corpus=[Passage("1", "", "中国的首都是北京")])
     query = Query("q", "中国的首都在哪里", ("北京",))
-    assert len(traces.retrieved_traces([query], search, write=search_r1_turn, k=2)) == 1
+    assert len(made_traces.retrieved_traces([query], search, write=search_r1_turn, k=2)) == 1

@@ -35,6 +35,7 @@ from qr_jax.pool import pool
 from qr_jax.records import grades
 from qr_jax.rollout import engine, kv_cache
 from qr_jax.run import begin, checkpoint, committed, runs
+from qr_jax.sets import formats
 from qr_jax.sft import sft
 from qr_jax.step import grading
 from qr_jax.step.run_state import RunState
@@ -421,7 +422,7 @@ def silent(text):
 def from_files(tmp_path_factory):
     """A run on JSONL files whose pool is used up after two steps of plain GRPO."""
     folder = tmp_path_factory.mktemp("files")
-    generate.export(generate.build(generate.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), folder)
+    formats.export(generate.build(generate.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), folder)
     settings = tiny(folder)
     names = {"train": "train", "eval": "dev", "corpus": "documents", "traces": "traces"}
     data = replace(settings.data, **{name: str(folder / f"{file}.jsonl") for name, file in names.items()})

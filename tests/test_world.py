@@ -21,7 +21,6 @@ from qr_jax.data.world.generate import (
     World,
     WorldSettings,
     build,
-    export,
     fitted,
     settings_from,
     settings_hash,
@@ -32,6 +31,7 @@ from qr_jax.data.world.questions import chain, comparison, query, turns
 from qr_jax.data.world.text import RELATIONS
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.records import Turn
+from qr_jax.sets import formats
 
 DEFAULT = WorldSettings()
 SMALL = WorldSettings(documents=300, train=80, dev=60, test=60, traces=100)
@@ -321,7 +321,7 @@ def test_short_kinds_make_room_for_longer_chains():
 
 def test_exported_files_are_read_back_as_the_same_world(tmp_path):
     found = world(SMALL)
-    paths = export(found, tmp_path / "world")
+    paths = formats.export(found, tmp_path / "world")
     assert [path.name for path in paths] == [
         f"{name}.jsonl" for name in ("documents", "train", "dev", "test", "traces")
     ]

@@ -8,9 +8,9 @@ from dataclasses import replace
 import grain
 import pytest
 
-from qr_jax.data.world import tfds_builder
 from qr_jax.data.world.generate import WorldSettings, build, settings_hash
-from qr_jax.data.world.tfds_builder import open_world
+from qr_jax.sets import rows_builder, world_builder
+from qr_jax.sets.world_builder import open_world
 
 TINY = WorldSettings(documents=200, train=30, dev=20, test=20, traces=25)
 SPLITS = ("documents", "train", "dev", "test", "traces")
@@ -46,20 +46,20 @@ def test_a_source_counts_from_either_end_and_no_further(folder):
 
 
 def test_a_world_is_built_once(folder, monkeypatch):
-    monkeypatch.setattr(tfds_builder, "build", None)  # would raise if it were called
+    monkeypatch.setattr(world_builder, "build", None)  # would raise if it were called
     assert len(open_world(TINY, folder).documents) > 190
     assert [one.name for one in folder.iterdir()] == [settings_hash(TINY)]
 
 
 def test_an_unfinished_folder_is_not_read(tmp_path, monkeypatch):
-    real = tfds_builder.prepare
+    real = world_builder.prepare
 
     def killed(world, config, folder):
         real(world, config, folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tfds_builder, "prepare", killed)
-    monkeypatch.setattr(tfds_builder.shutil, "rmtree", lambda *_, **__: None)  # what is killed does not clean up
+    monkeypatch.setattr(world_builder, "prepare", killed)
+    monkeypatch.setattr(rows_builder.shutil, "rmtree", lambda *_, **__: None)  # what is killed does not clean up
     with pytest.raises(KeyboardInterrupt):
         open_world(TINY, tmp_path)
     monkeypatch.undo()
@@ -76,7 +76,7 @@ def test_splits_without_rows_are_empty(tmp_path):
 def test_two_processes_that_build_at_once_read_the_same_world(tmp_path):
     code = (
         "import sys; from qr_jax.data.world.generate import *;"
-        "from qr_jax.data.world.tfds_builder import open_world;"
+        "from qr_jax.sets.world_builder import open_world;"
         "found = open_world(settings_from(dict(documents=200, train=30, dev=20, test=20, traces=25)), sys.argv[1]);"
         "print(found.train[7].id, found.documents[7].id)"
     )

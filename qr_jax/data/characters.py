@@ -1,15 +1,11 @@
-"""Unicode: its composed forms in linear time, the words of a text in any script, and where a text may be cut."""
+"""Unicode: its composed forms in linear time, what is seen, and where a text may be cut."""
 
 import functools
-import itertools
 import re
 import sys
 import unicodedata
 
 MARKS = 30  # in a row, after which a joiner ends the row: UAX #15's stream-safe text; no language needs as many
-# Words of two characters and more, those that end in a sign (libc++, GTK+), C++, C# and B♭, and single characters
-# ("Vitamin C"), but none after a '. A sign before a letter (a+b, item#5) joins nothing, nor does one after a digit.
-WORD = r"(?u)\w\w+(?:(?<![\d_])(?:\+\+|[+#♭](?!\w)))?|[^\W\d_](?:\+\+|#|[+♭](?!\w))|(?<!['’])\w"
 SHARP = str.maketrans("♯", "#")
 HAN = r"\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Blocks of other scripts without blanks between words: Thai and Lao, Burmese, Khmer, Tai Le to New Tai Lue, Tai Tham,
@@ -20,11 +16,10 @@ BLOCKS += ((0x3041, 0x312F), (0x31A0, 0x31FF), (0xA980, 0xA9FF), (0xAA60, 0xAADF
 UNSEEN = r"\u00ad\u034f\u061c\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 UNSEEN += r"\U000e0100-\U000e01ef"
 JOINER = "\u200d"
-_PLAIN = re.compile(WORD)
 
 
 def nfkc(text: str) -> str:
-    """The text as NFKC makes it, rows of more than MARKS combining marks broken by U+034F.
+    """Return the text as NFKC makes it, rows of more than MARKS combining marks broken by U+034F.
 
     Python sorts a row of marks by insertion: 20,000 of them take a second.
     """
@@ -43,28 +38,14 @@ def seen(text: str) -> str:
     return _never_seen().sub("", text)
 
 
-def words(text: str) -> list[str]:
-    """Split a text into words: NFKC, lower case, a mark belongs to the letter before it (Unicode's UAX #29).
-
-    Where a script has no blanks between words, each character is a word, and each pair of neighbours.
-    """
-    text = nfkc(text).lower().translate(SHARP)
-    if text.isascii() or not _special().search(text):
-        return _PLAIN.findall(text)
-    found: list[str] = []
-    for at, part in enumerate(_unspaced_run().split(_unseen().sub("", text))):
-        found += _pairs(part) if at % 2 else _marked().findall(part)
-    return found
-
-
 def spread(text: str) -> str:
     """Put blanks around each character of a script that has none, so that words can be looked for."""
-    return text if text.isascii() else _unspaced_character().sub(r" \g<0> ", text)
+    return text if text.isascii() else unspaced_character().sub(r" \g<0> ", text)
 
 
 def is_unspaced(sign: str) -> bool:
     """Return True for a character of a script without blanks between words."""
-    return _unspaced_character().match(sign) is not None
+    return unspaced_character().match(sign) is not None
 
 
 def is_mark(sign: str) -> bool:
@@ -80,40 +61,16 @@ def cut_before(text: str, end: int) -> int:
     return end
 
 
-def _pairs(run: str) -> list[str]:
-    signs = _unspaced_character().findall(run)
-    pairs = map("".join, itertools.pairwise(signs))
-    return [word for both in itertools.zip_longest(signs, pairs) for word in both if word]
-
-
 @functools.cache
-def runs() -> re.Pattern[str]:
-    """Return the pattern of letters, digits and _ in a row, with their marks."""
-    return re.compile(rf"\w[\w{_marks()}]*")
-
-
-@functools.cache
-def _marks() -> str:
+def marks() -> str:
     """List Unicode's marks (Mn, Mc, Me), as the inside of a character class."""
     return "".join(sign for sign in map(chr, range(0x300, 0x1F000)) if unicodedata.category(sign)[0] == "M")
 
 
 @functools.cache
-def _unspaced() -> str:
+def unspaced() -> str:
     """List the letters and digits of scripts without blanks, as the inside of a character class."""
     return HAN + "".join(sign for low, high in BLOCKS for sign in map(chr, range(low, high + 1)) if sign.isalnum())
-
-
-@functools.cache
-def _special() -> re.Pattern[str]:
-    """Match what WORD alone does not read. Characters beyond U+FFFF are one range: many ranges would be slow."""
-    below = "".join(sign for sign in _marks() + _unspaced().replace(HAN, "") if sign <= "\uffff")
-    return re.compile(f"[{below}{HAN}{UNSEEN}\U00010000-\U0010ffff]")
-
-
-@functools.cache
-def _unseen() -> re.Pattern[str]:
-    return re.compile(f"[{UNSEEN}]")
 
 
 @functools.cache
@@ -126,24 +83,13 @@ def _never_seen() -> re.Pattern[str]:
 
 
 @functools.cache
-def _marked() -> re.Pattern[str]:
-    """Match WORD, with marks."""
-    return re.compile(WORD.replace(r"\w\w+", rf"\w[\w{_marks()}]+"))
-
-
-@functools.cache
-def _unspaced_character() -> re.Pattern[str]:
-    return re.compile(f"[{_unspaced()}][{_marks()}]*")
-
-
-@functools.cache
-def _unspaced_run() -> re.Pattern[str]:
-    return re.compile(f"((?:[{_unspaced()}][{_marks()}]*)+)")
+def unspaced_character() -> re.Pattern[str]:
+    return re.compile(f"[{unspaced()}][{marks()}]*")
 
 
 @functools.cache
 def _long_row() -> re.Pattern[str]:
-    """MARKS characters before another such, each a combining mark or one that NFKC makes of it."""
+    """Match MARKS characters before another such, each a combining mark or one that NFKC makes of it."""
     every = map(chr, range(0x300, sys.maxunicode + 1))
     marks = [one for one in every if unicodedata.combining(unicodedata.normalize("NFKD", one)[0])]
     return re.compile(f"[{''.join(marks)}]{{{MARKS}}}(?=[{''.join(marks)}])")

@@ -1,15 +1,13 @@
-"""Read JSONL files (also .gz) and Parquet as queries and passages; split and limit queries by hash.
+"""Read JSONL files (also .gz) as queries and passages; split and limit queries by hash.
 
-An unreadable row is an error with the file's name and the row's number; nothing is skipped but empty lines."""
+Parquet, question sets and rows of other systems are read around the core, in sets/. An unreadable row is an error with
+the file's name and the row's number; nothing is skipped but empty lines."""
 
-import glob
 import gzip
 import hashlib
-import itertools
 import json
 import logging
 import os
-import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,40 +15,20 @@ from typing import Literal, TypeVar
 
 from qr_jax import plugins
 from qr_jax.config import SET_PREFIX
-from qr_jax.data import arrow, limits, parquet
-from qr_jax.data.answer_columns import Unanswerable
-from qr_jax.data.formats import show
-from qr_jax.data.parsing import Row, passage_of, query_of
+from qr_jax.data import limits
+from qr_jax.data.parsing import Row, Unanswerable, passage_of, query_of, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 from qr_jax.run import bounded_json
-from qr_jax.run.run_files import free
-from qr_jax.settings.settings import nearest
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
-WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
-WANTED_LINES += 'of a passage {"id": "1", "title": "...", "text": "..."}'
-CONVERT = "`qr-jax data convert FILE NEW.jsonl` writes it so"
-TABLE_ENDS = (".csv", ".tsv")
-GZIP = b"\x1f\x8b"  # what such a file begins with
-NO_TEXT = {
-    b"PK\x03\x04": "a spreadsheet or document (.xlsx, .docx) or another packed file; save the table as CSV, take the "
-    "text out (pandoc), or unpack it",
-    b"\xd0\xcf\x11\xe0": "an old spreadsheet or document of Office's; save the table as CSV",
-    b"%PDF": "a PDF; take its text out (pdftotext), and `qr-jax data convert` makes passages of a .txt file",
-    b"\xff\xd8\xff": "a picture",
-    b"\x89PNG": "a picture",
-}
-ROW_HAS = ("question", "prompt", "text", "contents")  # one of them
-ROWS_IN = ("row", "qas", "paragraphs")  # the hub's viewer has a row in each item, SQuAD many
+NO_LINES = (".csv", ".tsv", ".arrow", ".feather")  # `qr-jax data convert` makes lines of such files
+ROW_HAS = {"question", "prompt", "text", "contents"}  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
 LOOKED_FOR = "it is looked for in"
-SYNTHESISED = ("questions.jsonl", "traces.jsonl")  # the names under which synthesis leaves its files
-SYNTH = "`qr-jax synth CORPUS {} --teacher URL --model NAME` makes it of passages (--mix paper --documents paper: in "
-SYNTH += "the paper's shares; --env: as env.name, for traces)"
 TWICE = "both rows are the same: leave one out (`qr-jax data convert FILE NEW` takes such rows once)"
 UNIQUE = "ids must be unique: rename one, or write where each is from before it, as in 'nq/train_0'"
 UNIQUE += "; rows without ids are named by their text in `qr-jax data convert`"
@@ -80,40 +58,17 @@ def resolve(path: str | Path) -> list[Path]:
     if folder is not None:
         return [folder]
     files = []
-    for part in str(path).split(","):
-        file = Path(os.path.expanduser(part.strip().replace("{data}", str(data_folder()))))
-        if part.strip() and os.path.isdir(file):
-            found = "a folder" if index_folder(part) is None else "an index"
-            wanted = "wanted files, or (of passages) the folder of one index alone"
-            if found == "a folder":
-                wanted += f"; `qr-jax data convert {shlex.quote(str(file))} NEW.jsonl` makes one of what is in it"
-            raise UserError(f"{file} (from {str(path)!r}) is {found}; {wanted}")
-        if part.strip() and os.path.exists(file) and not os.path.isfile(file):
-            raise UserError(f"{file} (from {str(path)!r}) is a pipe or a device; wanted a file, which is read twice")
-        if part.strip() and os.path.islink(file) and not os.path.exists(file):
-            raise UserError(f"{file} (from {str(path)!r}) is a link to {os.readlink(file)}, and nothing is there")
-        if not part.strip() or not os.path.isfile(file):
-            named = str(file) if part.strip() else "(empty name)"
-            raise UserError(f"no file {named} (from {str(path)!r}){_cure(part.strip(), file)}")
+    for part in map(str.strip, str(path).split(",")):
+        file = file_named(part)
+        if not part or not os.path.isfile(file):
+            raise UserError(plugins.around("sets.faults").no_file(part, file, path))
         files.append(file)
     return files
 
 
-def _cure(part: str, file: Path) -> str:
-    """Return the hint that ends the error of a missing file."""
-    official = plugins.around("sets.official")
-    if part in official.HUB:
-        return f"; `qr-jax data get {part}` fetches that set, and prints the settings that name its files"
-    if part in official.NAMES:
-        return f"; {official.published(part)}"
-    beside = [other.name for other in file.parent.iterdir()] if part and os.path.isdir(file.parent) else []
-    made = f"; {SYNTH.format(shlex.quote(str(file.parent)))}" if file.name in SYNTHESISED else ""
-    if "{data}" in part:
-        return nearest(file.name, beside, shown=0) or f"{made}; {NAME_FILES}"
-    if glob.has_magic(part):
-        return f"; `qr-jax data convert {shlex.quote(part)} NEW.jsonl` makes one file of those that match"
-    where = "" if file.is_absolute() else f"; {LOOKED_FOR} {Path.cwd()}"
-    return where + (nearest(file.name, beside, shown=0) or made or "; {data}/... finds files in QR_JAX_DATA")
+def file_named(part: str) -> Path:
+    """Return the path that a word names; `{data}` is the data folder."""
+    return Path(os.path.expanduser(part.strip().replace("{data}", str(data_folder()))))
 
 
 def read_queries(path: str | Path) -> list[Query]:
@@ -152,7 +107,7 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
 
 def index_folder(path: str | Path) -> Path | None:
     """Return the folder of stored passages that a setting names; None if it names anything else."""
-    folder = Path(os.path.expanduser(str(path).strip().replace("{data}", str(data_folder()))))
+    folder = file_named(str(path))
     return folder if any(os.path.isfile(folder / name) for name in STORED) else None
 
 
@@ -213,30 +168,20 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
     Raises ValueError if the file is damaged or exceeds limits.py.
     """
     if file.suffix == ".parquet":
-        yield from parquet.rows(file)
+        yield from plugins.around("sets.tables").rows(file)
         return
-    if file.suffix in TABLE_ENDS:
-        raise UserError(f"{file.name} is a table; {_written_anew(file)}")
-    if file.suffix in arrow.ENDS:
-        raise UserError(f"{file.name} is an Arrow file; {_written_anew(file)}")
+    if file.suffix in NO_LINES:
+        raise UserError(plugins.around("sets.faults").no_lines(file))
     number = taken_bytes = 0
     most = limits.most_bytes(file)
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(limits.MOST_ROW_BYTES + 1), b""), 1):
-                if number == 1:
-                    check_text_begins(file, line)
-                if number == 1 and line.lstrip().startswith(b"["):
-                    raise UserError(f"{file.name} is one JSON array; {_written_anew(file)}")
                 limits.check_row(file, len(line), f"row {number}")
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
-                    row = _object(line, number)
-                    if number == 1 and (name := _name_of_rows(row)):
-                        found = f"{file.name} is one JSON object, whose rows stand in {name!r}"
-                        raise UserError(f"{found}; {_written_anew(file)}")
-                    yield number, row
+                    yield number, _object(file, line, number)
     except gzip.BadGzipFile as error:
         if number:
             raise UserError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
@@ -245,47 +190,18 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         raise UserError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
 
 
-def check_text_begins(file: Path, begins: bytes) -> None:
-    """Raise ValueError if the file begins like a known binary format."""
-    if kind := next((kind for mark, kind in NO_TEXT.items() if begins.startswith(mark)), None):
-        raise UserError(f"{file.name} is no text but {kind}")
-
-
-def _name_of_rows(row: Row | ValueError) -> str | None:
-    """Return the member of a non-row object under which a list of rows, or of objects with rows, stands."""
-    if isinstance(row, ValueError) or any(name in row for name in ROW_HAS):
-        return None
-    lists = (name for name, held in row.items() if isinstance(held, list) and held and isinstance(held[0], dict))
-    return next((name for name in lists if {*ROW_HAS, *ROWS_IN} & {part.lower() for part in row[name][0]}), None)
-
-
-def _written_anew(file: Path) -> str:
-    """Return the hint of an unsupported format: the one wanted, and the command that converts to a new file."""
-    new = free(Path(f"{file.name.split('.')[0]}_lines{number or ''}.jsonl") for number in itertools.count())
-    return f"{WANTED_LINES}; `qr-jax data convert {shlex.quote(str(file))} {shlex.quote(str(new))}` writes it so"
-
-
-def _object(line: bytes, number: int) -> Row | ValueError:
+def _object(file: Path, line: bytes, number: int) -> Row | ValueError:
+    """Return a line's object, or the error of a line that is none; UserError if no line of the file can be read."""
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
             bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
-        if line.startswith(GZIP):
-            return UserError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")
-        if b"\0" in line:
-            is_utf_16 = 3 * max(line[::2].count(0), line[1::2].count(0)) > len(line)  # of a text mostly of ASCII
-            todo = CONVERT if is_utf_16 else "wanted a text of JSON lines"
-            return UserError(f"not UTF-8 but {'UTF-16' if is_utf_16 else 'bytes of no text'}, by its NUL bytes; {todo}")
+        if b"\0" in line:  # json.loads would read UTF-16
+            raise UserError("NUL bytes")
         row = json.loads(line)
-    except UnicodeDecodeError as error:
-        byte = f"byte {line[error.start]:#04x} at place {error.start + 1} of the line"
-        return UserError(f"not UTF-8 ({byte}); {CONVERT}, from Windows-1252 or --encoding NAME")
-    except bounded_json.TooMany as error:
-        return UserError(f"{error}; a row is one question or one passage: cut it into several")
     except (ValueError, RecursionError) as error:
-        todo = f"{CONVERT}, from a table, other JSON or plain text"
-        if line.startswith(b"{") and (number > 1 or line.rstrip(b" ,\r\n").endswith(b"}")):  # and not one of many lines
-            todo = 'names and texts stand in "", and nothing stands behind the object; or get the file again'
-        return UserError(f"not a line of JSON ({error}); wanted an object a line; {todo}")
+        return plugins.around("sets.faults").of_line(file, line, number, error)
+    if number == 1 and not (isinstance(row, dict) and ROW_HAS & row.keys()):
+        plugins.around("sets.faults").check_rows(file, row)
     return row if isinstance(row, dict) else UserError(f"a JSON object is wanted, and this is {show(row)}")
 
 

@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-import numpy as np
-
 from qr_jax.errors import UserError
 
 
@@ -17,12 +15,6 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
-
-
-def order(size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of range(size), int64 [size], fixed by (seed, epoch): the order of raw Philox numbers."""
-    key = np.array([shuffle_seed(seed), epoch], np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")
 
 
 def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:

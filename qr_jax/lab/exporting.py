@@ -12,7 +12,7 @@ from typing import Any, Literal
 from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import model_card
+from qr_jax.lab import agent_patterns, model_card
 from qr_jax.logging import secrecy, terminal
 from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
@@ -81,8 +81,8 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     stop = dialect.turn_ends(opening.stop, further) if opening else ()
     reading = {
-        "tag": dialect.tag_pattern(further), "act": dialect.act_pattern(acts, further) if acts else None,
-        "end": dialect.end_pattern(stop) if stop else None,
+        "tag": agent_patterns.tag_pattern(further), "act": agent_patterns.act_pattern(acts, further) if acts else None,
+        "end": agent_patterns.end_pattern(stop) if stop else None,
     }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import answers
-from qr_jax.data import formats, parsing, readers
+from qr_jax.data import parsing, readers
 from qr_jax.errors import UserError
+from qr_jax.sets import formats
+from qr_jax.sets.inputs import TABLE_ENDS
 from qr_jax.settings.settings import few
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ def score(path: str | Path) -> dict[str, Any]:
     if len(files) != 1 or not files[0].is_file():
         raise UserError(f"{str(path)!r} is not one file; score takes one JSONL file of id, prediction and answers")
     file = files[0]
-    if file.suffix in readers.TABLE_ENDS:
+    if file.suffix in TABLE_ENDS:
         wanted = '{"id": "1", "prediction": "...", "answers": ["..."]}'
         raise UserError(f"{file.name} is a table; wanted JSON lines, an object a line: {wanted}")
     rows, bad, seen, hopeless = [], [], {}, []
@@ -57,18 +59,18 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
     if isinstance(row, ValueError):
         raise row
     if "prediction" not in row:
-        raise UserError(parsing.missing("prediction", row, "no 'prediction'"))
+        raise parsing.missing("prediction", row, "no 'prediction'")
     column = next((name for name in parsing.ANSWERS if name in row), None)
     if column is None:
-        raise UserError(parsing.missing("answers", row, f"none of {', '.join(parsing.ANSWERS)}"))
+        raise parsing.missing("answers", row, f"none of {', '.join(parsing.ANSWERS)}")
     prediction = row["prediction"]
     if prediction is not None and not isinstance(prediction, str):
-        raise UserError(f"'prediction' must be a text or null, and is {formats.show(prediction)}")
+        raise UserError(f"'prediction' must be a text or null, and is {parsing.show(prediction)}")
     golds = [row[column]] if isinstance(row[column], str) else row[column]
     if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
-        shown = formats.show(row[column])
+        shown = parsing.show(row[column])
         raise UserError(f"{column!r} must be a text or a list of one or more texts, and is {shown}")
-    return parsing.identity(row), prediction, parsing.accepted(golds, row)
+    return parsing.identity(row), prediction, formats.accepted(golds, row)
 
 
 def format_table(scored: Mapping[str, Any], *, rows: bool = False) -> str:

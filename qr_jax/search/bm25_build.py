@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from qr_jax.data.characters import words
 from qr_jax.errors import UserError
+from qr_jax.search.words import words
 
 Method = Literal["lucene", "robertson", "atire"]
 METHODS = ("lucene", "robertson", "atire")

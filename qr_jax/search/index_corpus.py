@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax.data import limits, parquet, parsing, readers
+from qr_jax.data import limits, parsing, readers
 from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.records import Passage
 from qr_jax.run import bounded_json
 from qr_jax.search import bm25_build, bm25_index, build_aside
+from qr_jax.sets import tables
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
 # Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
@@ -138,7 +139,7 @@ def needed(
 def _sample(file: Path) -> tuple[float, list[Passage]]:
     """Estimate the file's row count, and return the passages of its first rows, up to a bad row (reported later)."""
     if file.suffix == ".parquet":
-        count, rows = float(parquet.count(file)), [row for _, row in itertools.islice(parquet.rows(file), SAMPLE_ROWS)]
+        count, rows = float(tables.count(file)), [row for _, row in itertools.islice(tables.rows(file), SAMPLE_ROWS)]
     else:
         lines, share = _head(file)
         count, rows = len(lines) / share, lines[:SAMPLE_ROWS]

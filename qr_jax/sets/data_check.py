@@ -5,17 +5,18 @@ the user should know."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
-from qr_jax.data import carried, formats, parsing, readers
-from qr_jax.data.answer_columns import NOT_TAKEN, Unanswerable, list_in, not_taken
+from qr_jax.data import parsing, readers
 from qr_jax.data.characters import nfc
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
+from qr_jax.sets import carried, formats
+from qr_jax.sets.answer_columns import NOT_TAKEN, list_in, not_taken
 
 UNANSWERABLE = "no answer"
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
@@ -115,7 +116,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
                 is_passage = schema.endswith("corpus") or (is_passage and "question" not in row)  # one without its text
                 schemas[schema] += 1
                 items[number] = parsing.passage_of(row) if is_passage else parsing.query_of(row)
-            except Unanswerable:
+            except parsing.Unanswerable:
                 unanswerable.append(number)
             except ValueError as error:
                 kind = "empty golds" if _has_no_gold(row) else "unreadable row"
@@ -167,41 +168,52 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
     for name, rows in unclear.items():
         text = f"{len(rows)} of {len(items)} questions: {NOT_TAKEN.format(name=name)}"
         yield Finding("warning", "unclear answers", text, tuple(rows))
-    kinds = ("answer in question", _gives_away), ("long answers", _is_long), ("gold lists", _is_uneven)
-    for kind, wrong in (*kinds, ("list as text", _is_list_as_text), ("passages beside", _has_passages)):
-        rows = tuple(number for number, query in items.items() if wrong(query))
+    for kind, (text, is_wrong) in OF_QUESTIONS.items():
+        rows = tuple(number for number, query in items.items() if is_wrong(query))
         if rows:
-            yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {wrong.__doc__}", rows)
+            yield Finding("warning", kind, f"{len(rows)} of {len(items)} questions: {text}", rows)
 
 
 def _gives_away(query: Query) -> bool:
-    """every answer stands in the question itself (a choice between two, or a leak)"""
     asked, golds = in_words(fold(query.question)), proving(query.answers)
     return golds != [] and all(in_words(fold(answer)) in asked for answer in golds)
 
 
-def _is_long(query: Query) -> bool:
-    """the shortest answer has more than 20 words, which exact match hardly ever meets"""
-    return min(len(normalise(answer).split()) for answer in query.answers) > 20
-
-
 def _is_uneven(query: Query) -> bool:
-    """supporting and supporting_titles are lists of unlike length, which a cold start by gold passages leaves out"""
     ids, titles = query.meta.get("supporting") or (), query.meta.get("supporting_titles") or ()
     return bool(ids and titles) and len(ids) != len(titles)
 
 
-def _is_list_as_text(query: Query) -> bool:
-    """an answer is a list written as one text, which nothing matches; `qr-jax data convert FILE NEW` takes it apart"""
-    return any(list_in(answer) for answer in query.answers)
-
-
 def _has_passages(query: Query) -> bool:
-    """passages stand beside the question, which nothing searches; `qr-jax data convert FILE NEW` makes a corpus"""
     try:
         return bool(carried.passages(query.meta)[0])
     except ValueError:
         return False
+
+
+# A kind of warning -> what it says, and the test of a question.
+OF_QUESTIONS: Mapping[str, tuple[str, Callable[[Query], bool]]] = {
+    "answer in question": (
+        "every answer stands in the question itself (a choice between two, or a leak)",
+        _gives_away,
+    ),
+    "long answers": (
+        "the shortest answer has more than 20 words, which exact match hardly ever meets",
+        lambda query: min(len(normalise(answer).split()) for answer in query.answers) > 20,
+    ),
+    "gold lists": (
+        "supporting and supporting_titles are lists of unlike length, which a cold start by gold passages leaves out",
+        _is_uneven,
+    ),
+    "list as text": (
+        "an answer is a list written as one text, which nothing matches; `qr-jax data convert FILE NEW` takes it apart",
+        lambda query: any(list_in(answer) for answer in query.answers),
+    ),
+    "passages beside": (
+        "passages stand beside the question, which nothing searches; `qr-jax data convert FILE NEW` makes a corpus",
+        _has_passages,
+    ),
+}
 
 
 def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:

@@ -97,7 +97,7 @@ def record(folder: Path, source: Mapping[str, Any]) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """The one process that works in the folder; others wait, and a lock ends with the process that holds it."""
+    """Let one process at a time work in the folder; a lock ends with the process that holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -109,7 +109,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def beside(place: Path) -> Iterator[IO[bytes]]:
-    """A file beside `place` that gets its name at the end, and is deleted where that is not reached."""
+    """Open a file beside `place` that gets its name at the end, and is deleted where that is not reached."""
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as opened:

@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qr_jax.answers import normalise
-from qr_jax.data import carried, formats, parsing, readers
-from qr_jax.data.answer_columns import (
-    NOT_TAKEN,
-    Unanswerable,
-    as_text,
-    check_answerable,
-    in_objects,
-    list_in,
-    not_taken,
-)
-from qr_jax.data.parsing import ANSWERS, OTHER_SCHEMAS, Row
+from qr_jax.data import parsing, readers
+from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
-from qr_jax.sets import foreign_rows, inputs
+from qr_jax.sets import carried, foreign_rows, formats, inputs
+from qr_jax.sets.answer_columns import NOT_TAKEN, as_text, check_answerable, in_objects, list_in, not_taken
 from qr_jax.sets.foreign_rows import ASKS, KNOWN
+from qr_jax.sets.formats import OTHER_SCHEMAS
 from qr_jax.sets.inputs import Input
 from qr_jax.settings.settings import names
 
@@ -56,9 +49,8 @@ def read(
     """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
     Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
-    whose only answer normalises to nothing. A file of text or
-    HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
-    first row of each kind of error and how many rows are alike.
+    whose only answer normalises to nothing. With `skip_broken`, unreadable rows are counted and left out; otherwise a
+    ValueError names the first row of each kind of error and how many rows are alike.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -122,15 +114,10 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
 def _all_rows(
     files: Sequence[Input], encoding: str | None, said: Counter[str]
 ) -> Iterator[tuple[str, Row | ValueError]]:
-    """Yield the rows of all files, each with its place. An unreadable document counts as one unreadable row."""
+    """Yield the rows of all files, each with its place."""
     for one in files:
-        try:
-            for number, row in foreign_rows.read(one, encoding, said):
-                yield f"{f'{one.name} ' * (len(files) > 1)}row {number}", row
-        except ValueError as error:
-            if not one.is_document:
-                raise
-            yield one.name, error
+        for number, row in foreign_rows.read(one.file, encoding, said):
+            yield f"{f'{one.name} ' * (len(files) > 1)}row {number}", row
 
 
 def _broken(shown: str, wrong: Sequence[tuple[str, str]], files: int) -> str:
@@ -273,7 +260,7 @@ def _texts(value: Any, column: str, said: Counter[str]) -> Any:
         said[f"rows whose {column!r} are objects, of which the texts and their aliases are taken"] += 1
         value = list(dict.fromkeys(taken)) if all(isinstance(one, str | int | float) for one in taken) else taken
     if column in ANSWERS and (value == [] or isinstance(value, str) and "".join(value.split()) == "[]"):
-        raise Unanswerable(f"has no answer: {column!r} is {formats.show(value)}")
+        raise Unanswerable(f"has no answer: {column!r} is {show(value)}")
     if isinstance(value, str):
         listed = list_in(value)
         said[f"rows whose {column!r} were a list written as a text"] += listed is not None

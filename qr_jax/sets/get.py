@@ -1,6 +1,5 @@
 """`qr-jax data get`: fetch a set, or files of a data set repository, from the hub, for a config to name."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from qr_jax.errors import UserError
 from qr_jax.run.run_files import check_writable
 from qr_jax.search import index_corpus
 from qr_jax.search.bm25_index import file_hash
-from qr_jax.sets import official
+from qr_jax.sets import formats, official
 from qr_jax.sets.fetch import beside, fetch, record
 
 PLACE = "runs/data"
@@ -85,8 +84,7 @@ def _questions(name: str, file: Path, out: Path, say: Say) -> Got:
         say(f"{file.name}: {len(rows) - len(ours)} questions left out, none of whose answers could ever match")
     out.mkdir(parents=True, exist_ok=True)
     place = out / f"{split}.jsonl"
-    with beside(place) as opened:
-        opened.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in ours)
+    formats.write_lines(place, ours)
     corpus = "data.corpus=FOLDER    # passages of Wikipedia: `qr-jax data get wiki18`, or your own"
     return Got([f"{split}: {len(ours)} questions in {place}"], [f"data.eval={place}", corpus, "sft.steps=0"])
 

@@ -1,4 +1,4 @@
-"""The files that words of `qr-jax data convert` name: by name, by globs, in folders of documents or of shards."""
+"""The files that words of `qr-jax data convert` name: by name, by globs, in folders."""
 
 import glob
 import os
@@ -8,30 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qr_jax.data import arrow, limits, readers
+from qr_jax.data import limits, readers
 from qr_jax.errors import UserError
-from qr_jax.sets import text_files
+from qr_jax.sets import tables
 
-SHARDS = (".parquet", ".jsonl", *arrow.ENDS)  # endings of files of rows, and of nothing else
-ROWS = (*SHARDS, ".json", *readers.TABLE_ENDS)
-ABOUT = ("README", "LICENSE")  # texts about the files beside them
+SHARDS = (".parquet", ".jsonl", *tables.ARROW_ENDS)  # endings of files of rows, and of nothing else
+TABLE_ENDS = (".csv", ".tsv")
+ROWS = (*SHARDS, ".json", *TABLE_ENDS)
 SPLITS = {"train", "training", "dev", "devel", "val", "valid", "validation", "eval", "test"}
 SHOWN = 8  # endings of files that are left out
 
 
 class Input(NamedTuple):
-    """A file, the name that errors and ids give it, and True where it is a document whatever its text looks like."""
+    """A file, and the name that errors give it."""
 
     file: Path
     name: str
-    is_document: bool = False
 
 
 def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
     """Find the files that the words name, in their order, and say what of a folder is left out.
 
-    A word may be several files with commas between them. ValueError: nothing is there, a folder holds documents and
-    rows, or the files are of more than one split and were not named one by one with commas.
+    A word may be several files with commas between them. ValueError: nothing is there, or the files are of more than
+    one split and were not named one by one with commas.
     """
     said: list[str] = []
     found = [one for word in words for one in _of_word(str(word), said)]
@@ -43,16 +42,16 @@ def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
 
 
 def ending(path: Path) -> str:
-    """The end of a file's name without .gz, in small letters."""
+    """Return the end of a file's name without .gz, in small letters."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _of_word(word: str, said: list[str]) -> list[Input]:
-    path = Path(os.path.expanduser(word.strip().replace("{data}", str(readers.data_folder()))))
+    path = readers.file_named(word)
     if readers.index_folder(path) is not None:
         raise UserError(f"{word!r} is an index; convert the files it was made of")
     if path.is_dir():
-        shards = arrow.saved(path)
+        shards = tables.saved(path)
         return _of_folder(path, said) if shards is None else [Input(file, file.name) for file in shards]
     if glob.has_magic(str(path)) and not path.exists():
         files = sorted(Path(one) for one in glob.glob(str(path), recursive=True) if os.path.isfile(one))
@@ -63,41 +62,33 @@ def _of_word(word: str, said: list[str]) -> list[Input]:
 
 
 def _named(files: Sequence[Path]) -> list[Input]:
-    """Each file by its own name; by its path under their common folder where two have one name."""
+    """Name each file by its own name; by its path under their common folder where two have one name."""
     above = os.path.commonpath([file.absolute().parent for file in files])
     are_unlike = len({file.name for file in files}) == len(files)
     return [Input(file, file.name if are_unlike else os.path.relpath(file, above)) for file in files]
 
 
 def _of_folder(folder: Path, said: list[str]) -> list[Input]:
-    """The folder's documents, or else its shards, or else its tables; what is of none of these is said."""
+    """Return the folder's shards, or else its tables and other JSON; what is of none of these is said."""
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
     seen = [name for name in names if name not in hidden]
-    documents = [name for name in seen if ending(name) in text_files.ENDS]
-    rows = [name for name in seen if ending(name) in SHARDS] or [name for name in seen if ending(name) in ROWS]
-    told = [name for name in documents if name.name.partition(".")[0].upper() not in ABOUT]
-    if told and rows and ending(rows[0]) in SHARDS:
-        both = f"{len(told)} documents ({told[0]}, ...) and {len(rows)} files of rows ({rows[0]}, ...)"
-        globs = " or ".join(repr(f"{folder}/**/*{name.suffix}") for name in (told[0], rows[0]))
-        raise UserError(f"{folder} holds {both}; name one kind, as in {globs}")
-    chosen = documents if told or not rows else rows
+    chosen = [name for name in seen if ending(name) in SHARDS] or [name for name in seen if ending(name) in ROWS]
     left = Counter(ending(name) or "no ending" for name in seen if name not in {*chosen})
     left |= Counter({"hidden files": len(hidden)}) if hidden else Counter()
     listed = ", ".join(f"{end} {count}" for end, count in left.most_common(SHOWN))
     listed += f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
     if not chosen:
-        wanted = f"documents ({', '.join(text_files.ENDS)}) or files of rows ({', '.join(ROWS)})"
+        wanted = f"files of rows ({', '.join(ROWS)})"
         raise UserError(f"{folder} holds no file that is read{f': {listed}' * bool(listed)}; wanted {wanted}")
     if left:
-        todo = "the text of a .pdf or .docx is taken out by pdftotext or pandoc"
-        said.append(f"files left out: {left.total()}, by their ending: {listed} ({todo})")
-    return [Input(folder / name, str(name), chosen is documents) for name in chosen]
+        said.append(f"files left out: {left.total()}, by their ending: {listed}")
+    return [Input(folder / name, str(name)) for name in chosen]
 
 
 def _check_splits(found: Sequence[Input]) -> None:
-    """ValueError where files of rows are of more than one split, which a set for training must not hold."""
-    files = [one.file for one in found if not one.is_document]
+    """Raise ValueError where files of rows are of more than one split, which a set for training must not hold."""
+    files = [one.file for one in found]
     if len(files) < 2:
         return
     above = os.path.commonpath([file.absolute().parent for file in files])

@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from qr_jax.config import SET_PREFIX
-from qr_jax.data.answer_columns import Unanswerable, check_answerable
-from qr_jax.data.carried import joined
+from qr_jax.data.parsing import Row, Unanswerable
 from qr_jax.errors import UserError
+from qr_jax.sets import carried
+from qr_jax.sets.answer_columns import check_answerable
 from qr_jax.settings.settings import names, show
 
-Row = Mapping[str, Any]
 BUILT = "runs/questions"  # where built sets are kept
 SOURCE = "source.json"  # in a built split's folder: the file it was built from, by whom
 MOST_SOURCE_BYTES = 10_000
@@ -74,19 +74,19 @@ def field(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
 
 
 def nq_open(row: Row, name: str) -> dict[str, Any]:
-    """{"question", "answer": [text]}."""
+    """Read {"question", "answer": [text]}."""
     return {"id": name, "question": field(row, "question"), "answers": field(row, "answer", list), "hops": 1}
 
 
 def triviaqa(row: Row, name: str) -> dict[str, Any]:
-    """{"Question", "QuestionId", "Answer": {"Value", "Aliases"}, ...}: an item of "Data"."""
+    """Read {"Question", "QuestionId", "Answer": {"Value", "Aliases"}, ...}: an item of "Data"."""
     answer = field(row, "Answer", dict)
     answers = list(dict.fromkeys([field(answer, "Value"), *field(answer, "Aliases", list)]))
     return {"id": field(row, "QuestionId"), "question": field(row, "Question"), "answers": answers, "hops": 1}
 
 
 def popqa(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
+    """Read a line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
     found = json.loads(field(row, "possible_answers"))
     if not isinstance(found, list):
         raise UserError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
@@ -97,56 +97,52 @@ def popqa(row: Row, name: str) -> dict[str, Any]:
 
 
 def hotpotqa(row: Row, name: str) -> dict[str, Any]:
-    """{"_id", "question", "answer", "supporting_facts": [[title, sentence]], "context": [[title, [sentence]]], ...}."""
+    """Read {"_id", "question", "answer", "supporting_facts": [[title, place]], "context": [[title, [text]]], ...}."""
     return _of_hotpotqa(row) | {"level": field(row, "level"), "hops": 2}
 
 
 def two_wiki(row: Row, name: str) -> dict[str, Any]:
-    """HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
-    found = _of_hotpotqa(row)
-    evidences = field(row, "evidences", list)
-    bridges = [object_ for _, _, object_ in evidences if object_ != row["answer"]]
-    hops = 4 if found["type"] == "bridge_comparison" else 2
-    return found | {"entities": list(dict.fromkeys(bridges)), "hops": hops}
+    """Read HotpotQA's form with "evidences": [[subject, relation, object]] and other types."""
+    if not all(isinstance(one, list) and len(one) == 3 for one in field(row, "evidences", list)):
+        raise UserError(f"field 'evidences' must hold triples, and is {show(row['evidences'])}")
+    return _of_hotpotqa(row) | {"hops": 2} | carried.hops(row)
 
 
 def _of_hotpotqa(row: Row) -> dict[str, Any]:
-    titles = list(dict.fromkeys(title for title, _ in field(row, "supporting_facts", list)))
-    context = [(title, joined(sentences)) for title, sentences in field(row, "context", list)]
-    texts = dict(reversed(context))  # the first of a title stands
-    return {
-        "id": field(row, "_id"), "question": field(row, "question"), "answers": [field(row, "answer")],
-        "type": field(row, "type"), "supporting_titles": titles,
-        "supporting_texts": [texts.get(title, "") for title in titles], "context": context,
-    }  # fmt: skip
+    field(row, "supporting_facts", list)
+    field(row, "context", list)
+    return {"id": field(row, "_id"), "type": field(row, "type")} | _with_passages(row)
 
 
 def musique(row: Row, name: str) -> dict[str, Any]:
-    """{"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
+    """Read {"id", "paragraphs": [{"idx", "title", "paragraph_text", "is_supporting"}], "question",
     "question_decomposition": [{"id", "question", "answer", "paragraph_support_idx"}], "answer", "answer_aliases",
     "answerable"}."""
     field(row, "answerable", bool)
     check_answerable(row)
-    paragraphs = field(row, "paragraphs", list)
-    gold = [one for one in paragraphs if field(one, "is_supporting", bool)]
-    steps = field(row, "question_decomposition", list)
-    answers = list(dict.fromkeys([field(row, "answer"), *field(row, "answer_aliases", list)]))
+    field(row, "paragraphs", list)
+    field(row, "question_decomposition", list)
+    found = _with_passages(row)
+    answers = list(dict.fromkeys([*found["answers"], *field(row, "answer_aliases", list)]))
+    return {"id": field(row, "id")} | found | carried.hops(row) | {"answers": answers}
+
+
+def _with_passages(row: Row) -> dict[str, Any]:
+    """Return the question, its answer, the passages beside it, and which of them are gold."""
+    context, gold = carried.passages(row)
     return {
-        "id": field(row, "id"), "question": field(row, "question"), "answers": answers, "hops": len(steps),
-        "entities": list(dict.fromkeys(field(one, "answer") for one in steps[:-1])),
-        "supporting_titles": [field(one, "title") for one in gold],
-        "supporting_texts": [field(one, "paragraph_text") for one in gold],
-        "context": [(field(one, "title"), field(one, "paragraph_text")) for one in paragraphs],
+        "question": field(row, "question"), "answers": [field(row, "answer")], "context": context,
+        "supporting_titles": [title for title, _ in gold], "supporting_texts": [text for _, text in gold],
     }  # fmt: skip
 
 
 def bamboogle(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: Question, Answer."""
+    """Read a line of the table: Question, Answer."""
     return {"id": name, "question": field(row, "Question"), "answers": [field(row, "Answer")], "hops": 2}
 
 
 def frames(row: Row, name: str) -> dict[str, Any]:
-    """A line of the table: Prompt, Answer, reasoning_types, wiki_links (a Python list of addresses of Wikipedia)."""
+    """Read a line of the table: Prompt, Answer, reasoning_types, wiki_links (a Python list of addresses)."""
     try:
         links = ast.literal_eval(field(row, "wiki_links"))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -161,14 +157,14 @@ def frames(row: Row, name: str) -> dict[str, Any]:
 
 
 def strategyqa(row: Row, name: str) -> dict[str, Any]:
-    """{"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
+    """Read {"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
     steps = field(row, "decomposition", list)
     answers = ["yes" if field(row, "answer", bool) else "no"]
     return {"id": field(row, "qid"), "question": field(row, "question"), "answers": answers, "hops": len(steps)}
 
 
 def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
-    """{"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
+    """Read {"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
     plain = {key.lower(): value for key, value in row.items()}
     info = {key.lower(): value for key, value in field(plain, "info", dict).items()}
     return {

@@ -1,11 +1,10 @@
-"""The seven question sets as TFDS data sets: official files -> ArrayRecord, read at random places, without TensorFlow.
+"""The official question sets as TFDS data sets: their files -> ArrayRecord, read at random places.
 
 Importing this file imports tensorflow_datasets (and so jax); what only names a set imports `official.py`.
 """
 
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,64 +15,47 @@ import tensorflow_datasets as tfds
 from qr_jax.answers import normalise
 from qr_jax.config import SET_PREFIX
 from qr_jax.data.parsing import query_of
-from qr_jax.data.world.tfds_builder import Source, config_name, text, written_once
 from qr_jax.errors import UserError
-from qr_jax.logging import terminal
 from qr_jax.records import Passage, Query
 from qr_jax.sets import official
 from qr_jax.sets.fetch import Found, alone, fetch, own, record
+from qr_jax.sets.rows_builder import RowsBuilder, Source, text, texts, written_once
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")
 TEXTS = ("id", "question", "dataset", "split", "type", "level")
 log = logging.getLogger(__name__)
 
 
-class QABuilder(tfds.core.GeneratorBasedBuilder):
-    """One set a TFDS config, in one schema; `files` are its splits' official files, where they are to be written."""
+class QABuilder(RowsBuilder):
+    """One set a TFDS config, in one schema."""
 
     name = "qa"
     VERSION = tfds.core.Version(official.VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name.replace("/", "_")) for name in official.SETS]
 
-    def __init__(self, *, files: Mapping[str, Path] | None = None, **settings: Any):
-        self._files = files
-        super().__init__(**settings)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            description="Questions over Wikipedia with their answers and, where the set has them, gold passages.",
-            features=tfds.features.FeaturesDict(features()),
-            disable_shuffling=True,  # the official order is part of it
-        )
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # fetch.py gets the files
-        if self._files is None:
-            raise UserError("a question set is written by open_set(name, folder), which gets its files first")
-        return {split: self._generate_examples(split, file) for split, file in self._files.items()}
-
-    def _generate_examples(self, split: str, file: Path) -> Iterator[tuple[int, dict]]:
-        name = next(one for one in official.SETS if one.replace("/", "_") == config_name(self))
-        left_out = []
-        for at, row in enumerate(official.read(file, official.SETS[name], split, name)):
-            golds = [answer for answer in row["answers"] if normalise(answer)]
-            if golds:
-                yield at, encode(row | {"answers": golds})
-            else:
-                left_out.append(row["id"])
-        if left_out:
-            log.warning("%s %s: %d questions left out, whose golds normalise to nothing: %s", name, split,
-                        len(left_out), left_out)  # fmt: skip
-
 
 def features() -> dict[str, Any]:
-    """The one schema: texts, lists of texts, hops (0 where the set does not say)."""
-    one, many = tfds.features.Text, lambda: tfds.features.Sequence(tfds.features.Text())
-    return {name: one() for name in TEXTS} | {name: many() for name in LISTS} | {"hops": tfds.features.Scalar(np.int64)}
+    """Return the one schema: texts, lists of texts, hops (0 where the set does not say)."""
+    lists = {name: texts() for name in LISTS}
+    return {name: tfds.features.Text() for name in TEXTS} | lists | {"hops": tfds.features.Scalar(np.int64)}
+
+
+def examples(name: str, split: str, file: Path) -> Iterator[dict[str, Any]]:
+    """Yield a split's examples. A question whose golds all normalise to nothing could never be scored: left out."""
+    left_out = []
+    for row in official.read(file, official.SETS[name], split, name):
+        golds = [answer for answer in row["answers"] if normalise(answer)]
+        if golds:
+            yield encode(row | {"answers": golds})
+        else:
+            left_out.append(row["id"])
+    if left_out:
+        log.warning("%s %s: %d questions left out, whose golds normalise to nothing: %s", name, split,
+                    len(left_out), left_out)  # fmt: skip
 
 
 def encode(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed row as a TFDS example."""
+    """Return a parsed row as a TFDS example."""
     context = row.get("context", ())
     made = dict(row) | {"context_titles": [one for one, _ in context], "context_texts": [one for _, one in context]}
     found = {name: made.get(name, "") for name in TEXTS} | {name: list(made.get(name, ())) for name in LISTS}
@@ -81,14 +63,14 @@ def encode(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode(example: Mapping[str, Any]) -> Query:
-    """A query; what the set does not say is not in its meta, and neither is the context (`contexts` gives that)."""
+    """Return a query; its meta lacks what the set does not say, and the context (`contexts` gives that)."""
     row: dict[str, Any] = {name: text(example[name]) for name in TEXTS} | {"hops": int(example["hops"])}
     row |= {name: [text(value) for value in example[name]] for name in LISTS if not name.startswith("context")}
     return query_of({name: value for name, value in row.items() if value or name == "answers"})
 
 
 def contexts(*sources: Source[Query]) -> Iterator[Passage]:
-    """The different paragraphs that a set gives beside its questions, each once, in their order: a closed corpus."""
+    """Yield the paragraphs that a set gives beside its questions, each once, in their order: a closed corpus."""
     seen: set[tuple[str, str]] = set()
     for example in itertools.chain.from_iterable(source.examples for source in sources):
         pairs = zip(map(text, example["context_titles"]), map(text, example["context_texts"]), strict=True)
@@ -101,7 +83,7 @@ def contexts(*sources: Source[Query]) -> Iterator[Passage]:
 def open_set(
     name: str, folder: str | Path, *, manual_dir: str | Path | None = None, splits: Sequence[str] = ()
 ) -> dict[str, Source[Query]]:
-    """The splits of a set (all that have answers, or those named), built in `folder` first when they are missing.
+    """Open the splits of a set (all that have answers, or those named), built in `folder` first when they are missing.
 
     Its official files are read from the user's `manual_dir`, or fetched from the hub. ValueError names the file that
     cannot be had, is not the official one (by SHA-256) or not the one that the split was built from, or whose row lacks
@@ -115,13 +97,13 @@ def open_set(
     opened = {}
     for split in wanted:
         place = _built(name, split, Path(folder), None if manual_dir is None else Path(manual_dir))
-        builder: Any = QABuilder(config=name.replace("/", "_"), data_dir=os.fspath(place), file_format="array_record")
-        opened[split] = Source(builder.as_data_source(split), decode)
+        written: Any = QABuilder(name.replace("/", "_"), features(), place)
+        opened[split] = Source(written.as_data_source(split), decode)
     return opened
 
 
 def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
-    """A split's folder under `root`, built there unless it was already: by this version and, if named, of this file."""
+    """Return a split's folder under `root`, built unless it was already, by this version and of this file."""
     place, version = official.place(root, name, split), str(QABuilder.VERSION)
     if manual_dir is None and official.source(place).get("version") == version:
         return place
@@ -145,7 +127,7 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
 
 
 def _file(name: str, split: str, manual_dir: Path | None) -> Found:
-    """The official file of a split: the user's, or the hub's."""
+    """Find the official file of a split: the user's, or the hub's."""
     if manual_dir is not None:
         if not manual_dir.is_dir():
             raise UserError(f"there is no folder {manual_dir}; name the one that the files of {name} are in")
@@ -159,19 +141,15 @@ def _file(name: str, split: str, manual_dir: Path | None) -> Found:
 
 
 def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
-    """Write one split. A question whose golds all normalise to nothing could never be scored: left out, and said."""
-    tfds.disable_progress_bar()
-    config, data_dir = name.replace("/", "_"), os.fspath(folder)
-    builder = QABuilder(files={split: file}, config=config, data_dir=data_dir, file_format="array_record")
+    """Write one split; UserError names the file."""
     try:
-        with terminal.hushed():  # TFDS prints, and stdout may be somebody's table
-            builder.download_and_prepare()
+        QABuilder(name.replace("/", "_"), features(), folder, {split: examples(name, split, file)}).write()
     except ValueError as error:
         raise UserError(f"{error}; it was read from {file}: if that is damaged, remove it and get it again") from error
 
 
 def read(setting: str) -> Source[Query]:
-    """The questions that `tfds:NAME[:SPLIT][@FOLDER]` means, built under runs/questions where they are not there yet.
+    """Read the questions that `tfds:NAME[:SPLIT][@FOLDER]` means, built under runs/questions where they are missing.
 
     Without a split it is train, or, where the set has none, its only one. FOLDER holds the official files, for who has
     them already; what was built stays, and is read without FOLDER too.
@@ -182,7 +160,7 @@ def read(setting: str) -> Source[Query]:
 
 
 def read_contexts(setting: str) -> list[Passage]:
-    """The passages that the set carries beside its questions: those of the split, or of all that have answers.
+    """Read the passages that the set carries beside its questions: those of the split, or of all that have answers.
 
     ValueError: it carries none.
     """

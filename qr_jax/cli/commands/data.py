@@ -38,15 +38,11 @@ def add(command: Any) -> None:
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    text = (
-        "write questions or passages as JSON lines, from official files, tables, other JSON, documents; or in another"
-    )
+    text = "write questions or passages as JSON lines, from official files, tables, other JSON; or in another"
     text += " system's form; passages that stand beside questions become OUT.corpus"
     convert = part("convert", _convert, text)
     convert.usage = "qr-jax data convert FILE [FILE ...] OUT [options]"
-    text = (
-        ".csv, .tsv, .json, .jsonl, .parquet, .arrow, .txt, .md, .html, whatever the encoding; a folder of them, or of "
-    )
+    text = ".csv, .tsv, .json, .jsonl, .parquet, .arrow, whatever the encoding; a folder of them, or of "
     text += "save_to_disk; a glob; tfds:NAME"
     convert.add_argument("files", nargs="+", metavar="FILE", help=text)
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
@@ -110,9 +106,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from qr_jax.config import SET_PREFIX
-    from qr_jax.data import formats, readers
+    from qr_jax.data import readers
     from qr_jax.records import Passage
-    from qr_jax.sets import foreign
+    from qr_jax.sets import foreign, formats
 
     out, shown = arguments.out, " ".join(arguments.files)
     formats.check_new(out)  # before much is read, or a set is built
@@ -167,13 +163,14 @@ def _recall(arguments: argparse.Namespace) -> int:
 def _world(arguments: argparse.Namespace) -> int:
     from qr_jax.data.world import generate
     from qr_jax.run.run_files import check_writable
+    from qr_jax.sets import formats
     from qr_jax.settings.overrides import pairs
     from qr_jax.settings.settings import conform, guess
 
     check_writable(arguments.out, "FOLDER")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}
     made = generate.build(conform("world", given, generate.WorldSettings))
-    generate.export(made, arguments.out)
+    formats.export(made, arguments.out)
     counts: dict[str, Any] = {name: len(rows) for name, rows in vars(made).items()}
     counts["folder"] = str(arguments.out)
     return show(counts, arguments.json, lambda _: "\n".join(f"{name}: {value}" for name, value in counts.items()))

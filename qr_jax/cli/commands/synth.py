@@ -16,7 +16,7 @@ KEY_HELP = "its key: QR_JAX_TEACHER_KEY (OpenAI's own: OPENAI_API_KEY too)"
 
 def add(command: Any) -> None:
     """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
-    text = "make questions and search trajectories from a corpus, with a language model or with templates"
+    text = "make questions and search trajectories from a corpus, with a language model behind an endpoint"
     synth = command("synth", _synth, text)
     synth.add_argument(
         "corpus", metavar="CORPUS", help="as data.corpus: files of passages (comma-separated) or an index"
@@ -26,8 +26,7 @@ def add(command: Any) -> None:
     synth.epilog = f"setting=value: {text}"
     synth.set_defaults(takes_settings=True)
     add = synth.add_argument
-    text = f"templates (no model), or the URL of an OpenAI-compatible endpoint; {KEY_HELP}"
-    add("--teacher", default="templates", metavar="URL", help=text)
+    add("--teacher", metavar="URL", help=f"an OpenAI-compatible endpoint; {KEY_HELP}")
     add("--model", metavar="NAME", help="the model that is asked there")
     add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
     add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
@@ -43,7 +42,7 @@ def add(command: Any) -> None:
     text = "questions that must not be made again, beside the seven sets in QR_JAX_DATA; repeat it for more"
     add("--against", action="append", default=[], metavar="FILE", help=text)
     add("--json", action="store_true", help="print the counts as JSON")
-    add = synth.add_argument_group("with --teacher URL").add_argument
+    add = synth.add_argument_group("how it is asked").add_argument
     add("--at-once", type=whole(1), default=8, metavar="N", help="calls at a time (8)")
     text = "how often a question needs so many passages, as in 2=34,3=25; paper: 1 to 6, as in its data (2 to 4)"
     add("--documents", type=_documents, metavar="N=N,...", help=text)

@@ -5,11 +5,9 @@ world = build(WorldSettings(seed=0))      # about 1,000 documents, 2,000 + 1,000
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +20,7 @@ from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Trace
 from qr_jax.settings.settings import conform
 
-__all__ = ["Trace", "World", "WorldSettings", "build", "export", "settings_from", "settings_hash", "vocabulary"]
+__all__ = ["Trace", "World", "WorldSettings", "build", "settings_from", "settings_hash", "vocabulary"]
 
 T = TypeVar("T")
 CONTENT = 1  # counts changes of what the same settings and words make
@@ -261,27 +259,3 @@ def mixed(seed: int, split: str, rows: list[T]) -> list[T]:
 def numbered(traces: list[Trace]) -> list[Trace]:
     """Put each trace's position in front of its query's id: a question may stand in several traces."""
     return [replace(trace, query=replace(trace.query, id=f"t{at}.{trace.query.id}")) for at, trace in enumerate(traces)]
-
-
-def export(world: World, folder: str | Path) -> list[Path]:
-    """Write documents, train, dev, test and traces.jsonl and return their paths. ValueError if one of them exists."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, Iterable[dict]] = {
-        "documents": ({"id": one.id, "title": one.title, "text": one.text} for one in world.documents),
-        **{split: map(row, getattr(world, split)) for split in ("train", "dev", "test")},
-        "traces": (row(trace.query) | {"turns": list(trace.turns)} for trace in world.traces),
-    }
-    paths = [folder / f"{name}.jsonl" for name in tables]
-    if there := [path for path in paths if os.path.lexists(path)]:
-        raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
-    for path, rows in zip(paths, tables.values(), strict=True):
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(one) + "\n" for one in rows)
-    return paths
-
-
-def row(one: Query) -> dict[str, Any]:
-    """Return a query as a JSONL row, `meta` as further columns; data/readers.py reads it back as the same query."""
-    answers, entities = list(one.answers), list(one.entities)
-    return {"id": one.id, "question": one.question, "answers": answers, "entities": entities, **one.meta}

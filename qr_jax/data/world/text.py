@@ -101,13 +101,13 @@ ALIASES = {COMPANY: "{} company", UNIVERSITY: "{} university", CITY: "{} city"} 
 
 
 def name_words(type: str) -> list[str]:
-    """The words that names of one type are made of, always in the same order."""
+    """Return the words that names of one type are made of, always in the same order."""
     starts, ends = SYLLABLES[type]
     return [start + end for start, end in product(starts, ends)]
 
 
 def vocabulary() -> list[str]:
-    """Every word of questions, documents, searches, answers and tags; always the same list, without repeats."""
+    """List every word of questions, documents, searches, answers and tags, without repeats; always the same list."""
     texts = [*TAGS, *FRAME_WORDS, *DOCUMENTS, CHAIN, COMPARISON, CHOICE, INTERSECTION]
     texts += [*ASKS.values(), *TYPES, *ALIASES.values()]
     for relation in RELATIONS.values():

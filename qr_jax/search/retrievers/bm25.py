@@ -35,7 +35,7 @@ def bm25(
     exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
     empty corpus, an id twice, no word in any passage, an unknown method. Several threads may call the function.
 
-    Words are those of `characters.words`. An index built by another rule of words is not used. A warning says where
+    Words are those of `search/words.py`. An index built by another rule of words is not used. A warning says where
     the corpus has hardly any of the first words that are searched for.
     """
     bm25_build.check(method, k1, b)

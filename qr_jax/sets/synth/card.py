@@ -13,21 +13,15 @@ PAPER_DOCUMENTS = {1: 5, 2: 34, 3: 25, 4: 18, 5: 12, 6: 6}
 
 
 def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The card as Markdown. `about` decides the questions (folder.py); `given` is all else that is told."""
-    templates = about["teacher"] == "templates"
-    author = (
-        "Templates, without a model: facts that patterns read from first sentences, put together. The questions are "
-        "extractive, and their wording repeats."
-        if templates
-        else f"The model `{about['teacher']}`; prompts' SHA-256 `{about['prompts_sha256']}`."
-    )
+    """Write the card as Markdown. `about` decides the questions (folder.py); `given` is all else that is told."""
+    cost = f", {given['cost']:.2f} by the price given" if given["cost"] is not None else ""
     lines = [
         "# Synthetic questions and trajectories",
         "",
         f"{counts['questions']} questions and {counts['trajectories']} trajectories, made by `qr-jax synth`.",
         *([f"**Not finished**: {counts['ended']}. The same command goes on."] if counts["ended"] else []),
         "",
-        f"- Author: {author}",
+        f"- Author: The model `{about['teacher']}`; prompts' SHA-256 `{about['prompts_sha256']}`.",
         f"- Corpus: {given['corpus']}, {given['passages']:,} passages, SHA-256 `{about['corpus_sha256']}`; "
         f"licence: {given['licence'] or 'not stated (--licence)'}. The questions quote it, and stand under it too.",
         f"- Links: {given['links']}.",
@@ -35,13 +29,9 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
         f"Seed {about['seed']}.",
         f"- Evaluation sets whose questions were refused: {_listed(given['sets']) or 'none'}."
         + (f" **Not compared with**: {', '.join(given['missing'])}." if given["missing"] else ""),
+        f"- Calls: {given['calls']:,} ({given['lost']} lost in kills, {given['failed']} failed and made again); "
+        f"tokens: {given['tokens_in']:,} in, {given['tokens_out']:,} out{cost}.",
     ]
-    if not templates:
-        cost = f", {given['cost']:.2f} by the price given" if given["cost"] is not None else ""
-        lines.append(
-            f"- Calls: {given['calls']:,} ({given['lost']} lost in kills, {given['failed']} failed and made again); "
-            f"tokens: {given['tokens_in']:,} in, {given['tokens_out']:,} out{cost}."
-        )
     lines += ["", "## What was kept", "", *_table(counts["generators"])]
     lines += ["", *_beside_paper(counts)]
     lines += [
@@ -70,7 +60,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
 
 
 def told(counts: Mapping[str, Any]) -> str:
-    """The counts as the command prints them."""
+    """Format the counts as the command prints them."""
     rows: list[tuple[str, ...]] = [("generator", "candidates", "questions", "refused", "trajectories")]
     for name, part in counts["generators"].items():
         share = _share(part["refused"])
@@ -95,7 +85,7 @@ def _table(generators: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _beside_paper(counts: Mapping[str, Any]) -> list[str]:
-    """The shares of generators and of documents, beside the paper's."""
+    """Compare the shares of generators and of documents, beside the paper's."""
     kept = {name: part["questions"] for name, part in counts["generators"].items()}
     documents: dict[int, int] = {}
     for part in counts["generators"].values():
@@ -121,7 +111,7 @@ def _share(value: float | None) -> str:
 
 
 def _named(plugin: Mapping[str, Any]) -> str:
-    """A plug-in's name with its settings."""
+    """Return a plug-in's name with its settings."""
     settings = ", ".join(f"{name}={value}" for name, value in plugin.items() if name != "name")
     return f"{plugin['name']}({settings})" if settings else plugin["name"]
 

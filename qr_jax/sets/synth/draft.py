@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qr_jax.answers import fold, in_words, normalise, proving
-from qr_jax.data.traces import plain
 from qr_jax.pool.noise import uniforms
 from qr_jax.records import Passage, Query
+from qr_jax.sets.made_traces import plain
 
 PURPOSE = 118  # the first part of the key of a candidate's random numbers
 POSSESSIVE = re.compile(r"['’]s\b")

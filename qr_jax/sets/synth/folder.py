@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qr_jax.data import formats
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
-from qr_jax.records import Query
 from qr_jax.run.run_files import free
+from qr_jax.sets import formats
 from qr_jax.sets.synth.synthesise import Made
 
 SETTINGS, CALLS = Path("journal") / "settings.json", Path("journal") / "calls.jsonl"
@@ -62,19 +61,19 @@ def write(folder: Path, made: Made, card: str) -> list[Path]:
     Old questions or traces with a row that the new ones lack (the user's own, perhaps) are set aside; return their
     paths.
     """
-    rows = [formats.row_of(query, "jsonl", at) for at, query in enumerate(made.queries)]
-    traces = [formats.row_of(trace.query, "jsonl", 0) | {"turns": list(trace.turns)} for trace in made.traces]
+    rows = list(map(formats.row_of, made.queries))
+    traces = list(map(formats.trace_row, made.traces))
     aside = [*_aside(folder / "questions.jsonl", rows), *_aside(folder / "traces.jsonl", traces)]
     for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
-        _replace(folder / f"{name}.jsonl", lambda path, listed=listed: _lines(path, listed))
+        _replace(folder / f"{name}.jsonl", lambda path, listed=listed: formats.write_lines(path, listed))
     if made.queries:
-        _replace(folder / "questions.parquet", lambda path: _verl(path, made.queries))
+        _replace(folder / "questions.parquet", lambda path: formats.write(made.queries, path, "verl"))
     _replace(folder / "card.md", lambda path: path.write_text(card, encoding="utf-8"))
     return aside
 
 
 def _aside(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    new = {_line(row).encode() for row in rows}
+    new = {formats.line_of(row).encode() for row in rows}
     with contextlib.suppress(FileNotFoundError), file.open("rb") as lines:
         if all(line in new for line in lines):
             return []
@@ -82,19 +81,6 @@ def _aside(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
         os.replace(file, place)
         return [place]
     return []
-
-
-def _verl(path: Path, queries: Sequence[Query]) -> None:
-    formats.write(queries, path, "verl")
-
-
-def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(map(_line, rows))
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qr_jax import answers
-from qr_jax.data.traces import THOUGHTS, ExpertTurn, content_words
+from qr_jax.data.traces import ExpertTurn
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
-from qr_jax.sets.synth.draft import Draft, Refused
+from qr_jax.sets.synth.draft import Refused
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.prompts import PLAY
 from qr_jax.sets.synth.teacher import Teacher, text_of, texts_of
@@ -87,28 +87,5 @@ def taught(teacher: Teacher, dialect: Dialect, attempt: int) -> Policy:
             return Move(thought, texts_of(reply, "queries", 1, dialect.parallel))
 
         return teacher.ask(PLAY, given, read, sample=attempt)
-
-    return policy
-
-
-def planned(draft: Draft, parallel: int, attempt: int) -> Policy:
-    """Return the policy that makes the draft's own searches, and answers if they found all cited passages.
-
-    From the second attempt on, each search has words of the question added.
-    """
-    steps = [turn[at : at + parallel] for turn in draft.searches for at in range(0, len(turn), parallel)]
-    if attempt:
-        steps = [tuple(f"{text} {content_words(draft.question, text)}".strip() for text in step) for step in steps]
-    cited = {passage.id for passage in draft.passages}
-
-    def policy(query: Query, turns: Sequence[Turn]) -> Move:
-        searched = sum(turn.author == "env" for turn in turns)
-        if searched < len(steps):
-            chained = len(draft.searches) > 1
-            return Move(THOUGHTS["first" if not searched else "named" if chained else "other"], steps[searched])
-        seen = {passage.id for turn in turns for found in turn.passages for passage in found}
-        if not cited <= seen:
-            raise Refused("a cited passage was not found")
-        return Move(THOUGHTS["last"], answer=draft.answers[0])
 
     return policy

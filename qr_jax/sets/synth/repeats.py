@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 
 from qr_jax.answers import fold
 from qr_jax.data import readers
-from qr_jax.data.traces import EMPTY_WORDS
 from qr_jax.records import Query
+from qr_jax.sets.made_traces import EMPTY_WORDS
 
 LIKE = 0.6  # share of content words (of both questions together) in common, of two questions with one answer
 SAME = 0.8  # share of runs of three words in common, of two questions with any answers
@@ -40,7 +40,7 @@ class Repeats:
         self._names.append((query.id, len(runs)))
 
     def find(self, query: Query) -> str | None:
-        """The id of a question that this one repeats."""
+        """Return the id of a question that this one repeats."""
         asked = fold(query.question)
         if asked in self._by_question:
             return self._by_question[asked]
@@ -63,7 +63,7 @@ def content(asked: str) -> frozenset[str]:
 
 
 def cited(query: Query) -> frozenset[str]:
-    """The ids of its gold passages; none where they are weak."""
+    """Return the ids of its gold passages; none where they are weak."""
     return frozenset(() if query.meta.get("supporting_is_weak") else query.meta.get("supporting") or ())
 
 
@@ -77,7 +77,7 @@ def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
 
 
 def of_sets(files: dict[str, str]) -> tuple[Repeats, dict[str, int], dict[str, str]]:
-    """The questions of these files by set: (all of them, set -> how many, set -> why it is missing)."""
+    """Read the questions of these files by set: (all of them, set -> how many, set -> why it is missing)."""
     every, counts, missing = Repeats(), {}, {}
     for name, file in files.items():
         try:

@@ -14,15 +14,14 @@ from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
 from qr_jax.run import interrupts, run_lock
 from qr_jax.search.chat_endpoint import ChatEndpoint
-from qr_jax.sets.synth import author as authors
 from qr_jax.sets.synth import card, folder, library, prompts, repeats
+from qr_jax.sets.synth.generators import GENERATORS
 from qr_jax.sets.synth.journal import Journal
 from qr_jax.sets.synth.play import Dialect
-from qr_jax.sets.synth.synthesise import Made, Work, synthesise
+from qr_jax.sets.synth.synthesise import Author, Made, Work, synthesise
 from qr_jax.sets.synth.teacher import Bounds, Teacher, connect
 from qr_jax.settings.settings import Use, plain
 
-TEMPLATES = "templates"
 CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
 
 
@@ -32,8 +31,8 @@ class Asked:
 
     corpus: str
     out: Path
-    teacher: str = TEMPLATES  # or an endpoint's URL
-    model: str | None = None
+    teacher: str | None  # an endpoint's URL
+    model: str | None  # that is asked there
     questions: int = 200
     traces: int | None = None
     seed: int = 0
@@ -55,21 +54,17 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     ValueError, before any call, for arguments that do not fit. An interruption is raised again after the folder is
     written.
     """
-    if (asked.teacher == TEMPLATES) != (asked.model is None):
-        if "://" not in asked.teacher and asked.teacher != TEMPLATES:
-            raise UserError(f"--teacher {asked.teacher}: wanted {TEMPLATES}, or an endpoint's URL, http://...")
-        wanted = "--model NAME says which model the endpoint of --teacher URL is asked for; templates have none"
-        raise UserError(wanted)
-    if asked.documents and asked.teacher == TEMPLATES:
-        raise UserError("--documents says how many passages a teacher's questions need; templates take what there is")
-    names = authors.OF_TEMPLATES if asked.teacher == TEMPLATES else tuple(authors.generators())
+    if asked.teacher is None or "://" not in asked.teacher or asked.model is None:
+        gone = "templates went, and " * (asked.teacher == "templates")
+        wanted = f"{gone}a language model writes the questions: --teacher URL --model NAME, an endpoint and its model"
+        raise UserError(f"--teacher {asked.teacher}, --model {asked.model}: {wanted}")
+    names = GENERATORS
     if unknown := sorted((asked.mix or {}).keys() - {*names}):
         raise UserError(f"--mix names {', '.join(unknown)}; the generators here are: {', '.join(names)}")
-    endpoint = None if asked.teacher == TEMPLATES else connect(asked.teacher, asked.bounds)
+    endpoint = connect(asked.teacher, asked.bounds)
     dialect, books = _dialect(asked), _library(asked)
     tests, counts, missing = _evaluation_sets(asked)
     about = _about(asked, books.passages)
-    writer = endpoint or authors.of_templates(books, dialect, asked.seed)  # which may refuse the corpus
     asked.out.mkdir(parents=True, exist_ok=True)
     with run_lock.held(asked.out, "another OUT"):
         folder.begin(asked.out, about)
@@ -81,7 +76,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
         held = folder.questions(asked.out)
         given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
         given |= {"links": links, "sets": counts, "missing": list(missing)}
-        found = _made(asked, writer, books, dialect, tests, say, lambda found: given | found, about)
+        found = _made(asked, endpoint, books, dialect, tests, say, lambda found: given | found, about)
         if held and held == folder.questions(asked.out):
             say(f"{asked.out} held these questions already")
         return found
@@ -89,7 +84,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _made(
     asked: Asked,
-    writer: ChatEndpoint | authors.Author,
+    endpoint: ChatEndpoint,
     books: library.Library,
     dialect: Dialect,
     tests: repeats.Repeats,
@@ -98,30 +93,26 @@ def _made(
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Make and write everything, however the work ends; `told` adds what the card says of the corpus."""
-    made, teacher, halt = Made(), None, threading.Event()
+    made, halt = Made(), threading.Event()
     traces = asked.questions if asked.traces is None else asked.traces
     work = Work(asked.questions, traces, asked.at_once, halt, asked.mix)
-    if isinstance(writer, authors.Author):
-        author = writer
-    else:
-        journal = Journal(asked.out / folder.CALLS)
-        teacher = Teacher(writer, str(asked.model), journal, asked.bounds, halt, say=say)
-        documents = [count for count, share in (asked.documents or {}).items() for _ in range(share)]
-        author = authors.of_teacher(teacher, books, dialect, asked.questions, asked.seed, documents)
+    journal = Journal(asked.out / folder.CALLS)
+    teacher = Teacher(endpoint, str(asked.model), journal, asked.bounds, halt, say=say)
+    documents = [count for count, share in (asked.documents or {}).items() for _ in range(share)]
+    author = Author(teacher, books, asked.questions, asked.seed, documents)
     try:
-        if teacher is not None and teacher.journal.answers:  # what is finished makes no call, not even one ahead
+        if teacher.journal.answers:  # what is finished makes no call, not even one ahead
             teacher.replaying = True
-            synthesise(made, author, books, dialect, tests, work, lambda _: None)
+            synthesise(made, author, dialect, tests, work, lambda _: None)
             teacher.replaying = False
         if made.ended or not made.queries:
             made = Made()
-            synthesise(made, author, books, dialect, tests, work, _teller(work, teacher, asked.price, say))
+            synthesise(made, author, dialect, tests, work, _teller(work, teacher, asked.price, say))
     except (KeyboardInterrupt, SystemExit) as stopped:
         made.ended = interrupts.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
         raise
     finally:
-        if teacher is not None:
-            teacher.journal.close()
+        teacher.journal.close()
         spent = _spent(teacher, asked.price)
         found = folder.counted(made)
         for aside in folder.write(asked.out, made, card.write(found, about, told(spent))):
@@ -159,8 +150,8 @@ def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
     searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
     models = manifest.models_of(asked.retriever)
     return {
-        "teacher": asked.model or TEMPLATES,
-        "prompts_sha256": prompts.digest() if asked.model else None,
+        "teacher": asked.model,
+        "prompts_sha256": prompts.digest(),
         "corpus_sha256": corpus_hash(passages),
         "retriever": {"name": asked.retriever.name, **searched} | ({"models": models} if models else {}),
         "env": {"name": asked.env.name, **plain(asked.env.settings)},
@@ -176,9 +167,7 @@ def _names(corpus: str) -> str:
     return ", ".join(Path(part.strip()).name for part in corpus.split(","))
 
 
-def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[str, Any]:
-    if teacher is None:
-        return {}
+def _spent(teacher: Teacher, price: tuple[float, float] | None) -> dict[str, Any]:
     cost = (teacher.tokens_in * price[0] + teacher.tokens_out * price[1]) / 1e6 if price else None
     return {
         "calls": teacher.calls, "lost": len(teacher.journal.lost), "failed": teacher.journal.failed,
@@ -187,21 +176,20 @@ def _spent(teacher: Teacher | None, price: tuple[float, float] | None) -> dict[s
 
 
 def _teller(
-    work: Work, teacher: Teacher | None, price: tuple[float, float] | None, say: Callable[[str], None]
+    work: Work, teacher: Teacher, price: tuple[float, float] | None, say: Callable[[str], None]
 ) -> Callable[[Made], None]:
     """Return a function that prints progress, cost, and the time left of the present stage."""
-    paid = teacher.calls if teacher else 0
+    paid = teacher.calls
     begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
 
     def tell(made: Made) -> None:
         playing = made.attempts > 0
         done, wanted = (len(made.traces), work.traces) if playing else (len(made.queries), work.questions)
         text = f"questions {len(made.queries)}/{work.questions}  trajectories {len(made.traces)}/{work.traces}"
-        if teacher is not None:
-            spent = _spent(teacher, price)
-            text += f"  {spent['calls']:,} calls, {spent['tokens_in'] + spent['tokens_out']:,} tokens"
-            text += f", cost {spent['cost']:.2f}" if price else ""
-        if teacher is None or teacher.calls > paid:  # what the journal answers takes no time, and is no measure
+        spent = _spent(teacher, price)
+        text += f"  {spent['calls']:,} calls, {spent['tokens_in'] + spent['tokens_out']:,} tokens"
+        text += f", cost {spent['cost']:.2f}" if price else ""
+        if teacher.calls > paid:  # what the journal answers takes no time, and is no measure
             before, since = begun.setdefault(playing, (done, time.monotonic()))
             if done > before:
                 left_s = (time.monotonic() - since) * (wanted - done) / (done - before)

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,17 +17,41 @@ from typing import Any, TypeVar
 
 from qr_jax.logging import terminal
 from qr_jax.records import Query, Trace
-from qr_jax.sets.synth.author import Author, interleaved
-from qr_jax.sets.synth.draft import Draft, Refused
+from qr_jax.sets.synth.draft import Chance, Draft, Refused
+from qr_jax.sets.synth.generators import GENERATORS
 from qr_jax.sets.synth.library import Library
-from qr_jax.sets.synth.play import Dialect, play
+from qr_jax.sets.synth.play import Dialect, play, taught
 from qr_jax.sets.synth.repeats import Repeats
-from qr_jax.sets.synth.teacher import Ended
+from qr_jax.sets.synth.teacher import Ended, Teacher
+from qr_jax.sets.synth.verify import verify
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CANDIDATES = 20  # a question wanted: with fewer of them kept, the endpoint or the corpus is not fit for it
+ATTEMPTS = 4  # trajectories of one question until one is right
 AHEAD = 2  # items begun, for each thread, beyond the one that is waited for
 EVERY_S = 5.0  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class Author:
+    """A teacher over a library; a question needs a number of passages drawn from `documents`, () for the default."""
+
+    teacher: Teacher
+    library: Library
+    questions: int  # how many are wanted
+    seed: int
+    documents: Sequence[int] = ()
+
+    def candidates(self) -> dict[str, int]:
+        """Return how many drafts each generator may make."""
+        return dict.fromkeys(GENERATORS, -(-CANDIDATES * self.questions // len(GENERATORS)))
+
+    def draft(self, generator: str, number: int) -> Draft:
+        """Write a candidate; Refused if there is none."""
+        drawn = {"documents": self.documents} if self.documents else {}
+        chance = Chance(self.seed, zlib.crc32(generator.encode()), number)
+        return GENERATORS[generator](self.library, self.teacher, chance, **drawn)
 
 
 @dataclass
@@ -39,7 +64,6 @@ class Made:
     tried: collections.Counter = field(default_factory=collections.Counter)  # candidates by generator
     attempts: int = 0  # trajectories
     ended: str = ""
-    drafts: dict[str, Draft] = field(default_factory=dict)  # by the question's id
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,6 @@ class Work:
 def synthesise(
     made: Made,
     author: Author,
-    library: Library,
     dialect: Dialect,
     tests: Repeats,
     work: Work,
@@ -65,7 +88,7 @@ def synthesise(
     """Fill `made` in place, so that an interruption leaves all settled results to be written."""
     _questions(made, author, tests, work, _now_and_then(say))
     if not made.ended:
-        _traces(made, author, library, dialect, work, _now_and_then(say))
+        _traces(made, author, dialect, work, _now_and_then(say))
 
 
 def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Callable[[Made], None]) -> None:
@@ -87,14 +110,14 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             repeated = tests.find(draft.query("", ""))
             if repeated is not None:
                 raise Refused("stands in an evaluation set", repeated)
-            author.verify(draft)
+            verify(draft, author.library, author.teacher)
         except Refused as refused:
             return draft, refused
         except (Ended, OSError) as ended:  # OSError: the retriever, which is no candidate's fault, or the disk
             return draft, Ended(str(ended))
         return draft, None
 
-    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates, work.mix))
+    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates(), work.mix))
     with in_order(attempt, candidates, work.at_once, work.halt) as settled:
         for (generator, number), (draft, fault) in (
             (candidate, part) for candidate, parts in settled for part in parts
@@ -110,7 +133,6 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             if query is not None and draft is not None and fault is None:
                 kept.add(query)
                 made.queries.append(query)
-                made.drafts[query.id] = draft
             elif fault is not None:
                 row: dict[str, Any] = {"stage": "question", "generator": generator, "candidate": number}
                 row |= {} if query is None else {"question": query.question, "answers": list(query.answers)}
@@ -120,18 +142,16 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
                 break
 
 
-def _traces(
-    made: Made, author: Author, library: Library, dialect: Dialect, work: Work, say: Callable[[Made], None]
-) -> None:
+def _traces(made: Made, author: Author, dialect: Dialect, work: Work, say: Callable[[Made], None]) -> None:
     """Play trajectories in rounds, one try for each question that still needs some, until there are enough."""
     each = -(-work.traces // max(1, len(made.queries)))
     count: collections.Counter[str] = collections.Counter()
     known: set[tuple[str, tuple[str, ...]]] = set()
-    for attempt in range(author.attempts * each):
+    for attempt in range(ATTEMPTS * each):
 
         def played(query: Query, attempt: int = attempt) -> tuple[str, ...] | Refused | Ended:
             try:
-                return play(query, author.policy(made.drafts[query.id], attempt), dialect, library)
+                return play(query, taught(author.teacher, dialect, attempt), dialect, author.library)
             except Refused as refused:
                 return refused
             except (Ended, OSError) as ended:
@@ -208,3 +228,12 @@ def _now_and_then(say: Callable[[Made], None]) -> Callable[[Made], None]:
             say(made)
 
     return told_sometimes
+
+
+def interleaved(candidates: Mapping[str, int], mix: Mapping[str, int] | None = None) -> list[tuple[str, int]]:
+    """Return (generator, number) of every candidate: in turns, or in `mix`'s proportions, until each runs out."""
+    shares = dict.fromkeys(candidates, 1) if mix is None else mix
+    every: list[tuple[float, Any, int]] = [
+        (number / share, name, number) for name, share in shares.items() for number in range(candidates[name])
+    ]
+    return [(name, number) for _, name, number in sorted(every, key=lambda candidate: candidate[0])]

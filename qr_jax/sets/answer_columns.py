@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qr_jax.data import limits
-from qr_jax.errors import UserError
+from qr_jax.data.parsing import Row, Unanswerable
 from qr_jax.settings.settings import WORDS, show
 
-Row = Mapping[str, Any]
 # Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
 # "possible_answers", "alternatives" and "other_answers" beside an answer may be the choices of a test, so they are not
 # taken (UNCLEAR), except the first where no other column holds the answer. Names of the subject (s_aliases) are none.
@@ -41,19 +40,8 @@ BESIDE = ("metadata", "meta", "extra_info")  # objects that may hold such column
 SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 NOT_TAKEN = "{name!r} may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
-ANSWER_HAS = (
-    "text",
-    "texts",
-    "value",
-    "answer",
-    "answer_text",
-    "name",
-    "alias",
-)  # under which an object that is an answer says it
-
-
-class Unanswerable(UserError):
-    """The row says itself that its question has no answer."""
+# Under which an object that is an answer says it.
+ANSWER_HAS = ("text", "texts", "value", "answer", "answer_text", "name", "alias")
 
 
 def holds_answers(name: str) -> bool:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qr_jax.data import limits
-from qr_jax.data.formats import show
+from qr_jax.data.parsing import Row, show
 from qr_jax.errors import UserError
 from qr_jax.run import bounded_json
 
-Row = Mapping[str, Any]
 Pair = tuple[str, str]  # a passage's title and text
 COLUMNS = ("context", "paragraphs")  # which hold passages
 SENTENCES = ("sentences", "content")
@@ -116,7 +115,7 @@ def _of_musique(row: Row) -> list[Row]:
 
 
 def _of_hotpotqa(context: Any) -> Iterator[tuple[Any, Any]]:
-    """[[title, [sentence]]], or {"title": [title], "sentences": [[sentence]]}; nothing of any other form."""
+    """Yield titles and texts of [[title, [sentence]]] or {"title": [title], "sentences": [[text]]}, else nothing."""
     if isinstance(context, Mapping) and "title" in context:
         titles, texts = context["title"], next((context[name] for name in SENTENCES if name in context), None)
         if not isinstance(titles, list) or not isinstance(texts, list) or len(titles) != len(texts):
@@ -137,7 +136,7 @@ def _check_texts(pairs: Sequence[tuple[Any, Any]], column: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value; of JSON in a text what it says."""
+    """Return the value; of JSON in a text what it says."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:

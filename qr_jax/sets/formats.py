@@ -3,24 +3,47 @@
 The formats are those of their data sets' own files (verl's and SkyRL's Search-R1 Parquet, FlashRAG's JSON lines, TRL's
 `prompt` with columns for the rewards). A query's `meta` and `entities` go into the column `metadata`."""
 
-import functools
+import difflib
 import gzip
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.data import limits, parquet
-from qr_jax.data.answer_columns import tells_of_answers
+from qr_jax.data import limits
+from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, one_text, show, texts
+from qr_jax.data.world.generate import World
 from qr_jax.errors import UserError
-from qr_jax.records import Passage, Query
-from qr_jax.run import bounded_json
+from qr_jax.records import Passage, Query, Trace
+from qr_jax.run import bounded_json, run_files
+from qr_jax.sets import carried, tables
+from qr_jax.sets.answer_columns import (
+    as_text,
+    beside,
+    check_answerable,
+    holds_answers,
+    in_objects,
+    list_in,
+    says_none,
+    separated,
+    tells_of_answers,
+)
+from qr_jax.settings.settings import names
 
-Row = Mapping[str, Any]
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
+OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
+    "id": ("_id", "qid", "query_id", "question_id", "questionid", "docid", "doc_id", "passage_id", "pid"),
+    "question": ("prompt", "query", "input", "problem", "messages", "q"),
+    "answers": (
+        *("reward_model", "ground_truth", "golden_answer", "gold", "golds", "label", "target", "info", "completion"),
+        *("a", "possible_answers", "answer_aliases", "short_answers"),
+    ),
+    "text": ("passage", "content", "body", "document"),
+}
+OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
 TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
 ENDS = (".parquet", ".jsonl", ".jsonl.gz")  # of the files that are written
 ABILITY = "fact-reasoning"
@@ -60,6 +83,78 @@ def ours(row: Row) -> Row:
         question = last_user_text(row["prompt"])
         return {"id": hash_of(question)} | rest | {"question": question, "answers": row[column]} | _metadata(row)
     return _of_verl(row) if form in ("verl", "skyrl") else row
+
+
+def as_ours(row: Row) -> tuple[Row, tuple[str, ...]]:
+    """Return the row with our columns and gold passages, and its accepted answers, those in further columns too.
+
+    ValueError: what column is missing or wrong; Unanswerable: the row says that there is no answer.
+    """
+    row = ours(row)
+    check_answerable(row)
+    column = next((name for name in ANSWERS if name in row), None)
+    if column is None:
+        raise UserError(missing("answers", row, f"none of {', '.join(ANSWERS)}"))
+    answers = accepted(texts(row, column, most_chars=limits.MOST_QUESTION_CHARS), row)
+    kept = {("answers" if name == column else name): held for name, held in row.items() if not holds_answers(name)}
+    return kept | _gold(row), answers
+
+
+def accepted(answers: Iterable[str], row: Row) -> tuple[str, ...]:
+    """Return the answers and those beside them, each once, taken apart at separators (answer_columns.py).
+
+    Answers that say that there is none are left out; Unanswerable where there is no other.
+    """
+    found = dict.fromkeys(part for answer in (*answers, *_also_answers(row)) for part in separated(answer))
+    kept = tuple(answer for answer in found if not says_none(answer))
+    if found and not kept:
+        raise Unanswerable(f"has no answer, as its answer says: {show(next(iter(found)))}")
+    return kept
+
+
+def _also_answers(row: Row) -> list[str]:
+    """Gather the accepted answers that stand beside the answer; ValueError names a column that holds anything else."""
+    found = []
+    for name, held in beside(row):
+        if not holds_answers(name) or not held:
+            continue
+        values = (list_in(held) or [held]) if isinstance(held, str) else in_objects(held)
+        if not isinstance(values, list):
+            wanted = "accepted answers, a text or a list of texts (of anything else give the column another name)"
+            raise UserError(f"{name!r} must hold {wanted}, and is {show(values)}")
+        for at, value in enumerate(map(as_text, values), 1):
+            found.append(one_text(value, f"item {at} of {name!r}", True, limits.MOST_QUESTION_CHARS))
+    return found
+
+
+def _gold(row: Row) -> dict[str, Any]:
+    """Return the columns of gold passages that official files write otherwise (carried.py)."""
+    found: dict[str, Any] = {}
+    facts = row.get("supporting_facts")
+    if isinstance(facts, Mapping) and facts.get("title"):
+        name = "supporting_facts.title"
+        titles = list(texts({name: facts["title"]}, name, most_chars=limits.MOST_QUESTION_CHARS))
+        found["supporting_facts"] = {**facts, "title": titles}
+    if not row.get("supporting") and not row.get("supporting_titles") and (marked := carried.gold_titles(row)):
+        found["supporting_titles"] = marked
+    return found
+
+
+def missing(column: str, row: Row, what: str) -> str:
+    """Tell which column a row lacks, with the column of another system's schema that looks right."""
+    similar = [name for name in OTHER_SCHEMAS.get(column, ()) if name in row]
+    similar += difflib.get_close_matches(column, map(str, row), 1)
+    kind = " (a text or a list of texts)" if column == "answers" else ""
+    hint = f"; {similar[0]!r} looks like it: rename it to {column!r}{kind}" if similar else ""
+    asks = {"question", *OTHER_SCHEMAS["question"]}.intersection(row)
+    if column == "answers" and not asks and {"text", "contents", *OTHER_SCHEMAS["text"]}.intersection(row):
+        hint = "; these look like passages, which `qr-jax index` and data.corpus take"
+        if not {"text", "contents"}.intersection(row):
+            other = next(name for name in OTHER_SCHEMAS["text"] if name in row)
+            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} do so"
+    elif column == "id" or similar:
+        hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
+    return f"has {what}; fields found: {names(row)}{hint}"
 
 
 def _of_verl(row: Row) -> Row:
@@ -119,8 +214,10 @@ def last_user_text(prompt: Any) -> str:
     return "".join(texts)
 
 
-def row_of(query: Query, form: Form, at: int) -> dict[str, Any]:
-    """Return the query as a row of the format `form`, at place `at` of the file. `ours` inverts it."""
+def row_of(query: Query | Passage, form: Form = "jsonl", at: int = 0) -> dict[str, Any]:
+    """Return the query as a row of `form`, at place `at` of the file (`ours` inverts it); a passage as our own row."""
+    if isinstance(query, Passage):
+        return {"id": query.id, "title": query.title, "text": query.text}
     answers = list(query.answers)
     more = ({"entities": list(query.entities)} if query.entities else {}) | dict(query.meta)
     if form == "jsonl":
@@ -149,21 +246,48 @@ def write(items: Sequence[Query] | Sequence[Passage], file: Path, form: Form) ->
     Passages have one format alone, ours.
     """
     check_new(file)
-    # texts for what JSON lacks, as a Parquet file's dates and bytes
-    as_json = functools.partial(json.dumps, default=str)
-    made = [
-        {"id": item.id, "title": item.title, "text": item.text} if isinstance(item, Passage) else row_of(item, form, at)
-        for at, item in enumerate(items)
-    ]
-    if file.suffix == ".parquet":  # metadata differ from row to row, and a Parquet column does not: they go as JSON
-        kept = [row | {"metadata": as_json(row["metadata"])} if "metadata" in row else row for row in made]
-        parquet.write(file, kept)
+    made = [row_of(item, form, at) for at, item in enumerate(items)]
+    if file.suffix != ".parquet":
+        write_lines(file, made)
         return
+    # metadata differ from row to row, and a Parquet column does not: they go as JSON
+    kept = [row | {"metadata": json.dumps(row["metadata"], default=str)} if "metadata" in row else row for row in made]
+    tables.write(file, kept)
+
+
+def write_lines(file: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines, gzipped if the file's name says so, all or nothing."""
     opened: Callable = gzip.open if file.suffix == ".gz" else open
     beside = file.with_name(f".{file.name}.tmp")
     with opened(beside, "wt", encoding="utf-8") as lines:
-        lines.writelines(as_json(row, ensure_ascii=False) + "\n" for row in made)
+        lines.writelines(map(line_of, rows))
     os.replace(beside, file)
+
+
+def line_of(row: Row) -> str:
+    """Return a row as a line of JSON, with texts for what JSON lacks, as a Parquet file's dates and bytes."""
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def trace_row(trace: Trace) -> dict[str, Any]:
+    """Return the trace as a row of ours: its query's, with the expert's turns."""
+    return row_of(trace.query) | {"turns": list(trace.turns)}
+
+
+def export(world: World, folder: str | Path) -> list[Path]:
+    """Write documents, train, dev, test and traces.jsonl and return their paths. ValueError if one of them exists."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, Iterable[dict]] = {
+        **{name: map(row_of, getattr(world, name)) for name in ("documents", "train", "dev", "test")},
+        "traces": map(trace_row, world.traces),
+    }
+    paths = [folder / f"{name}.jsonl" for name in tables]
+    if there := [path for path in paths if os.path.lexists(path)]:
+        raise UserError(f"{there[0]} is already there; write this world to another folder, or move that file away")
+    for path, rows in zip(paths, tables.values(), strict=True):
+        write_lines(path, rows)
+    return paths
 
 
 def check_new(file: Path) -> None:
@@ -174,8 +298,6 @@ def check_new(file: Path) -> None:
         raise UserError(f"{file} is there already, and is left as it is; name another file")
     if not file.parent.is_dir():
         raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
-    from qr_jax.run import run_files  # here: it imports what this room's files import
-
     run_files.check_writable(file.parent, "OUT")
 
 
@@ -200,14 +322,6 @@ def _metadata(row: Row) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         return {"metadata": found}
     return {name: value for name, value in found.items() if name not in ("id", "question", "answers")}
-
-
-def show(value: Any) -> str:
-    """Return a row's value as errors show it: its type and the beginning of its JSON."""
-    if value is None:
-        return "null"
-    shown = json.dumps(value, ensure_ascii=True, default=repr)  # Parquet holds bytes and dates, which are no JSON
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
 def hash_of(question: str) -> str:

@@ -1,16 +1,17 @@
-"""Read Parquet files as rows, in pieces, and write them whole.
+"""Read Parquet and Arrow files as rows, in pieces, and write Parquet. Also what `Dataset.save_to_disk` writes.
 
 A text that stands in many rows is stored once, so neither a file's size nor its footer bounds what its rows take in
 memory. Texts are read as pyarrow dictionaries, which hold such a text once, and are measured before they are made.
 pyarrow copies the dictionary of a row group for each piece of it, so large groups are read plainly, a few rows at a
 time."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from qr_jax.data import limits, parquet_pages
+from qr_jax.data import limits
 from qr_jax.errors import UserError
 
 MAGIC = b"PAR1"  # what a Parquet file begins with
@@ -18,48 +19,84 @@ PIECE_ROWS = 1024  # or one, where so many take more than a row may
 PLAIN_PIECE_ROWS = 16
 BUFFER_BYTES = 65_536  # of a column, while nothing of it is read
 PLAIN_GROUP_BYTES = 64_000_000  # groups of more than this are large: pyarrow's own writer makes them of a million rows
-MOST_PAGES = 1_000_000  # of a file, whose columns may all name the same ones; a page has some 1 MB
 PLAIN_TIMES_PACKED = 50  # a file that unpacks to more than so many times its bytes is never read plainly
+ARROW_ENDS = (".arrow", ".feather")
+STATE, SPLITS = "state.json", "dataset_dict.json"  # of a saved data set, and of several as its splits
+INDICES = ("_indices_data_files", "_indices_files")  # of a selection or a shuffle; newer versions write its rows anew
+MOST_STATE_BYTES = 10_000_000
 DAMAGED = (OSError, ValueError, OverflowError)  # what pyarrow raises beside its own, of a damaged file
 
 
-class NoValue(UserError):
-    """An intact file has a value that Python cannot represent."""
-
-
 def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, object) of every row. Nulls are left out: JSON lines would not have them either.
+    """Yield (row number from 1, object) of every row of a .parquet file, or of an Arrow file of any other name.
 
-    ValueError if the file is damaged, exceeds limits.py, or has a value that Python cannot represent.
+    Nulls are left out: JSON lines would not have them either. ValueError if the file is damaged, exceeds limits.py, or
+    has a value that Python cannot represent.
     """
     import pyarrow as pa
+
+    kind, pieces = ("Parquet", _parquet) if file.suffix == ".parquet" else ("Arrow", _arrow)
+    number = 0
+    try:
+        for number, row in _rows_of(file, pieces(file), limits.most_bytes(file)):
+            yield number, row
+    except UserError:
+        raise
+    except (pa.ArrowException, *DAMAGED) as error:
+        raise UserError(f"{file.name} after row {number}: not a whole {kind} file ({error})") from error
+
+
+def _parquet(file: Path) -> Iterator[Any]:
+    """Yield the file's rows as record batches: UserError if it is no Parquet, or unpacks to more than is taken."""
     import pyarrow.parquet as pq
 
     with file.open("rb") as opened:
         if (first := opened.read(len(MAGIC))) != MAGIC:
             other = "; wanted JSON lines under a name that ends in .jsonl, or Parquet (pandas: to_parquet)"
             raise UserError(f"{file.name} is no Parquet file, by its first bytes {first!r}{other}")
-    number = 0
-    try:
-        most = limits.most_bytes(file)
-        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened, file.open("rb") as pages:
-            said_G = _said_bytes(opened, pages)
-            limits.check_unpacked(file, sum(said_G), most, "as its footer and its pages say")
-            columns = [opened.schema.column(at) for at in range(len(opened.schema))]
-            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-        is_large = max(said_G, default=0) > PLAIN_GROUP_BYTES
-        is_plain = is_large and sum(said_G) <= PLAIN_TIMES_PACKED * file.stat().st_size
-        with pq.ParquetFile(file, read_dictionary=[] if is_plain else texts) as opened:
-            pieces = opened.iter_batches(batch_size=PLAIN_PIECE_ROWS if is_plain else PIECE_ROWS)
-            for number, row in rows_of(file, pieces, most):
-                yield number, row
-    except (limits.TooLarge, NoValue):
-        raise
-    except (pa.ArrowException, *DAMAGED) as error:
-        raise UserError(f"{file.name} after row {number}: not a whole Parquet file ({error})") from error
+    with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
+        unpacked_G = _unpacked_bytes(opened)
+        limits.check_unpacked(file, sum(unpacked_G), limits.most_bytes(file), "as its footer says")
+        columns = [opened.schema.column(at) for at in range(len(opened.schema))]
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    is_large = max(unpacked_G, default=0) > PLAIN_GROUP_BYTES
+    is_plain = is_large and sum(unpacked_G) <= PLAIN_TIMES_PACKED * file.stat().st_size
+    with pq.ParquetFile(file, read_dictionary=[] if is_plain else texts) as opened:
+        yield from opened.iter_batches(batch_size=PLAIN_PIECE_ROWS if is_plain else PIECE_ROWS)
 
 
-def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _unpacked_bytes(opened: Any) -> list[int]:
+    """Return the unpacked bytes of each row group by the footer, where a dictionary counts once, each value as an item.
+
+    This bounds what pyarrow must unpack for a first row: whole pages, and all values in one row's lists.
+    """
+    metadata, unpacked_G = opened.metadata, []
+    columns = list(range(metadata.num_columns))
+    for number in range(metadata.num_row_groups if columns else 0):
+        # A column's damaged facts raise an error here; in `column` below they would end the process (pyarrow 26).
+        # So would a batch of no rows where there are no columns.
+        list(opened.reader.iter_batches(0, row_groups=[number], column_indices=columns))
+        group = metadata.row_group(number)
+        chunks = [(group.column(at), metadata.schema.column(at).length or 0) for at in columns]
+        values = sum(chunk.num_values * (limits.ITEM_BYTES + length) for chunk, length in chunks)
+        unpacked_G.append(values + sum(chunk.total_uncompressed_size for chunk, _ in chunks))
+    return unpacked_G
+
+
+def _arrow(file: Path) -> Iterator[Any]:
+    """Yield the batches of an Arrow file or stream, each checked: a damaged one's offsets would lead out of it."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as opened:
+        is_file = opened.read(6) == b"ARROW1"  # with a table of its batches at the end; a stream has none
+        opened.seek(0)
+        reader: Any = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
+        for batch in (reader.get_batch(at) for at in range(reader.num_record_batches)) if is_file else reader:
+            batch.validate(full=True)
+            yield from (batch.slice(start, PIECE_ROWS) for start in range(0, batch.num_rows, PIECE_ROWS))
+
+
+def _rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row number from 1, object) of the rows of record batches, each measured before Python objects are made.
 
     Nulls are left out. TooLarge if a row exceeds limits.py, or all rows together take more than `most` bytes.
@@ -78,7 +115,7 @@ def rows_of(file: Path, pieces: Iterable[Any], most: int) -> Iterator[tuple[int,
 
 
 def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:
-    """Return the rows of a piece that follows `before` rows. NoValue names the column."""
+    """Return the rows of a piece that follows `before` rows. UserError names the column."""
     import pyarrow as pa
 
     try:
@@ -92,7 +129,7 @@ def _python_rows(part: Any, file: str, before: int) -> list[dict[str, Any]]:
                 place += f", column {column!r} ({part.schema.field(column).type})"
                 break
         wanted = "texts in UTF-8, numbers, lists, objects, or times of whole microseconds in the years 1 to 9999"
-        raise NoValue(f"{place}: a value that is not read ({error}); wanted {wanted}") from error
+        raise UserError(f"{place}: a value that is not read ({error}); wanted {wanted}") from error
 
 
 def _decoded(part: Any) -> Any:
@@ -104,33 +141,6 @@ def _decoded(part: Any) -> Any:
         if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
             columns[at] = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     return pa.RecordBatch.from_arrays(columns, part.schema.names)
-
-
-def _said_bytes(opened: Any, pages: IO[bytes]) -> list[int]:
-    """Return the unpacked bytes of each row group: the larger of its footer's and its page headers' sums.
-
-    A dictionary counts once, and every value as an item. This bounds what the library must unpack for a first row:
-    whole pages, and all values in one row's lists.
-    """
-    metadata, said_G, seen = opened.metadata, [], 0
-    columns = list(range(metadata.num_columns))
-    for number in range(metadata.num_row_groups if columns else 0):
-        # A column's damaged facts raise an error here; in `column` below they would end the process (pyarrow 26).
-        # So would a batch of no rows where there are no columns.
-        list(opened.reader.iter_batches(0, row_groups=[number], column_indices=columns))
-        group = metadata.row_group(number)
-        chunks = [(group.column(at), metadata.schema.column(at).length or 0) for at in columns]
-        said = 0
-        for chunk, length in chunks:
-            starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
-            start, by_pages = min(offset for offset in starts if offset), 0  # 0 and None: there is no dictionary
-            for unpacked in parquet_pages.unpacked_bytes(pages, start, chunk.total_compressed_size):
-                by_pages, seen = by_pages + unpacked, seen + 1
-                if seen > MOST_PAGES:
-                    raise limits.TooLarge(f"{pages.name} has more than {MOST_PAGES:,} pages, the most that are read")
-            said += max(chunk.total_uncompressed_size, by_pages) + chunk.num_values * (limits.ITEM_BYTES + length)
-        said_G.append(said)
-    return said_G
 
 
 def _python_bytes(piece: Any) -> int:
@@ -193,3 +203,37 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def saved(folder: Path) -> list[Path] | None:
+    """Return the Arrow files of a folder that `save_to_disk` wrote, in their order; None for any other folder.
+
+    ValueError: it holds several splits, a file is missing, or the rows stand in another order than the files say.
+    """
+    if (folder / SPLITS).is_file():
+        splits = _listed(folder / SPLITS, "splits")
+        todo = f"name one of them, as in {folder / str(splits[0]) if splits else folder}"
+        raise UserError(f"{folder} holds the splits {', '.join(map(str, splits)) or '(none)'} of a data set; {todo}")
+    if not (folder / STATE).is_file():
+        return None
+    if any(_listed(folder / STATE, name) for name in INDICES):
+        todo = "in Python, with the version of datasets that wrote it: load_from_disk(FOLDER).flatten_indices()"
+        todo += ".save_to_disk(NEW); newer versions take the files' rows as they stand"
+        raise UserError(f"{folder} is a selection of the rows of its files, which is not read; {todo}")
+    names = [one.get("filename") if isinstance(one, dict) else one for one in _listed(folder / STATE, "_data_files")]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder / STATE} names the file {name!r}, which is not in its folder; copy it again")
+    return [folder / str(name) for name in names]
+
+
+def _listed(file: Path, name: str) -> list[Any]:
+    """Return the list under that name; none where it is null or absent."""
+    try:
+        found = json.loads(file.read_bytes()[:MOST_STATE_BYTES])
+        held = found.get(name) or []
+        if isinstance(held, list):
+            return held
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    raise UserError(f"{file} is damaged, or is none of those that save_to_disk writes; copy the folder again")
