@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere
 from qr_jax.cli.commands import doctor, options
 from qr_jax.cli.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -23,7 +23,7 @@ from qr_jax.data.world import generate
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
 from qr_jax.run import run_files, runs
-from qr_jax.settings import elsewhere, overrides
+from qr_jax.settings import overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -667,7 +667,7 @@ def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
 from qr_jax import errors
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere
 from qr_jax.cli.commands import doctor
 
 class Callback:  # what it raises is ignored, as in jax's callback of the garbage collector
@@ -704,7 +704,7 @@ except BaseException:
 import signal, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from qr_jax import errors
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere
 from qr_jax.cli.commands import doctor
 
 def examine():
@@ -750,7 +750,7 @@ def test_a_command_that_ends_early_does_not_wait_for_what_its_threads_compile(en
 import sys, threading, time
 import jax
 from qr_jax import errors
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere
 from qr_jax.cli.commands import doctor
 
 def compile_on():
@@ -855,7 +855,7 @@ def test_a_shell_s_completion_knows_every_command_and_its_options(shell, capsys)
 def test_ctrl_c_while_the_parser_is_built_is_one_line():
     program = """
 import os, signal, sys, time
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere
 build = cli.make_parser
 def pressed():
     os.kill(os.getpid(), signal.SIGINT)

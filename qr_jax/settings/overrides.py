@@ -9,7 +9,6 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
-from qr_jax.settings import elsewhere
 from qr_jax.settings.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
 
 # Names known by muscle memory from verl and SkyRL.
@@ -22,6 +21,11 @@ ALIASES: Mapping[str, str] = {
 }
 # The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
 KINDS = tuple(CONTRACTS)
+
+
+def elsewhere() -> Any:
+    """The table of other systems' names, which only an error needs."""
+    return plugins.around("cli.elsewhere")
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
@@ -83,7 +87,7 @@ def _path(config: Any, name: str) -> list[str]:
 def _unknown(config: Any, name: str) -> UserError:
     if name in RENAMED:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
-    if said := elsewhere.said_of(name):
+    if said := elsewhere().said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")
     last = {full: full.split(".")[-1] for full in known}
@@ -95,8 +99,8 @@ def _unknown(config: Any, name: str) -> UserError:
     )
     if same:
         return UserError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
-    meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
-    if meant and (said := elsewhere.said_of(meant[0])):
+    meant = difflib.get_close_matches(parts[-1], elsewhere().SETTINGS, n=1, cutoff=0.9)
+    if meant and (said := elsewhere().said_of(meant[0])):
         return UserError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
     guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
     return UserError(f"unknown setting {name}{guess}")
@@ -145,7 +149,7 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
     try:
         return read(here, text, wanted)
     except ValueError as error:
-        if ours := elsewhere.VALUES.get(here, {}).get(text):
+        if ours := elsewhere().VALUES.get(here, {}).get(text):
             raise UserError(f"{error}; {text} is {ours} here") from None
         raise
 
@@ -179,7 +183,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
-            said = elsewhere.said_of(f"{kind}.{key}")
+            said = elsewhere().said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type

@@ -6,8 +6,8 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from qr_jax.errors import UserError
 
@@ -16,6 +16,20 @@ DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("none", "null")
+
+
+class Bound(NamedTuple):
+    """The values that a setting may have, beside its type: `Annotated[int, at_least(1)]`. None is always among them."""
+
+    wanted: str  # in a message: "wanted ..."
+    allows: Callable[[Any], bool]
+
+
+def at_least(least: float, why: str = "") -> Bound:
+    return Bound(f"at least {least:g}{why}", lambda value: value >= least)
+
+
+ABOVE_0 = Bound("more than 0", lambda value: value > 0)
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
@@ -34,6 +48,7 @@ def few(texts: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
 
 def describe(wanted: Any) -> str:
     """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
+    wanted = bare(wanted)
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     simple[Use] = "a plug-in"
     if wanted in simple:
@@ -70,8 +85,25 @@ def wrong(name: str, found: Any, wanted: Any) -> UserError:
 
 @functools.cache
 def type_hints(of: type) -> Mapping[str, Any]:
-    """The types of a dataclass's fields."""
-    return get_type_hints(of)
+    """Return the types of a dataclass's fields, with their bounds."""
+    return get_type_hints(of, include_extras=True)
+
+
+def bare(wanted: Any) -> Any:
+    """Return a type without its bounds."""
+    return get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+
+
+def out_of_bounds(name: str, value: Any, wanted: Any) -> Iterator[str]:
+    """Yield an error for each value, of a setting or of those of a section, that its bound does not allow."""
+    if dataclasses.is_dataclass(wanted) and wanted is not Use:
+        for key, hint in type_hints(wanted).items():  # type: ignore[arg-type]
+            yield from out_of_bounds(f"{name}.{key}" if name else key, getattr(value, key), hint)
+    for part in get_args(wanted) if value is not None else ():
+        if isinstance(part, Bound) and not part.allows(value):
+            yield f"{name} is {value}; wanted {part.wanted}"
+        elif get_origin(part) is Annotated:  # one of a union's types
+            yield from out_of_bounds(name, value, part)
 
 
 def conform(name: str, value: Any, wanted: Any) -> Any:
@@ -79,6 +111,7 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
 
     A whole number becomes a float where one is wanted, and a list a tuple; nothing else changes.
     """
+    wanted = bare(wanted)
     if wanted is Any:
         return _plain_value(name, value)
     origin, parts = get_origin(wanted), get_args(wanted)
@@ -172,6 +205,7 @@ def _plain_value(name: str, value: Any) -> Any:
 
 def read(name: str, text: str, wanted: Any) -> Any:
     """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
+    wanted = bare(wanted)
     if wanted is Any:
         return guess(text)
     origin, parts = get_origin(wanted), get_args(wanted)
@@ -256,6 +290,16 @@ class Use:
 
 def use(name: str, /, **settings: Any) -> Use:
     return Use(name, settings)
+
+
+def inside(value: Any, *, deep: bool = True) -> Iterator[Use]:
+    """Yield the plug-ins among a plug-in's settings (a retriever made of retrievers), and with `deep` those in them."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    for item in items:
+        if isinstance(item, Use):
+            yield item
+        if deep or not isinstance(item, Use):
+            yield from inside(item.settings if isinstance(item, Use) else item, deep=deep)
 
 
 def differences(one: Any, other: Any) -> list[str]:

@@ -91,7 +91,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
-    from qr_jax.settings.checks import inside
+    from qr_jax.settings.settings import inside
 
     chosen = chosen_retriever(arguments.retriever, arguments.overrides)
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):

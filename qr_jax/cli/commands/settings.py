@@ -20,7 +20,7 @@ def add(command: Any) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    from qr_jax.settings import meanings
+    from qr_jax.cli import meanings
 
     found = meanings.chosen(arguments.what) if arguments.what else meanings.sections()
     return show([asdict(section) for section in found], arguments.json, format_sections)

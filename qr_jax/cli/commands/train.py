@@ -82,18 +82,13 @@ def _set_aside(config: Any, folder: Path) -> None:
 
 
 def _check_parts(config: Any) -> None:
-    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist.
+    """Raise ValueError for a model name that does not exist, or a retriever that its URL or key keeps from being made.
 
     A retriever without a corpus is made as a run would make it: its URL is read, and its key found, without a request.
     """
     from qr_jax import plugins
-    from qr_jax.config import chosen_plugins
     from qr_jax.models import families
-    from qr_jax.settings import checks
 
-    for kind, chosen in chosen_plugins(config).items():
-        for plugin in (chosen, *checks.inside(chosen.settings)):
-            plugins.check_imports(kind, plugin)
     if not plugins.wants_corpus(config.retriever):
         plugins.bind("retriever", config.retriever)()
     if config.model.name not in families.PRESETS:

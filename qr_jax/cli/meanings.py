@@ -1,25 +1,26 @@
 """All settings: each one's name as a user types it, its type, its default and what it means.
 
-Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures; no plug-in is imported.
+Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures.
 """
 
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import io
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from qr_jax import config, plugins
+from qr_jax.cli import elsewhere
 from qr_jax.data.world import generate
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.settings import elsewhere
 from qr_jax.settings.settings import Use, describe, nearest
 
 PLACES = {"rule": "pool.rule", "rounds": "pool.rounds", "advantage": "learner.advantage", "loss": "learner.loss"}
@@ -128,8 +129,7 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
 
 def _comments_of_class(kind: Any) -> dict[str, str]:
     """Return the comments beside each field of a dataclass."""
-    path = Path(plugins.ROOT, *kind.__module__.split(".")[1:]).with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
+    source = inspect.getsource(sys.modules[kind.__module__])
     tree = next(
         node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
     )
@@ -143,7 +143,7 @@ def _comments_of_class(kind: Any) -> dict[str, str]:
 
 
 def _of_plugin(kind: str, name: str) -> Section:
-    source = Path(plugins.origin(kind, name)).read_text(encoding="utf-8")
+    source = inspect.getsource(plugins.home(kind, name))
     tree, comments, function_name = ast.parse(source), _comments(source), name.rpartition(".")[2]
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name]
     if not functions:
