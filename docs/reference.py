@@ -119,7 +119,7 @@ def metric_names() -> str:
 def foreign_names() -> str:
     """What other systems call a setting, and its name here; part of a page."""
     both = {**overrides.ALIASES, **elsewhere.SETTINGS}
-    rows = [(theirs, ours, elsewhere.UNLIKE.get(theirs, "")) for theirs, ours in sorted(both.items())]
+    rows = [(theirs, *ours.partition(": ")[::2]) for theirs, ours in sorted(both.items())]
     return table(("elsewhere", "here", "meaning"), rows)
 
 

@@ -95,26 +95,18 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
     """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
-    return [text for text in (too_few(config, queries), shared(queries, held_out)) if text]
-
-
-def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
-    """Say how many of the held-out questions are trained on too; None if none is."""
+    found, wanted = [], config.pool.queries
+    if len(queries) < wanted:
+        todo = f"lower pool.queries to {len(queries)}, or give it more questions"
+        there = f"there are {len(queries)} to train on: each step draws all"
+        found.append(f"pool.queries={wanted} a step, and {there}; {todo}")
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
-    if not count:
-        return None
-    what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too, so a score over them says little"
-    return f"{what}: `qr-jax data check TRAIN --against EVAL` lists them"
-
-
-def too_few(config: Config, queries: Sequence[Query]) -> str | None:
-    """Say that a step asks for more queries than there are; None if it does not."""
-    wanted = config.pool.queries
-    if len(queries) >= wanted:
-        return None
-    todo = f"lower pool.queries to {len(queries)}, or give it more questions"
-    return f"pool.queries={wanted} a step, and there are {len(queries)} to train on: each step draws all; {todo}"
+    if count:
+        what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
+        todo = "`qr-jax data check TRAIN --against EVAL` lists them"
+        found.append(f"{what}, so a score over them says little: {todo}")
+    return found
 
 
 def probed(config: Config) -> list[Query]:
@@ -180,11 +172,12 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = supporting_traces(queries, search, absent=absent, **_supporting(config))
+        made = supporting_traces(queries, search, absent=absent, k=config.rollout.search_k, **_expert(config))
         pairs = [(trace, search) for trace in made]
     elif name == "retrieved":
         queries = questions(config, "train")
-        pairs = [(trace, search) for trace in retrieved_traces(queries, search, **_retrieved(config))]
+        made = retrieved_traces(queries, search, write=_expert(config)["write"], k=config.rollout.search_k)
+        pairs = [(trace, search) for trace in made]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -199,15 +192,6 @@ def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], froz
     if not plugins.wants_corpus(config.retriever):
         return list(queries), frozenset()
     return with_titles(queries, passages(config))
-
-
-def _supporting(config: Config) -> dict[str, Any]:
-    """Return the arguments by which `supporting_traces` writes traces: `_expert`'s, and the passages a search."""
-    return {**_expert(config), "k": config.rollout.search_k}
-
-
-def _retrieved(config: Config) -> dict[str, Any]:
-    return {"write": _expert(config)["write"], "k": config.rollout.search_k}
 
 
 def _expert(config: Config) -> dict[str, Any]:
@@ -230,22 +214,21 @@ def check_learnable(
     """
     check_readable(tokenizer, queries)
     check_readable(tokenizer, questions)
-    check_traces(config, queries)
-    if not config.sft.steps or config.train.init:
-        return
-    if config.data.traces == "supporting":
-        titled, absent = _titled(config, queries)
-        check_supporting(titled, search, absent=absent, **_supporting(config))
-    elif config.data.traces == "retrieved":
-        check_retrieved(queries, search, **_retrieved(config))
+    check_traces(config, queries, search)
 
 
-def check_traces(config: Config, queries: Sequence[Query]) -> None:
-    """Raise ValueError, before passages are read, if the cold start would find no trace that it can use."""
+def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
+    """Raise ValueError if the cold start would find no trace that it can use; without `search` read no passages."""
     if not config.sft.steps or config.train.init:
         return
+    k = config.rollout.search_k
     if config.data.traces == "supporting":
         check_fit(queries, passages_read=False)
+        if search:
+            titled, absent = _titled(config, queries)
+            check_supporting(titled, search, absent=absent, k=k, **_expert(config))
+    elif config.data.traces == "retrieved" and search:
+        check_retrieved(queries, search, write=_expert(config)["write"], k=k)
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)

@@ -115,9 +115,31 @@ def _checked(config: Any) -> str:
     return f"{right}; passages{place} and model are read when the run begins"
 
 
+def _verdicts(config: Any) -> str | None:
+    """Say the most verdicts of a judge that a run can need, and what its budget allows; None where there is no bound.
+
+    A reward's file says how many an episode can need (VERDICTS); only rounds that draw once bound a step's episodes.
+    """
+    from qr_jax import plugins
+
+    reward, pool = config.reward, config.pool
+    each = plugins.constants("reward", reward.name).get("VERDICTS")
+    given = plugins.settings_of("reward", reward)
+    rounds = plugins.constants("rounds", pool.rounds.name).get("ROUNDS")
+    if each is None or rounds != 1 or not {"budget", "cache"} <= given.keys():
+        return None
+    step, limit = pool.queries * pool.oversample * pool.samples, config.train.max_rollouts
+    steps = config.train.steps if limit is None else min(config.train.steps, -(-limit // step))
+    count = each * step * steps
+    text = f"reward {reward.name!r} needs at most {count:,} verdicts in this run, and reward.budget is "
+    text += f"{given['budget']:,}; verdicts of other runs in {given['cache']} count too"
+    if count > given["budget"]:
+        text += f". The run may end early: set reward.budget={count}, or what that file holds more"
+    return text
+
+
 def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
     from qr_jax import config as configs
-    from qr_jax.settings import verdicts
 
     with terminal.phase("checking the config"):
         config, folder = options.resolve(arguments, stage)
@@ -128,7 +150,7 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
 
             checks.check_cold_start(config)
         right = _checked(config)
-    if not stage and (text := verdicts.told(config)):
+    if not stage and (text := _verdicts(config)):
         terminal.say(text)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)
