@@ -666,7 +666,7 @@ def test_ctrl_c_that_a_library_s_callback_swallows_ends_the_process(tmp_path):
     program = """
 import os, signal, sys, time
 from qr_jax import errors
-from qr_jax.cli import cli, elsewhere
+from qr_jax.cli import cli
 from qr_jax.cli.commands import doctor
 
 class Callback:  # what it raises is ignored, as in jax's callback of the garbage collector
@@ -703,7 +703,7 @@ except BaseException:
 import signal, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from qr_jax import errors
-from qr_jax.cli import cli, elsewhere
+from qr_jax.cli import cli
 from qr_jax.cli.commands import doctor
 
 def examine():
@@ -749,7 +749,7 @@ def test_a_command_that_ends_early_does_not_wait_for_what_its_threads_compile(en
 import sys, threading, time
 import jax
 from qr_jax import errors
-from qr_jax.cli import cli, elsewhere
+from qr_jax.cli import cli
 from qr_jax.cli.commands import doctor
 
 def compile_on():
@@ -842,19 +842,10 @@ def test_make_help_lists_every_target_that_says_what_it_is():
     assert {"test-pods", "bench-retrieval-server"} <= listed
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_s_completion_knows_every_command_and_its_options(shell, capsys):
-    assert cli.main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    for name in cli.make_parser().get_default("commands"):
-        assert name in script
-    assert "--restart" in script and "compgen" in script if shell == "bash" else "_files" in script
-
-
 def test_ctrl_c_while_the_parser_is_built_is_one_line():
     program = """
 import os, signal, sys, time
-from qr_jax.cli import cli, elsewhere
+from qr_jax.cli import cli
 build = cli.make_parser
 def pressed():
     os.kill(os.getpid(), signal.SIGINT)

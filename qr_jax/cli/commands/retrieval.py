@@ -3,10 +3,9 @@
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.cli.commands.options import add_json, port, show, whole
+from qr_jax.cli.commands.options import add_json, parts_of, port, show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
@@ -33,15 +32,12 @@ def add(command: Any) -> None:
     serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
     serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
     serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
-    text = "bytes a request (32000000)"
-    serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
+    serve.add_argument("--max-body", type=whole(1), metavar="N", help="bytes a request (32000000)")
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
     text = "open at once; while there are more, each request gets 503 (1024)"
     serve.add_argument("--max-connections", type=whole(1), metavar="N", help=text)
-    parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
-    text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
-    check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
-    check.set_defaults(run_command=_check)
+    part = parts_of(command, "retriever", "check a retrieval server")
+    check = part("check", _check, "ask a retrieval server what can go wrong; what is wrong exits with 1")
     text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
     check.add_argument("url", metavar="URL", help=text)
     check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
@@ -63,22 +59,16 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A config's part with the retriever, under the name that overrides use."""
-
-    retriever: Use
-
-
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
     """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
+    from qr_jax.config import Config
     from qr_jax.settings.overrides import override
 
     for word in typed:
         if word.startswith("--") and "=" not in word:
             raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
-    return override(_Chosen(Use(name)), words).retriever
+    return override(Config(retriever=Use(name)), words).retriever
 
 
 def _serve(arguments: argparse.Namespace) -> int:

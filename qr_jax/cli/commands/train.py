@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
-    for name, run, about, folder in (
-        ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
-        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
-        ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
+    for name, about, folder in (
+        ("quickstart", f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
+        ("train", "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
+        ("sft", "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
     ):
+        run = partial(_run, stage="sft" if name == "sft" else "")
         what = "" if name == "quickstart" else "CONFIG "
         made = command(name, run, about, usage=f"qr-jax {name} {what}[setting=value ...] [options]")
         made.epilog = "`qr-jax settings` lists every setting with its type, its default and what it means."
@@ -38,23 +40,14 @@ def add(command: Any) -> None:
         else:
             made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
-        made.add_argument(
-            "--dry-run", action="store_true", help="check the config, read the questions, print it as JSON, and stop"
-        )
+        text = "check the config, read the questions, print it as JSON, and stop"
+        made.add_argument("--dry-run", action="store_true", help=text)
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
         options.add_process_options(made)
         made.add_argument("--verbose", action="store_true", help="tables, layouts and what is compiled, too")
         made.add_argument("--json", action="store_true", help="print the summary as JSON; all else goes to stderr")
         options.add_trust(made)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    return _run(arguments, "")
-
-
-def _sft(arguments: argparse.Namespace) -> int:
-    return _run(arguments, "sft")
 
 
 def _refuse_folder(folder: Path) -> None:
@@ -170,7 +163,10 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
-            if not options.is_first():
+            from qr_jax.parallel import hosts  # here: it imports jax
+
+            is_first = hosts.index() == 0
+            if not is_first:  # the others print errors alone
                 terminal.speak(None)
             if arguments.restart:
                 _set_aside(config, folder)
@@ -179,6 +175,6 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
             else:
                 from qr_jax.train import train as run
         summary = run(config, folder)
-    if options.is_first() and arguments.json:
+    if is_first and arguments.json:
         terminal.result(json.dumps(summary, indent=2, default=str))
     return 0
