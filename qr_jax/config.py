@@ -102,9 +102,6 @@ class Rollout:
     # nothing, which Qwen3 takes for true
     thinking: bool | None = None
     temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # of sampling
-    # 1 and 0 alone: the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
-    top_p: float = 1.0
-    top_k: int = 0  # as top_p
     search_k: Count = 3  # passages a query
     observation_tokens: Count = 500  # of one env turn
     passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised

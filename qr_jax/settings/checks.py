@@ -56,7 +56,7 @@ def problems(
     except ValueError as error:
         return [str(error)]
     lines = [*out_of_bounds("", config, Config)]
-    lines += [line for part in (_sizes, _sampling, _together, _batches, _lengths) for line in part(config)]
+    lines += [line for part in (_sizes, _together, _batches, _lengths) for line in part(config)]
     lines += _files(config, reads)
     if "eval" in reads:
         lines += _sources(config)
@@ -73,18 +73,6 @@ def _sizes(config: Config) -> Iterator[str]:
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
         yield f"learner.importance_low={low} is not below learner.importance_high={high}"
-
-
-def _sampling(config: Config) -> Iterator[str]:
-    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
-    for name, off in (("top_p", 1.0), ("top_k", 0)):
-        if (value := getattr(config.rollout, name)) != off:
-            yield (
-                f"rollout.{name}={value}: tokens would come from a restricted distribution, and the learner's "
-                "log-probabilities are of the whole vocabulary, so that every importance weight would be wrong; set "
-                f"rollout.{name}={off:g} (the answers that an evaluation samples may be restricted: "
-                f"evaluation.{name}={value})"
-            )
 
 
 def _together(config: Config) -> Iterator[str]:
@@ -130,14 +118,9 @@ def _together(config: Config) -> Iterator[str]:
             f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
-    if config.log.wandb and not _is_installed("wandb"):
+    package = importlib.util.find_spec("wandb") if config.log.wandb else None
+    if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
-
-
-def _is_installed(package: str) -> bool:
-    """Return True if the package can be imported; a mere folder of its name (W&B leaves one where it ran) is none."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
 
 
 def _batches(config: Config) -> Iterator[str]:
