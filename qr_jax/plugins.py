@@ -79,22 +79,23 @@ def modules(kind: str) -> Mapping[str, str]:
 def find(kind: str, name: str) -> Callable[..., Any]:
     """The plug-in's function. ValueError on an unknown name (with the nearest and the list)."""
     module, function = _place(kind, name)
+    package, _, within = module.partition(".")
     try:
-        plugin = getattr(importlib.import_module(module), function, None)
+        file = around(within) if package == ROOT.name else importlib.import_module(module)
     except (Exception, SystemExit) as error:
         lacks = error.name if isinstance(error, ModuleNotFoundError) else None
         if lacks and f"{module}.".startswith(f"{lacks}."):  # itself, or what it stands in
             raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
-        if module.partition(".")[0] == ROOT.name or isinstance(error, UserError):  # it says so itself
+        if package == ROOT.name or isinstance(error, UserError):  # it says so itself
             raise
-        raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error, module)}") from error
-    if not callable(plugin):
+        raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error, package)}") from error
+    if not callable(plugin := getattr(file, function, None)):
         todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
         raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
     return plugin
 
 
-def _import_error(error: BaseException, module: str) -> str:
+def _import_error(error: BaseException, package: str) -> str:
     """Say how the import of a user's module failed, with the lines of the traceback that are the user's."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
@@ -102,8 +103,7 @@ def _import_error(error: BaseException, module: str) -> str:
     lines = [
         f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if module.partition(".")[0] in Path(frame.filename).with_suffix("").parts
-        or not frame.filename.startswith(installed)
+        if package in Path(frame.filename).with_suffix("").parts or not frame.filename.startswith(installed)
     ]
     return f"{type(error).__name__}: {error}" + "".join(lines)
 

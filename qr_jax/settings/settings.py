@@ -101,7 +101,7 @@ def bare(wanted: Any) -> Any:
 def out_of_bounds(name: str, value: Any, wanted: Any) -> Iterator[str]:
     """Yield an error for each value, of a setting or of those of a section, that its bound does not allow."""
     if dataclasses.is_dataclass(wanted) and wanted is not Use:
-        for key, hint in type_hints(wanted).items():  # type: ignore[arg-type]
+        for key, hint in type_hints(wanted).items():
             yield from out_of_bounds(f"{name}.{key}" if name else key, getattr(value, key), hint)
     for part in get_args(wanted) if value is not None else ():
         if isinstance(part, Bound) and not part.allows(value):

@@ -28,14 +28,16 @@ def add(command: Any) -> None:
     serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
     serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
     serve.add_argument("--batch", type=whole(1), metavar="N", help="queries of one search call (64)")
-    serve.add_argument("--wait-ms", type=whole(0), metavar="N", help="for others to search with (3)")
-    serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
-    serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
-    serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
-    serve.add_argument("--max-body", type=whole(1), metavar="N", help="bytes a request (32000000)")
+    serve.add_argument("--wait-ms", dest="wait_s", type=_seconds, metavar="N", help="for others to search with (3)")
+    serve.add_argument("--max-k", dest="k", type=whole(1), metavar="N", help="passages a query (100)")
+    serve.add_argument("--max-queries", dest="queries", type=whole(1), metavar="N", help="queries a request (4096)")
+    serve.add_argument(
+        "--max-chars", dest="query_chars", type=whole(1), metavar="N", help="of a query; a longer is cut (4096)"
+    )
+    serve.add_argument("--max-body", dest="body_bytes", type=whole(1), metavar="N", help="bytes a request (32000000)")
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
     text = "open at once; while there are more, each request gets 503 (1024)"
-    serve.add_argument("--max-connections", type=whole(1), metavar="N", help=text)
+    serve.add_argument("--max-connections", dest="connections", type=whole(1), metavar="N", help=text)
     part = parts_of(command, "retriever", "check a retrieval server")
     check = part("check", _check, "ask a retrieval server what can go wrong; what is wrong exits with 1")
     text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
@@ -48,15 +50,8 @@ def add(command: Any) -> None:
     add_json(check)
 
 
-def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of limits.Limits that were given."""
-    given = {
-        "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
-        "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
-        "connections": arguments.max_connections,
-        "wait_s": None if arguments.wait_ms is None else arguments.wait_ms / 1000,
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
+def _seconds(milliseconds: str) -> float:
+    return whole(0)(milliseconds) / 1000
 
 
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
@@ -92,7 +87,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     server.check_packages()
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
-    asked = Limits(**limits_of(arguments))
+    limits = {name: value for name, value in vars(arguments).items() if name in Limits.__dataclass_fields__}
+    asked = Limits(**{name: value for name, value in limits.items() if value is not None})
     search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     limits = asked.over(largest)
