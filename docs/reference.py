@@ -11,10 +11,9 @@ from typing import Any
 from unittest import mock
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli, elsewhere, meanings
+from qr_jax.cli import cli, elsewhere, meanings, overrides
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging import metrics
-from qr_jax.settings import overrides
 
 PACKAGE = Path(config.__file__).parent
 COLUMNS = "100"  # of the commands' help

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.overrides import override
 from qr_jax.settings.settings import ABOVE_0, Bound, Use, at_least, conform, nearest, plain, with_new_names
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
@@ -293,7 +293,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
 
     `file.py:name` takes the file's variable or function of that name instead. `configs/NAME.py` is the package's own
-    where no such file stands here. Overrides (settings/overrides.py) come last. ValueError says what is wrong with the
+    where no such file stands here. Overrides (cli/overrides.py) come last. ValueError says what is wrong with the
     file or with an override.
     """
     path, name = parts(path)
@@ -326,7 +326,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
         )
-    return from_json(plain(override(from_json(read), overrides)))
+    config = from_json(read)
+    return from_json(plugins.around("cli.overrides").override(config, overrides)) if overrides else config
 
 
 def parts(path: str | Path) -> tuple[Path, str]:

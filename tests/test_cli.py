@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli, elsewhere
+from qr_jax.cli import cli, elsewhere, overrides
 from qr_jax.cli.commands import doctor, options
 from qr_jax.cli.commands import runs as run_commands
 from qr_jax.config import Config, to_json
@@ -23,7 +23,6 @@ from qr_jax.data.world import generate
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
 from qr_jax.run import run_files, runs
-from qr_jax.settings import overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

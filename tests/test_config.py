@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax import config
+from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
-from qr_jax.settings import checks, overrides
+from qr_jax.settings import checks
 
 
 def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):

@@ -267,7 +267,7 @@ OTHER_WORDS = {
     "search/http_post.py": {"http"},  # a scheme
     "rewards/_format.py": {"tool_call"},  # a tag
     "methods/rewards/reseek.py": {"judge"},  # a tag
-    "settings/settings.py": {"none"},  # what people type for None
+    "cli/overrides.py": {"none"},  # what people type for None
 }
 
 

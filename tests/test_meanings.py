@@ -5,10 +5,9 @@ import json
 import pytest
 
 from qr_jax import plugins
-from qr_jax.cli import cli, meanings
+from qr_jax.cli import cli, meanings, overrides
 from qr_jax.config import Config
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.settings import overrides
 
 
 @pytest.mark.house

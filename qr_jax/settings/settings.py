@@ -1,4 +1,4 @@
-"""Typed settings: what people type and what JSON holds, as the types that dataclass fields are annotated with."""
+"""Typed settings: what Python and JSON hold, as the types that dataclass fields are annotated with."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,6 @@ RESTRICTED += "importance weight would be wrong; the answers that an evaluation 
 # Settings of version 0.2 that are no more: the one value that a config.json may still say, and what to do instead.
 GONE = {"rollout.top_p": (1.0, f"{RESTRICTED}top_p"), "rollout.top_k": (0, f"{RESTRICTED}top_k")}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-NOTHING = ("none", "null")
 
 
 class Bound(NamedTuple):
@@ -120,7 +119,7 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
         return _plain_value(name, value)
     origin, parts = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
-        return _first(conform, name, value, wanted)
+        return first_of(conform, name, value, wanted)
     if origin is Literal:
         if not any(value == part and type(value) is type(part) for part in parts):
             raise wrong(name, value, wanted)
@@ -128,7 +127,7 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise wrong(name, value, wanted)
-        return _each(conform, name, value, value, wanted)
+        return each_of(conform, name, value, value, wanted)
     if dataclasses.is_dataclass(wanted):
         return _dataclass(name, value, wanted)
     if origin is not None and issubclass(origin, Mapping):
@@ -148,7 +147,7 @@ def _bounded(name: str, number: int) -> int:
     return number
 
 
-def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
+def first_of(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
     """Convert what was found, by `by`, to the first of a union's types that takes it."""
     for part in get_args(wanted):
         with contextlib.suppress(ValueError):
@@ -156,7 +155,7 @@ def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: An
     raise wrong(name, found, wanted)
 
 
-def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
+def each_of(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
     """Convert each item of a tuple by `by`; errors show the tuple as it was `found`."""
     parts = get_args(wanted)
     parts = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
@@ -205,64 +204,6 @@ def _plain_value(name: str, value: Any) -> Any:
         return {key: _plain_value(f"{name}.{key}", item) for key, item in value.items()}
     found = f"{name} is {show(value)} ({type(value).__name__})"
     raise UserError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
-
-
-def read(name: str, text: str, wanted: Any) -> Any:
-    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
-    wanted = bare(wanted)
-    if wanted is Any:
-        return guess(text)
-    origin, parts = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        if type(None) in parts and text.lower() in NOTHING:
-            return None
-        return _first(read, name, text, wanted)
-    if origin is Literal:
-        for part in parts:
-            if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
-                return part
-        raise wrong(name, text, wanted)
-    if origin is tuple:
-        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        return _each(read, name, items, text, wanted)
-    return conform(name, _scalar(text, wanted), wanted)
-
-
-def _scalar(text: str, wanted: Any) -> Any:
-    """The typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
-    if wanted is bool:
-        return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
-    if wanted is type(None) and text.lower() in NOTHING:
-        return None
-    if wanted in (int, float):
-        try:
-            number = float(text)
-            if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
-                return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
-            return number if wanted is float else text
-        except ValueError:
-            return text
-    return text
-
-
-def guess(text: str) -> Any:
-    """A value for a setting of no stated type: none, true, false, a number, a list at commas, else text."""
-    if "," in text:
-        return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
-    if text.lower() in NOTHING:
-        return None
-    if text.lower() in ("true", "false"):
-        return WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if kind is int and abs(number) >= BEYOND:  # a name that is all digits, and keeps them
-            return text
-        if math.isfinite(number):
-            return number
-    return text
 
 
 def plain(value: Any) -> Any:

@@ -149,10 +149,10 @@ def _recall(arguments: argparse.Namespace) -> int:
 
 
 def _world(arguments: argparse.Namespace) -> int:
+    from qr_jax.cli.overrides import guess, pairs
     from qr_jax.data.world import generate
     from qr_jax.run.run_files import check_writable
-    from qr_jax.settings.overrides import pairs
-    from qr_jax.settings.settings import conform, guess
+    from qr_jax.settings.settings import conform
 
     check_writable(arguments.out, "FOLDER")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}

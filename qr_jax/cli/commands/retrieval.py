@@ -56,8 +56,8 @@ def _seconds(milliseconds: str) -> float:
 
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
     """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
+    from qr_jax.cli.overrides import override
     from qr_jax.config import Config
-    from qr_jax.settings.overrides import override
 
     for word in typed:
         if word.startswith("--") and "=" not in word:

@@ -57,11 +57,11 @@ def add(command: Any) -> None:
 
 def _synth(arguments: argparse.Namespace) -> int:
     """Make questions and trajectories; return 1 if there are fewer than asked for, or the work ended early."""
+    from qr_jax.cli.overrides import override
     from qr_jax.config import Config
     from qr_jax.run.run_files import check_writable
     from qr_jax.sets.synth import card, run
     from qr_jax.sets.synth.teacher import Bounds
-    from qr_jax.settings.overrides import override
 
     check_writable(arguments.out, "OUT")
     usual = Config(retriever=Use(arguments.retriever), env=Use(arguments.env))

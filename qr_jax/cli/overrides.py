@@ -2,14 +2,31 @@
 
 import dataclasses
 import difflib
+import math
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from qr_jax import plugins
+from qr_jax.cli import elsewhere
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
-from qr_jax.settings.settings import DEEPEST, GONE, RENAMED, Use, conform, guess, nearest, read, type_hints
+from qr_jax.settings.settings import (
+    BEYOND,
+    DEEPEST,
+    GONE,
+    RENAMED,
+    WORDS,
+    Use,
+    bare,
+    conform,
+    each_of,
+    first_of,
+    nearest,
+    type_hints,
+    wrong,
+)  # fmt: skip
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -21,11 +38,7 @@ ALIASES: Mapping[str, str] = {
 }
 # The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
 KINDS = tuple(CONTRACTS)
-
-
-def elsewhere() -> Any:
-    """The table of other systems' names, which only an error needs."""
-    return plugins.around("cli.elsewhere")
+NOTHING = ("none", "null")
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,7 +102,7 @@ def _unknown(config: Any, name: str) -> UserError:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
     if (end := ".".join(name.split(".")[-2:])) in GONE:
         return UserError(f"there is no setting {name} any more: {GONE[end][1]}")
-    if said := elsewhere().said_of(name):
+    if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")
     last = {full: full.split(".")[-1] for full in known}
@@ -101,8 +114,8 @@ def _unknown(config: Any, name: str) -> UserError:
     )
     if same:
         return UserError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
-    meant = difflib.get_close_matches(parts[-1], elsewhere().SETTINGS, n=1, cutoff=0.9)
-    if meant and (said := elsewhere().said_of(meant[0])):
+    meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
+    if meant and (said := elsewhere.said_of(meant[0])):
         return UserError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
     guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
     return UserError(f"unknown setting {name}{guess}")
@@ -151,7 +164,7 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
     try:
         return read(here, text, wanted)
     except ValueError as error:
-        if ours := elsewhere().VALUES.get(here, {}).get(text):
+        if ours := elsewhere.VALUES.get(here, {}).get(text):
             raise UserError(f"{error}; {text} is {ours} here") from None
         raise
 
@@ -185,7 +198,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
-            said = elsewhere().said_of(f"{kind}.{key}")
+            said = elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type
@@ -199,3 +212,61 @@ def _place(listed: Sequence[Use], name: str, here: str) -> int:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
         raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
     return places[0]
+
+
+def read(name: str, text: str, wanted: Any) -> Any:
+    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
+    wanted = bare(wanted)
+    if wanted is Any:
+        return guess(text)
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        if type(None) in parts and text.lower() in NOTHING:
+            return None
+        return first_of(read, name, text, wanted)
+    if origin is Literal:
+        for part in parts:
+            if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
+                return part
+        raise wrong(name, text, wanted)
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        return each_of(read, name, items, text, wanted)
+    return conform(name, _scalar(text, wanted), wanted)
+
+
+def _scalar(text: str, wanted: Any) -> Any:
+    """The typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
+    if wanted is bool:
+        return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
+    if wanted is type(None) and text.lower() in NOTHING:
+        return None
+    if wanted in (int, float):
+        try:
+            number = float(text)
+            if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
+                return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
+            return number if wanted is float else text
+        except ValueError:
+            return text
+    return text
+
+
+def guess(text: str) -> Any:
+    """A value for a setting of no stated type: none, true, false, a number, a list at commas, else text."""
+    if "," in text:
+        return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
+    if text.lower() in NOTHING:
+        return None
+    if text.lower() in ("true", "false"):
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if kind is int and abs(number) >= BEYOND:  # a name that is all digits, and keeps them
+            return text
+        if math.isfinite(number):
+            return number
+    return text
