@@ -68,19 +68,19 @@ class Agent:
 
 
 def world_sources(config: Config):
-    """The splits of the config's synthetic world, read through TFDS; built on first use."""
+    """Return the splits of the config's synthetic world, read through TFDS; built on first use."""
     from qr_jax.data.world.tfds_builder import open_world
 
     return open_world(settings_from(config.data.world), config.data.world_path)
 
 
 def read(rows: Any) -> list:
-    """A split's rows in their order."""
+    """Return a split's rows in their order."""
     return [rows[at] for at in range(len(rows))]
 
 
 def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
-    """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
+    """Return the "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
 
     Those of "eval" are the half that evaluation.half names.
     """
@@ -110,7 +110,7 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
 
 
 def probed(config: Config) -> list[Query]:
-    """The held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
+    """Return the held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
     if not config.guards.probe_every:
         return []
     return readers.first(readers.half(_whole(config, "eval"), "a"), config.guards.probe_questions)
@@ -142,13 +142,13 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 
 
 def passages(config: Config) -> Sequence[Passage]:
-    """The corpus that searches go to."""
+    """Return the corpus that searches go to."""
     name = config.data.corpus
     return read(world_sources(config).documents) if name == "world" else readers.read_passages(name)
 
 
 def searcher(config: Config, name: str | None = None) -> SearchFunction:
-    """The config's search function, or that of the retriever `name` over the same passages."""
+    """Return the config's search function, or that of the retriever `name` over the same passages."""
     chosen = config.retriever if name is None else use(name)
     make = plugins.bind("retriever", chosen)
     return make(corpus=passages(config)) if plugins.wants_corpus(chosen) else make()
@@ -274,7 +274,7 @@ def expert_turn(config: Config) -> ExpertTurn:
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
-    """An equal part of the traces, from the `at`-th world of other facts than the run's."""
+    """Return an equal part of the traces, from the `at`-th world of other facts than the run's."""
     whole = settings_from(config.data.world)
     part = {"train": 0, "dev": 0, "test": 0, "traces": -(-whole.traces // config.data.trace_worlds)}
     seed = OTHER_WORLDS * (whole.seed + 1) + at
@@ -284,7 +284,7 @@ def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
 
 
 def agent(config: Config) -> Agent:
-    """Model, tokenizer and engine; nothing large is allocated but the engine's cache."""
+    """Make model, tokenizer and engine; nothing large is allocated but the engine's cache."""
     model = config.model
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
@@ -305,12 +305,12 @@ def agent(config: Config) -> Agent:
 
 
 def for_one(config: Config) -> Config:
-    """The config with room for a single sequence: of an agent that is asked one question at a time, or not at all."""
+    """Give the config room for a single sequence: its agent is asked one question at a time, or not at all."""
     return replace(config, rollout=replace(config.rollout, slots=1, store=1, lanes=1))
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:
-    """The words of the synthetic world, and the tags and words of an environment that are not among them."""
+    """Make a tokenizer of the synthetic world's words, and an environment's tags and words that are not among them."""
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
     return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ())])))
@@ -342,7 +342,7 @@ class Dealt:
 
 
 def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
-    """Each process's queries, by position; `pod`: all are process 0's."""
+    """Deal the queries, by position, over the processes; `pod`: all are process 0's."""
     parts = hosts.deal(cost_Q, 1 if pod else hosts.count())
     return parts + [np.zeros(0, np.int64)] * (hosts.count() - len(parts))
 
@@ -355,7 +355,7 @@ def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Resu
 
 
 def all_or_none(work: Callable[[], Result]) -> Result:
-    """The work's result, once all processes have done theirs; Interrupted on all when one is interrupted."""
+    """Return the work's result once all processes have done theirs; Interrupted on all when one is interrupted."""
     interrupted, result = False, None
     try:
         result = work()
@@ -376,7 +376,7 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
 def to_rollout_params(
     params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
 ) -> DecodeParams:
-    """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
+    """Lay the parameters out as this host's rollouts read them, in the compute dtype, on its own devices alone.
 
     With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
@@ -386,7 +386,7 @@ def to_rollout_params(
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):
-    """The learner's tree whole on this host's first device; on a mesh of one device its own arrays, not copies."""
+    """Return the learner's tree whole on this host's first device; a mesh of one device gives its own, uncopied."""
     if mesh.size == 1:
         return params
     if hosts.count() == 1:
@@ -402,7 +402,7 @@ def place(params, mesh: jax.sharding.Mesh):
 
 
 def with_world_seed(config: Config, seed: int) -> Config:
-    """The same config over a world of other facts."""
+    """Return the same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
         asks = f"{config.data.eval!r} over {config.data.corpus!r}"
         raise UserError(f"--world-seed needs a synthetic world; this run asks {asks}")

@@ -277,7 +277,7 @@ class Config:
 
 
 def chosen_plugins(config: Config) -> dict[str, Use]:
-    """The plug-in of each kind."""
+    """Return the plug-in of each kind."""
     return {
         "env": config.env,
         "retriever": config.retriever,
@@ -290,7 +290,7 @@ def chosen_plugins(config: Config) -> dict[str, Use]:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
+    """Read the config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json.
 
     `file.py:name` takes the file's variable or function of that name instead. `configs/NAME.py` is the package's own
     where no such file stands here. Overrides (cli/overrides.py) come last. ValueError says what is wrong with the
@@ -331,13 +331,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parts(path: str | Path) -> tuple[Path, str]:
-    """The file and the name in it that `file.py:name` means; the name is "config" where none is given."""
+    """Return the file and the name in it that `file.py:name` means; the name is "config" where none is given."""
     file, colon, name = str(path).rpartition(":")
     return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else (Path(path), "config")
 
 
 def configs_in(folder: Path) -> list[Path]:
-    """The Python files in a folder, as `load` takes them: in `configs` the package's too."""
+    """Return the Python files in a folder, as `load` takes them: in `configs` the package's too."""
     places = (folder, PACKAGE / folder) if folder == Path("configs") else (folder,)
     return [folder / name for name in sorted({file.name for place in places for file in place.glob("*.py")})]
 
@@ -390,7 +390,7 @@ def _meant(error: Exception) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """The file and the line of it in which the error arose."""
+    """Return the file and the line of it in which the error arose."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines.append(error.lineno)
@@ -398,16 +398,16 @@ def _line_of(error: BaseException, path: Path) -> str:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The whole config as JSON holds it; `from_json` gives an equal config back."""
+    """Return the whole config as JSON holds it; `from_json` gives an equal config back."""
     return plain(config)
 
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
-    """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
+    """Read a config.json's config, types checked; an absent setting has its default. ValueError names the setting."""
     return conform("", with_new_names(written) if isinstance(written, Mapping) else written, Config)
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that are equal exactly when two configs are."""
+    """Return 16 hex digits that are equal exactly when two configs are."""
     text = json.dumps(to_json(from_json(config)), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -37,7 +37,7 @@ class Contract:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: an array by type and shape, all else by its beginning."""
+    """Show a value in a message: an array by type and shape, all else by its beginning."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"an array of {dtype} of shape {tuple(shape)}"
@@ -222,7 +222,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _shape_NL(given: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The shape of the arrays a token among what was given; None where there is none."""
+    """Return the shape of the arrays a token that were given; None where there is none."""
     shapes = (value.shape for name, value in given.items() if name.endswith("_NL") and value is not None)
     return next(shapes, None)
 

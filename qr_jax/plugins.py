@@ -77,7 +77,7 @@ def modules(kind: str) -> Mapping[str, str]:
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
-    """The plug-in's function. ValueError on an unknown name (with the nearest and the list)."""
+    """Return the plug-in's function. ValueError on an unknown name (with the nearest and the list)."""
     module, function = _place(kind, name)
     package, _, within = module.partition(".")
     try:
@@ -109,7 +109,7 @@ def _import_error(error: BaseException, package: str) -> str:
 
 
 def signature(kind: str, name: str) -> Signature:
-    """The plug-in's parameters. ValueError for one that is async, or whose parameters are not all named (*args)."""
+    """Return the plug-in's parameters. ValueError if it is async, or its parameters are not all named (*args)."""
     function = find(kind, name)
     if isinstance(function, functools.partial):
         todo = "which hides its file's constants; write a def that calls the other"
@@ -130,7 +130,7 @@ def signature(kind: str, name: str) -> Signature:
 
 
 def _type(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """The type of an annotation (or of its text, in a file of those names) if a config can hold it; else Any."""
+    """Return the type of an annotation (or of its text, in a file of those names) if a config can hold it; else Any."""
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, dict(names))
@@ -149,13 +149,13 @@ def _is_held(wanted: Any) -> bool:
 
 
 def home(kind: str, name: str) -> Any:
-    """The module in which the plug-in's function is written; its name may lead to another that imports it."""
+    """Return the module in which the plug-in's function is written; its name may lead to one that imports it."""
     function = find(kind, name)
     return sys.modules.get(getattr(function, "__module__", None) or "", sys.modules[_place(kind, name)[0]])
 
 
 def constants(kind: str, name: str) -> dict[str, Any]:
-    """The constants of its contract that a plug-in's file declares. ValueError on a wrong one."""
+    """Return the constants of its contract that a plug-in's file declares. ValueError on a wrong one."""
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
     declared: dict[str, Any] = {}
     for constant, value in vars(home(kind, name)).items():
@@ -193,12 +193,12 @@ def wants_corpus(retriever: Use) -> bool:
 
 
 def settings_of(kind: str, use: Use) -> dict[str, Any]:
-    """All of a plug-in's settings: those given, checked, and the others' defaults."""
+    """Return all of a plug-in's settings: those given, checked, and the others' defaults."""
     return {name: setting.default for name, setting in signature(kind, use.name).settings.items()} | check(kind, use)
 
 
 def check(kind: str, use: Use) -> dict[str, Any]:
-    """The plug-in's settings in the types its signature states. ValueError on what it does not take, lacks or mistypes.
+    """Return the settings in the types of the signature; ValueError on what it does not take, lacks or mistypes.
 
     Its constants are checked with them.
     """
@@ -231,7 +231,7 @@ def bind(
     *,
     provided: Mapping[str, Any] | None = None,
 ) -> functools.partial[Any]:
-    """The plug-in's function with its settings checked; the data parameters are left to the caller.
+    """Return the plug-in's function with its settings checked; the data parameters are left to the caller.
 
     Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:
     ValueError with the plug-in's name, what it returned and what was wanted.
@@ -302,7 +302,7 @@ def freeze(data: Any) -> None:
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:
-    """The module and the function that a plug-in's name means."""
+    """Return the module and the function that a plug-in's name means."""
     if kind not in CONTRACTS:
         raise UserError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):

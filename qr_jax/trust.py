@@ -141,7 +141,7 @@ def _file() -> Path:
 
 
 def own_folder(variable: str, beside: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's own folder for qr_jax, in the one that the variable names, or `beside` in the home.
+    """Return the user's own folder for qr_jax, in the one that the variable names, or `beside` in the home.
 
     OSError where there is no home, as for a user whom the system does not know.
     """

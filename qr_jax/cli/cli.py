@@ -188,7 +188,7 @@ def _shown_log() -> Iterator[None]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Building it imports nothing that takes time."""
+    """Return the parser of all commands. Building it imports nothing that takes time."""
     parser = argparse.ArgumentParser(prog="qr-jax", description="Trains language models to search.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"qr_jax {importlib.metadata.version('qr_jax')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -216,7 +216,7 @@ def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None
 
 
 def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser of the part of a command that the words name, and the words behind it."""
+    """Return the parser of the part of a command that the words name, and the words behind it."""
     waiting = list(words)
     while waiting and waiting[0] in (parts := _parts(parser)):
         parser = parts[waiting.pop(0)]
@@ -224,7 +224,7 @@ def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argpar
 
 
 def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """The parsers of a command's parts."""
+    """Return the parsers of a command's parts."""
     return {
         name: part
         for action in parser._actions if isinstance(action, argparse._SubParsersAction)
@@ -235,7 +235,7 @@ def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
 def take_overrides(
     words: Sequence[str], command: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser] = {}
 ) -> tuple[list[str], list[str]]:
-    """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
+    """Part the command's own words from the overrides (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
     ValueError for a misspelt option of the command, and for an option of another of the `commands`.
     """

@@ -48,7 +48,7 @@ class Section:
 
 
 def sections() -> list[Section]:
-    """Every setting there is: the config's own sections first, then each plug-in's."""
+    """List every setting there is: the config's own sections first, then each plug-in's."""
     found = [Section("", "The run as a whole, and the plug-ins it uses.", tuple(_fields(config.Config, "")))]
     for field in dataclasses.fields(config.Config):
         if dataclasses.is_dataclass(field.default) and not isinstance(field.default, Use):
@@ -60,7 +60,7 @@ def sections() -> list[Section]:
 
 
 def chosen(what: str) -> list[Section]:
-    """The sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
+    """Return the sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
 
     A plug-in's settings may go without their section, as they are typed (`loss.high` is `learner.loss.high`), or by the
     plug-in's name (`foresee.gamma`). A plug-in from outside is named with its kind: `rule=my_lab.ideas.mine`.
@@ -95,7 +95,7 @@ def chosen(what: str) -> list[Section]:
 
 
 def typed(value: Any) -> str:
-    """A default as it is typed: `none`, `true`, `64,256`; a plug-in by its name."""
+    """Return a default as it is typed: `none`, `true`, `64,256`; a plug-in by its name."""
     if isinstance(value, Use):
         return value.name
     if isinstance(value, (tuple, list)):
@@ -115,7 +115,7 @@ def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
 
 
 def _fields(kind: Any, before: str) -> Iterator[Described]:
-    """The settings that a dataclass has itself, not those of the sections in it."""
+    """Return the settings that a dataclass has itself, not those of the sections in it."""
     hints, comments = get_type_hints(kind), _comments_of_class(kind)
     for field in dataclasses.fields(kind):
         value = field.default_factory() if callable(field.default_factory) else field.default
@@ -160,7 +160,7 @@ def _of_plugin(kind: str, name: str) -> Section:
 
 
 def _default(node: ast.expr | None) -> str:
-    """A default of a signature as it is typed; a constant of its file by its name."""
+    """Return a default of a signature as it is typed; a constant of its file by its name."""
     if node is None:
         return "(needed)"
     try:
@@ -171,7 +171,7 @@ def _default(node: ast.expr | None) -> str:
 
 
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
-    """The comment of each line that has one, and whether the line holds nothing else."""
+    """Return the comment of each line that has one, and whether the line holds nothing else."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = [token for token in tokens if token.type == tokenize.COMMENT]
     return {token.start[0]: (token.string.lstrip("# "), not token.line[: token.start[1]].strip()) for token in comments}
@@ -189,5 +189,5 @@ def _said(node: ast.stmt | ast.arg, comments: Mapping[int, tuple[str, bool]]) ->
 
 
 def _about(text: str | None) -> str:
-    """The first paragraph of a docstring, in one line."""
+    """Return the first paragraph of a docstring, in one line."""
     return " ".join((text or "").partition("\n\n")[0].split())

@@ -42,7 +42,7 @@ NOTHING = ("none", "null")
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
-    """(dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
+    """List (dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
     found, waiting = [], list(typed)
     while waiting:
         word = waiting.pop(0)
@@ -63,7 +63,7 @@ def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def override(config: Any, typed: Sequence[str]) -> Any:
-    """The config with the overrides applied, in their order, but names of plug-ins and sections before their settings.
+    """Apply the overrides in their order, but names of plug-ins and sections before their settings.
 
     `loss=clip` replaces the plug-in and forgets its old settings; `model=two_layer` makes the section anew with that
     name and defaults otherwise. ValueError on an unknown name (with the nearest) or a value of another type.
@@ -75,7 +75,7 @@ def override(config: Any, typed: Sequence[str]) -> Any:
 
 
 def known_names(config: Any, before: str = "") -> list[str]:
-    """The dotted names of all settings, plug-ins by their own name alone."""
+    """Return the dotted names of all settings, plug-ins by their own name alone."""
     found = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -87,7 +87,7 @@ def known_names(config: Any, before: str = "") -> list[str]:
 
 
 def _path(config: Any, name: str) -> list[str]:
-    """A typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
+    """Return a typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
     parts = name.split(".")
     if parts[0] in {field.name for field in dataclasses.fields(config)}:
         return parts
@@ -130,7 +130,7 @@ def _is_whole(config: Any, path: Sequence[str]) -> bool:
 
 
 def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None) -> Any:
-    """The section with the setting at `path` replaced by what was typed."""
+    """Return the section with the setting at `path` replaced by what was typed."""
     name, rest = path[0], path[1:]
     here, top = before + name, node if top is None else top
     if isinstance(node, Mapping):
@@ -170,7 +170,7 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
 
 
 def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:
-    """The plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
+    """Return the plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
 
     One of a list of plug-ins goes by its name, or by its place from 0 (`retriever.parts.dense.index=FOLDER`).
     """
@@ -236,7 +236,7 @@ def read(name: str, text: str, wanted: Any) -> Any:
 
 
 def _scalar(text: str, wanted: Any) -> Any:
-    """The typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
+    """Return the typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
     if wanted is bool:
         return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
     if wanted is type(None) and text.lower() in NOTHING:
@@ -253,7 +253,7 @@ def _scalar(text: str, wanted: Any) -> Any:
 
 
 def guess(text: str) -> Any:
-    """A value for a setting of no stated type: none, true, false, a number, a list at commas, else text."""
+    """Read a setting of no stated type: none, true, false, a number, a list at commas, else text."""
     if "," in text:
         return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
     if text.lower() in NOTHING:

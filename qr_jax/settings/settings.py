@@ -36,7 +36,7 @@ ABOVE_0 = Bound("more than 0", lambda value: value > 0)
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
-    """The end of an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
+    """End an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
     known = list(known)
     cutoff = 0.6 if len(name) > 4 else 0.7  # few letters are soon half the same
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -45,12 +45,12 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
 
 
 def few(texts: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
-    """The first of them for a message: "a, b and 4 more"."""
+    """Shorten a list for a message: "a, b and 4 more"."""
     return between.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def describe(wanted: Any) -> str:
-    """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
+    """Return a type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
     wanted = bare(wanted)
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     simple[Use] = "a plug-in"
@@ -69,7 +69,7 @@ def describe(wanted: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """The value as an error shows it: its beginning alone where it is long."""
+    """Return the value as an error shows it, cut where it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more than 4,300 digits, or lists in lists without end
@@ -78,7 +78,7 @@ def show(value: Any) -> str:
 
 
 def names(row: Iterable[object]) -> str:
-    """A row's names as an error shows them."""
+    """Return a row's names as an error shows them."""
     return few([str(name)[:60] for name in row], 12) or "none"
 
 
@@ -110,7 +110,7 @@ def out_of_bounds(name: str, value: Any, wanted: Any) -> Iterator[str]:
 
 
 def conform(name: str, value: Any, wanted: Any) -> Any:
-    """`value`, from Python or JSON, as the type `wanted`. ValueError with what was found and what was wanted.
+    """Return `value`, from Python or JSON, as the type `wanted`; ValueError says what was found and what was wanted.
 
     A whole number becomes a float where one is wanted, and a list a tuple; nothing else changes.
     """
@@ -185,7 +185,7 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
 
 
 def _plain_value(name: str, value: Any) -> Any:
-    """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
+    """Return a plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
     if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
         raise UserError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
     if type(value) is int:
@@ -207,7 +207,7 @@ def _plain_value(name: str, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON holds it: dataclasses and mappings as dicts, tuples as lists. `conform` turns it back."""
+    """Return the value as JSON holds it: dataclasses and mappings as dicts, tuples as lists. `conform` reads it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -251,7 +251,7 @@ def inside(value: Any, *, deep: bool = True) -> Iterator[Use]:
 
 
 def differences(one: Any, other: Any) -> list[str]:
-    """ "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
+    """List "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
 
     def walk(a: Any, b: Any, name: str):
         if isinstance(a, dict) and isinstance(b, dict):

@@ -15,7 +15,7 @@ FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
+    """Add their parsers, as `cli.make_parser` adds those of the other commands."""
     part = parts_of(command, "data", "get a question set, check or convert a file of questions")
     text = "fetch a question set or corpus, or files of a data set repository, from the Hugging Face hub"
     got = part("get", _get, text)
