@@ -115,8 +115,10 @@ def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
 
 
 def _fields(kind: Any, before: str) -> Iterator[Described]:
-    """Return the settings that a dataclass has itself, not those of the sections in it."""
-    hints, comments = get_type_hints(kind), _comments_of_class(kind)
+    """Yield the settings that a dataclass has itself, not those of the sections in it."""
+    hints, source = get_type_hints(kind), inspect.getsource(sys.modules[kind.__module__])
+    comments, written = _comments(source), _written(source, kind.__name__, ast.ClassDef)
+    nodes = {ast.unparse(node.target): node for node in written.body if isinstance(node, ast.AnnAssign)}
     for field in dataclasses.fields(kind):
         value = field.default_factory() if callable(field.default_factory) else field.default
         if dataclasses.is_dataclass(value) and not isinstance(value, Use):
@@ -124,39 +126,26 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
         wanted = describe(hints[field.name])
         if isinstance(value, Mapping):
             wanted, value = "named settings", ""
-        yield Described(before + field.name, wanted, typed(value), comments[field.name])
+        yield Described(before + field.name, wanted, typed(value), _said(nodes[field.name], comments))
 
 
-def _comments_of_class(kind: Any) -> dict[str, str]:
-    """Return the comments beside each field of a dataclass."""
-    source = inspect.getsource(sys.modules[kind.__module__])
-    tree = next(
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
-    )
-    comments = _comments(source)
-    fields = {
-        node.target.id: node
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    return {name: _said(node, comments) for name, node in fields.items()}
+def _written(source: str, name: str, kind: type) -> Any:
+    """Return the class or function of that name in a file; None if it is written in another way."""
+    return next((node for node in ast.parse(source).body if isinstance(node, kind) and node.name == name), None)
 
 
 def _of_plugin(kind: str, name: str) -> Section:
-    source = inspect.getsource(plugins.home(kind, name))
-    tree, comments, function_name = ast.parse(source), _comments(source), name.rpartition(".")[2]
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name]
-    if not functions:
-        defs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        found = f"{kind} {name!r} is not written in its file as a def, so that its settings could be read"
-        raise UserError(found + nearest(function_name, defs))
-    function = functions[0]
-    place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
+    file = plugins.home(kind, name)
+    source, known = inspect.getsource(file), plugins.signature(kind, name).settings
+    comments, function = _comments(source), _written(source, name.rpartition(".")[2], ast.FunctionDef)
+    if not function:
+        raise UserError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
+    place, settings = PLACES.get(kind, kind), []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:
             wanted = describe(known[argument.arg].type) if known[argument.arg].type is not Any else "any value"
             settings.append(Described(f"{place}.{argument.arg}", wanted, _default(default), _said(argument, comments)))
-    return Section(f"{place}={name}", _about(ast.get_docstring(tree)), tuple(settings), name)
+    return Section(f"{place}={name}", _about(file.__doc__), tuple(settings), name)
 
 
 def _default(node: ast.expr | None) -> str:

@@ -1,4 +1,8 @@
-"""Everything about a config that can be wrong and can be known before a device is touched."""
+"""All that can be wrong with a config and be known before a device is touched.
+
+A value alone is judged by its type and its bound (settings.py); here is what is right alone and conflicts together, or
+with files, devices and plug-ins.
+"""
 
 import importlib.util
 import math

@@ -66,14 +66,6 @@ def _refuse_folder(folder: Path) -> None:
         )
 
 
-def _set_aside(config: Any, folder: Path) -> None:
-    from qr_jax.parallel import hosts
-    from qr_jax.run import runs
-
-    if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
-        terminal.say(f"begins anew; the folder that was there is {aside} now")
-
-
 def _check_parts(config: Any) -> None:
     """Raise ValueError for a model name that does not exist, or a retriever that its URL or key keeps from being made.
 
@@ -168,8 +160,10 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
             is_first = hosts.index() == 0
             if not is_first:  # the others print errors alone
                 terminal.speak(None)
-            if arguments.restart:
-                _set_aside(config, folder)
+            from qr_jax.run import runs
+
+            if arguments.restart and (aside := hosts.by_first(lambda: runs.set_aside(folder, config))):
+                terminal.say(f"begins anew; the folder that was there is {aside} now")
             if stage:
                 from qr_jax.sft import sft as run
             else:
