@@ -19,6 +19,9 @@ from qr_jax.settings.settings import use as use  # a config file imports all it 
 
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
+WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
+WHOLE += "vocabulary, so that every importance weight would be wrong (the answers that an evaluation samples may be "
+WHOLE += "restricted: evaluation.top_p, evaluation.top_k)"
 
 # Types of settings with their bounds; settings.settings.out_of_bounds reads them.
 Count = Annotated[int, at_least(1)]
@@ -102,6 +105,9 @@ class Rollout:
     # nothing, which Qwen3 takes for true
     thinking: bool | None = None
     temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # of sampling
+    # the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
+    top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
+    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0  # as top_p
     search_k: Count = 3  # passages a query
     observation_tokens: Count = 500  # of one env turn
     passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised

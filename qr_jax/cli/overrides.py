@@ -15,7 +15,6 @@ from qr_jax.logging.secrecy import looks_secret
 from qr_jax.settings.settings import (
     BEYOND,
     DEEPEST,
-    GONE,
     RENAMED,
     WORDS,
     Use,
@@ -100,8 +99,6 @@ def _path(config: Any, name: str) -> list[str]:
 def _unknown(config: Any, name: str) -> UserError:
     if name in RENAMED:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
-    if (end := ".".join(name.split(".")[-2:])) in GONE:
-        return UserError(f"there is no setting {name} any more: {GONE[end][1]}")
     if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")

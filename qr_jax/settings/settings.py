@@ -14,10 +14,6 @@ from qr_jax.errors import UserError
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
-RESTRICTED = "training samples from the whole vocabulary, of which the learner's log-probabilities are, or every "
-RESTRICTED += "importance weight would be wrong; the answers that an evaluation samples may be restricted: evaluation."
-# Settings of version 0.2 that are no more: the one value that a config.json may still say, and what to do instead.
-GONE = {"rollout.top_p": (1.0, f"{RESTRICTED}top_p"), "rollout.top_k": (0, f"{RESTRICTED}top_k")}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -216,15 +212,12 @@ def plain(value: Any) -> Any:
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config whose settings have the names of today, without those that are no more."""
+    """Return a written config whose settings have the names of today."""
     found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
-    for name in (*RENAMED, *GONE):
-        section, _, old = name.partition(".")
-        if isinstance(part := found.get(section), dict) and old in part:
-            if name in RENAMED:
-                part.setdefault(RENAMED[name].partition(".")[2], part.pop(old))
-            elif part.pop(old) != GONE[name][0]:
-                raise UserError(f"there is no setting {name} any more: {GONE[name][1]}")
+    for old, today in RENAMED.items():
+        section, _, name = old.partition(".")
+        if isinstance(part := found.get(section), dict) and name in part:
+            part.setdefault(today.partition(".")[2], part.pop(name))
     return found
 
 
