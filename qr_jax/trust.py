@@ -6,6 +6,7 @@ that only read a run never ask. Configs are remembered by a hash of what they sa
 """
 
 import hashlib
+import json
 import logging
 import os
 import urllib.parse
@@ -17,7 +18,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.config import SET_PREFIX, Config, Data, chosen_plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.settings import Use, differences, inside
+from qr_jax.settings.settings import Use, inside, plain
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,15 @@ def note(text: str) -> None:
 
 def _text(config: Config) -> str:
     """Return the config's settings that differ from the defaults, so that a new setting leaves older runs allowed."""
-    return "\n".join(differences(Config(), config))
+    return json.dumps(_besides(plain(config), plain(Config())), sort_keys=True)
+
+
+def _besides(told: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in told.items() if name not in usual or value != usual[name]}
+    for name, value in found.items():
+        if isinstance(value, dict) and isinstance(usual.get(name), dict) and usual[name].keys() <= value.keys():
+            found[name] = _besides(value, usual[name])
+    return found
 
 
 def _hash(text: str) -> str:

@@ -15,7 +15,7 @@ from qr_jax import config, trust
 from qr_jax.cli import cli
 from qr_jax.config import Config, use
 from qr_jax.run import runs
-from qr_jax.settings.settings import differences, plain
+from qr_jax.settings.settings import plain
 
 HTTP = {"url": "https://evil.example/retrieve", "token_env": "HF_TOKEN"}
 
@@ -111,8 +111,8 @@ def test_a_setting_that_came_after_a_run_does_not_make_it_a_stranger_s():
     told, usual = plain(settings), plain(Config())
     before = [{name: part for name, part in whole.items() if name != "guards"} for whole in (told, usual)]
     of_pool = [whole | {"pool": {**whole["pool"], "later": 7}} for whole in (told, usual)]
-    assert differences(*before) == differences(*of_pool) == differences(told, usual)
-    assert trust._text(settings).splitlines() == differences(Config(), settings) and trust._text(Config()) == ""
+    assert trust._besides(*before) == trust._besides(*of_pool) == trust._besides(told, usual)
+    assert trust._besides(told, usual) == {"seed": 3, "retriever": {"name": "http", "settings": HTTP}}
 
 
 def test_a_run_made_here_is_the_user_s_own(tmp_path):
