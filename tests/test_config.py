@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import sys
+from typing import Annotated, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
 from qr_jax.settings import checks
+from qr_jax.settings.settings import type_hints
 
 
 def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):
@@ -453,3 +455,14 @@ def test_a_setting_of_another_name_in_version_0_2_is_read_from_old_runs_and_refu
     assert config.load(tmp_path / "config.json").learner.keep_zero_variance
     with pytest.raises(ValueError, match=r"learner\.keep_dead: it is learner\.keep_zero_variance now"):
         overrides.override(config.Config(), ["learner.keep_dead=true"])
+
+
+def test_every_number_of_the_config_has_a_bound_beside_its_type():
+    def without(section, before=""):
+        for name, hint in type_hints(section).items():
+            if dataclasses.is_dataclass(hint) and hint is not config.Use:
+                yield from without(hint, f"{before}{name}.")
+            elif {int, float} & {hint, *(get_args(hint) if get_origin(hint) is not Annotated else ())}:
+                yield before + name
+
+    assert list(without(Config)) == []
