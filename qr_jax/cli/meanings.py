@@ -129,7 +129,7 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
         yield Described(before + field.name, wanted, typed(value), _said(nodes[field.name], comments))
 
 
-def _written(source: str, name: str, kind: type) -> Any:
+def _written(source: str, name: str, kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> Any:
     """Return the class or function of that name in a file; None if it is written in another way."""
     return next((node for node in ast.parse(source).body if isinstance(node, kind) and node.name == name), None)
 
