@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.figures import markdown
 from benchmarks.study_results import RESULTS, same
+from qr_jax.cli.overrides import override
 from qr_jax.config import Config, Guards
-from qr_jax.settings.overrides import override
 from qr_jax.step import guards
 
 COLLAPSE, FALL, WITHIN = 0.1, 0.05, 10

@@ -10,8 +10,8 @@ that differ only where the ratio has left 1 make two updates a batch, and are he
 
 from pathlib import Path
 
+from qr_jax.cli.overrides import override
 from qr_jax.config import load
-from qr_jax.settings.overrides import override
 
 QUICKSTART = load(Path(__file__).with_name("quickstart.py"))
 BASE = ["rule=grpo", "pool.queries=16", "pool.samples=8", "learner.lr=7e-4"]

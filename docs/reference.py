@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +11,9 @@ from typing import Any
 from unittest import mock
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli
+from qr_jax.cli import cli, elsewhere, meanings, overrides
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging import metrics
-from qr_jax.settings import elsewhere, meanings, overrides
 
 PACKAGE = Path(config.__file__).parent
 COLUMNS = "100"  # of the commands' help
@@ -69,7 +69,7 @@ def plugin_settings() -> str:
         folders = " and ".join(f"qr_jax/{folder}/" for folder in contract.folders)
         parts.append(f"## {kind}: {folders}\n\nReturns {plain(contract.returns)}.\n")
         for name in plugins.names(kind):
-            tree = ast.parse(Path(plugins.origin(kind, name)).read_text(encoding="utf-8"))
+            tree = ast.parse(inspect.getsource(plugins.home(kind, name)))
             function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
             parts.append(f"### {name} ({kind})\n\n{plain(ast.get_docstring(tree) or '')}\n")
             parts.append(plain(ast.get_docstring(function) or "") + "\n")
@@ -118,7 +118,7 @@ def metric_names() -> str:
 def foreign_names() -> str:
     """What other systems call a setting, and its name here; part of a page."""
     both = {**overrides.ALIASES, **elsewhere.SETTINGS}
-    rows = [(theirs, ours, elsewhere.UNLIKE.get(theirs, "")) for theirs, ours in sorted(both.items())]
+    rows = [(theirs, *ours.partition(": ")[::2]) for theirs, ours in sorted(both.items())]
     return table(("elsewhere", "here", "meaning"), rows)
 
 

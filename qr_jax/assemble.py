@@ -55,17 +55,17 @@ class Agent:
 
 
 def world_sources(config: Config):
-    """The splits of the config's synthetic world, read through TFDS; built on first use."""
+    """Return the splits of the config's synthetic world, read through TFDS; built on first use."""
     return plugins.around("sets.world_builder").open_world(settings_from(config.data.world), config.data.world_path)
 
 
 def read(rows: Any) -> list:
-    """A split's rows in their order."""
+    """Return a split's rows in their order."""
     return [rows[at] for at in range(len(rows))]
 
 
 def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
-    """The "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
+    """Return the "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
 
     Those of "eval" are the half that evaluation.half names.
     """
@@ -80,30 +80,22 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
     """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
-    return [text for text in (too_few(config, queries), shared(queries, held_out)) if text]
-
-
-def shared(queries: Sequence[Query], held_out: Sequence[Query]) -> str | None:
-    """Say how many of the held-out questions are trained on too; None if none is."""
+    found, wanted = [], config.pool.queries
+    if len(queries) < wanted:
+        todo = f"lower pool.queries to {len(queries)}, or give it more questions"
+        there = f"there are {len(queries)} to train on: each step draws all"
+        found.append(f"pool.queries={wanted} a step, and {there}; {todo}")
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
-    if not count:
-        return None
-    what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too, so a score over them says little"
-    return f"{what}: `qr-jax data check TRAIN --against EVAL` lists them"
-
-
-def too_few(config: Config, queries: Sequence[Query]) -> str | None:
-    """Say that a step asks for more queries than there are; None if it does not."""
-    wanted = config.pool.queries
-    if len(queries) >= wanted:
-        return None
-    todo = f"lower pool.queries to {len(queries)}, or give it more questions"
-    return f"pool.queries={wanted} a step, and there are {len(queries)} to train on: each step draws all; {todo}"
+    if count:
+        what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
+        todo = "`qr-jax data check TRAIN --against EVAL` lists them"
+        found.append(f"{what}, so a score over them says little: {todo}")
+    return found
 
 
 def probed(config: Config) -> list[Query]:
-    """The held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
+    """Return the held-out questions that the guards' probe asks: the first of half a, whatever evaluation.half is."""
     if not config.guards.probe_every:
         return []
     return readers.first(readers.half(_whole(config, "eval"), "a"), config.guards.probe_questions)
@@ -135,13 +127,13 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 
 
 def passages(config: Config) -> Sequence[Passage]:
-    """The corpus that searches go to."""
+    """Return the corpus that searches go to."""
     name = config.data.corpus
     return read(world_sources(config).documents) if name == "world" else readers.read_passages(name)
 
 
 def searcher(config: Config, name: str | None = None) -> SearchFunction:
-    """The config's search function, or that of the retriever `name` over the same passages."""
+    """Return the config's search function, or that of the retriever `name` over the same passages."""
     chosen = config.retriever if name is None else use(name)
     make = plugins.bind("retriever", chosen)
     return make(corpus=passages(config)) if plugins.wants_corpus(chosen) else make()
@@ -165,11 +157,14 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = _makers().supporting_traces(queries, search, absent=absent, **_supporting(config))
+        made = _makers().supporting_traces(
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
+        )
         pairs = [(trace, search) for trace in made]
     elif name == "retrieved":
         queries = questions(config, "train")
-        pairs = [(trace, search) for trace in _makers().retrieved_traces(queries, search, **_retrieved(config))]
+        write, k = _expert(config)["write"], config.rollout.search_k
+        pairs = [(trace, search) for trace in _makers().retrieved_traces(queries, search, write=write, k=k)]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -189,15 +184,6 @@ def _titled(config: Config, queries: Sequence[Query]) -> tuple[list[Query], froz
     if not plugins.wants_corpus(config.retriever):
         return list(queries), frozenset()
     return _makers().with_titles(queries, passages(config))
-
-
-def _supporting(config: Config) -> dict[str, Any]:
-    """Return the arguments by which `supporting_traces` writes traces: `_expert`'s, and the passages a search."""
-    return {**_expert(config), "k": config.rollout.search_k}
-
-
-def _retrieved(config: Config) -> dict[str, Any]:
-    return {"write": _expert(config)["write"], "k": config.rollout.search_k}
 
 
 def _expert(config: Config) -> dict[str, Any]:
@@ -220,22 +206,21 @@ def check_learnable(
     """
     check_readable(tokenizer, queries)
     check_readable(tokenizer, questions)
-    check_traces(config, queries)
-    if not config.sft.steps or config.train.init:
-        return
-    if config.data.traces == "supporting":
-        titled, absent = _titled(config, queries)
-        _makers().check_supporting(titled, search, absent=absent, **_supporting(config))
-    elif config.data.traces == "retrieved":
-        _makers().check_retrieved(queries, search, **_retrieved(config))
+    check_traces(config, queries, search)
 
 
-def check_traces(config: Config, queries: Sequence[Query]) -> None:
-    """Raise ValueError, before passages are read, if the cold start would find no trace that it can use."""
+def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
+    """Raise ValueError if the cold start would find no trace that it can use; without `search` read no passages."""
     if not config.sft.steps or config.train.init:
         return
+    k = config.rollout.search_k
     if config.data.traces == "supporting":
         _makers().check_fit(queries, passages_read=False)
+        if search:
+            titled, absent = _titled(config, queries)
+            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config))
+    elif config.data.traces == "retrieved" and search:
+        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k)
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)
@@ -281,7 +266,7 @@ def expert_turn(config: Config) -> ExpertTurn:
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
-    """An equal part of the traces, from the `at`-th world of other facts than the run's."""
+    """Return an equal part of the traces, from the `at`-th world of other facts than the run's."""
     whole = settings_from(config.data.world)
     part = {"train": 0, "dev": 0, "test": 0, "traces": -(-whole.traces // config.data.trace_worlds)}
     seed = OTHER_WORLDS * (whole.seed + 1) + at
@@ -291,7 +276,7 @@ def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
 
 
 def agent(config: Config) -> Agent:
-    """Model, tokenizer and engine; nothing large is allocated but the engine's cache."""
+    """Make model, tokenizer and engine; nothing large is allocated but the engine's cache."""
     model = config.model
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
@@ -312,12 +297,12 @@ def agent(config: Config) -> Agent:
 
 
 def for_one(config: Config) -> Config:
-    """The config with room for a single sequence: of an agent that is asked one question at a time, or not at all."""
+    """Give the config room for a single sequence: its agent is asked one question at a time, or not at all."""
     return replace(config, rollout=replace(config.rollout, slots=1, store=1, lanes=1))
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:
-    """The words of the synthetic world, and the tags and words of an environment that are not among them."""
+    """Make a tokenizer of the synthetic world's words, and an environment's tags and words that are not among them."""
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
     return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ())])))
@@ -349,7 +334,7 @@ class Dealt:
 
 
 def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
-    """Each process's queries, by position; `pod`: all are process 0's."""
+    """Deal the queries, by position, over the processes; `pod`: all are process 0's."""
     parts = hosts.deal(cost_Q, 1 if pod else hosts.count())
     return parts + [np.zeros(0, np.int64)] * (hosts.count() - len(parts))
 
@@ -362,7 +347,7 @@ def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Resu
 
 
 def all_or_none(work: Callable[[], Result]) -> Result:
-    """The work's result, once all processes have done theirs; Interrupted on all when one is interrupted."""
+    """Return the work's result once all processes have done theirs; Interrupted on all when one is interrupted."""
     interrupted, result = False, None
     try:
         result = work()
@@ -383,7 +368,7 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
 def to_rollout_params(
     params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
 ) -> DecodeParams:
-    """The parameters as this host's rollouts read them: laid out, in the compute dtype, on its own devices alone.
+    """Lay the parameters out as this host's rollouts read them, in the compute dtype, on its own devices alone.
 
     With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
@@ -393,7 +378,7 @@ def to_rollout_params(
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):
-    """The learner's tree whole on this host's first device; on a mesh of one device its own arrays, not copies."""
+    """Return the learner's tree whole on this host's first device; a mesh of one device gives its own, uncopied."""
     if mesh.size == 1:
         return params
     if hosts.count() == 1:
@@ -409,7 +394,7 @@ def place(params, mesh: jax.sharding.Mesh):
 
 
 def with_world_seed(config: Config, seed: int) -> Config:
-    """The same config over a world of other facts."""
+    """Return the same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
         asks = f"{config.data.eval!r} over {config.data.corpus!r}"
         raise UserError(f"--world-seed needs a synthetic world; this run asks {asks}")

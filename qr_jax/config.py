@@ -10,12 +10,36 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.overrides import override
-from qr_jax.settings.settings import Use, conform, nearest, plain, with_new_names
+from qr_jax.settings.settings import ABOVE_0, Bound, Use, at_least, conform, nearest, plain, with_new_names
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
+
+LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
+COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
+WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
+WHOLE += "vocabulary, so that every importance weight would be wrong (the answers that an evaluation samples may be "
+WHOLE += "restricted: evaluation.top_p, evaluation.top_k)"
+
+# Types of settings with their bounds; settings.settings.out_of_bounds reads them.
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Positive = Annotated[float, ABOVE_0]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
+Seed = Annotated[
+    int, Bound(f"0 to {LARGEST_SEED} (sampling keys have 32 bits)", lambda seed: 0 <= seed <= LARGEST_SEED)
+]
+Chance = Annotated[float, Bound("a chance from 0 to below 1", lambda value: 0 <= value < 1)]
+Betas = Annotated[
+    tuple[float, float], Bound("two numbers from 0 to below 1", lambda betas: all(0 <= beta < 1 for beta in betas))
+]
+Growing = Annotated[
+    tuple[int, ...],
+    Bound("growing numbers of tokens, as in 64,256", lambda sizes: sizes and [0, *sizes] == sorted({0, *sizes})),
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +52,7 @@ class Model:
     compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; weights are float32
     remat: Literal["none", "full", "attention", "dots"] = "none"  # what a layer's backward pass finds saved
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
-    vocab_block: int = 8192  # vocabulary entries whose logits exist at once in the learner
+    vocab_block: Count = 8192  # vocabulary entries whose logits exist at once in the learner
 
 
 @dataclass(frozen=True)
@@ -42,11 +66,11 @@ class Data:
     corpus: str = "world"
     # the cold start's, of an expert: "world", "supporting" (by gold titles), "retrieved" (one search), or a JSONL file
     traces: str = "world"
-    trace_worlds: int = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
+    trace_worlds: Natural = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
-    train_share: float = 0.7  # of the sha256 split
-    train_limit: int | None = None  # questions of each file (or of the world), the first by the hash of their ids
-    eval_limit: int | None = None  # as data.train_limit
+    train_share: Share = 0.7  # of the sha256 split
+    train_limit: Count | None = None  # questions of each file (or of the world), the first by the hash of their ids
+    eval_limit: Count | None = None  # as data.train_limit
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
@@ -55,46 +79,46 @@ class Data:
 class Pool:
     """The queries a step draws and those that return. Paper: 32 queries, 4 samples, k 1 or 2 (arXiv:2606.10709)."""
 
-    queries: int = 32  # B: signal groups a step accepts
-    samples: int = 4  # K: episodes of one query
-    oversample: int = 1  # k: k * B queries are drawn
+    queries: Count = 32  # B: signal groups a step accepts
+    samples: Annotated[int, at_least(2, ", to compare")] = 4  # K: episodes of one query
+    oversample: Count = 1  # k: k * B queries are drawn
     rule: Use = Use("recycle")  # which queries return, and how likely they are drawn
     rounds: Use = Use("once")  # how often a step draws
     channel: Literal["reward", "outcome"] = "reward"  # which of the two must differ for a group to bear signal
     by: Literal["chance", "largest"] | None = None  # how weights choose; None: as the rule's file says
-    reset_below: float = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
+    reset_below: Share = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
     on_exhausted: Literal["reset", "stop"] = "reset"  # when nothing is left to draw
-    min_signal: int = 1  # accepted groups an update waits for
+    min_signal: Count = 1  # accepted groups an update waits for
 
 
 @dataclass(frozen=True)
 class Rollout:
     """The sampling of episodes. Tokens and turns are the model's unless said otherwise."""
 
-    slots: int = 32  # sequences that decode together
-    store: int | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
+    slots: Count = 32  # sequences that decode together
+    store: Count | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
     # parts of slots and store, each with a thread: one's host work is done while another decodes; 1 on several devices
-    lanes: int = 1
-    context_tokens: int = 1024  # prompt, observations and samples of one episode together
-    turn_tokens: int = 64  # sampled tokens a turn
+    lanes: Count = 1
+    context_tokens: Count = 1024  # prompt, observations and samples of one episode together
+    turn_tokens: Count = 64  # sampled tokens a turn
     # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
     # nothing, which Qwen3 takes for true
     thinking: bool | None = None
-    temperature: float = 1.0  # of sampling
-    # 1 and 0 alone: the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
-    top_p: float = 1.0
-    top_k: int = 0  # as top_p
-    search_k: int = 3  # passages a query
-    observation_tokens: int = 500  # of one env turn
-    passage_chars: int = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
-    tile: int = 32  # tokens of a piece in which prompts and observations enter the cache
-    buckets: tuple[int, ...] = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
-    chunk: int = 8  # tokens a dispatch
+    temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # of sampling
+    # the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
+    top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
+    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0  # as top_p
+    search_k: Count = 3  # passages a query
+    observation_tokens: Count = 500  # of one env turn
+    passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
+    tile: Count = 32  # tokens of a piece in which prompts and observations enter the cache
+    buckets: Growing = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
+    chunk: Count = 8  # tokens a dispatch
     # searches go on in one fixed order (repeatable), or as they come
     schedule: Literal["ordered", "arrival"] = "ordered"
-    search_deadline_s: float = 30.0  # of one batch of searches, retries included
-    search_retries: int = 3  # further tries of a search that failed
-    outage_s: float = 3600.0  # how long a step is tried again whose searches or grades mostly fail; then code 5
+    search_deadline_s: Positive = 30.0  # of one batch of searches, retries included
+    search_retries: Natural = 3  # further tries of a search that failed
+    outage_s: Positive = 3600.0  # how long a step is tried again whose searches or grades mostly fail; then code 5
     overlong: Literal["keep", "mask"] = "keep"  # mask: what ended by length or context leaves the loss, not its group
 
 
@@ -107,64 +131,66 @@ class Learner:
     # a token's weight: one over all tokens, over its episode's, over its group's (the paper's), or over horizon_tokens
     reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
-    horizon_tokens: int = 1024  # the denominator's length for fixed_length
+    horizon_tokens: Count = 1024  # the denominator's length for fixed_length
     keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
-    prune: float = 0.0  # chance that an episode of small advantage is left out; the others make up for it
+    prune: Chance = 0.0  # chance that an episode of small advantage is left out; the others make up for it
     fill: bool = False  # places of pool.queries without a signal group repeat those that have one, by chance (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
-    kl_weight: float = 0.0  # of that divergence in the loss; 0: no reference model is kept
-    entropy_weight: float = 0.0  # of the entropy that the loss rewards
+    kl_weight: NotNegative = 0.0  # of that divergence in the loss; 0: no reference model is kept
+    entropy_weight: NotNegative = 0.0  # of the entropy that the loss rewards
     importance: Literal["off", "truncate", "icepop"] = "off"  # rollout-learner weights (importance.py)
     importance_by: Literal["token", "sequence", "geometric"] = "token"  # whose ratio: a token's, or its episode's
-    importance_low: float = 0.5  # the least such weight
-    importance_high: float = 2.0  # the largest
-    updates: int = 1  # optimizer updates a batch, over disjoint parts of it; old log-probabilities come once before
-    gap_alarm: float = 0.1  # mean nats between sampler and learner above which a step says so
-    rows: int = 8  # packed rows of one micro-batch (all devices together)
-    row_tokens: int = 1024  # of one packed row; an episode must fit one
+    importance_low: NotNegative = 0.5  # the least such weight
+    importance_high: Positive = 2.0  # the largest
+    updates: Count = 1  # optimizer updates a batch, over disjoint parts of it; old log-probabilities come once before
+    gap_alarm: Positive = 0.1  # mean nats between sampler and learner above which a step says so
+    rows: Count = 8  # packed rows of one micro-batch (all devices together)
+    row_tokens: Count = 1024  # of one packed row; an episode must fit one
     share_prefixes: bool = False  # compute what a group's samples begin with once (not with splash's attention)
-    lanes: int = 1  # threads, each with its micro-batches: two cores and a small model; 1 on several devices
-    lr: float = 1e-6  # the learning rate
+    lanes: Count = 1  # threads, each with its micro-batches: two cores and a small model; 1 on several devices
+    lr: Positive = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
-    warmup_updates: int = 0  # over which the rate rises from 0
-    full_groups: int = 0  # signal groups of a whole update; fewer scale it by groups / this, after Adam. 0: off
-    weight_decay: float = 0.0  # AdamW's
-    betas: tuple[float, float] = (0.9, 0.95)  # Adam's
-    eps: float = 1e-8  # Adam's
-    clip_norm: float = 1.0  # the largest norm of a gradient; a larger one is scaled to it
-    max_nonfinite: int = 5  # skipped updates in a row before the run goes back to its last checkpoint
+    warmup_updates: Natural = 0  # over which the rate rises from 0
+    full_groups: Natural = 0  # signal groups of a whole update; fewer scale it by groups / this, after Adam. 0: off
+    weight_decay: NotNegative = 0.0  # AdamW's
+    betas: Betas = (0.9, 0.95)  # Adam's
+    eps: Positive = 1e-8  # Adam's
+    clip_norm: Positive = 1.0  # the largest norm of a gradient; a larger one is scaled to it
+    max_nonfinite: Count = 5  # skipped updates in a row before the run goes back to its last checkpoint
 
 
 @dataclass(frozen=True)
 class Sft:
     """The cold start: cross-entropy on the model's tokens of expert traces."""
 
-    steps: int = 0  # 0: no cold start
-    traces: int = 64  # traces a step
-    limit: int | None = None  # traces used in all
-    max_tokens: int = 1024  # longer traces are left out, counted
-    lr: float = 1e-5  # the cold start's learning rate
+    steps: Natural = 0  # 0: no cold start
+    traces: Count = 64  # traces a step
+    limit: Count | None = None  # traces used in all
+    max_tokens: Count = 1024  # longer traces are left out, counted
+    lr: Positive = 1e-5  # the cold start's learning rate
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # to 0 at its end
-    warmup_steps: int = 0  # over which the rate rises from 0
-    clip_norm: float = 1.0  # the largest norm of a gradient
-    weight_decay: float = 0.0  # AdamW's
+    warmup_steps: Natural = 0  # over which the rate rises from 0
+    clip_norm: Positive = 1.0  # the largest norm of a gradient
+    weight_decay: NotNegative = 0.0  # AdamW's
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluation of the policy on held-out questions, greedily and by samples."""
 
-    every: int = 0  # steps; 0: only before and after training
+    # steps; 0: only before and after training
+    every: Annotated[int, at_least(0, " (0 evaluates before and after training alone)")] = 0
     # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
-    every_rollouts: int = 0
-    questions: int | None = None  # None: all of data.eval
-    during: int | None = None  # questions of the evaluations between the first and the last; None: as many as those
+    every_rollouts: Natural = 0
+    questions: Count | None = None  # None: all of data.eval
+    during: Count | None = None  # questions of the evaluations between the first and the last; None: as many as those
     # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
     half: Literal["both", "a", "b"] = "both"
-    samples: int = 0  # sampled answers a question for Pass@1; 0: greedy only
-    temperature: float = 1.0  # of the sampled answers
-    top_p: float = 1.0  # of the sampled answers: the probability that the likeliest tokens share; 1: off
-    top_k: int = 0  # of the sampled answers: the likeliest tokens alone; 0: off
+    samples: Natural = 0  # sampled answers a question for Pass@1; 0: greedy only
+    temperature: Positive = 1.0  # of the sampled answers
+    # of the sampled answers: the probability that the likeliest tokens share; 1: off
+    top_p: Annotated[float, Bound("a share, more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
+    top_k: Annotated[int, at_least(0, " (0 is off)")] = 0  # of the sampled answers: the likeliest tokens alone; 0: off
     base: bool = False  # also the model as it is before the cold start
 
 
@@ -174,13 +200,13 @@ class Guards:
 
     # stop: save and end with exit code 4; rollback: back to the best probe's checkpoint, at half the learning rate
     act: Literal["warn", "stop", "rollback"] = "warn"
-    probe_every: int = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
-    probe_questions: int = 100  # of one probe
-    fall: float = 0.08  # under the best probe, twice in a row
-    grad_norm: float = 4.0  # times its median
-    entropy: float = 2.0  # times its median
-    answered: float = 0.15  # under the median share of episodes that end with an answer
-    searches: float = 0.5  # times its median, where the reward has not fallen
+    probe_every: Natural = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
+    probe_questions: Count = 100  # of one probe
+    fall: Positive = 0.08  # under the best probe, twice in a row
+    grad_norm: Positive = 4.0  # times its median
+    entropy: Positive = 2.0  # times its median
+    answered: Positive = 0.15  # under the median share of episodes that end with an answer
+    searches: Positive = 0.5  # times its median, where the reward has not fallen
 
 
 PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
@@ -193,13 +219,17 @@ LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what end
 class Train:
     """The length of a run, and what it keeps."""
 
-    steps: int = 100  # at most; the budgets below end a run after the step that reaches one of them
-    max_rollouts: int | None = None  # a budget of episodes
-    max_tokens: int | None = None  # a budget of sampled tokens
-    max_searches: int | None = None  # a budget of searches
-    checkpoint_every: int = 10  # steps
-    keep_checkpoints: int = 2  # the newest so many
-    keep_every: int = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
+    # at most; the budgets below end a run after the step that reaches one of them
+    steps: Annotated[int, at_least(1, " (a cold start alone is `qr-jax sft`)")] = 100
+    max_rollouts: Count | None = None  # a budget of episodes
+    max_tokens: Count | None = None  # a budget of sampled tokens
+    max_searches: Count | None = None  # a budget of searches
+    # steps
+    checkpoint_every: Annotated[
+        int, at_least(1, " (a number above train.steps saves at the beginning and the end alone)")
+    ] = 10
+    keep_checkpoints: Count = 2  # the newest so many
+    keep_every: Natural = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
     # gs://BUCKET/PATH, or a folder that all hosts see: checkpoints go there, and copies of what else is in the run's
     # folder; None: the run's folder has them, which then all hosts must see
     bucket: str | None = None
@@ -211,14 +241,14 @@ class Train:
 class Mesh:
     """Device counts of the learner's axes; their product is `devices` (None: all there are)."""
 
-    data: int = 1  # devices with a whole copy of the model each, over parts of the batch
-    fsdp: int = 1  # devices that share a copy and split the batch
-    tensor: int = 1  # devices that share each layer
-    devices: int | None = None  # on CPU: how many devices to emulate, over all processes
+    data: Count = 1  # devices with a whole copy of the model each, over parts of the batch
+    fsdp: Count = 1  # devices that share a copy and split the batch
+    tensor: Count = 1  # devices that share each layer
+    devices: Count | None = None  # on CPU: how many devices to emulate, over all processes
     # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
     # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None
-    heartbeat_s: float = 60.0  # a process silent for so long ends the run on all the others
+    heartbeat_s: Positive = 60.0  # a process silent for so long ends the run on all the others
 
 
 @dataclass(frozen=True)
@@ -235,7 +265,7 @@ class Log:
 class Config:
     """A run."""
 
-    seed: int = 0  # of weights, draws and sampling
+    seed: Seed = 0  # of weights, draws and sampling
     model: Model = Model()
     data: Data = Data()
     env: Use = Use("search_r1")  # the dialect of searches and answers
@@ -253,7 +283,7 @@ class Config:
 
 
 def chosen_plugins(config: Config) -> dict[str, Use]:
-    """The plug-in of each kind."""
+    """Return the plug-in of each kind."""
     return {
         "env": config.env,
         "retriever": config.retriever,
@@ -266,10 +296,10 @@ def chosen_plugins(config: Config) -> dict[str, Use]:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json holds.
+    """Read the config that a Python file makes (`config = Config(...)`, or a function `config()`) or a config.json.
 
     `file.py:name` takes the file's variable or function of that name instead. `configs/NAME.py` is the package's own
-    where no such file stands here. Overrides (settings/overrides.py) come last. ValueError says what is wrong with the
+    where no such file stands here. Overrides (cli/overrides.py) come last. ValueError says what is wrong with the
     file or with an override.
     """
     path, name = parts(path)
@@ -302,17 +332,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
         )
-    return from_json(plain(override(from_json(read), overrides)))
+    config = from_json(read)
+    return from_json(plugins.around("cli.overrides").override(config, overrides)) if overrides else config
 
 
 def parts(path: str | Path) -> tuple[Path, str]:
-    """The file and the name in it that `file.py:name` means; the name is "config" where none is given."""
+    """Return the file and the name in it that `file.py:name` means; the name is "config" where none is given."""
     file, colon, name = str(path).rpartition(":")
     return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else (Path(path), "config")
 
 
 def configs_in(folder: Path) -> list[Path]:
-    """The Python files in a folder, as `load` takes them: in `configs` the package's too."""
+    """Return the Python files in a folder, as `load` takes them: in `configs` the package's too."""
     places = (folder, PACKAGE / folder) if folder == Path("configs") else (folder,)
     return [folder / name for name in sorted({file.name for place in places for file in place.glob("*.py")})]
 
@@ -365,7 +396,7 @@ def _meant(error: Exception) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """The file and the line of it in which the error arose."""
+    """Return the file and the line of it in which the error arose."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines.append(error.lineno)
@@ -373,16 +404,16 @@ def _line_of(error: BaseException, path: Path) -> str:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The whole config as JSON holds it; `from_json` gives an equal config back."""
+    """Return the whole config as JSON holds it; `from_json` gives an equal config back."""
     return plain(config)
 
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
-    """The config of a config.json, types checked; an absent setting has its default. ValueError names the setting."""
+    """Read a config.json's config, types checked; an absent setting has its default. ValueError names the setting."""
     return conform("", with_new_names(written) if isinstance(written, Mapping) else written, Config)
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that are equal exactly when two configs are."""
+    """Return 16 hex digits that are equal exactly when two configs are."""
     text = json.dumps(to_json(from_json(config)), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 A plug-in is one function in one file of its kind's folders, with the file's name. Parameters before the `*` are the
 data it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the
 registration there is. What it returns is checked where it comes back. Upper-case constants in its file tell the core
-what it must know before anything runs; they are read from the source, as the signature is.
+what it must know before anything runs.
 """
 
 import math
@@ -37,7 +37,7 @@ class Contract:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: an array by type and shape, all else by its beginning."""
+    """Show a value in a message: an array by type and shape, all else by its beginning."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"an array of {dtype} of shape {tuple(shape)}"
@@ -222,7 +222,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _shape_NL(given: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The shape of the arrays a token among what was given; None where there is none."""
+    """Return the shape of the arrays a token that were given; None where there is none."""
     shapes = (value.shape for name, value in given.items() if name.endswith("_NL") and value is not None)
     return next(shapes, None)
 
@@ -297,6 +297,4 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
     ),
 }
-# Any kind's file may declare these two:
-EXAMPLE = "EXAMPLE"  # settings that the plug-in cannot do without, for tests
-AT_LEAST = "AT_LEAST"  # the least value that a setting may have, by its name
+EXAMPLE = "EXAMPLE"  # what any kind's file may declare: settings that the plug-in cannot do without, for tests

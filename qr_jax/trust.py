@@ -18,7 +18,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.config import SET_PREFIX, Config, Data, chosen_plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.settings import Use, plain
+from qr_jax.settings.settings import Use, inside, plain
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,8 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     if "." in chosen.name and chosen.name not in {f"{module}.{name}" for name, module in plugins.modules(kind).items()}:
         return [f"a function of qr_jax that is no {kind}: {chosen.name!r}"]
     settings = plugins.signature(kind, chosen.name).settings
-    values = {name: setting.default for name, setting in settings.items()} | plugins.check(kind, chosen)
-    parts = [part for value in values.values() for part in (value if isinstance(value, (tuple, list)) else (value,))]
-    found = [text for part in parts if isinstance(part, Use) for text in asks_of(kind, part)]
+    values = plugins.settings_of(kind, chosen)
+    found = [text for part in inside(values, deep=False) for text in asks_of(kind, part)]
     if URL not in settings:  # an encoder's model; a server's is its own
         found += _of_hub(f"the model of {kind} {chosen.name!r}:", values.get("model"))
     elif not settings[URL].required and settings[URL].default == values[URL] == "":
@@ -151,7 +150,7 @@ def _file() -> Path:
 
 
 def own_folder(variable: str, beside: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's own folder for qr_jax, in the one that the variable names, or `beside` in the home.
+    """Return the user's own folder for qr_jax, in the one that the variable names, or `beside` in the home.
 
     OSError where there is no home, as for a user whom the system does not know.
     """

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import tokenizers
 
 from qr_jax import config, dialect
+from qr_jax.cli import overrides
 from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
@@ -33,8 +34,8 @@ from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
-from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, inputs, official, tables
-from qr_jax.settings import checks, overrides, settings
+from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
+from qr_jax.settings import checks, settings
 
 Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))

@@ -242,12 +242,12 @@ MUTATIONS = (
         "qr_jax/plugins.py",
         "known[constant] is int and declared[constant] < 1",
         "known[constant] is int and declared[constant] < 0",
-        "tests/test_contracts.py::test_constants_are_read_from_the_source_and_checked",
+        "tests/test_contracts.py::test_constants_are_checked",
     ),
     Mutation(
-        "qr_jax/settings/checks.py",
-        "config.pool.samples < 2",
-        "config.pool.samples < 1",
+        "qr_jax/config.py",
+        'at_least(2, ", to compare")',
+        'at_least(1, ", to compare")',
         "tests/test_config.py::test_a_wrong_setting_is_a_problem",
     ),
     Mutation(

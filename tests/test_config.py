@@ -4,15 +4,18 @@ import dataclasses
 import importlib
 import json
 import sys
+from typing import Annotated, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax import config
+from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
-from qr_jax.settings import checks, overrides
+from qr_jax.settings import checks
+from qr_jax.settings.settings import type_hints
 
 
 def made(tmp_path, *typed, text="from qr_jax.config import Config\nconfig = Config()\n"):
@@ -246,9 +249,11 @@ def test_rows_that_do_not_divide_name_the_nearest_number_that_does():
 
 @pytest.mark.parametrize(("name", "value", "off"), [("top_p", 0.8, 1), ("top_k", 40, 0), ("top_k", -1, 0)])
 def test_training_samples_from_all_tokens_and_an_evaluation_may_restrict_its_samples(name, value, off):
-    found = checks.problems(with_(rollout={name: value}))
-    assert len(found) == 1 and found[0].startswith(f"rollout.{name}={value}: tokens would come from a restricted")
-    assert f"set rollout.{name}={off} (" in found[0] and f"evaluation.{name}={value})" in found[0]
+    (found,) = checks.problems(with_(rollout={name: value}))
+    assert found.startswith(
+        f"rollout.{name} is {value}; wanted {off}: tokens would come from a restricted distribution"
+    )
+    assert "of the whole vocabulary" in found and f"evaluation.{name}" in found
     assert checks.problems(with_(rollout={name: type(value)(off)}, evaluation={name: max(value, 0)})) == []
 
 
@@ -265,10 +270,10 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"pool": {"samples": 1}}, "pool.samples is 1"),
         ({"pool": {"oversample": 0}}, "pool.oversample is 0"),
         ({"pool": {"reset_below": 1.5}}, "pool.reset_below is 1.5"),
-        ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted more than 0"),
-        ({"rollout": {"temperature": 1e-46}}, "rollout.temperature=1e-46; wanted at least 0.01"),
+        ({"rollout": {"temperature": 0.0}}, "rollout.temperature is 0.0; wanted at least 0.01"),
+        ({"rollout": {"temperature": 1e-46}}, "rollout.temperature is 1e-46; wanted at least 0.01: logits"),
         ({"evaluation": {"top_p": 1.5}}, "evaluation.top_p is 1.5; wanted a share"),
-        ({"evaluation": {"top_p": 0.0}}, "evaluation.top_p is 0.0; wanted more than 0"),
+        ({"evaluation": {"top_p": 0.0}}, "evaluation.top_p is 0.0; wanted a share, more than 0"),
         ({"evaluation": {"top_k": -1}}, "evaluation.top_k is -1; wanted at least 0 (0 is off)"),
         ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
         ({"rollout": {"turn_tokens": 512, "context_tokens": 512}}, "rollout.turn_tokens=512 leaves nothing for the"),
@@ -372,11 +377,10 @@ def test_wandb_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     (tmp_path / "wandb").mkdir()  # what a run leaves where it was started; no package
     wanted = "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
-    assert checks._is_installed("wandb") is False
-    assert list(checks._together(with_(log={"wandb": True}))) == [wanted]
+    assert checks.problems(with_(log={"wandb": True})) == [wanted]
     (tmp_path / "wandb" / "__init__.py").write_text("")
     importlib.invalidate_caches()
-    assert list(checks._together(with_(log={"wandb": True}))) == []
+    assert checks.problems(with_(log={"wandb": True})) == []
 
 
 def test_all_problems_are_listed_at_once():
@@ -451,3 +455,14 @@ def test_a_setting_of_another_name_in_version_0_2_is_read_from_old_runs_and_refu
     assert config.load(tmp_path / "config.json").learner.keep_zero_variance
     with pytest.raises(ValueError, match=r"learner\.keep_dead: it is learner\.keep_zero_variance now"):
         overrides.override(config.Config(), ["learner.keep_dead=true"])
+
+
+def test_every_number_of_the_config_has_a_bound_beside_its_type():
+    def without(section, before=""):
+        for name, hint in type_hints(section).items():
+            if dataclasses.is_dataclass(hint) and hint is not config.Use:
+                yield from without(hint, f"{before}{name}.")
+            elif {int, float} & {hint, *(get_args(hint) if get_origin(hint) is not Annotated else ())}:
+                yield before + name
+
+    assert list(without(Config)) == []

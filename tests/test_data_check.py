@@ -13,6 +13,7 @@ import pytest
 from qr_jax import assemble
 from qr_jax.cli import cli
 from qr_jax.cli.commands import data
+from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.search.stored import ENDS
 from qr_jax.sets import data_check, formats
@@ -112,7 +113,7 @@ def test_a_leak_is_found_in_another_unicode_form(tmp_path, question, other):
     (overlap,) = [one for one in data_check.check(train, against=test).findings if one.kind == "overlap"]
     assert overlap.rows == overlap.others == (1,)
     queries, held_out = readers.read_queries(train), readers.read_queries(test)
-    assert "1 of the 1 held-out questions are trained on too" in str(assemble.shared(queries, held_out))
+    assert "1 of the 1 held-out questions are trained on too" in str(assemble.remarks(Config(), queries, held_out))
     seen = Repeats()
     seen.add(held_out[0])
     assert seen.find(queries[0]) == "z"

@@ -125,10 +125,10 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
 
 
 def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
-    assert checks.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * run_state.ROLLBACK_SEEDS
+    assert config.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * run_state.ROLLBACK_SEEDS
     made = rollouts.engine(slots=4, buckets=(64,)).rows
-    assert made.keys(checks.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
-    assert checks.problems(config.Config(seed=checks.LARGEST_SEED)) == []
+    assert made.keys(config.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
+    assert checks.problems(config.Config(seed=config.LARGEST_SEED)) == []
     for seed in (-1, 4294770688, 2**32):
         (line,) = checks.problems(config.Config(seed=seed))
         assert line.startswith(f"seed is {seed}; wanted 0 to 4294770687")

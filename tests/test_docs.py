@@ -22,13 +22,13 @@ from pathlib import Path
 import pytest
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli
+from qr_jax.cli import cli, overrides
 from qr_jax.config import use
 from qr_jax.data import readers
 from qr_jax.lab import oracle, study
 from qr_jax.logging import metrics_writer
 from qr_jax.sets import formats
-from qr_jax.settings import checks, overrides
+from qr_jax.settings import checks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

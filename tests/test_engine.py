@@ -38,6 +38,7 @@ from rollouts import (
 from settling import settle as settled_step
 
 from qr_jax import assemble, config, plugins
+from qr_jax.cli.overrides import override
 from qr_jax.config import load
 from qr_jax.errors import Interrupted
 from qr_jax.logging import terminal
@@ -52,7 +53,6 @@ from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
 from qr_jax.rollout.live import EpisodeState
 from qr_jax.run.kept_thread import KeptThread
 from qr_jax.settings import checks
-from qr_jax.settings.overrides import override
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

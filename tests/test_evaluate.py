@@ -22,7 +22,7 @@ import small_data
 from killed_run import tiny
 
 from qr_jax import assemble, config, evaluate, sft
-from qr_jax.cli import asking, cli
+from qr_jax.cli import cli
 from qr_jax.cli.commands import runs as run_commands
 from qr_jax.data import readers
 from qr_jax.envs.search_r1 import search_r1
@@ -255,13 +255,12 @@ def test_an_evaluation_decodes_by_settings_of_its_own_and_its_manifest_says_them
     assert greedy[0] == greedy[1], "a greedy answer is the same under any top_k"
 
 
-def test_ask_shows_searches_and_answer(run):
-    answerer = asking.opened(config.load(run / "config.json"), run)
-    found = answerer.answer("who is the mayor of eskburg ?")
-    text = evaluate.format_episode(found)
+def test_ask_shows_searches_and_answer(run, capsys):
+    assert cli.main(["ask", str(run), "who is the mayor of eskburg ?"]) == 0
+    text = capsys.readouterr().out
     assert text.startswith("question: who is the mayor of eskburg ?") and "answer:" in text
-    with pytest.raises(ValueError, match="empty"):
-        answerer.answer(" ")
+    assert cli.main(["ask", str(run), " "]) == 2
+    assert "the question is empty" in capsys.readouterr().err
 
 
 def test_a_step_that_was_not_kept_is_refused_with_those_that_were(run, capsys):

@@ -15,11 +15,11 @@ from loopback_hub import COMMIT
 from test_official import ROWS, write_official
 
 from qr_jax.cli import cli
+from qr_jax.cli.overrides import override
 from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.sets import fetch, get, official, qa_builders
 from qr_jax.settings import checks
-from qr_jax.settings.overrides import override
 
 REPO = "someone/questions"
 DATA = bytes(range(256)) * 40

@@ -21,7 +21,7 @@ ROWS = (
     "run.lease run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
     "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.broken_verdict lab.judge lab.suite "
-    "sets.tables",
+    "sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
@@ -42,7 +42,7 @@ HOST += tuple(f"run.{name}" for name in ("bucket", "interrupts", "jsonl"))
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder", "sets.qa_builders")
 # these stand beside host code and are none
-LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.asking", "cli.commands.pods")
+LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.probe", "lab.launch", "lab.study", "lab.compare", "methods.advantages")
 LOOPS += ("methods.losses", "search.embedder", "search.encoder")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from qr_jax import plugins
-from qr_jax.cli import cli
+from qr_jax.cli import cli, meanings, overrides
 from qr_jax.config import Config
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.settings import meanings, overrides
 
 
 @pytest.mark.house
@@ -95,6 +94,6 @@ def test_a_plug_in_of_one_s_own_is_found_by_its_kind_and_place(tmp_path, monkeyp
         assert told == ("Rule: mine.", "pool.rule.keen", "a number", "0.5")
     with pytest.raises(ValueError, match="is named with its kind: rule=my_ideas.mine, rounds=my_ideas.mine, "):
         meanings.chosen("my_ideas.mine")
-    with pytest.raises(ValueError, match="rule 'my_ideas.other' is not written in its file as a def"):
-        (tmp_path / "my_ideas.py").write_text("def _made():\n    return lambda pool, outcome: None\nother = _made()\n")
-        meanings.chosen("rule=my_ideas.other")
+    with pytest.raises(ValueError, match="rule 'my_others.other' is not written in its file as a def"):
+        (tmp_path / "my_others.py").write_text("def _made():\n    return lambda pool, outcome: None\nother = _made()\n")
+        meanings.chosen("rule=my_others.other")

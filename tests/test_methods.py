@@ -14,6 +14,7 @@ from test_learner import CFG, MODEL, groups
 from test_noisy_search import engine
 
 from qr_jax import assemble, config, plugins, sft
+from qr_jax.cli.overrides import override
 from qr_jax.config import use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.learner import learner
@@ -22,7 +23,6 @@ from qr_jax.logging import metrics_writer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Scores, Turn, grades
 from qr_jax.settings import checks
-from qr_jax.settings.overrides import override
 from qr_jax.step import grading
 from qr_jax.train import train
 

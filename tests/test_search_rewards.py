@@ -12,6 +12,7 @@ import pytest
 from judge_server import choosy, completion, honest, serving
 
 from qr_jax import plugins, trust
+from qr_jax.cli.overrides import override
 from qr_jax.config import Config, use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.lab.judge import INJECTED, Asked, Judge
@@ -33,7 +34,6 @@ from qr_jax.records import Episode, Passage, Query, Turn, grades
 from qr_jax.rewards._format import well_formed
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.search_r1_format import search_r1_format
-from qr_jax.settings.overrides import override
 
 QUERY = Query("q", "Where was the author of Dune born?", ("Tacoma",), ("Dune", "Frank Herbert"))
 DUNE = Passage("1", "Dune", "A novel by Frank Herbert.")

@@ -52,9 +52,7 @@ def test_a_term_of_the_learner_does_not_reach_the_cold_start():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in plugins.names("env") if plugins.has_beside("env", name, "expert_turn")]
-)
+@pytest.mark.parametrize("name", [name for name in plugins.names("env") if plugins.beside("env", name, "expert_turn")])
 def test_the_world_s_vocabulary_has_every_word_of_every_environment_s_expert(name):
     settings = config.Config(model=config.Model(name="quickstart"), env=use(name))
     tokenizer, write = assemble.world_tokenizer(settings), assemble.expert_turn(settings)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from qr_jax import errors
-from qr_jax.cli.commands import completion, data, doctor, eval, pods, runs, settings, studies, synth, train
+from qr_jax.cli.commands import data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.parallel import interpreter
@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    overrides: list[str] = []
     try:
         if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             interrupts.hear_interrupts()
@@ -63,40 +62,10 @@ def _run(argv: Sequence[str] | None) -> int:
             interpreter.quiet_libtpu()
         terminal.speak("stderr")
         parser = make_parser()
-        commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
         if not words or words == ["help"]:
             terminal.result(parser.format_help().strip())
             return 0 if words else errors.USER_ERROR
-        if words[0] == "help":
-            words = [*words[1:], "--help"]
-        if not words[0].startswith("-") and words[0] not in commands:
-            known = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
-            return _fail(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
-        if any(not word.strip() or re.fullmatch("--[a-z-]+=", word) for word in words):  # "" would be this folder
-            return _fail("one of the words is empty, as a shell's variable that is not set")
-        if strange := next((word for word in words if not _is_text(word)), None):
-            return _fail(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
-        if removed := next((name for word in words if (name := word.partition("=")[0]) in REMOVED_OPTIONS), None):
-            return _fail(f"there is no option {removed} any more; {REMOVED_OPTIONS[removed]}")
-        if words and words[0] in commands and commands[words[0]].get_default("takes_settings"):
-            words, overrides = take_overrides(words, commands[words[0]], commands)
-        refuse_nearly(words, parser)
-        arguments, more = parser.parse_known_args(words)
-        if more:
-            part = _part(words, parser)[0].prog
-            cure = f"'{part} --help' lists what it takes"
-            if words[:2] == ["data", "check"]:
-                cure = "check one file at a time; --against FILE says which questions stand in both"
-            elif words[:2] == ["data", "get"] and more[0].startswith("--files"):
-                cure = "`qr-jax data convert FILE OUT` reads a file that you have"
-            elif words[0] == "ask":
-                cure = "put the question in quotes"
-            elif words and overrides and overrides[-1].endswith("="):
-                cure = f"a setting is written {overrides[-1]}VALUE, without blanks"
-            elif (setting := more[0].strip(":")) in TOP_SETTINGS:
-                cure = f"a setting is written {setting}=VALUE, without blanks"
-            return _fail(f"{part} does not take {' '.join(more)!r}; {cure}")
-        arguments.overrides = overrides
+        arguments = _read(words, parser)
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
             from qr_jax.run import run_files
 
@@ -117,34 +86,61 @@ def _run(argv: Sequence[str] | None) -> int:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
     except Exception as error:
-        return _fail_outside(error)
+        from qr_jax import plugins
+
+        if told := plugins.failed_outside(error):
+            return _fail(told, errors.FAILED)
+        raise  # a bug of ours, with its traceback
     finally:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
             signal.signal(signal.SIGINT, lambda *_: os._exit(errors.INTERRUPTED))
 
 
-def _is_text(word: str) -> bool:
-    """Return True if the word can be encoded in UTF-8; a file's name may have any bytes."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the arguments of a command line, its overrides among them. ValueError says what is wrong with it."""
+    commands: Mapping[str, argparse.ArgumentParser] = parser.get_default("commands")
+    if words[0] == "help":
+        words = [*words[1:], "--help"]
+    if not words[0].startswith("-") and words[0] not in commands:
+        known = OTHER_COMMANDS.get(words[0]) or nearest(words[0], commands)
+        raise UserError(f"there is no command {words[0]!r}{known or '; `qr-jax --help` lists those there are'}")
+    if any(not word.strip() or re.fullmatch("--[a-z-]+=", word) for word in words):  # "" would be this folder
+        raise UserError("one of the words is empty, as a shell's variable that is not set")
+    if strange := next((word for word in words if word.encode(errors="ignore").decode() != word), None):
+        raise UserError(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
+    if removed := next((name for word in words if (name := word.partition("=")[0]) in REMOVED_OPTIONS), None):
+        raise UserError(f"there is no option {removed} any more; {REMOVED_OPTIONS[removed]}")
+    overrides: list[str] = []
+    if words[0] in commands and commands[words[0]].get_default("takes_settings"):
+        words, overrides = take_overrides(words, commands[words[0]], commands)
+    refuse_nearly(words, parser)
+    arguments, more = parser.parse_known_args(words)
+    if more:
+        part = _part(words, parser)[0].prog
+        raise UserError(f"{part} does not take {' '.join(more)!r}; {_cure(words, more, part, overrides)}")
+    arguments.overrides = overrides
+    return arguments
+
+
+def _cure(words: Sequence[str], more: Sequence[str], part: str, overrides: Sequence[str]) -> str:
+    """Say what to do about words that a command does not take."""
+    if words[:2] == ["data", "check"]:
+        return "check one file at a time; --against FILE says which questions stand in both"
+    if words[:2] == ["data", "get"] and more[0].startswith("--files"):
+        return "`qr-jax data convert FILE OUT` reads a file that you have"
+    if words[0] == "ask":
+        return "put the question in quotes"
+    if overrides and overrides[-1].endswith("="):
+        return f"a setting is written {overrides[-1]}VALUE, without blanks"
+    if (setting := more[0].strip(":")) in TOP_SETTINGS:
+        return f"a setting is written {setting}=VALUE, without blanks"
+    return f"'{part} --help' lists what it takes"
 
 
 def _fail(text: str, code: int = errors.USER_ERROR) -> int:
     """Say what is wrong; the code is one of errors.py."""
     return _end(f"error: {text}", code)
-
-
-def _fail_outside(error: Exception) -> int:
-    """Say where a user's plug-in failed; raise a bug of ours again, for its traceback."""
-    from qr_jax import plugins
-
-    if told := plugins.failed_outside(error):
-        return _fail(told, errors.FAILED)
-    raise
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:
@@ -192,7 +188,7 @@ def _shown_log() -> Iterator[None]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Building it imports nothing that takes time."""
+    """Return the parser of all commands. Building it imports nothing that takes time."""
     parser = argparse.ArgumentParser(prog="qr-jax", description="Trains language models to search.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"qr_jax {importlib.metadata.version('qr_jax')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -203,7 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(run_command=run)
         return made
 
-    for commands_of in (doctor, train, settings, studies, pods, runs, eval, data, synth, completion):
+    for commands_of in (doctor, train, settings, studies, pods, runs, eval, data, synth):
         commands_of.add(command)
     return parser
 
@@ -220,7 +216,7 @@ def refuse_nearly(words: Sequence[str], parser: argparse.ArgumentParser) -> None
 
 
 def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser of the part of a command that the words name, and the words behind it."""
+    """Return the parser of the part of a command that the words name, and the words behind it."""
     waiting = list(words)
     while waiting and waiting[0] in (parts := _parts(parser)):
         parser = parts[waiting.pop(0)]
@@ -228,7 +224,7 @@ def _part(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[argpar
 
 
 def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """The parsers of a command's parts."""
+    """Return the parsers of a command's parts."""
     return {
         name: part
         for action in parser._actions if isinstance(action, argparse._SubParsersAction)
@@ -239,7 +235,7 @@ def _parts(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
 def take_overrides(
     words: Sequence[str], command: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser] = {}
 ) -> tuple[list[str], list[str]]:
-    """The command's own words, and the overrides among them (`a.b=c`, `--a.b c`), which may stand anywhere after it.
+    """Part the command's own words from the overrides (`a.b=c`, `--a.b c`), which may stand anywhere after it.
 
     ValueError for a misspelt option of the command, and for an option of another of the `commands`.
     """
@@ -269,16 +265,12 @@ def take_overrides(
 
 def _refuse_blanks(own: Sequence[str]) -> None:
     """Raise ValueError for `name = value`, `name =value` and `name value`, where `name` is a section's setting."""
+    from qr_jax.config import Config
+
+    sections = [field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type)]
     for word in own:
         if word.startswith("="):
             raise UserError(f"{word!r} stands alone; wanted setting=value without blanks")
-        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not os.path.exists(word) and _is_section(word):
+        is_setting = re.fullmatch(r"([a-z_]+)(\.[a-z_]+)+", word)
+        if is_setting and is_setting[1] in sections and not os.path.exists(word):
             raise UserError(f"{word!r} has no value; wanted {word}=VALUE without blanks")
-
-
-def _is_section(word: str) -> bool:
-    """Return True if the word before the first dot is a section of the config."""
-    from qr_jax.config import Config
-
-    named = {field.name: field.type for field in dataclasses.fields(Config)}
-    return dataclasses.is_dataclass(named.get(word.partition(".")[0]))

@@ -1,14 +1,15 @@
 """Environment: searches and answer between tags, all in one message of the model (Jin et al. 2025, 2503.09516)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from qr_jax import dialect
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
+from qr_jax.settings.settings import at_least
 
 STOP = ("</search>", "</answer>")
 ACTS = ("search", "answer")  # the first of a turn decides, and an answer ends the episode
-AT_LEAST = {"max_turns": 0, "max_invalid": 0}
 THINK = (
     "Reason between <think> and </think> before you act, and again whenever you have been given something new to read. "
 )
@@ -29,8 +30,8 @@ def search_r1(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: int = 4,  # searches of an episode; one more turn may answer
-    max_invalid: int = 2,  # turns without a search or an answer that are let pass
+    max_turns: Annotated[int, at_least(0)] = 4,  # searches of an episode; one more turn may answer
+    max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a search or an answer that are let pass
     think: bool = True,  # whether the prompt asks for thoughts
     prompt: str | None = None,  # the whole prompt, with {question}; none: our own wording
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown

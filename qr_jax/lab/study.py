@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qr_jax.cli.overrides import override, read
 from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
 from qr_jax.lab import oracle
@@ -16,8 +17,7 @@ from qr_jax.lab.launch import Job, Launcher
 from qr_jax.logging import terminal
 from qr_jax.run import runs
 from qr_jax.settings import checks
-from qr_jax.settings.overrides import override
-from qr_jax.settings.settings import conform, differences, few, read
+from qr_jax.settings.settings import conform, differences, few
 
 
 @dataclass(frozen=True)

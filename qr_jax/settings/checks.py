@@ -1,6 +1,9 @@
-"""Everything about a config that can be wrong and can be known before a device is touched."""
+"""All that can be wrong with a config and be known before a device is touched.
 
-import dataclasses
+A value alone is judged by its type and its bound (settings.py); here is what is right alone and conflicts together, or
+with files, devices and plug-ins.
+"""
+
 import importlib.util
 import math
 import os
@@ -17,53 +20,10 @@ from qr_jax.data.world.generate import WorldSettings
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import looks_secret
 from qr_jax.run import bucket
-from qr_jax.settings.settings import Use, conform
+from qr_jax.settings.settings import conform, inside, out_of_bounds, plain
 
-# Bounds by section; a setting that may be None is checked where it is a number.
-AT_LEAST_ONE = {
-    "model": ("vocab_block",),
-    "data": ("train_limit", "eval_limit"),
-    "pool": ("queries", "oversample", "min_signal"),
-    "rollout": (
-        "slots", "store", "context_tokens", "turn_tokens", "search_k", "observation_tokens", "passage_chars", "chunk",
-        "tile", "lanes",
-    ),
-    "learner": ("horizon_tokens", "updates", "rows", "row_tokens", "lanes", "max_nonfinite"),
-    "sft": ("traces", "limit", "max_tokens"),
-    "evaluation": ("questions", "during"),
-    "guards": ("probe_questions",),
-    "train": ("steps", "checkpoint_every", "keep_checkpoints", "max_rollouts", "max_tokens", "max_searches"),
-    "mesh": ("data", "fsdp", "tensor", "devices"),
-}  # fmt: skip
-AT_LEAST_ZERO = {
-    "data": ("trace_worlds",),
-    "rollout": ("search_retries",),
-    "learner": ("kl_weight", "entropy_weight", "warmup_updates", "full_groups", "weight_decay", "importance_low"),
-    "sft": ("steps", "warmup_steps", "weight_decay"),
-    "evaluation": ("every", "every_rollouts", "samples", "top_k"),
-    "guards": ("probe_every",),
-    "train": ("keep_every",),
-}
-MORE_THAN_ZERO = {
-    "rollout": ("temperature", "search_deadline_s", "outage_s"),
-    "learner": ("lr", "eps", "clip_norm", "importance_high", "gap_alarm"),
-    "sft": ("lr", "clip_norm"),
-    "evaluation": ("temperature", "top_p"),
-    "guards": ("fall", "grad_norm", "entropy", "answered", "searches"),
-    "mesh": ("heartbeat_s",),
-}
-# What is meant where a number is too small, as -1 is "never" in other systems.
-BELOW = {
-    "train.steps": " (a cold start alone is `qr-jax sft`)",
-    "train.checkpoint_every": " (a number above train.steps saves at the beginning and the end alone)",
-    "evaluation.top_k": " (0 is off)",
-    "evaluation.every": " (0 evaluates before and after training alone)",
-}
 DATA = ("train", "eval", "corpus", "traces")  # settings that name files
 MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
-LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
-COLDEST = 0.01  # of the temperatures that training samples at
-SHARES = {"evaluation": ("top_p",), "pool": ("reset_below",), "data": ("train_share",)}
 
 
 def check(
@@ -99,65 +59,24 @@ def problems(
         config = from_json(config)
     except ValueError as error:
         return [str(error)]
-    lines = [line for part in (_sizes, _sampling, _together, _batches, _lengths) for line in part(config)]
+    lines = [*out_of_bounds("", config, Config)]
+    lines += [line for part in (_sizes, _together, _batches, _lengths) for line in part(config)]
     lines += _files(config, reads)
     if "eval" in reads:
         lines += _sources(config)
-    lines += _secrets(config)
-    return lines + list(_mesh(config, devices)) + list(_plugins(config))
-
-
-def _bounded(config: Config, sections: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, float]]:
-    for section, names in sections.items():
-        for name in names:
-            value = getattr(getattr(config, section), name)
-            if value is not None:
-                yield f"{section}.{name}", value
+    return [*lines, *_secrets(plain(config)), *_mesh(config, devices), *_plugins(config)]
 
 
 def _sizes(config: Config) -> Iterator[str]:
-    for least, sections in ((1, AT_LEAST_ONE), (0, AT_LEAST_ZERO)):
-        for name, value in _bounded(config, sections):
-            if value < least:
-                yield f"{name} is {value}; wanted at least {least}{BELOW.get(name, '')}"
-    yield from (f"{n} is {value}; wanted more than 0" for n, value in _bounded(config, MORE_THAN_ZERO) if value <= 0)
-    for name, value in _bounded(config, SHARES):
-        if not 0 <= value <= 1:
-            yield f"{name} is {value}; wanted a share, from 0 to 1"
-    if not 0 <= config.seed <= LARGEST_SEED:
-        yield f"seed is {config.seed}; wanted 0 to {LARGEST_SEED} (sampling keys have 32 bits)"
     episodes = config.pool.queries * config.pool.oversample * config.pool.samples
     if episodes > MOST_EPISODES:
         yield (
             f"pool.queries={config.pool.queries} x pool.oversample={config.pool.oversample} x pool.samples="
             f"{config.pool.samples} are {episodes:,} episodes a step; wanted at most {MOST_EPISODES:,}"
         )
-    if config.pool.samples < 2:
-        yield f"pool.samples is {config.pool.samples}; wanted at least 2, to compare"
-    if not all(0 <= beta < 1 for beta in config.learner.betas):
-        yield f"learner.betas is {config.learner.betas}; wanted two numbers from 0 to below 1"
-    if not 0 <= config.learner.prune < 1:
-        yield f"learner.prune is {config.learner.prune}; wanted a chance from 0 to below 1"
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
         yield f"learner.importance_low={low} is not below learner.importance_high={high}"
-
-
-def _sampling(config: Config) -> Iterator[str]:
-    """Yield an error if training samples from another distribution than the learner's log-probabilities are of."""
-    for name, off in (("top_p", 1.0), ("top_k", 0)):
-        if (value := getattr(config.rollout, name)) != off:
-            yield (
-                f"rollout.{name}={value}: tokens would come from a restricted distribution, and the learner's "
-                "log-probabilities are of the whole vocabulary, so that every importance weight would be wrong; set "
-                f"rollout.{name}={off:g} (the answers that an evaluation samples may be restricted: "
-                f"evaluation.{name}={value})"
-            )
-    if 0 < config.rollout.temperature < COLDEST:
-        yield (
-            f"rollout.temperature={config.rollout.temperature}; wanted at least {COLDEST}: logits divided by less are "
-            "beyond float32, and what is sampled then is not what the learner trains on"
-        )
 
 
 def _together(config: Config) -> Iterator[str]:
@@ -203,14 +122,9 @@ def _together(config: Config) -> Iterator[str]:
             f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
-    if config.log.wandb and not _is_installed("wandb"):
+    package = importlib.util.find_spec("wandb") if config.log.wandb else None
+    if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
-
-
-def _is_installed(package: str) -> bool:
-    """Return True if the package can be imported; a mere folder of its name (W&B leaves one where it ran) is none."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -240,8 +154,6 @@ def _lengths(config: Config) -> Iterator[str]:
             f"rollout.slots={rollout.slots} and rollout.store={rollout.store} do not divide over "
             f"rollout.lanes={rollout.lanes}; set rollout.lanes=1, or multiples of it"
         )
-    if not rollout.buckets or list(rollout.buckets) != sorted(set(rollout.buckets)) or rollout.buckets[0] < 1:
-        yield f"rollout.buckets is {rollout.buckets}; wanted growing numbers of tokens, as in 64,256"
     if config.sft.steps and config.sft.max_tokens > row:
         yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}"
 
@@ -324,28 +236,13 @@ def _files_of(text: str) -> set[Path]:
         return set()
 
 
-def _secrets(config: Config) -> Iterator[str]:
+def _secrets(value: Any, name: str = "") -> Iterator[str]:
     """Yield an error for each secret: what stands in a config stands in files, logs and reports."""
-    for name, value in _named(config):
-        if isinstance(value, str) and looks_secret(name):
-            yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
-
-
-def _named(value: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting with its dotted name, those of plug-ins and mappings included."""
-    if isinstance(value, Use):
-        value = value.settings
-    items: Mapping[str, Any] = {}
-    if isinstance(value, Mapping):
-        items = value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif isinstance(value, tuple):
-        items = {str(at): item for at, item in enumerate(value)}
-    else:
-        yield before, value
-    for key, item in items.items():
-        yield from _named(item, f"{before}.{key}" if before else key)
+    if isinstance(value, str) and looks_secret(name):
+        yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:  # a plug-in's settings are typed without the word
+        yield from _secrets(item, ".".join(filter(None, (name, "" if key == "settings" else str(key)))))
 
 
 def _plugins(config: Config) -> Iterator[str]:
@@ -375,7 +272,7 @@ def _passages(config: Config) -> Iterator[str]:
 
 def _expert(config: Config) -> Iterator[str]:
     """Yield an error for each setting that needs `expert_turn` if the environment has none."""
-    if plugins.has_beside("env", config.env.name, "expert_turn"):
+    if plugins.beside("env", config.env.name, "expert_turn"):
         return
     lacks = f"env {config.env.name!r} has no function expert_turn(thought, queries, answer) in its file; write it"
     if config.sft.steps and config.data.traces in MADE_TRACES:
@@ -416,12 +313,3 @@ def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterato
                 f"{kind} {use.name!r} learns from groups of equal rewards too, and none reaches it; "
                 "set learner.keep_zero_variance=true"
             )
-
-
-def inside(value: Any) -> Iterator[Use]:
-    """Plug-ins among a plug-in's settings (a retriever made of retrievers): they are of its own kind."""
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
-    for item in items:
-        if isinstance(item, Use):
-            yield item
-        yield from inside(item.settings if isinstance(item, Use) else item)

@@ -1,4 +1,4 @@
-"""Typed settings: what people type and what JSON holds, as the types that dataclass fields are annotated with."""
+"""Typed settings: what Python and JSON hold, as the types that dataclass fields are annotated with."""
 
 import contextlib
 import dataclasses
@@ -6,8 +6,8 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from qr_jax.errors import UserError
 
@@ -15,11 +15,24 @@ BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-NOTHING = ("none", "null")
+
+
+class Bound(NamedTuple):
+    """The values that a setting may have, beside its type: `Annotated[int, at_least(1)]`. None is always among them."""
+
+    wanted: str  # in a message: "wanted ..."
+    allows: Callable[[Any], bool]
+
+
+def at_least(least: float, why: str = "") -> Bound:
+    return Bound(f"at least {least:g}{why}", lambda value: value >= least)
+
+
+ABOVE_0 = Bound("more than 0", lambda value: value > 0)
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
-    """The end of an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
+    """End an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
     known = list(known)
     cutoff = 0.6 if len(name) > 4 else 0.7  # few letters are soon half the same
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -28,12 +41,13 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
 
 
 def few(texts: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
-    """The first of them for a message: "a, b and 4 more"."""
+    """Shorten a list for a message: "a, b and 4 more"."""
     return between.join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def describe(wanted: Any) -> str:
-    """A type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
+    """Return a type in a user's words: "a whole number", "one of 'a', 'b'", "a number or none"."""
+    wanted = bare(wanted)
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     simple[Use] = "a plug-in"
     if wanted in simple:
@@ -51,7 +65,7 @@ def describe(wanted: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """The value as an error shows it: its beginning alone where it is long."""
+    """Return the value as an error shows it, cut where it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more than 4,300 digits, or lists in lists without end
@@ -60,7 +74,7 @@ def show(value: Any) -> str:
 
 
 def names(row: Iterable[object]) -> str:
-    """A row's names as an error shows them."""
+    """Return a row's names as an error shows them."""
     return few([str(name)[:60] for name in row], 12) or "none"
 
 
@@ -70,20 +84,38 @@ def wrong(name: str, found: Any, wanted: Any) -> UserError:
 
 @functools.cache
 def type_hints(of: type) -> Mapping[str, Any]:
-    """The types of a dataclass's fields."""
-    return get_type_hints(of)
+    """Return the types of a dataclass's fields, with their bounds."""
+    return get_type_hints(of, include_extras=True)
+
+
+def bare(wanted: Any) -> Any:
+    """Return a type without its bounds."""
+    return get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+
+
+def out_of_bounds(name: str, value: Any, wanted: Any) -> Iterator[str]:
+    """Yield an error for each value, of a setting or of those of a section, that its bound does not allow."""
+    if dataclasses.is_dataclass(wanted) and wanted is not Use:
+        for key, hint in type_hints(wanted).items():
+            yield from out_of_bounds(f"{name}.{key}" if name else key, getattr(value, key), hint)
+    for part in get_args(wanted) if value is not None else ():
+        if isinstance(part, Bound) and not part.allows(value):
+            yield f"{name} is {value}; wanted {part.wanted}"
+        elif get_origin(part) is Annotated:  # one of a union's types
+            yield from out_of_bounds(name, value, part)
 
 
 def conform(name: str, value: Any, wanted: Any) -> Any:
-    """`value`, from Python or JSON, as the type `wanted`. ValueError with what was found and what was wanted.
+    """Return `value`, from Python or JSON, as the type `wanted`; ValueError says what was found and what was wanted.
 
     A whole number becomes a float where one is wanted, and a list a tuple; nothing else changes.
     """
+    wanted = bare(wanted)
     if wanted is Any:
         return _plain_value(name, value)
     origin, parts = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
-        return _first(conform, name, value, wanted)
+        return first_of(conform, name, value, wanted)
     if origin is Literal:
         if not any(value == part and type(value) is type(part) for part in parts):
             raise wrong(name, value, wanted)
@@ -91,7 +123,7 @@ def conform(name: str, value: Any, wanted: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise wrong(name, value, wanted)
-        return _each(conform, name, value, value, wanted)
+        return each_of(conform, name, value, value, wanted)
     if dataclasses.is_dataclass(wanted):
         return _dataclass(name, value, wanted)
     if origin is not None and issubclass(origin, Mapping):
@@ -111,7 +143,7 @@ def _bounded(name: str, number: int) -> int:
     return number
 
 
-def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
+def first_of(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: Any) -> Any:
     """Convert what was found, by `by`, to the first of a union's types that takes it."""
     for part in get_args(wanted):
         with contextlib.suppress(ValueError):
@@ -119,7 +151,7 @@ def _first(by: Callable[[str, Any, Any], Any], name: str, found: Any, wanted: An
     raise wrong(name, found, wanted)
 
 
-def _each(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
+def each_of(by: Callable[[str, Any, Any], Any], name: str, items: Sequence, found: Any, wanted: Any) -> tuple[Any, ...]:
     """Convert each item of a tuple by `by`; errors show the tuple as it was `found`."""
     parts = get_args(wanted)
     parts = (parts[0],) * len(items) if len(parts) == 2 and parts[1] is ... else parts
@@ -149,7 +181,7 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
 
 
 def _plain_value(name: str, value: Any) -> Any:
-    """A plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
+    """Return a plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
     if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
         raise UserError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
     if type(value) is int:
@@ -170,65 +202,8 @@ def _plain_value(name: str, value: Any) -> Any:
     raise UserError(f"{found}; wanted none, true, false, a finite number, text, or a list of them")
 
 
-def read(name: str, text: str, wanted: Any) -> Any:
-    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
-    if wanted is Any:
-        return guess(text)
-    origin, parts = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        if type(None) in parts and text.lower() in NOTHING:
-            return None
-        return _first(read, name, text, wanted)
-    if origin is Literal:
-        for part in parts:
-            if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
-                return part
-        raise wrong(name, text, wanted)
-    if origin is tuple:
-        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        return _each(read, name, items, text, wanted)
-    return conform(name, _scalar(text, wanted), wanted)
-
-
-def _scalar(text: str, wanted: Any) -> Any:
-    """The typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
-    if wanted is bool:
-        return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
-    if wanted is type(None) and text.lower() in NOTHING:
-        return None
-    if wanted in (int, float):
-        try:
-            number = float(text)
-            if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
-                return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
-            return number if wanted is float else text
-        except ValueError:
-            return text
-    return text
-
-
-def guess(text: str) -> Any:
-    """A value for a setting of no stated type: none, true, false, a number, a list at commas, else text."""
-    if "," in text:
-        return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
-    if text.lower() in NOTHING:
-        return None
-    if text.lower() in ("true", "false"):
-        return WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if kind is int and abs(number) >= BEYOND:  # a name that is all digits, and keeps them
-            return text
-        if math.isfinite(number):
-            return number
-    return text
-
-
 def plain(value: Any) -> Any:
-    """The value as JSON holds it: dataclasses and mappings as dicts, tuples as lists. `conform` turns it back."""
+    """Return the value as JSON holds it: dataclasses and mappings as dicts, tuples as lists. `conform` reads it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -238,12 +213,12 @@ def plain(value: Any) -> Any:
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return a written config whose settings have the names of today."""
-    for old, new in RENAMED.items():
-        (section, name), (_, today) = old.split("."), new.split(".")
-        if isinstance(part := written.get(section), Mapping) and name in part:
-            kept = {key: value for key, value in part.items() if key != name}
-            written = {**written, section: {today: part[name], **kept}}
-    return dict(written)
+    found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
+    for old, today in RENAMED.items():
+        section, _, name = old.partition(".")
+        if isinstance(part := found.get(section), dict) and name in part:
+            part.setdefault(today.partition(".")[2], part.pop(name))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +233,18 @@ def use(name: str, /, **settings: Any) -> Use:
     return Use(name, settings)
 
 
+def inside(value: Any, *, deep: bool = True) -> Iterator[Use]:
+    """Yield the plug-ins among a plug-in's settings (a retriever made of retrievers), and with `deep` those in them."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    for item in items:
+        if isinstance(item, Use):
+            yield item
+        if deep or not isinstance(item, Use):
+            yield from inside(item.settings if isinstance(item, Use) else item, deep=deep)
+
+
 def differences(one: Any, other: Any) -> list[str]:
-    """ "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
+    """List "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
 
     def walk(a: Any, b: Any, name: str):
         if isinstance(a, dict) and isinstance(b, dict):

@@ -36,9 +36,10 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     """
     from qr_jax import config as configs
     from qr_jax import trust
+    from qr_jax.cli import elsewhere
+    from qr_jax.cli.overrides import override, pairs
     from qr_jax.lab import suite
-    from qr_jax.settings import checks, elsewhere
-    from qr_jax.settings.overrides import override, pairs
+    from qr_jax.settings import checks
 
     run = arguments.run if configs.is_run(arguments.run) else None
     if run and arguments.config:

@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.cli.commands import retrieval
-from qr_jax.cli.commands.options import add_json, show, whole
+from qr_jax.cli.commands.options import add_json, parts_of, show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
+from qr_jax.settings.settings import Use
 
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
 
 def add(command: Any) -> None:
-    """Their parsers, as `cli.make_parser` adds those of the other commands."""
-    data = command("data", None, "get a question set, check or convert a file of questions").add_subparsers(
-        required=True, metavar="WHAT"
-    )
-
-    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        made = data.add_parser(name, help=text, description=text, allow_abbrev=False)
-        made.set_defaults(run_command=run)
-        return made
-
+    """Add their parsers, as `cli.make_parser` adds those of the other commands."""
+    part = parts_of(command, "data", "get a question set, check or convert a file of questions")
     text = "fetch a question set or corpus, or files of a data set repository, from the Hugging Face hub"
     got = part("get", _get, text)
     got.usage = "qr-jax data get NAME [options]\n       qr-jax data get REPO FILE [FILE ...] [options]"
@@ -38,26 +31,24 @@ def add(command: Any) -> None:
     check = part("check", _check, text)
     check.add_argument("file", metavar="FILE", help="JSON lines (also .gz) or Parquet, of ours, verl, SkyRL, ...")
     check.add_argument("--against", metavar="FILE", help="questions that must not be the same, a test set's say")
-    text = "write questions or passages as JSON lines, from official files, tables, other JSON; or in another"
-    text += " system's form; passages that stand beside questions become OUT.corpus"
+    text = "write questions or passages as JSON lines, from official files, tables, other JSON, documents; or in "
+    text += "another system's form; passages that stand beside questions become OUT.corpus"
     convert = part("convert", _convert, text)
     convert.usage = "qr-jax data convert FILE [FILE ...] OUT [options]"
-    text = ".csv, .tsv, .json, .jsonl, .parquet, .arrow, whatever the encoding; a folder of them, or of "
-    text += "save_to_disk; a glob; tfds:NAME"
+    text = ".csv, .tsv, .json, .jsonl, .parquet, .arrow, .txt, .md, .html, whatever the encoding; a folder of them, "
+    text += "or of save_to_disk; a glob; tfds:NAME"
     convert.add_argument("files", nargs="+", metavar="FILE", help=text)
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
     convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
-    convert.add_argument(
-        "--skip-broken", action="store_true", help="leave out rows that cannot be read, and count them"
-    )
-    add_json(check)
-    _add_retrieval(command)
+    text = "leave out rows that cannot be read, and count them"
+    convert.add_argument("--skip-broken", action="store_true", help=text)
+    _add_corpora(command, check)
     retrieval.add(command)
 
 
-def _add_retrieval(command: Any) -> None:
-    """The commands for corpora."""
+def _add_corpora(command: Any, check: argparse.ArgumentParser) -> None:
+    """Add the commands for corpora; `check` gets --json as they do."""
     text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
     index = command("index", _index, text, usage="qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]")
     index.set_defaults(takes_settings=True)
@@ -66,7 +57,6 @@ def _add_retrieval(command: Any) -> None:
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
-    index.add_argument("--json", action="store_true", help="print the manifest as JSON")
     text = "how many of the gold passages a retriever finds"
     usage = "qr-jax recall --questions FILE [setting=value ...] [options]"
     recall = command("recall", _recall, text, usage=usage)
@@ -76,15 +66,13 @@ def _add_retrieval(command: Any) -> None:
     recall.set_defaults(takes_settings=True)
     recall.epilog = f"setting=value: {retrieval.SETTINGS}."
     recall.add_argument("--k", type=whole(1), default=5, metavar="N", help="passages a question (5)")
-    add_json(recall)
     text = "build a synthetic world and write it as JSONL files"
     world = command("world", _world, text, usage="qr-jax world FOLDER [setting=value ...] [options]")
     world.set_defaults(takes_settings=True)
-    world.epilog = (
-        "Its settings are data.world's, as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
-    )
+    text = "as in seed=3 documents=5000; `qr-jax settings data.world` lists them."
+    world.epilog = f"Its settings are data.world's, {text}"
     world.add_argument("out", type=Path, metavar="FOLDER", help="where its files go")
-    world.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_json(check, index, recall, world)
 
 
 def _get(arguments: argparse.Namespace) -> int:
@@ -143,11 +131,11 @@ def _index(arguments: argparse.Namespace) -> int:
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
     if "index" in given:
         raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
-    known = plugins.signature("retriever", "bm25").settings
-    settings = {name: given.get(name, known[name].default) for name in ("method", "k1", "b", "stopwords")}
+    usual = plugins.settings_of("retriever", Use("bm25"))
+    settings = {name: given.get(name, usual[name]) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
-    unlike = {name: value for name, value in settings.items() if value != known[name].default}
+    unlike = {name: value for name, value in settings.items() if value != usual[name]}
     return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
 
 
@@ -161,11 +149,11 @@ def _recall(arguments: argparse.Namespace) -> int:
 
 
 def _world(arguments: argparse.Namespace) -> int:
+    from qr_jax.cli.overrides import guess, pairs
     from qr_jax.data.world import generate
     from qr_jax.run.run_files import check_writable
     from qr_jax.sets import formats
-    from qr_jax.settings.overrides import pairs
-    from qr_jax.settings.settings import conform, guess
+    from qr_jax.settings.settings import conform
 
     check_writable(arguments.out, "FOLDER")
     given = {name: guess(text) for name, text in pairs(arguments.overrides)}

@@ -59,6 +59,18 @@ def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     add_trust(command)
 
 
+def parts_of(command: Any, name: str, text: str) -> Callable[[str, Any, str], argparse.ArgumentParser]:
+    """Add a command of several parts (`data check`); return a function that adds one: its name, function and help."""
+    parts = command(name, None, text).add_subparsers(required=True, metavar="WHAT")
+
+    def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(run_command=run)
+        return made
+
+    return part
+
+
 def add_json(*commands: argparse.ArgumentParser) -> None:
     for command in commands:
         command.add_argument("--json", action="store_true", help="print JSON")
@@ -190,10 +202,3 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
     if config.train.bucket:
         compile_cache.mirror(folder, bucket.opened(config.train.bucket) / bucket.COMPILED, process=me)
     return watchdog.watching(config.mesh.heartbeat_s)
-
-
-def is_first() -> bool:
-    """Return True in the process that prints; the others print errors alone."""
-    from qr_jax.parallel import hosts
-
-    return hosts.index() == 0

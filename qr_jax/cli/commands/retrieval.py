@@ -3,10 +3,9 @@
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.cli.commands.options import add_json, port, show, whole
+from qr_jax.cli.commands.options import add_json, parts_of, port, show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
@@ -29,19 +28,18 @@ def add(command: Any) -> None:
     serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
     serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
     serve.add_argument("--batch", type=whole(1), metavar="N", help="queries of one search call (64)")
-    serve.add_argument("--wait-ms", type=whole(0), metavar="N", help="for others to search with (3)")
-    serve.add_argument("--max-k", type=whole(1), metavar="N", help="passages a query (100)")
-    serve.add_argument("--max-queries", type=whole(1), metavar="N", help="queries a request (4096)")
-    serve.add_argument("--max-chars", type=whole(1), metavar="N", help="of a query; a longer one is cut (4096)")
-    text = "bytes a request (32000000)"
-    serve.add_argument("--max-body", type=whole(1), metavar="N", help=text)
+    serve.add_argument("--wait-ms", dest="wait_s", type=_seconds, metavar="N", help="for others to search with (3)")
+    serve.add_argument("--max-k", dest="k", type=whole(1), metavar="N", help="passages a query (100)")
+    serve.add_argument("--max-queries", dest="queries", type=whole(1), metavar="N", help="queries a request (4096)")
+    serve.add_argument(
+        "--max-chars", dest="query_chars", type=whole(1), metavar="N", help="of a query; a longer is cut (4096)"
+    )
+    serve.add_argument("--max-body", dest="body_bytes", type=whole(1), metavar="N", help="bytes a request (32000000)")
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
     text = "open at once; while there are more, each request gets 503 (1024)"
-    serve.add_argument("--max-connections", type=whole(1), metavar="N", help=text)
-    parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
-    text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
-    check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
-    check.set_defaults(run_command=_check)
+    serve.add_argument("--max-connections", dest="connections", type=whole(1), metavar="N", help=text)
+    part = parts_of(command, "retriever", "check a retrieval server")
+    check = part("check", _check, "ask a retrieval server what can go wrong; what is wrong exits with 1")
     text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
     check.add_argument("url", metavar="URL", help=text)
     check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
@@ -52,33 +50,20 @@ def add(command: Any) -> None:
     add_json(check)
 
 
-def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of limits.Limits that were given."""
-    given = {
-        "queries": arguments.max_queries, "query_chars": arguments.max_chars, "body_bytes": arguments.max_body,
-        "k": arguments.max_k, "batch": arguments.batch, "search_s": arguments.search_s,
-        "connections": arguments.max_connections,
-        "wait_s": None if arguments.wait_ms is None else arguments.wait_ms / 1000,
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A config's part with the retriever, under the name that overrides use."""
-
-    retriever: Use
+def _seconds(milliseconds: str) -> float:
+    return whole(0)(milliseconds) / 1000
 
 
 def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
     """Return the named retriever with settings typed as for `train`; their prefix `retriever.` is optional."""
-    from qr_jax.settings.overrides import override
+    from qr_jax.cli.overrides import override
+    from qr_jax.config import Config
 
     for word in typed:
         if word.startswith("--") and "=" not in word:
             raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
-    return override(_Chosen(Use(name)), words).retriever
+    return override(Config(retriever=Use(name)), words).retriever
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -91,7 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
-    from qr_jax.settings.checks import inside
+    from qr_jax.settings.settings import inside
 
     chosen = chosen_retriever(arguments.retriever, arguments.overrides)
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
@@ -102,7 +87,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     server.check_packages()
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
-    asked = Limits(**limits_of(arguments))
+    limits = {name: value for name, value in vars(arguments).items() if name in Limits.__dataclass_fields__}
+    asked = Limits(**{name: value for name, value in limits.items() if value is not None})
     search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
     limits = asked.over(largest)

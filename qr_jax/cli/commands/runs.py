@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +61,19 @@ def _ask(arguments: argparse.Namespace) -> int:
     question = arguments.question or ""
     if not question.strip():
         raise UserError("the question is empty; give one in quotes, behind the run")
-    answerer = _opened(arguments)
-    _answer(answerer, question, arguments.json)
+    _opened(arguments)(question)
     return 0
 
 
 def _chat(arguments: argparse.Namespace) -> int:
     with terminal.phase("qr-jax chat"):
-        answerer = _opened(arguments)
+        answer = _opened(arguments)
     question = None
     for question in filter(str.strip, _typed_lines()):
         if question.strip() in LEAVES:
             break
         try:
-            _answer(answerer, question.strip(), arguments.json)
+            answer(question.strip())
         except ValueError as error:  # of this question alone, one that is too long for the context, say
             if not isinstance(error, UserError):
                 raise
@@ -84,24 +83,31 @@ def _chat(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(arguments: argparse.Namespace) -> Any:
+def _opened(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Open the agent; return a function that prints the agent's searches and answer to a question, decoded greedily."""
     subject = asked(arguments, needs=("corpus",))
     options.start(subject.config)
-    from qr_jax.cli import asking
+    from qr_jax import assemble, evaluate
+    from qr_jax.evaluation.subject import open_model
+    from qr_jax.records import Query
 
-    return asking.opened(subject.config, subject.run)
+    config = assemble.for_one(subject.config)
+    with terminal.phase("loading the passages"):
+        search = assemble.searcher(config)
+    with terminal.phase("loading the model"):
+        agent, params, _ = open_model(config, subject.run, hashed=False)
+    how = {"env": assemble.environment(config), "search": search, "seed": config.seed, "step": 0, "temperature": 0.0}
 
+    def answer(question: str) -> None:
+        words, unknown = dict.fromkeys(question.split()), agent.tokenizer.unknown_id
+        if lacking := [word for word in words if unknown is not None and unknown in agent.tokenizer.encode_data(word)]:
+            listed = ", ".join(map(repr, lacking))
+            terminal.say(f"the model's vocabulary lacks {listed}: it cannot tell such words apart")
+        with terminal.phase("answering"):
+            ((episode,),) = agent.engine.run(params, [Query("ask", question, ())], 1, purpose="ask", **how)
+        terminal.result(json.dumps(_episode_json(episode)) if arguments.json else evaluate.format_episode(episode))
 
-def _answer(answerer: Any, question: str, as_json: bool) -> None:
-    """Print the agent's searches and answer, and before them the words that its vocabulary lacks."""
-    from qr_jax import evaluate
-
-    if unknown := answerer.unknown_words(question):
-        listed = ", ".join(repr(word) for word in unknown)
-        terminal.say(f"the model's vocabulary lacks {listed}: it cannot tell such words apart")
-    with terminal.phase("answering"):
-        episode = answerer.answer(question)
-    terminal.result(json.dumps(_episode_json(episode)) if as_json else evaluate.format_episode(episode))
+    return answer
 
 
 def _typed_lines() -> Iterator[str]:

@@ -10,7 +10,7 @@ from qr_jax.cli.commands.options import add_json, show
 
 
 def add(command: Any) -> None:
-    """Its parser, as `cli.make_parser` adds those of the other commands."""
+    """Add its parser, as `cli.make_parser` adds those of the other commands."""
     text = "every setting with its type, its default and what it means"
     settings = command("settings", _settings, text)
     text = "a section (pool), a kind of plug-in (rule), a plug-in (foresee; rule=my_lab.ideas.mine) or a setting"
@@ -20,14 +20,14 @@ def add(command: Any) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    from qr_jax.settings import meanings
+    from qr_jax.cli import meanings
 
     found = meanings.chosen(arguments.what) if arguments.what else meanings.sections()
     return show([asdict(section) for section in found], arguments.json, format_sections)
 
 
 def format_sections(sections: list[dict[str, Any]]) -> str:
-    """Each section's settings with their defaults, as they are typed, and their types; below each what it means."""
+    """Format each section's settings with defaults as they are typed, and types; below each what it means."""
     width = min(shutil.get_terminal_size().columns, 120)
     wrap = textwrap.TextWrapper(width, initial_indent="      ", subsequent_indent="      ", break_on_hyphens=False)
     lines = []

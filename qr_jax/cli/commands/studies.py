@@ -91,7 +91,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from qr_jax.lab.report import comparison
     from qr_jax.run import run_files
 
-    _speak(arguments)
+    terminal.speak("stderr" if arguments.json else "stdout")  # which is for JSON alone
     if arguments.overrides and any(map(os.path.isdir, arguments.what)):
         raise UserError(
             f"{arguments.overrides[0]}: runs that are there are compared as they are; a config takes settings"
@@ -122,11 +122,6 @@ def _compare(arguments: argparse.Namespace) -> int:
         terminal.say(f"report: {page}\n")
     show(found, arguments.json, comparison.format_tables)
     return 1 if failed else 0
-
-
-def _speak(arguments: argparse.Namespace) -> None:
-    """Send progress to stdout, unless stdout is for JSON alone."""
-    terminal.speak("stderr" if arguments.json else "stdout")
 
 
 def _compare_suites(arguments: argparse.Namespace) -> int:
@@ -176,7 +171,7 @@ def _oracle(arguments: argparse.Namespace) -> int:
 def _probe(arguments: argparse.Namespace) -> int:
     from qr_jax.run import run_files
 
-    _speak(arguments)
+    terminal.speak("stderr" if arguments.json else "stdout")  # which is for JSON alone
     run_files.check_trained(arguments.run)
     open_run(arguments)
     from qr_jax.lab import probe
@@ -192,12 +187,12 @@ def _report(arguments: argparse.Namespace) -> int:
     check_out(arguments.file, b"<!doctype html")
     if arguments.beside and len(arguments.run) > 1:
         raise UserError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
-    _check_runs(arguments)
+    named = _check_runs(arguments)
     if not arguments.file:
         run_files.check_writable(Path(arguments.run[0]), "--out")
     from qr_jax.lab.report import overlay, page
 
-    with reading(_named(arguments)):
+    with reading(named):
         if len(arguments.run) > 1:
             path = overlay.write(arguments.run, arguments.file)
         else:
@@ -209,23 +204,21 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _view(arguments: argparse.Namespace) -> int:
     terminal.speak("stdout")
-    _check_runs(arguments)
+    named = _check_runs(arguments)
     with terminal.phase("opening the report"):
         from qr_jax.lab.report import view
 
-    with reading(_named(arguments)):
+    with reading(named):
         view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0
 
 
-def _check_runs(arguments: argparse.Namespace) -> None:
+def _check_runs(arguments: argparse.Namespace) -> str:
+    """Return the runs' names for a message; ValueError for one that is no run with a pool."""
     from qr_jax.run import run_files
 
     for run in arguments.run:
         run_files.check_trained(run)
-
-
-def _named(arguments: argparse.Namespace) -> str:
     return " or ".join(map(str, arguments.run))
 
 

@@ -1,11 +1,12 @@
 """The command that makes questions and trajectories from a corpus."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qr_jax.cli.commands.options import show, whole
+from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.run import interrupts
 from qr_jax.sets.synth.card import PAPER_DOCUMENTS, PAPER_MIX
@@ -18,21 +19,17 @@ def add(command: Any) -> None:
     """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
     text = "make questions and search trajectories from a corpus, with a language model behind an endpoint"
     synth = command("synth", _synth, text)
-    synth.add_argument(
-        "corpus", metavar="CORPUS", help="as data.corpus: files of passages (comma-separated) or an index"
-    )
-    synth.add_argument("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
-    text = "of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
-    synth.epilog = f"setting=value: {text}"
+    synth.epilog = "setting=value: of the retriever and the environment, as in retriever.k1=0.9 env.max_turns=3"
     synth.set_defaults(takes_settings=True)
     add = synth.add_argument
+    text = "as data.corpus: files of passages (comma-separated) or an index"
+    add("corpus", metavar="CORPUS", help=text)
+    add("out", type=Path, metavar="OUT", help="the folder; the same command goes on in it")
     add("--teacher", metavar="URL", help=f"an OpenAI-compatible endpoint; {KEY_HELP}")
     add("--model", metavar="NAME", help="the model that is asked there")
     add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
     add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
-    text = (
-        "how often each generator is asked, as in iterative_search=30,link_walk=27; paper: as in its data (all alike)"
-    )
+    text = "how often each generator is asked: iterative_search=30,link_walk=27; paper: as in its data (all alike)"
     add("--mix", type=_mix, metavar="NAME=N,...", help=text)
     add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
     add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")
@@ -48,13 +45,8 @@ def add(command: Any) -> None:
     add("--documents", type=_documents, metavar="N=N,...", help=text)
     add("--max-calls", type=whole(1), metavar="N", help="the budget in calls, of all sessions")
     add("--max-tokens", type=whole(1), metavar="N", help="the budget in tokens; calls under way may pass it a little")
-    add(
-        "--reply-tokens",
-        type=whole(1),
-        default=1024,
-        metavar="N",
-        help="of one reply; thinking models want more (1024)",
-    )
+    text = "of one reply; thinking models want more (1024)"
+    add("--reply-tokens", type=whole(1), default=1024, metavar="N", help=text)
     add("--timeout-s", type=whole(1), default=120, metavar="N", help="seconds of one try (120)")
     add("--patience-s", type=whole(1), default=900, metavar="N", help="seconds of all tries of a call (900)")
     text = "max_tokens, max_completion_tokens, temperature or seed, where it refuses that; repeat it for more"
@@ -62,59 +54,33 @@ def add(command: Any) -> None:
     add("--price", type=_price, metavar="IN,OUT", help="of a million tokens, for the cost")
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A config's part with retriever and environment, under the names that overrides use."""
-
-    retriever: Use
-    env: Use
-
-
 def _synth(arguments: argparse.Namespace) -> int:
     """Make questions and trajectories; return 1 if there are fewer than asked for, or the work ended early."""
+    from qr_jax.cli.overrides import override
+    from qr_jax.config import Config
     from qr_jax.run.run_files import check_writable
     from qr_jax.sets.synth import card, run
     from qr_jax.sets.synth.teacher import Bounds
-    from qr_jax.settings.overrides import override
 
     check_writable(arguments.out, "OUT")
-    chosen = override(_Chosen(Use(arguments.retriever), Use(arguments.env)), arguments.overrides)
+    usual = Config(retriever=Use(arguments.retriever), env=Use(arguments.env))
+    chosen = override(usual, arguments.overrides)
+    if replace(chosen, retriever=usual.retriever, env=usual.env) != usual:
+        raise UserError("a setting of synth is the retriever's or the environment's, as in retriever.k1=0.9")
+    given = {name: value for name, value in vars(arguments).items() if name in run.Asked.__dataclass_fields__}
     bounds = Bounds(
-        arguments.max_calls,
-        arguments.max_tokens,
-        arguments.reply_tokens,
-        arguments.timeout_s,
-        arguments.patience_s,
+        arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s,
         tuple(arguments.leave_out),
-    )
-    names = (
-        "corpus",
-        "out",
-        "teacher",
-        "model",
-        "questions",
-        "traces",
-        "seed",
-        "k",
-        "at_once",
-        "price",
-        "licence",
-        "mix",
-        "documents",
-    )
-    given = {name: getattr(arguments, name) for name in (*names, "against")}
-    asked = run.Asked(**given, env=chosen.env, retriever=chosen.retriever, bounds=bounds)
+    )  # fmt: skip
+    asked = run.Asked(**given | {"env": chosen.env, "retriever": chosen.retriever, "bounds": bounds})
     with interrupts.hearing_sigterm():
         found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)
     files = f"data.train={arguments.out}/questions.jsonl data.traces={arguments.out}/traces.jsonl"
     if found["questions"]:
         terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")
-    return (
-        0
-        if not found["ended"] and found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)
-        else 1
-    )
+    enough = found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)
+    return 0 if enough and not found["ended"] else 1
 
 
 def _mix(text: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ LOGS = (".log", ".out", ".err")  # a shell's, of what the command prints
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
-    for name, run, about, folder in (
-        ("quickstart", _train, f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
-        ("train", _train, "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
-        ("sft", _sft, "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
+    for name, about, folder in (
+        ("quickstart", f"train by {QUICKSTART}: a small model learns to search, in minutes", RUN_HELP),
+        ("train", "train by a config: cold start, then GRPO with a recycling pool", RUN_HELP),
+        ("sft", "the cold start alone: cross-entropy on expert traces", SFT_RUN_HELP),
     ):
+        run = partial(_run, stage="sft" if name == "sft" else "")
         what = "" if name == "quickstart" else "CONFIG "
         made = command(name, run, about, usage=f"qr-jax {name} {what}[setting=value ...] [options]")
         made.epilog = "`qr-jax settings` lists every setting with its type, its default and what it means."
@@ -38,23 +40,14 @@ def add(command: Any) -> None:
         else:
             made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
-        made.add_argument(
-            "--dry-run", action="store_true", help="check the config, read the questions, print it as JSON, and stop"
-        )
+        text = "check the config, read the questions, print it as JSON, and stop"
+        made.add_argument("--dry-run", action="store_true", help=text)
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
         options.add_process_options(made)
         made.add_argument("--verbose", action="store_true", help="tables, layouts and what is compiled, too")
         made.add_argument("--json", action="store_true", help="print the summary as JSON; all else goes to stderr")
         options.add_trust(made)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    return _run(arguments, "")
-
-
-def _sft(arguments: argparse.Namespace) -> int:
-    return _run(arguments, "sft")
 
 
 def _refuse_folder(folder: Path) -> None:
@@ -73,27 +66,14 @@ def _refuse_folder(folder: Path) -> None:
         )
 
 
-def _set_aside(config: Any, folder: Path) -> None:
-    from qr_jax.parallel import hosts
-    from qr_jax.run import runs
-
-    if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
-        terminal.say(f"begins anew; the folder that was there is {aside} now")
-
-
 def _check_parts(config: Any) -> None:
-    """Raise ValueError for a user's plug-in that cannot be imported, or a model name that does not exist.
+    """Raise ValueError for a model name that does not exist, or a retriever that its URL or key keeps from being made.
 
     A retriever without a corpus is made as a run would make it: its URL is read, and its key found, without a request.
     """
     from qr_jax import plugins
-    from qr_jax.config import chosen_plugins
     from qr_jax.models import families
-    from qr_jax.settings import checks
 
-    for kind, chosen in chosen_plugins(config).items():
-        for plugin in (chosen, *checks.inside(chosen.settings)):
-            plugins.check_imports(kind, plugin)
     if not plugins.wants_corpus(config.retriever):
         plugins.bind("retriever", config.retriever)()
     if config.model.name not in families.PRESETS:
@@ -120,9 +100,31 @@ def _checked(config: Any) -> str:
     return f"{right}; passages{place} and model are read when the run begins"
 
 
+def _verdicts(config: Any) -> str | None:
+    """Say the most verdicts of a judge that a run can need, and what its budget allows; None where there is no bound.
+
+    A reward's file says how many an episode can need (VERDICTS); only rounds that draw once bound a step's episodes.
+    """
+    from qr_jax import plugins
+
+    reward, pool = config.reward, config.pool
+    each = plugins.constants("reward", reward.name).get("VERDICTS")
+    given = plugins.settings_of("reward", reward)
+    rounds = plugins.constants("rounds", pool.rounds.name).get("ROUNDS")
+    if each is None or rounds != 1 or not {"budget", "cache"} <= given.keys():
+        return None
+    step, limit = pool.queries * pool.oversample * pool.samples, config.train.max_rollouts
+    steps = config.train.steps if limit is None else min(config.train.steps, -(-limit // step))
+    count = each * step * steps
+    text = f"reward {reward.name!r} needs at most {count:,} verdicts in this run, and reward.budget is "
+    text += f"{given['budget']:,}; verdicts of other runs in {given['cache']} count too"
+    if count > given["budget"]:
+        text += f". The run may end early: set reward.budget={count}, or what that file holds more"
+    return text
+
+
 def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
     from qr_jax import config as configs
-    from qr_jax.settings import verdicts
 
     with terminal.phase("checking the config"):
         config, folder = options.resolve(arguments, stage)
@@ -133,7 +135,7 @@ def _dry_run(arguments: argparse.Namespace, stage: str) -> int:
 
             checks.check_cold_start(config)
         right = _checked(config)
-    if not stage and (text := verdicts.told(config)):
+    if not stage and (text := _verdicts(config)):
         terminal.say(text)
     terminal.result(json.dumps(configs.to_json(config), indent=2))
     terminal.say(right)
@@ -153,15 +155,20 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
-            if not options.is_first():
+            from qr_jax.parallel import hosts  # here: it imports jax
+
+            is_first = hosts.index() == 0
+            if not is_first:  # the others print errors alone
                 terminal.speak(None)
-            if arguments.restart:
-                _set_aside(config, folder)
+            from qr_jax.run import runs
+
+            if arguments.restart and (aside := hosts.by_first(lambda: runs.set_aside(folder, config))):
+                terminal.say(f"begins anew; the folder that was there is {aside} now")
             if stage:
                 from qr_jax.sft import sft as run
             else:
                 from qr_jax.train import train as run
         summary = run(config, folder)
-    if options.is_first() and arguments.json:
+    if is_first and arguments.json:
         terminal.result(json.dumps(summary, indent=2, default=str))
     return 0

@@ -2,15 +2,30 @@
 
 import dataclasses
 import difflib
+import math
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from qr_jax import plugins
+from qr_jax.cli import elsewhere
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
-from qr_jax.settings import elsewhere
-from qr_jax.settings.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
+from qr_jax.settings.settings import (
+    BEYOND,
+    DEEPEST,
+    RENAMED,
+    WORDS,
+    Use,
+    bare,
+    conform,
+    each_of,
+    first_of,
+    nearest,
+    type_hints,
+    wrong,
+)  # fmt: skip
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -22,10 +37,11 @@ ALIASES: Mapping[str, str] = {
 }
 # The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
 KINDS = tuple(CONTRACTS)
+NOTHING = ("none", "null")
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
-    """(dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
+    """List (dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
     found, waiting = [], list(typed)
     while waiting:
         word = waiting.pop(0)
@@ -46,7 +62,7 @@ def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def override(config: Any, typed: Sequence[str]) -> Any:
-    """The config with the overrides applied, in their order, but names of plug-ins and sections before their settings.
+    """Apply the overrides in their order, but names of plug-ins and sections before their settings.
 
     `loss=clip` replaces the plug-in and forgets its old settings; `model=two_layer` makes the section anew with that
     name and defaults otherwise. ValueError on an unknown name (with the nearest) or a value of another type.
@@ -58,7 +74,7 @@ def override(config: Any, typed: Sequence[str]) -> Any:
 
 
 def known_names(config: Any, before: str = "") -> list[str]:
-    """The dotted names of all settings, plug-ins by their own name alone."""
+    """Return the dotted names of all settings, plug-ins by their own name alone."""
     found = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -70,7 +86,7 @@ def known_names(config: Any, before: str = "") -> list[str]:
 
 
 def _path(config: Any, name: str) -> list[str]:
-    """A typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
+    """Return a typed name's full path; a plug-in may go without its section (`loss.high` is `learner.loss.high`)."""
     parts = name.split(".")
     if parts[0] in {field.name for field in dataclasses.fields(config)}:
         return parts
@@ -111,7 +127,7 @@ def _is_whole(config: Any, path: Sequence[str]) -> bool:
 
 
 def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None) -> Any:
-    """The section with the setting at `path` replaced by what was typed."""
+    """Return the section with the setting at `path` replaced by what was typed."""
     name, rest = path[0], path[1:]
     here, top = before + name, node if top is None else top
     if isinstance(node, Mapping):
@@ -151,7 +167,7 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
 
 
 def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:
-    """The plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
+    """Return the plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
 
     One of a list of plug-ins goes by its name, or by its place from 0 (`retriever.parts.dense.index=FOLDER`).
     """
@@ -193,3 +209,61 @@ def _place(listed: Sequence[Use], name: str, here: str) -> int:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
         raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
     return places[0]
+
+
+def read(name: str, text: str, wanted: Any) -> Any:
+    """Read a typed text as the type `wanted`: "1e-3" a float, "none" None, "32,128" a tuple. ValueError otherwise."""
+    wanted = bare(wanted)
+    if wanted is Any:
+        return guess(text)
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        if type(None) in parts and text.lower() in NOTHING:
+            return None
+        return first_of(read, name, text, wanted)
+    if origin is Literal:
+        for part in parts:
+            if text == str(part) or (isinstance(part, bool) and WORDS.get(text.lower()) is part):
+                return part
+        raise wrong(name, text, wanted)
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        return each_of(read, name, items, text, wanted)
+    return conform(name, _scalar(text, wanted), wanted)
+
+
+def _scalar(text: str, wanted: Any) -> Any:
+    """Return the typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
+    if wanted is bool:
+        return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
+    if wanted is type(None) and text.lower() in NOTHING:
+        return None
+    if wanted in (int, float):
+        try:
+            number = float(text)
+            if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
+                return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
+            return number if wanted is float else text
+        except ValueError:
+            return text
+    return text
+
+
+def guess(text: str) -> Any:
+    """Read a setting of no stated type: none, true, false, a number, a list at commas, else text."""
+    if "," in text:
+        return tuple(guess(item.strip()) for item in text.strip("()[] ").split(",") if item.strip())
+    if text.lower() in NOTHING:
+        return None
+    if text.lower() in ("true", "false"):
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if kind is int and abs(number) >= BEYOND:  # a name that is all digits, and keeps them
+            return text
+        if math.isfinite(number):
+            return number
+    return text

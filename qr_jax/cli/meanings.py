@@ -1,25 +1,26 @@
 """All settings: each one's name as a user types it, its type, its default and what it means.
 
-Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures; no plug-in is imported.
+Meanings are the comments beside the settings, in config.py and in the plug-ins' signatures.
 """
 
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import io
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from qr_jax import config, plugins
+from qr_jax.cli import elsewhere
 from qr_jax.data.world import generate
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.settings import elsewhere
 from qr_jax.settings.settings import Use, describe, nearest
 
 PLACES = {"rule": "pool.rule", "rounds": "pool.rounds", "advantage": "learner.advantage", "loss": "learner.loss"}
@@ -47,7 +48,7 @@ class Section:
 
 
 def sections() -> list[Section]:
-    """Every setting there is: the config's own sections first, then each plug-in's."""
+    """List every setting there is: the config's own sections first, then each plug-in's."""
     found = [Section("", "The run as a whole, and the plug-ins it uses.", tuple(_fields(config.Config, "")))]
     for field in dataclasses.fields(config.Config):
         if dataclasses.is_dataclass(field.default) and not isinstance(field.default, Use):
@@ -59,7 +60,7 @@ def sections() -> list[Section]:
 
 
 def chosen(what: str) -> list[Section]:
-    """The sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
+    """Return the sections that `what` names: a section, a kind of plug-in, a plug-in or a setting. ValueError: none.
 
     A plug-in's settings may go without their section, as they are typed (`loss.high` is `learner.loss.high`), or by the
     plug-in's name (`foresee.gamma`). A plug-in from outside is named with its kind: `rule=my_lab.ideas.mine`.
@@ -94,7 +95,7 @@ def chosen(what: str) -> list[Section]:
 
 
 def typed(value: Any) -> str:
-    """A default as it is typed: `none`, `true`, `64,256`; a plug-in by its name."""
+    """Return a default as it is typed: `none`, `true`, `64,256`; a plug-in by its name."""
     if isinstance(value, Use):
         return value.name
     if isinstance(value, (tuple, list)):
@@ -114,8 +115,10 @@ def _with_setting(every: Sequence[Section], name: str) -> Iterator[Section]:
 
 
 def _fields(kind: Any, before: str) -> Iterator[Described]:
-    """The settings that a dataclass has itself, not those of the sections in it."""
-    hints, comments = get_type_hints(kind), _comments_of_class(kind)
+    """Yield the settings that a dataclass has itself, not those of the sections in it."""
+    hints, source = get_type_hints(kind), inspect.getsource(sys.modules[kind.__module__])
+    comments, written = _comments(source), _written(source, kind.__name__, ast.ClassDef)
+    nodes = {ast.unparse(node.target): node for node in written.body if isinstance(node, ast.AnnAssign)}
     for field in dataclasses.fields(kind):
         value = field.default_factory() if callable(field.default_factory) else field.default
         if dataclasses.is_dataclass(value) and not isinstance(value, Use):
@@ -123,44 +126,30 @@ def _fields(kind: Any, before: str) -> Iterator[Described]:
         wanted = describe(hints[field.name])
         if isinstance(value, Mapping):
             wanted, value = "named settings", ""
-        yield Described(before + field.name, wanted, typed(value), comments[field.name])
+        yield Described(before + field.name, wanted, typed(value), _said(nodes[field.name], comments))
 
 
-def _comments_of_class(kind: Any) -> dict[str, str]:
-    """Return the comments beside each field of a dataclass."""
-    path = Path(plugins.ROOT, *kind.__module__.split(".")[1:]).with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    tree = next(
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
-    )
-    comments = _comments(source)
-    fields = {
-        node.target.id: node
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    return {name: _said(node, comments) for name, node in fields.items()}
+def _written(source: str, name: str, kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> Any:
+    """Return the class or function of that name in a file; None if it is written in another way."""
+    return next((node for node in ast.parse(source).body if isinstance(node, kind) and node.name == name), None)
 
 
 def _of_plugin(kind: str, name: str) -> Section:
-    source = Path(plugins.origin(kind, name)).read_text(encoding="utf-8")
-    tree, comments, function_name = ast.parse(source), _comments(source), name.rpartition(".")[2]
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name]
-    if not functions:
-        defs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        found = f"{kind} {name!r} is not written in its file as a def, so that its settings could be read"
-        raise UserError(found + nearest(function_name, defs))
-    function = functions[0]
-    place, known, settings = PLACES.get(kind, kind), plugins.signature(kind, name).settings, []
+    file = plugins.home(kind, name)
+    source, known = inspect.getsource(file), plugins.signature(kind, name).settings
+    comments, function = _comments(source), _written(source, name.rpartition(".")[2], ast.FunctionDef)
+    if not function:
+        raise UserError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
+    place, settings = PLACES.get(kind, kind), []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:
             wanted = describe(known[argument.arg].type) if known[argument.arg].type is not Any else "any value"
             settings.append(Described(f"{place}.{argument.arg}", wanted, _default(default), _said(argument, comments)))
-    return Section(f"{place}={name}", _about(ast.get_docstring(tree)), tuple(settings), name)
+    return Section(f"{place}={name}", _about(file.__doc__), tuple(settings), name)
 
 
 def _default(node: ast.expr | None) -> str:
-    """A default of a signature as it is typed; a constant of its file by its name."""
+    """Return a default of a signature as it is typed; a constant of its file by its name."""
     if node is None:
         return "(needed)"
     try:
@@ -171,7 +160,7 @@ def _default(node: ast.expr | None) -> str:
 
 
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
-    """The comment of each line that has one, and whether the line holds nothing else."""
+    """Return the comment of each line that has one, and whether the line holds nothing else."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = [token for token in tokens if token.type == tokenize.COMMENT]
     return {token.start[0]: (token.string.lstrip("# "), not token.line[: token.start[1]].strip()) for token in comments}
@@ -189,5 +178,5 @@ def _said(node: ast.stmt | ast.arg, comments: Mapping[int, tuple[str, bool]]) ->
 
 
 def _about(text: str | None) -> str:
-    """The first paragraph of a docstring, in one line."""
+    """Return the first paragraph of a docstring, in one line."""
     return " ".join((text or "").partition("\n\n")[0].split())
