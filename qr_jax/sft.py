@@ -26,8 +26,9 @@ from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grad
 from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
 from qr_jax.run import checkpoint, runs
+from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.run.runs import beside
 from qr_jax.settings import checks
-from qr_jax.step.beside import beside, run_interruptible
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:

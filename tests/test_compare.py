@@ -25,7 +25,7 @@ from qr_jax.lab.report import comparison
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import pool
 from qr_jax.records import Query
-from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import RunState
 
 ROOT = Path(__file__).parents[1]
 SPEND = ("rollouts", 48)

@@ -1,6 +1,5 @@
 """A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
 
-import codecs
 import contextlib
 import gc
 import itertools
@@ -24,8 +23,8 @@ from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, compile_cache, hosts, memory
 from qr_jax.pool.pool import KINDS
-from qr_jax.records import Episode
 from qr_jax.run import bucket, checkpoint, interrupts, run_files, run_lock
+from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
 from qr_jax.settings.settings import differences, few
@@ -461,36 +460,12 @@ def set_aside(folder: Path, settings: Config) -> str | None:
     return str(aside)
 
 
-def episode_row(
-    episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
-) -> dict[str, Any]:
-    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
+def beside(work: Callable[[], Result]) -> Result:
+    """Run the work in a thread, however long it takes: a signal is handled meanwhile, and the work goes on.
 
-    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
-    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
+    With several processes it runs in this thread, because it may call collectives.
     """
-    turns: list[dict[str, Any]] = [
-        {"author": turn.author, "text": turn.text}
-        | ({"queries": list(turn.queries)} if turn.queries else {})
-        | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
-        for turn in episode.turns
-    ]
-    for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
-        at_L = np.flatnonzero(episode.turn_L == number)
-        turn["pieces"] = pieces(episode.ids_L[at_L].tolist(), piece)
-        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
-    return {
-        "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
-        "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
-        "verdict": verdict, "accepted": accepted, "stop": episode.stop, "fault": episode.fault,
-        "tokens": int(episode.mask_L.sum()), "context_tokens": len(episode.ids_L), "turns": turns,
-    }  # fmt: skip
-
-
-def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
-    """The text of each token; a character of several tokens stands with the last. Joined they are the whole text."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
+    return work() if hosts.count() > 1 else run_interruptible(work)
 
 
 def below(settings: Config, name: str) -> Config:
