@@ -26,7 +26,6 @@ import numpy as np
 from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
 from qr_jax.errors import GuardStop, Interrupted, Outage, ServiceDown, UserError
-from qr_jax.evaluation import last_evaluation
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.learner import learner, pack
 from qr_jax.logging import terminal
@@ -55,12 +54,12 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         state, run_state = _loop(runtime, start.state, start.run_state, start.step)
         after = runtime.measure(runtime.to_rollout_params(state.params))
         run.checkpoints.wait()  # a summary says that the run is finished
-        about = {"env": runtime.world.env, "corpus_sha256": runtime.world.corpus_sha256}
-        run.write_json(last_evaluation.FILE, last_evaluation.final(settings, runtime.data.questions, after, **about))
+        at_end = plugins.around(AT_END)
+        run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
         summary = log.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0:
-            plugins.around(AT_END).tell(runtime, run_state, after)
+            at_end.tell(runtime, run_state, after)
         return hosts.from_first(summary)
     except Interrupted:
         raise run.end() from None

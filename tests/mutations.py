@@ -725,7 +725,7 @@ MUTATIONS = (
         "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
     ),
     Mutation(
-        "qr_jax/run/interrupts.py",
+        "qr_jax/cli/interrupts.py",
         "if _heard or _imports(frame):",
         "if _heard:",
         "tests/test_cli.py::test_ctrl_c_while_a_module_is_imported_ends_the_process_there",

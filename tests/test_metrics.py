@@ -10,7 +10,7 @@ import pytest
 from settling import settle as settled_step
 
 from qr_jax.logging import metrics, metrics_writer
-from qr_jax.logging.metrics_writer import Writer, discard_after, live_line, read, table
+from qr_jax.logging.metrics_writer import Writer, discard_after, live_line, read
 from qr_jax.pool import figures, pool
 from qr_jax.records import grades
 
@@ -150,14 +150,3 @@ def test_the_live_line_by_hand():
     told = live_line(12, STEP | {"eval/exact_match": 0.5125}, 100)
     assert told.startswith("step 12/100  greedy .512  pass .415")
     assert live_line(1, {}, 2) == "step 1/2  pass -  zero-var -  batch -  left -"
-
-
-def test_the_table_has_the_last_value_and_the_mean():
-    rows = [
-        {"step": 1, "reward/mean": 0.25, "learner/loss": None},
-        {"step": 2, "reward/mean": 0.75, "learner/loss": 2.0},
-    ]
-    lines = table(rows).splitlines()
-    assert lines[1].split() == ["reward/mean", ".750", ".500"]
-    assert lines[3].split() == ["learner/loss", "2", "2"]
-    assert table([]) == ""

@@ -2,7 +2,7 @@
 
 The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
 mix with these) and score.json (every figure, with the manifest). A folder in a run of somebody else is refused before
-(run_files.check_own): answers there would become this user's score."""
+(run_folders.check_own): answers there would become this user's score."""
 
 import itertools
 import json

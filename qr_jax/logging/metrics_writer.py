@@ -1,6 +1,5 @@
 """Writers of metrics: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -232,27 +231,6 @@ def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> 
     line = "  ".join(parts)
     with_origins = line.replace(f"  {parts[-1]}", f" ({batch})  {parts[-1]}") if batch else line
     return with_origins if len(with_origins) <= width else line
-
-
-def table(rows: Sequence[Values]) -> str:
-    """The last row of `rows` and the mean over all of them, an area a paragraph; nothing for no rows."""
-    if not rows:
-        return ""
-    names = [name for name in rows[-1] if name != "step" and (name in NAMES or "/" in name)]
-    wide = max([len(name) for name in names], default=0)
-    lines = [f"{'':{wide}}  {'last':>9}  {f'mean of {len(rows)}':>11}"]
-    area = None
-    for name in names:
-        if area is not None and name.split("/")[0] != area:
-            lines.append("")
-        area = name.split("/")[0]
-        known = [float(row[name]) for row in rows if row.get(name) is not None]
-        mean = sum(known) / len(known) if known else None
-        unit = ""
-        with contextlib.suppress(ValueError):  # another system's name for one of ours
-            unit = about(name).unit
-        lines.append(f"{name:{wide}}  {_short(rows[-1][name]):>9}  {_short(mean):>11}  {unit}".rstrip())
-    return "\n".join(lines)
 
 
 def _short(value: Any) -> str:

@@ -156,19 +156,6 @@ def drawable(pool: Pool, *, reset_below: float, on_exhausted: Literal["reset", "
     return None if on_exhausted == "stop" else refresh(pool, below=1.0)
 
 
-def describe(pool: Pool) -> dict[str, Any]:
-    """Counts for people and logs: size, eligible, epoch, queries by state and by attempts ("4+": four or more)."""
-    eligible = int(np.count_nonzero(pool.weight_P))
-    states = np.bincount(pool.state_P, minlength=len(STATES)).tolist()
-    attempts = np.bincount(np.minimum(pool.attempts_P, 4), minlength=5).tolist()
-    return {
-        "size": pool.size, "eligible": eligible, "eligible_share": eligible / pool.size, "epoch": pool.epoch,
-        "states": dict(zip(STATES, states, strict=True)),
-        "attempts": dict(zip(("0", "1", "2", "3", "4+"), attempts, strict=True)),
-        "attempts_mean": float(pool.attempts_P.mean()), "attempts_max": int(pool.attempts_P.max()),
-    }  # fmt: skip
-
-
 def to_arrays(pool: Pool) -> dict[str, np.ndarray]:
     """Everything a checkpoint keeps, as plain arrays by name; `from_arrays` gives the same pool back exactly."""
     arrays = {name: getattr(pool, name) for name in ARRAYS} | {"epoch": np.array([pool.epoch], np.int64)}

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import itertools
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, compile_cache, hosts, memory
 from qr_jax.pool.pool import KINDS
-from qr_jax.run import bucket, checkpoint, interrupts, run_files, run_lock
+from qr_jax.run import bucket, checkpoint, run_files, run_lock
 from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
@@ -342,9 +341,8 @@ class Run:
             if number == signal.SIGINT and self.stopped_by == number:
                 os._exit(errors.INTERRUPTED)
             was_told, self.stopping, self.stopped_by = self.stopping, True, number
-            outer = before[number]
-            if callable(outer) and outer not in (signal.default_int_handler, interrupts.interrupt):
-                outer(number, frame)
+            if self._within:
+                before[number](number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
             elif not was_told:
@@ -444,20 +442,6 @@ def check_shared(path: Path) -> None:
     if hosts.any_process(not seen):
         todo = "give --run a folder that all hosts share, or train.bucket=gs://BUCKET/PATH"
         raise UserError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
-
-
-def set_aside(folder: Path, settings: Config) -> str | None:
-    """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
-    if settings.train.bucket:
-        raise UserError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
-    if not folder.exists():
-        return None
-    with contextlib.ExitStack() as held:  # nobody takes it before it has its new name
-        for written in filter(Path.is_dir, (folder, folder / "sft")):  # a cold start may be writing alone
-            held.callback(RunLock(written).release)  # ValueError where a process writes it
-        aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
-        folder.rename(aside)
-    return str(aside)
 
 
 def beside(work: Callable[[], Result]) -> Result:

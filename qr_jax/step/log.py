@@ -105,8 +105,6 @@ class Lines:
         if warning and not self.starved:
             say(f"step {step}: over the last {STARVED} steps {warning}")
         self.starved = warning is not None
-        if step % RECENT == 0:
-            self.runtime.run.detail(metrics_writer.table(list(self.rows)))
 
 
 def pool_and_rollouts(record: StepRecord, *, accept: int) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def made(query: Query, sample: int, answer: str | None) -> Episode:
 def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None) -> RetryState:
     """Wait until the service that is down answers a question; if the step failed before, pause first.
 
-    `lost`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage rollout.outage_s
-    after the step first failed, and after TRIES tries; and the error of a search function or reward whose code is to
-    blame: waiting will not mend it.
+    `lost`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage after TRIES
+    tries, and rollout.outage_s after the first; and the error of a search function or reward whose code is to blame:
+    waiting will not mend it.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s

@@ -82,8 +82,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _suite(arguments: argparse.Namespace) -> int:
     """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
-    from qr_jax.lab import suite
-    from qr_jax.run import run_files
+    from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
@@ -92,7 +91,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
-    run_files.check_own(arguments.out or place, "--out", trusted=arguments.trust)
+    run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:

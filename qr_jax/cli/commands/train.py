@@ -74,10 +74,10 @@ def _refuse_folder(folder: Path) -> None:
 
 
 def _set_aside(config: Any, folder: Path) -> None:
+    from qr_jax.lab import run_folders
     from qr_jax.parallel import hosts
-    from qr_jax.run import runs
 
-    if aside := hosts.by_first(lambda: runs.set_aside(folder, config)):
+    if aside := hosts.by_first(lambda: run_folders.set_aside(folder, config)):
         terminal.say(f"begins anew; the folder that was there is {aside} now")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qr_jax import evaluate
 from qr_jax.config import BUDGETS, Train, chosen_plugins
-from qr_jax.lab import null_control
+from qr_jax.lab import last_evaluation, null_control
 from qr_jax.lab.report import charts, page
 from qr_jax.logging import terminal
 from qr_jax.run import runs
@@ -37,6 +37,12 @@ def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
     questions = {query.id: query.question for query in runtime.data.questions}
     for line in next_commands(run, questions[name] if name else runtime.data.questions[0].question):
         run.say(line)
+
+
+def final_evaluation(runtime: Runtime, after: Evaluation) -> dict[str, Any]:
+    """Return the content of evaluation.json: each question's result, and the manifest of the measurement."""
+    questions, world = runtime.data.questions, runtime.world
+    return last_evaluation.final(runtime.settings, questions, after, env=world.env, corpus_sha256=world.corpus_sha256)
 
 
 def next_commands(run: runs.Run, question: str) -> list[str]:
