@@ -11,7 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from qr_jax import config
 from qr_jax.cli import cli
-from qr_jax.lab import run_folders
+from qr_jax.lab import run_folders, wandb_run
 from qr_jax.logging import metrics_writer
 from qr_jax.logging.metrics_writer import Writer, discard_after
 from qr_jax.train import train
@@ -19,7 +19,7 @@ from qr_jax.train import train
 
 def test_a_folder_has_one_run_of_wandb_however_it_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, again, other = (metrics_writer.wandb_id(folder) for folder in (tmp_path / "a", Path("a"), tmp_path / "b"))
+    first, again, other = (wandb_run.wandb_id(folder) for folder in (tmp_path / "a", Path("a"), tmp_path / "b"))
     assert first == again != other
     assert re.fullmatch("[0-9a-f]{16}", first)
 

@@ -1,6 +1,5 @@
 """Writers of metrics: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
-import hashlib
 import json
 import math
 import os
@@ -9,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
 from qr_jax.logging.metrics import ALIASES, NAMES, about
 from qr_jax.logging.terminal import clock
-from qr_jax.run import jsonl, run_files
+from qr_jax.run import jsonl
 
 FILE = "metrics.jsonl"
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
@@ -50,7 +50,7 @@ class Writer:
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
         self._wandb, self._is_lent = within.wandb if within else None, bool(within)
         if wandb and not within:
-            self._wandb = Wandb(self.folder, lives)
+            self._wandb = plugins.around("lab.wandb_run").Wandb(self.folder, lives)
         if self._wandb is not None:
             self._wandb.tell(self.folder)
 
@@ -60,7 +60,6 @@ class Writer:
         Equal values give equal bytes: floats are written as Python's repr, NaN and infinities as null.
         """
         row = {"step": int(step), **_row(values, self.aliases)}
-        run_files.check_still(self._file, self.folder / FILE)
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         self._file.flush()
         numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
@@ -71,7 +70,8 @@ class Writer:
             self._wandb.log(row)
 
     @property
-    def wandb(self) -> "Wandb | None":
+    def wandb(self) -> Any | None:
+        """Return the run's lab/wandb_run.py, if it has one."""
         return self._wandb
 
     def sync(self) -> int:
@@ -103,54 +103,6 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
     # A file is named by its second, and one of the same name would be written over. TensorBoard reads them by name.
     number = len(list(folder.glob("events.*"))) if folder.is_dir() else 0
     return SummaryWriter(str(folder), purge_step=first_step + 1, filename_suffix=f".{number:06d}")
-
-
-class Wandb:
-    """A run of Weights & Biases: that of a run's folder and its cold start, whichever attempt writes to it.
-
-    W&B takes no second value of a step, so that what a run gave up when it went back would stay in its curves. So each
-    attempt begins the W&B run anew under the same id (without `resume`, W&B replaces the one of that id) and tells it
-    what metrics.jsonl holds. The cold start has an axis of its own, for both count steps from 1.
-    """
-
-    def __init__(self, folder: Path, lives: str | None):
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
-        name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
-        self._run = wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder))
-        self._run.define_metric(f"{COLD_START}/*", step_metric=f"{COLD_START}/step")
-        self._run.define_metric("*", step_metric="step")
-        self._cold_steps = 0
-        self._told: set[Path] = set()
-        if (folder / COLD_START / "summary.json").is_file():  # it has ended; else its own writer tells what it has
-            self.tell(folder / COLD_START)
-
-    def tell(self, folder: Path) -> None:
-        """Log the rows of the folder's metrics.jsonl, once."""
-        for row in read(folder) if folder not in self._told else ():
-            self.log(row)
-        self._told.add(folder)
-
-    def log(self, row: Values) -> None:
-        """Log a row of metrics.jsonl."""
-        step = int(row["step"] or 0)
-        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
-        if f"{COLD_START}/loss" in row:
-            self._cold_steps, area = step, f"{COLD_START}/"
-            named = {area + name.removeprefix(area): value for name, value in numbers.items()}
-            self._run.log({f"{area}step": step, **named}, step=step)
-        else:
-            self._run.log({"step": step, **numbers}, step=self._cold_steps + step)
-
-    def finish(self) -> None:
-        self._run.finish()
-
-
-def wandb_id(folder: Path, lives: str | None = None) -> str:
-    """16 hex digits by the run's bucket or its folder's path: each attempt at a run goes on in the same W&B run."""
-    return hashlib.sha256((lives or str(folder.resolve())).encode()).hexdigest()[:16]
 
 
 def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:

@@ -162,7 +162,6 @@ class Checkpoints:
         wanted = {before + name: leaf for name, leaf in _flat(abstract_state).items()}
         saved = {name: array for name, array in self.arrays(step).items() if name.startswith(before)}
         _check_same_arrays(saved, {name: _describe(leaf) for name, leaf in wanted.items()}, self.path(step))
-        self._check_pieces(self.path(step) / STATE, {name: leaf.shape for name, leaf in wanted.items()})
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layout = {
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
@@ -177,17 +176,6 @@ class Checkpoints:
             raise _went(self.path(step)) from error
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return state, self.host(step)
-
-    def _check_pieces(self, state: epath.Path, shape_of: Mapping[str, tuple[int, ...]]) -> None:
-        """ValueError for an array in pieces larger than itself: one of a few kB may unpack to gigabytes."""
-        with as_written(state, "an array"):
-            held = self._orbax.metadata(state).item_metadata
-            if held is None:
-                raise UserError("it says nothing of its arrays")
-            for name, shape in shape_of.items():
-                piece = tuple(held.tree[name].storage.chunk_shape)
-                if len(piece) != len(shape) or any(np.greater(piece, np.maximum(shape, 1))):
-                    raise UserError(f"{name} of shape {shape} in pieces of {piece}")
 
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Each array of a committed step's state, by its name in the tree: dtype and shape."""
@@ -361,21 +349,15 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:
-    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; no two starts share it."""
+    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; its caller holds the folder."""
 
     def make() -> int:
         logs = epath.Path(folder) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(match[1]) for match in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
-        while True:
-            try:
-                os.mkdir(logs / f"attempt_{number}")
-            except FileExistsError:  # another start of the same run was quicker
-                number += 1
-                continue
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
-            (logs / f"attempt_{number}" / "started").write_text(now)
-            return number
+        (logs / f"attempt_{number}").mkdir()
+        (logs / f"attempt_{number}" / "started").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
+        return number
 
     return hosts.by_first(make)
 

@@ -1,13 +1,12 @@
 """The files of a run's folder: how large each may be, how lines are read, and where a run can be written or found."""
 
-import contextlib
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from qr_jax import config
 from qr_jax.errors import UserError
@@ -42,7 +41,6 @@ MOST |= {
 }
 # What Orbax says of a checkpoint's arrays: some 400 bytes each, of a hundred.
 MOST |= dict.fromkeys(("_METADATA", "_sharding", "_CHECKPOINT_METADATA", "array_metadatas/"), Most(2**21))
-PUT_BACK = "put it back and start the same command again; without it, --restart begins anew"
 
 
 def check_there(folder: Path) -> None:
@@ -115,14 +113,6 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
             if count > most.lines and last is None:
                 raise UserError(f"{path} has more than {most.lines:,} lines, the most that is read of a run")
             yield line.removesuffix(b"\n")
-
-
-def check_still(file: IO[bytes], path: Path) -> None:
-    """Raise OSError if the path no longer names the open file: what is written would be lost."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return
-    raise FileNotFoundError(f"{path} was removed or replaced while the run wrote it; {PUT_BACK}")
 
 
 def end_last_line(file: int) -> None:

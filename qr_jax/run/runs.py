@@ -232,8 +232,6 @@ class Run:
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
                 lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
             )  # fmt: skip
-            ledger = self.folder / LEDGER
-            self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0
         self._open, self.saved = True, step
         return None if restored is None or step is None else (*restored, step)
 
@@ -276,8 +274,6 @@ class Run:
     def _check_held(self) -> None:
         """Raise Busy or OSError where folder or bucket are not this run's any more; of process 0."""
         self._check_lock()
-        if self.saved and not self.settings.train.bucket and not (place := self.folder / bucket.CHECKPOINTS).is_dir():
-            raise FileNotFoundError(f"{place} was removed or moved while the run wrote it; {run_files.PUT_BACK}")
         self._hold()
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
@@ -311,15 +307,9 @@ class Run:
             return
         self._check_lock()
         with (self.folder / LEDGER).open("ab") as file:
-            if file.tell() != self._ledger_bytes:
-                found = f"it has {file.tell():,} bytes, and this run had written {self._ledger_bytes:,}"
-                raise FileNotFoundError(
-                    f"{self.folder / LEDGER} was removed or replaced: {found}; {run_files.PUT_BACK}"
-                )
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
             file.flush()
             os.fsync(file.fileno())
-            self._ledger_bytes = file.tell()
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:
