@@ -22,7 +22,6 @@ from qr_jax.evaluation.groups import group_names
 from qr_jax.evaluation.intervals import half_width, mean, over_runs
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
-from qr_jax.logging.columns import aligned
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
@@ -221,36 +220,6 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     said += [f"{sampled} of {figures['questions'] * figures['samples']} samples ended in a fault"] if sampled else []
     said += [f"the first: {figures['first_fault']}"] if figures.get("first_fault") else []
     return ["; ".join(said) + f": {INCOMPLETE}" * is_incomplete(figures)] if said else []
-
-
-def format_table(figures: Mapping[str, Any]) -> str:
-    """An evaluation as a table: all questions, then each group of them."""
-    faulty = ("faults",) if faults(figures) else ()
-
-    def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-        counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
-        return (name, *counts, *(interval(row, score) for score in SCORES))
-
-    rows = [("", "questions", *faulty, *SCORES), cells("all", figures)]
-    for group in GROUPS:
-        rows += [cells(f"{group} {value}", row) for value, row in figures.get(f"by_{group}", {}).items()]
-    if "samples" in figures:
-        of = {name: figures[f"pass_at_1_{name}"] for name in ("counted", "faults") if f"pass_at_1_{name}" in figures}
-        of["questions"] = figures["questions"]
-        of |= {key: figures[f"pass_at_1_{key}"] for score in SCORES for key in (score, f"{score}_se")}
-        rows.append(cells(f"Pass@1 of {figures['samples']}", of))
-    lines = aligned(rows)
-    stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
-    parallel = figures.get("parallel_turns_per_question")
-    several = f" (turns of several {parallel:.2f})" if parallel else ""
-    means = f"searches a question {figures['searches_per_question']:.2f}{several}"
-    means += f", tokens {figures['tokens_per_question']:.1f}"
-    lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    lines.append("+-: the 95 % interval over questions")
-    if any(run_error(figures, name) for name in SCORES):
-        errors = ", ".join(f"{name}{run_error(figures, name)}" for name in SCORES)
-        lines.append(f"Pass@1's is over questions and runs; one standard error over runs alone: {errors}")
-    return "\n".join([*lines, *faults(figures)])
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.logging.metrics import ALIASES, NAMES, about
+from qr_jax.logging.metrics import NAMES, about
 from qr_jax.logging.terminal import clock
 from qr_jax.run import jsonl
 
@@ -42,9 +42,6 @@ class Writer:
         within: "Writer | None" = None,
     ) -> None:
         self.folder, self.aliases = Path(folder), tuple(aliases)
-        for system in self.aliases:
-            if system not in ALIASES:
-                raise UserError(f"log.aliases names {system!r}; wanted some of {', '.join(ALIASES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
@@ -110,11 +107,8 @@ def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None
     row = {name: _number(name, values[name]) for name in names}
     for name in row:
         about(name)
-    for system in aliases:
-        for theirs, ours in ALIASES[system].items():
-            if all(name in row for name in ours):
-                parts = [row[name] for name in ours]
-                row[theirs] = None if None in parts else sum(part for part in parts if part is not None)
+    if aliases:
+        row |= plugins.around("lab.metric_aliases").aliases(row, aliases)
     return row
 
 

@@ -71,10 +71,11 @@ def _eval(arguments: argparse.Namespace) -> int:
     start(subject.config)
     from qr_jax import evaluate
     from qr_jax.evaluation.complete import is_incomplete
+    from qr_jax.lab.evaluation_table import format_table
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
     found = evaluate.evaluate(arguments.run, subject.config, **chosen)
-    show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    show(evaluate.without_details(found), arguments.json, format_table)
     if found["questions"] < (arguments.questions or 0):
         terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
     return 1 if is_incomplete(found) else 0

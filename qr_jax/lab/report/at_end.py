@@ -10,6 +10,7 @@ from typing import Any
 from qr_jax import evaluate
 from qr_jax.config import BUDGETS, Train, chosen_plugins
 from qr_jax.lab import last_evaluation, null_control
+from qr_jax.lab.evaluation_table import format_table
 from qr_jax.lab.report import charts, page
 from qr_jax.logging import terminal
 from qr_jax.run import runs
@@ -105,8 +106,8 @@ def _tables(run: runs.Run, before: Mapping[str, Evaluation | None], after: Evalu
     """Print, with --verbose, the evaluations as tables, and the searches of one question before and after."""
     for when, evaluation in before.items():
         if evaluation:
-            run.detail(f"\nbefore {when}\n{evaluate.format_table(evaluation)}")
-    run.detail(f"\nafter training\n{evaluate.format_table(after)}")
+            run.detail(f"\nbefore {when}\n{format_table(evaluation)}")
+    run.detail(f"\nafter training\n{format_table(after)}")
     first = before["training"]
     if first and (name := gained(first, after)):
         pair = [evaluation["details"]["transcripts"][name] for evaluation in (first, after)]
