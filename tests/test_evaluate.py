@@ -190,9 +190,8 @@ def test_pass_at_1_of_a_run_s_questions_has_the_error_over_runs_alone_as_a_suite
     assert found["pass_at_1_f1_run_error"] == (None if error is None else pytest.approx(error))
     shown = "" if error is None else f" +- {error:.4f} (one standard error, over runs alone)"
     assert f"(95 %, over questions and runs){shown}" in evaluate.one_line(found)
-    assert ("one standard error over runs alone: exact_match +- " in evaluation_table.format_table(found)) == bool(
-        shown
-    )
+    table = evaluation_table.format_table(found)
+    assert ("one standard error over runs alone: exact_match +- " in table) == bool(shown)
 
 
 def test_an_interval_is_over_the_questions_that_count():

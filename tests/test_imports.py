@@ -43,16 +43,8 @@ HOST += tuple(f"run.{name}" for name in ("bucket", "jsonl"))
 EXCEPTED = ("search.retrievers.dense", "data.world.tfds_builder", "sets.qa_builders")
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.asking", "cli.commands.pods")
-LOOPS += (
-    "lab.report.at_end",
-    "lab.evaluation_table",
-    "lab.probe",
-    "lab.launch",
-    "lab.study",
-    "lab.compare",
-    "methods.advantages",
-)
-LOOPS += ("methods.losses", "search.embedder", "search.encoder")
+LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")
+LOOPS += ("methods.advantages", "methods.losses", "search.embedder", "search.encoder")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")
