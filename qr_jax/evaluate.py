@@ -108,7 +108,7 @@ def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> l
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Each score's mean over the questions that count (of the mean over valid samples) and its standard error."""
+    """Return each score's mean over the questions that count (of means over valid samples) and its standard error."""
     row: dict[str, Any] = {"counted": sum(any(episode.valid for episode in group) for group in groups)}
     for name, score in SCORES.items():
         means = [
@@ -124,7 +124,7 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
 
 
 def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Each score's mean in each run that has a valid sample, and the standard error of these means."""
+    """Return each score's mean in each run that has a valid sample, and the standard error of these means."""
     row = {}
     for name, score in SCORES.items():
         right_NG = [
@@ -146,7 +146,7 @@ def _by(queries, groups, names) -> dict[str, dict[str, Any]]:
 
 
 def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Searches, tokens and endings an episode, and the share of model turns that were well formed."""
+    """Count searches, tokens and endings an episode, and the share of model turns that were well formed."""
     episodes = [episode for group in groups for episode in group]
     count = max(len(episodes), 1)
     turns = sum(turn.author == "model" for episode in episodes for turn in episode.turns)
@@ -164,7 +164,7 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
 
 
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an evaluation under their names in metrics.jsonl."""
+    """Return the numbers of an evaluation under their names in metrics.jsonl."""
     names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES]
     names += ["questions", "counted", "faults", "searches_per_question", "pass_at_1_faults"]
     row = {f"eval/{name}": figures[name] for name in names if name in figures}
@@ -172,7 +172,7 @@ def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_line(figures: Mapping[str, Any]) -> str:
-    """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
+    """Format an evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
     parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
     if "samples" in figures:
         both = f"{interval(figures, 'pass_at_1_exact_match')} (95 %, over questions and runs)"
@@ -183,7 +183,7 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
-    """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
+    """Format a score and the half width of its 95 % interval over questions, as in .460 +- .031."""
     value = figures.get(name)
     if value is None:
         return "-"
@@ -192,7 +192,7 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
 
 
 def run_error(figures: Mapping[str, Any], name: str) -> str:
-    """A sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
+    """Format a sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
     error = figures.get(f"pass_at_1_{name}_run_error")
     return "" if error is None else f" +- {error:.4f}"
 

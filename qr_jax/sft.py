@@ -32,7 +32,7 @@ from qr_jax.settings import checks
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
-    """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
+    """Play the trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
 
     Each turn ends where a rollout's would, and its thought goes on where the chat template began it.
     """
@@ -82,7 +82,7 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
 
 
 def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=terminal.say) -> list[Episode]:
-    """Every trace that fits, as an episode; how many were left out, and why, is said."""
+    """Return every trace that fits as an episode; say how many were left out, and why."""
     env = assemble.environment(settings)
     kept: list[Episode] = []
     left_out: dict[str, list[str]] = {}
@@ -107,7 +107,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
 
 
 def _learner_settings(settings: Config) -> config.Learner:
-    """The cold start's learner, every setting that it takes by name; all else is the class's default.
+    """Return the cold start's learner, every setting that it takes by name; all else is the class's default.
 
     From `learner` come the shapes of batches and the constants of Adam, from `sft` the schedule and the bounds.
     """
@@ -242,7 +242,7 @@ def _step(
 
 
 def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, run: runs.Run):
-    """A train_step by micro-batches; Interrupted between two, and all processes together."""
+    """Take a train_step by micro-batches; Interrupted between two, and all processes together."""
 
     def between() -> None:
         if run.stops():

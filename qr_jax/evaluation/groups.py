@@ -12,7 +12,7 @@ MOST_GROUPS, MOST_NAME_BYTES = (
 
 
 def group_names(values: Sequence[str | int | None]) -> list[str]:
-    """The name of each question's group: its value, or OTHERS for a long one and beyond the MOST_GROUPS largest."""
+    """Name each question's group: its value, or OTHERS for a long one and beyond the MOST_GROUPS largest."""
     names = list(map(str, values))
     short = Counter(name for name in names if len(json.dumps(name)) <= MOST_NAME_BYTES)
     kept = {name for name, _ in short.most_common(MOST_GROUPS)}

@@ -142,7 +142,7 @@ OPEN: dict[str, Metric] = {
 
 
 def about(name: str) -> Metric:
-    """A metric's unit and meaning. ValueError for a name that is not listed here, with the nearest one."""
+    """Return a metric's unit and meaning. ValueError for a name that is not listed here, with the nearest one."""
     if name in NAMES:
         return NAMES[name]
     for start, metric in OPEN.items():

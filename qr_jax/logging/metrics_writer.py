@@ -52,7 +52,8 @@ class Writer:
             self._wandb.tell(self.folder)
 
     def write(self, step: int, values: Values) -> None:
-        """One line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed there.
+        """Write one line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed
+        there.
 
         Equal values give equal bytes: floats are written as Python's repr, NaN and infinities as null.
         """
@@ -113,7 +114,7 @@ def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None
 
 
 def _number(name: str, value: Any) -> float | int | None:
-    """A Python number from a Python, numpy or jax scalar; None for None and for a number that is not finite."""
+    """Make a Python number of a Python, numpy or jax scalar; None for None and for a number that is not finite."""
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") else value
@@ -125,7 +126,7 @@ def _number(name: str, value: Any) -> float | int | None:
 
 
 def read(folder: str | Path) -> list[dict[str, float | int | None]]:
-    """The rows of a run's metrics.jsonl, a step each; a last line cut off by a crash is left out.
+    """Read the rows of a run's metrics.jsonl, a step each; a last line cut off by a crash is left out.
 
     ValueError for a line that no run writes.
     """
@@ -158,8 +159,9 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
 
 
 def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> str:
-    """A step in at most `width` columns: pass rate, zero-variance rate, effective batch, time left; what fits of the
-    batch by origin. Where the step was evaluated, its greedy exact match."""
+    """Format a step in at most `width` columns: pass rate, zero-variance rate, effective batch, time left; what fits of
+    the batch by origin. Where the step was evaluated, its greedy exact match.
+    """
     words = {"fresh": "fresh", "ex_hard": "hard", "ex_easy": "easy", "ex_surplus": "surplus", "ex_consumed": "again"}
     accepted = [(word, metrics.get(f"pool/accepted_{origin}")) for origin, word in words.items()]
     batch = " ".join(f"{word} {count}" for word, count in accepted if count)
@@ -180,7 +182,7 @@ def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> 
 
 
 def _short(value: Any) -> str:
-    """A number in few characters: 12, .415, 3.21, 45.1k; - for None."""
+    """Format a number in few characters: 12, .415, 3.21, 45.1k; - for None."""
     if value is None:
         return "-"
     value = float(value)

@@ -77,7 +77,7 @@ def check_writable(folder: Path, option: str = "--run") -> None:
 
 
 def free(names: Iterable[Path]) -> Path:
-    """The first of the names at which nothing stands, not even a broken link."""
+    """Return the first of the names at which nothing stands, not even a broken link."""
     return next(name for name in names if not os.path.lexists(name))
 
 
@@ -94,7 +94,7 @@ def wrong(path: Path, most_of: Mapping[str, Most] = MOST) -> str | None:
 
 
 def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
-    """The lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
+    """Yield the lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
 
     With `last` at least so many lines from its end; what is before these is not read. A line longer than any of ours is
     cut off, and so no JSON. ValueError for more lines than a run writes.

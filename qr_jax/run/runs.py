@@ -389,14 +389,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def load(folder: str | Path) -> Config:
-    """The config of a run's folder."""
+    """Load the config of a run's folder."""
     path = Path(folder) / "config.json"
     run_files.check_there(Path(folder))
     return config.load(path)
 
 
 def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
-    """A run's checkpoints and the last whole step, or `step` if it is whole."""
+    """Return a run's checkpoints and the last whole step, or `step` if it is whole."""
     checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = checkpoints.latest() if step is None else step
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
@@ -443,11 +443,11 @@ def beside(work: Callable[[], Result]) -> Result:
 
 
 def below(settings: Config, name: str) -> Config:
-    """The config of a run in the subfolder `name` of this run's folder, or bucket."""
+    """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
     lives = settings.train.bucket
     return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
 
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:
-    """The config of a stage (the cold start) kept in a run folder of its own."""
+    """Return the config of a stage (the cold start) kept in a run folder of its own."""
     return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every, keep_every=0))

@@ -137,7 +137,7 @@ def _has_no_answer(episode: Episode) -> bool:
 
 
 def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:
-    """The groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
+    """Join the groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
 
     `turns`: room for turn rewards even where no group has any; it is doubled until all turns have room.
     """

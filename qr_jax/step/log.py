@@ -108,7 +108,7 @@ class Lines:
 
 
 def pool_and_rollouts(record: StepRecord, *, accept: int) -> dict[str, Any]:
-    """Rewards, pool, rollout and budget metrics of a step."""
+    """Return a step's metrics of rewards, pool, rollouts and budget."""
     grades, after, statistics = record.outcome.grades, record.after, record.timings.statistics
     row: dict[str, Any] = {}
     if grades.valid_QG.any():
@@ -214,7 +214,7 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
 
 
 def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds by phase, and rates; nothing here is compared between runs."""
+    """Count seconds by phase, and rates; nothing here is compared between runs."""
     rollout_s, settle_s, learner_s = np.diff(timings.clock).tolist()
     statistics, step_s = timings.statistics, timings.clock[-1] - timings.clock[0]
     return {
@@ -299,7 +299,7 @@ def write_episodes(runtime: Runtime, record: StepRecord) -> None:
 def episode_row(
     episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
 ) -> dict[str, Any]:
-    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
+    """Describe one episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
 
     A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
     `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
@@ -323,7 +323,9 @@ def episode_row(
 
 
 def _pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
-    """The text of each token; a character of several tokens stands with the last. Joined they are the whole text."""
+    """Return the text of each token; a character of several tokens stands with the last. Joined they are the whole
+    text.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
 
@@ -351,7 +353,9 @@ def _is_by_token(advantage: np.ndarray, batch: pack.Batch) -> bool:
 
 
 def _trained_with(advantage: np.ndarray, batch: pack.Batch, q: int, g: int, episode: Episode) -> np.ndarray:
-    """An episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not sampled)."""
+    """Return an episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not
+    sampled).
+    """
     if _is_by_token(advantage, batch):
         row = advantage[q * batch.grades.valid_QG.shape[1] + g]
         return np.where(episode.mask_L, row[: len(episode.ids_L)], 0)
@@ -364,7 +368,8 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
 
 
 def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
-    """The ledger's line of each draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
+    """Describe each draw as the ledger's line: query, origin, each sample's reward (null: not valid), verdict, tokens,
+    searches.
 
     `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
     without padding.

@@ -125,7 +125,7 @@ def add(total: Statistics, more: Statistics) -> None:
 
 
 def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int]) -> list[float]:
-    """Tokens that an episode of each query is expected to take: what its family took lately, or the mean of all."""
+    """Predict the tokens of an episode of each query: what its family took lately, or the mean of all."""
     seen_F = run_state.cost_F[run_state.cost_F > 0]
     unknown = float(seen_F.mean()) if len(seen_F) else 1.0
     known = dict(enumerate(run_state.cost_F.tolist()))
@@ -162,7 +162,7 @@ def graded(
 
 
 def with_episodes(groups: Sequence[Group]) -> list[Group]:
-    """The groups with their episodes on every process."""
+    """Return the groups with their episodes on every process."""
     if hosts.count() == 1:
         return list(groups)
     widest = max((group.spent.episodes for group in groups), default=1)

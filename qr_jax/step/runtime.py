@@ -52,7 +52,7 @@ class RunState:
     before: Any = None  # the evaluation before the first step
 
     def seed(self, seed: int) -> int:
-        """The seed of what is drawn and sampled from here on; each rollback moves it."""
+        """Return the seed of what is drawn and sampled from here on; each rollback moves it."""
         return seed + ROLLBACK_SEEDS * self.rollbacks
 
     def to_host(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def advanced(
 
 
 def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> np.ndarray:
-    """`cost_F` after a step: half what it was, half the mean of this step's episodes."""
+    """Return `cost_F` after a step: half what it was, half the mean of this step's episodes."""
     sum_F, count_F = np.zeros((2, int(family_P.max(initial=0)) + 1))
     for group in groups:
         sum_F[family_P[group.index]] += group.spent.context_tokens
@@ -120,14 +120,14 @@ def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> 
 
 
 def families(queries: Sequence[Query]) -> np.ndarray:
-    """An integer a query for rules that look at kinds: by dataset, kind and hops, in order of first appearance."""
+    """Number the queries' kinds for rules: by dataset, kind and hops, in order of first appearance."""
     seen: dict[tuple, int] = {}
     names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
     return np.array([seen.setdefault(name, len(seen)) for name in names])
 
 
 def hops(queries: Sequence[Query]) -> np.ndarray:
-    """The hops of each query; 0 where its meta has none."""
+    """Return the hops of each query; 0 where its meta has none."""
     said = [str(query.meta.get("hops")) for query in queries]
     return np.array([int(text) if text.isdecimal() else 0 for text in said], np.int64)
 
@@ -351,7 +351,7 @@ def _drawing(settings: Config) -> Drawing:
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
-    """`gold.gold_logp` with this environment's words before an answer, and the tokenizer's ids of a query's golds."""
+    """Bind `gold.gold_logp` to this environment's words before an answer and the tokenizer's ids of the golds."""
     mark = "GOLD"
     prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
     tokenizer = agent.tokenizer

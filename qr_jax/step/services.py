@@ -54,7 +54,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
 
 
 def made(query: Query, sample: int, answer: str | None) -> Episode:
-    """An episode of one turn and three tokens."""
+    """Make an episode of one turn and three tokens."""
     text = "?" if answer is None else f"<answer> {answer} </answer>"
     return Episode(
         query, sample, 0, ids_L=np.ones(3, np.int32), mask_L=np.ones(3, bool), logp_L=np.zeros(3, np.float32),
