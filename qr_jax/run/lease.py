@@ -128,7 +128,7 @@ class Lease:
         return _part(headers, "x-goog-generation"), about
 
     def _write(self, generation: str) -> str:
-        """Replace the lease of `generation` and return the new generation. FileExistsError where it is another by now."""
+        """Replace the lease of `generation` and return the new generation. FileExistsError for another one."""
         uploads = self._files.base.replace("/storage/v1/", "/upload/storage/v1/")
         only = {"uploadType": "media", "name": self._name, "ifGenerationMatch": generation}
         data = json.dumps(self._about).encode()
