@@ -135,6 +135,8 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
 
     checks.check(config)
     if config.train.init:
+        from qr_jax.lab import run_folders
+
         begins_from = Path(config.train.init)
         run_folders.check_folder(begins_from, allowed=arguments.trust)
         if (begins_from / "config.json").is_file():

@@ -174,6 +174,7 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
+    from qr_jax.lab import run_folders
 
     _speak(arguments)
     run_folders.check_trained(arguments.run)
@@ -218,6 +219,7 @@ def _view(arguments: argparse.Namespace) -> int:
 
 
 def _check_runs(arguments: argparse.Namespace) -> None:
+    from qr_jax.lab import run_folders
 
     for run in arguments.run:
         run_folders.check_trained(run)
