@@ -122,13 +122,13 @@ def _step_or_wait(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
     """Take a step, again after each outage; where that ends the run, the step before is saved."""
-    failed: services.RetryState | None = None
+    retry: services.RetryState | None = None
     try:
         while True:
             try:
                 return take_step(runtime, state, run_state, step)
             except ServiceDown as down:
-                failed = services.wait(runtime, down, step, failed)
+                retry = services.wait(runtime, down, step, retry)
     except (Interrupted, Outage):
         runtime.save(step, state, run_state)
         raise

@@ -59,19 +59,19 @@ def begin(runtime: Runtime) -> Start:
     tell = say if runtime.devices.mesh.size > 1 else run.detail
     tell(meshes.describe_layout(runtime.devices.mesh, params).splitlines()[0])
     tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")
-    laid = runtime.to_rollout_params(params)
-    warm_up_s = _warm_up(runtime, laid)
+    rollout_params = runtime.to_rollout_params(params)
+    warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:
-        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(laid)
+        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(rollout_params)
         run.write_json(BASE, base)
         run_state = replace(run_state, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
     if settings.train.init or settings.sft.steps:
-        del params, laid  # a cold start needs the room
+        del params, rollout_params  # a cold start needs the room
         params = _first_policy(runtime)
-        laid = runtime.to_rollout_params(params)
-    run_state = replace(run_state, before=runtime.measure(laid))
-    del laid
+        rollout_params = runtime.to_rollout_params(params)
+    run_state = replace(run_state, before=runtime.measure(rollout_params))
+    del rollout_params
     state = runtime.learner.init(params)  # only now: an evaluation needs the room
     del params
     run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))

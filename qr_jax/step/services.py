@@ -63,29 +63,30 @@ def made(query: Query, sample: int, answer: str | None) -> Episode:
     )  # fmt: skip
 
 
-def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None) -> RetryState:
+def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | None) -> RetryState:
     """Wait until the service that is down answers a question; if the step failed before, pause first.
 
-    `lost`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage after TRIES
+    `retry`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage after TRIES
     tries, and rollout.outage_s after the first; and the error of a search function or reward whose code is to blame:
     waiting will not mend it.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s
-    lost = replace(lost, tries=lost.tries + 1) if lost else RetryState(time.monotonic(), time.strftime("%H:%M:%S"), 1)
-    until = f"Waiting for the {down.what}, at most {limit_s:g} s from {lost.since} on"
+    retry = retry or RetryState(time.monotonic(), time.strftime("%H:%M:%S"), 0)
+    retry = replace(retry, tries=retry.tries + 1)
+    until = f"Waiting for the {down.what}, at most {limit_s:g} s from {retry.since} on"
     say(f"step {step + 1} is not counted: {down}. {until}")
-    pause_s = min(FIRST_PAUSE_S * 2 ** (lost.tries - 1), LONGEST_PAUSE_S)
-    if lost.tries > TRIES:
+    pause_s = min(FIRST_PAUSE_S * 2 ** (retry.tries - 1), LONGEST_PAUSE_S)
+    if retry.tries > TRIES:
         raise Outage(
             f"the {down.what} answered a question after each of {TRIES} tries, and the step failed again: {down}"
         )
-    again = lost.tries > 1
+    again = retry.tries > 1
     while again or not hosts.by_first(lambda: answer(runtime)):
-        waited_s = time.monotonic() - lost.began_s
+        waited_s = time.monotonic() - retry.began_s
         if hosts.any_process(waited_s >= limit_s):
-            raise Outage(f"the {down.what} failed from {lost.since} on, for {waited_s:.0f} s; the last time {down}")
-        how = "a question was answered, and the step failed again" if again else f"no answer since {lost.since}"
+            raise Outage(f"the {down.what} failed from {retry.since} on, for {waited_s:.0f} s; the last time {down}")
+        how = "a question was answered, and the step failed again" if again else f"no answer since {retry.since}"
         say(f"{how}; asking again in {pause_s:g} s")
         again = False
         until = time.monotonic() + min(pause_s, max(limit_s - waited_s, 0.0))
@@ -97,7 +98,7 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, lost: RetryState | None
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     say(f"the {down.what} answers; step {step + 1} is made again")
-    return lost
+    return retry
 
 
 def grades(runtime: Runtime) -> bool:
