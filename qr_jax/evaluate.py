@@ -17,9 +17,7 @@ import numpy as np
 from qr_jax import answers, assemble, config
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
-from qr_jax.evaluation.groups import group_names
-from qr_jax.evaluation.intervals import half_width, mean, over_runs
+from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query
@@ -48,7 +46,7 @@ def measure(
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
-    Pass@1 with `_by_run` and `_run_error` too (`intervals.over_runs`). `details` holds each question's exact match and
+    Pass@1 with `_by_run` and `_run_error` too (`scores.over_runs`). `details` holds each question's exact match and
     F1, and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries

@@ -26,7 +26,7 @@ import numpy as np
 from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
 from qr_jax.errors import GuardStop, Interrupted, Outage, ServiceDown, UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
 from qr_jax.logging import terminal
 from qr_jax.parallel import hosts, memory

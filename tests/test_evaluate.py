@@ -26,9 +26,9 @@ from qr_jax.cli import asking, cli
 from qr_jax.cli.commands import runs as run_commands
 from qr_jax.data import formats, readers
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.evaluation import groups, subject
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation import scores, subject
 from qr_jax.evaluation.manifest import differences
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import compare, evaluation_table, exporting, launch, model_card
 from qr_jax.lab.judge import INJECTED
 from qr_jax.lab.report import charts, page, run_list
@@ -93,12 +93,12 @@ def test_a_score_of_one_question_has_the_widest_interval_and_one_whose_error_is_
 
 def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
     long = ["\0" * 200] * 2
-    names = groups.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)
-    assert names == ["b"] * 3 + ["a"] * 2 + ["None", "7"] + [groups.OTHERS] * 2
+    names = scores.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)
+    assert names == ["b"] * 3 + ["a"] * 2 + ["None", "7"] + [scores.OTHERS] * 2
     values = ["\0" * 18 + chr(at + 256) for at in range(1500)]  # of 116 bytes in JSON
     queries = [Query(value, "?", ("red sea",)) for value in values]
-    table = evaluate._by(queries, [[episode("red sea")]] * 1500, groups.group_names(values))
-    assert len(table) == groups.MOST_GROUPS + 1 and table[groups.OTHERS]["questions"] == 1500 - 64
+    table = evaluate._by(queries, [[episode("red sea")]] * 1500, scores.group_names(values))
+    assert len(table) == scores.MOST_GROUPS + 1 and table[scores.OTHERS]["questions"] == 1500 - 64
     tables = {f"by_{name}": table for name in evaluate.GROUPS}
     summary = json.dumps({when: tables for when in ("base", "before", "after")}, indent=2)
     assert len(summary) < 0.9 * run_files.MOST["summary.json"].bytes

@@ -15,7 +15,7 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
+from qr_jax.evaluation.scores import INCOMPLETE, is_incomplete
 from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
 from qr_jax.lab.differences import difference
 from qr_jax.logging import metrics_writer

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qr_jax.evaluation.intervals import half_width
+from qr_jax.evaluation.scores import half_width
 from qr_jax.pool.noise import uniforms
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.logging.metrics import NAMES, about
 from qr_jax.logging.terminal import clock
 from qr_jax.run import jsonl

@@ -11,7 +11,7 @@ import numpy as np
 
 from qr_jax import assemble, evaluate
 from qr_jax.errors import Interrupted, UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
 from qr_jax.parallel import compile_cache, host_local, hosts, memory, peaks

@@ -15,7 +15,7 @@ import numpy as np
 from qr_jax import evaluate
 from qr_jax.config import LIMITS, Config
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import STOPS

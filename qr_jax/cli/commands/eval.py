@@ -70,7 +70,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     subject = _subject(arguments, "eval", "corpus")
     start(subject.config)
     from qr_jax import evaluate
-    from qr_jax.evaluation.complete import is_incomplete
+    from qr_jax.evaluation.scores import is_incomplete
     from qr_jax.lab.evaluation_table import format_table
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qr_jax.config import BUDGETS, LIMITS
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
 from qr_jax.run import run_files, run_lock
