@@ -68,7 +68,9 @@ def measure(
             figures[f"by_{name}"] = _by(queries, greedy, group_names(values))
     figures |= _behaviour(greedy)
     answered = [(query, group[0]) for query, group in zip(queries, greedy, strict=True)]
-    each = {name: {of.id: SCORES[name](episode.answer, of.answers) for of, episode in answered} for name in PAIRED}
+    each = {
+        name: {query.id: SCORES[name](episode.answer, query.answers) for query, episode in answered} for name in PAIRED
+    }
     shown = {query.id: format_episode(episode) for query, episode in answered[:SHOWN]}
     faulted = [query.id for query, episode in answered if not episode.valid]
     figures["details"] = {**each, "faulted": faulted, "transcripts": shown}
@@ -89,19 +91,19 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
-    found = {}
+    rises = {}
     for score in PAIRED:
         rose_Q = np.array(paired(before, after, score))
         if len(rose_Q) > 1:
             wide = half_width(float(np.std(rose_Q, ddof=1)) / math.sqrt(len(rose_Q)), len(rose_Q))
-            found[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
-    return found
+            rises[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
+    return rises
 
 
 def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
     """List a PAIRED score's rise on each question that both answered; faults, neither right nor wrong, are left out."""
-    was, now = (one["details"].get(score, {}) for one in (before, after))
-    faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}
+    was, now = (figures["details"].get(score, {}) for figures in (before, after))
+    faulted = {name for figures in (before, after) for name in figures["details"].get("faulted", ())}
     return [float(now[name]) - float(was[name]) for name in now if name in was and name not in faulted]
 
 
@@ -130,7 +132,7 @@ def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) ->
             for query, group in zip(queries, groups, strict=True)
         ]
         mean_R = mean(np.array(right_NG), 0)
-        row |= {f"{name}_{of}": value for of, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
+        row |= {f"{name}_{figure}": value for figure, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
     return row
 
 
@@ -252,9 +254,9 @@ def evaluate(
     env = assemble.environment(settings)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
-    split, of = f"{settings.data.split} of {settings.data.eval}", {"eval": queries}
+    split = f"{settings.data.split} of {settings.data.eval}"
     figures["manifest"] = manifest.manifest(
-        settings, questions=of, corpora={"eval": over.sha256}, split=split, model=model, **how
+        settings, questions={"eval": queries}, corpora={"eval": over.sha256}, split=split, model=model, **how
     )
     digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
     stem = f"step_{model['step']:06d}" if is_run else "model"

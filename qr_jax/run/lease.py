@@ -132,8 +132,8 @@ class Lease:
         uploads = self._files.base.replace("/storage/v1/", "/upload/storage/v1/")
         only = {"uploadType": "media", "name": self._name, "ifGenerationMatch": generation}
         data = json.dumps(self._about).encode()
-        made = self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)
-        return _part(made, "generation")
+        answer = self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)
+        return _part(answer, "generation")
 
     def _call(self, method: str, *path: str, **more: Any) -> Any:
         try:

@@ -93,8 +93,8 @@ class Run:
         if not (lives := self.settings.train.bucket):
             return
         place = bucket.opened(lives)
-        here, there = self.folder.resolve(), Path(place).resolve()
-        if "://" not in lives and (here.is_relative_to(there) or there.is_relative_to(here)):
+        own, other = self.folder.resolve(), Path(place).resolve()
+        if "://" not in lives and (own.is_relative_to(other) or other.is_relative_to(own)):
             raise UserError(
                 f"train.bucket={lives} and the run's folder {self.folder} lie in one another, so that the run would be "
                 "copied into itself; wanted a place beside it"

@@ -44,7 +44,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     query, name, limits = runtime.data.queries[0], runtime.settings.reward.name, runtime.settings.rollout
     tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
     runtime.drawing.rounds(run_state.pool, ())
-    episodes = [made(query, 0, query.answers[0]), made(query, 1, None)]
+    episodes = [made_episode(query, 0, query.answers[0]), made_episode(query, 1, None)]
     group = run_interruptible(
         lambda: grading.grade(runtime.grading.reward, name, 0, 0, query, episodes), runtime.run.stop_now
     )
@@ -53,7 +53,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     pool.settle(run_state.pool, judged(runtime, run_state, [group], 0), runtime.drawing.rule)
 
 
-def made(query: Query, sample: int, answer: str | None) -> Episode:
+def made_episode(query: Query, sample: int, answer: str | None) -> Episode:
     """Make an episode of one turn and three tokens."""
     text = "?" if answer is None else f"<answer> {answer} </answer>"
     return Episode(
@@ -104,7 +104,7 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | Non
 def grades(runtime: Runtime) -> bool:
     """Return True if the reward grades an answer that no file of verdicts has; False once the run is told to stop."""
     query = runtime.data.queries[0]
-    episode = made(query, 0, f"{QUESTION} ({time.strftime('%H:%M:%S')})")
+    episode = made_episode(query, 0, f"{QUESTION} ({time.strftime('%H:%M:%S')})")
     try:
         scores = run_interruptible(lambda: runtime.grading.reward(query, (episode,)), runtime.run.stop_now)
     except Interrupted:
