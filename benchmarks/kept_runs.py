@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
-from qr_jax.evaluation.complete import INCOMPLETE
+from qr_jax.evaluation.scores import INCOMPLETE
 
 Figures = dict[str, Any]
 

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import markdown, over_seeds
-from qr_jax.evaluation import last_evaluation
-from qr_jax.lab import compare
+from qr_jax.lab import compare, last_evaluation
 from qr_jax.lab.report import comparison
 from qr_jax.lab.side_by_side import FILE
 

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import interleave
 
 RULES = ("recycle", "soft_recycle", "grpo", "bounded_dapo")
-PARTS = ("draw_settle_ms", "draw_ms", "settle_ms", "refresh_ms", "figures_ms", "digest_ms", "describe_ms")
+PARTS = ("draw_settle_ms", "draw_ms", "settle_ms", "refresh_ms", "figures_ms", "digest_ms")
 MILLION = 1_000_000
 
 

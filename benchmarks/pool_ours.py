@@ -49,7 +49,6 @@ def step() -> dict[str, float]:
     timed("refresh", lambda: pools.refresh(settled, below=0.01))
     timed("figures", lambda: figures.step_figures(before, outcome, settled, accept=accept))
     timed("digest", lambda: pools.digest(settled))
-    timed("describe", lambda: pools.describe(settled))
     state.update(pool=settled, step=number + 1)
     return {"draw_settle_ms": taken["draw_ms"] + taken["settle_ms"], **taken}
 

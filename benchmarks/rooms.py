@@ -15,6 +15,15 @@ from pathlib import PurePosixPath
 PACKAGE = "qr_jax"
 VAGUE = {"one", "made", "found", "of", "here", "some"}  # names for things that have a name
 Trees = Mapping[str, ast.Module]  # path in the repository -> its syntax tree
+STEP = ("take_step", "train_one")  # a training step's function, by its name at different commits; it stands in train.py
+CALLS = 2  # calls that a reader of the step follows
+FLOOR = (
+    "parallel",
+    "processes",
+    "logging",
+    "settings",
+    "models",
+)  # rooms whose functions a reader takes at their names
 
 
 def main(words: Sequence[str]) -> int:
@@ -50,6 +59,7 @@ def figures(commit: str) -> dict[str, str]:
         "modules at the top of the package": str(sum(len(PurePosixPath(path).parts) == 2 for path in texts)),
         "functions: median and longest, in lines": f"{median:.0f} and {size} ({where})",
         f"local names {', '.join(sorted(VAGUE))}": str(vague(trees)),
+        f"modules within {CALLS} calls of a step": str(len(opened(trees))),
         "lines in all": f"{sum(rooms.values()):,}",
         **{f"lines of {name}": f"{count:,}" for name, count in sorted(rooms.items())},
     }
@@ -88,6 +98,65 @@ def imports(trees: Trees) -> dict[str, set[str]]:
                 named |= {name if name in known else node.module for name in inside}
         every[module(path)] = named & known - {module(path)}
     return every
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def opened(trees: Trees, calls: int = CALLS) -> list[str]:
+    """List the modules that one opens to follow a training step on the host, its own among them.
+
+    These are the modules with a function that the step's function (STEP, in train.py) reaches within `calls` calls. A
+    function reaches each one that it names, to call it or to pass it on: of its own module, imported, or of an imported
+    module. By `x.name` it reaches the method `name`, if exactly one class among those of the modules that its file
+    imports has such a method. Making an object reaches nothing. Functions of the rooms in FLOOR are not followed, and
+    what stands inside a function belongs to it.
+    """
+    code: dict[str, dict[str, Function]] = {}  # module -> its functions by name, and its methods by "Class.name"
+    for path, tree in trees.items():
+        code[module(path)] = {node.name: node for node in tree.body if isinstance(node, Function)}
+        for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            code[module(path)] |= {f"{kind.name}.{node.name}": node for node in kind.body if isinstance(node, Function)}
+    needs = imports(trees)
+    meant = {module(path): meanings(tree, code) for path, tree in trees.items()}
+    last = {(f"{PACKAGE}.train", name) for name in STEP if name in code[f"{PACKAGE}.train"]}
+    seen = set(last)
+    for _ in range(calls):
+        last = {to for where, name in last for to in named(code[where][name], where, code, needs, meant[where])} - seen
+        seen |= last
+    return sorted({where for where, _ in seen})
+
+
+def meanings(tree: ast.Module, code: Mapping[str, Mapping[str, Function]]) -> dict[str, tuple[str, str]]:
+    """Return what a file's imported names stand for: (module, function), and (module, "") for a module."""
+    meant = {}
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            whole = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else ""
+            is_module = whole in code
+            meant[alias.asname or alias.name] = (whole, "") if is_module else (whole.rpartition(".")[0], alias.name)
+    return meant
+
+
+def named(
+    function: Function,
+    where: str,
+    code: Mapping[str, Mapping[str, Function]],
+    needs: Mapping[str, set[str]],
+    meant: Mapping[str, tuple[str, str]],
+) -> Iterator[tuple[str, str]]:
+    """Yield the functions, as (module, name), that a function of the module `where` names; none of FLOOR."""
+    for node in ast.walk(function):
+        to = ("", "")
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            to = (where, node.id) if node.id in code[where] else meant.get(node.id, to)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in meant:
+            to = (meant[node.value.id][0], node.attr)
+        elif isinstance(node, ast.Attribute):
+            own = [(m, n) for m in {where} | needs[where] for n in code[m] if n.endswith(f".{node.attr}")]
+            to = own[0] if len(own) == 1 else to
+        if to[1] in code.get(to[0], {}) and to[0].split(".")[1] not in FLOOR:
+            yield to
 
 
 def module(path: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import interleave, kept_runs
 from benchmarks.study import span
 from benchmarks.tables import markdown, over_seeds
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.logging import metrics_writer
 
 NAME = "single_hop"

@@ -27,7 +27,7 @@ from benchmarks import study_results
 from qr_jax import config as configs
 from qr_jax.cli.overrides import override
 from qr_jax.config import Config, Learner, use
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab.launch import Job, Launcher
 from qr_jax.logging import metrics_writer
 from qr_jax.settings.checks import check

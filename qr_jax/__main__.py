@@ -2,7 +2,7 @@
 
 import sys
 
-from qr_jax.run import interrupts
+from qr_jax.cli import interrupts
 
 
 def main() -> int:

@@ -17,12 +17,9 @@ import numpy as np
 from qr_jax import answers, assemble, config
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.evaluation.bootstrap import half_width, mean, over_runs
-from qr_jax.evaluation.complete import COMPLETE, INCOMPLETE, is_incomplete
-from qr_jax.evaluation.groups import group_names
+from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
-from qr_jax.logging.columns import aligned
 from qr_jax.records import Episode, Query
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
@@ -49,7 +46,7 @@ def measure(
     """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
 
     Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
-    Pass@1 with `_by_run` and `_run_error` too (`bootstrap.over_runs`). `details` holds each question's exact match and
+    Pass@1 with `_by_run` and `_run_error` too (`scores.over_runs`). `details` holds each question's exact match and
     F1, and the first questions' searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
@@ -71,7 +68,9 @@ def measure(
             figures[f"by_{name}"] = _by(queries, greedy, group_names(values))
     figures |= _behaviour(greedy)
     answered = [(query, group[0]) for query, group in zip(queries, greedy, strict=True)]
-    each = {name: {of.id: SCORES[name](episode.answer, of.answers) for of, episode in answered} for name in PAIRED}
+    each = {
+        name: {query.id: SCORES[name](episode.answer, query.answers) for query, episode in answered} for name in PAIRED
+    }
     shown = {query.id: format_episode(episode) for query, episode in answered[:SHOWN]}
     faulted = [query.id for query, episode in answered if not episode.valid]
     figures["details"] = {**each, "faulted": faulted, "transcripts": shown}
@@ -92,24 +91,24 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
-    found = {}
+    rises = {}
     for score in PAIRED:
         rose_Q = np.array(paired(before, after, score))
         if len(rose_Q) > 1:
             wide = half_width(float(np.std(rose_Q, ddof=1)) / math.sqrt(len(rose_Q)), len(rose_Q))
-            found[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
-    return found
+            rises[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
+    return rises
 
 
 def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
     """List a PAIRED score's rise on each question that both answered; faults, neither right nor wrong, are left out."""
-    was, now = (one["details"].get(score, {}) for one in (before, after))
-    faulted = {name for one in (before, after) for name in one["details"].get("faulted", ())}
+    was, now = (figures["details"].get(score, {}) for figures in (before, after))
+    faulted = {name for figures in (before, after) for name in figures["details"].get("faulted", ())}
     return [float(now[name]) - float(was[name]) for name in now if name in was and name not in faulted]
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Each score's mean over the questions that count (of the mean over valid samples) and its standard error."""
+    """Return each score's mean over the questions that count (of means over valid samples) and its standard error."""
     row: dict[str, Any] = {"counted": sum(any(episode.valid for episode in group) for group in groups)}
     for name, score in SCORES.items():
         means = [
@@ -125,7 +124,7 @@ def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> di
 
 
 def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Each score's mean in each run that has a valid sample, and the standard error of these means."""
+    """Return each score's mean in each run that has a valid sample, and the standard error of these means."""
     row = {}
     for name, score in SCORES.items():
         right_NG = [
@@ -133,7 +132,7 @@ def _over_runs(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) ->
             for query, group in zip(queries, groups, strict=True)
         ]
         mean_R = mean(np.array(right_NG), 0)
-        row |= {f"{name}_{of}": value for of, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
+        row |= {f"{name}_{figure}": value for figure, value in over_runs(mean_R[~np.isnan(mean_R)]).items()}
     return row
 
 
@@ -147,7 +146,7 @@ def _by(queries, groups, names) -> dict[str, dict[str, Any]]:
 
 
 def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Searches, tokens and endings an episode, and the share of model turns that were well formed."""
+    """Count searches, tokens and endings an episode, and the share of model turns that were well formed."""
     episodes = [episode for group in groups for episode in group]
     count = max(len(episodes), 1)
     turns = sum(turn.author == "model" for episode in episodes for turn in episode.turns)
@@ -165,7 +164,7 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
 
 
 def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an evaluation under their names in metrics.jsonl."""
+    """Return the numbers of an evaluation under their names in metrics.jsonl."""
     names = [name for name in figures if name.removeprefix("pass_at_1_") in SCORES]
     names += ["questions", "counted", "faults", "searches_per_question", "pass_at_1_faults"]
     row = {f"eval/{name}": figures[name] for name in names if name in figures}
@@ -173,7 +172,7 @@ def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_line(figures: Mapping[str, Any]) -> str:
-    """An evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
+    """Format an evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
     parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
     if "samples" in figures:
         both = f"{interval(figures, 'pass_at_1_exact_match')} (95 %, over questions and runs)"
@@ -184,7 +183,7 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
-    """A score and the half width of its 95 % interval over questions, as in .460 +- .031."""
+    """Format a score and the half width of its 95 % interval over questions, as in .460 +- .031."""
     value = figures.get(name)
     if value is None:
         return "-"
@@ -193,7 +192,7 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
 
 
 def run_error(figures: Mapping[str, Any], name: str) -> str:
-    """A sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
+    """Format a sampled score's standard error over runs alone, as papers give it (" +- 0.0040"); "" if it has none."""
     error = figures.get(f"pass_at_1_{name}_run_error")
     return "" if error is None else f" +- {error:.4f}"
 
@@ -221,36 +220,6 @@ def faults(figures: Mapping[str, Any]) -> list[str]:
     said += [f"{sampled} of {figures['questions'] * figures['samples']} samples ended in a fault"] if sampled else []
     said += [f"the first: {figures['first_fault']}"] if figures.get("first_fault") else []
     return ["; ".join(said) + f": {INCOMPLETE}" * is_incomplete(figures)] if said else []
-
-
-def format_table(figures: Mapping[str, Any]) -> str:
-    """An evaluation as a table: all questions, then each group of them."""
-    faulty = ("faults",) if faults(figures) else ()
-
-    def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-        counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
-        return (name, *counts, *(interval(row, score) for score in SCORES))
-
-    rows = [("", "questions", *faulty, *SCORES), cells("all", figures)]
-    for group in GROUPS:
-        rows += [cells(f"{group} {value}", row) for value, row in figures.get(f"by_{group}", {}).items()]
-    if "samples" in figures:
-        of = {name: figures[f"pass_at_1_{name}"] for name in ("counted", "faults") if f"pass_at_1_{name}" in figures}
-        of["questions"] = figures["questions"]
-        of |= {key: figures[f"pass_at_1_{key}"] for score in SCORES for key in (score, f"{score}_se")}
-        rows.append(cells(f"Pass@1 of {figures['samples']}", of))
-    lines = aligned(rows)
-    stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
-    parallel = figures.get("parallel_turns_per_question")
-    several = f" (turns of several {parallel:.2f})" if parallel else ""
-    means = f"searches a question {figures['searches_per_question']:.2f}{several}"
-    means += f", tokens {figures['tokens_per_question']:.1f}"
-    lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    lines.append("+-: the 95 % interval over questions")
-    if any(run_error(figures, name) for name in SCORES):
-        errors = ", ".join(f"{name}{run_error(figures, name)}" for name in SCORES)
-        lines.append(f"Pass@1's is over questions and runs; one standard error over runs alone: {errors}")
-    return "\n".join([*lines, *faults(figures)])
 
 
 def evaluate(
@@ -285,9 +254,9 @@ def evaluate(
     env = assemble.environment(settings)
     how: dict[str, Any] = {"samples": samples, "env": env}
     figures = measure(settings, agent.engine, params, search=over.search(), queries=queries, limit=len(queries), **how)
-    split, of = f"{settings.data.split} of {settings.data.eval}", {"eval": queries}
+    split = f"{settings.data.split} of {settings.data.eval}"
     figures["manifest"] = manifest.manifest(
-        settings, questions=of, corpora={"eval": over.sha256}, split=split, model=model, **how
+        settings, questions={"eval": queries}, corpora={"eval": over.sha256}, split=split, model=model, **how
     )
     digest = manifest.sha256(json.dumps(figures["manifest"], sort_keys=True))[:8]
     stem = f"step_{model['step']:06d}" if is_run else "model"

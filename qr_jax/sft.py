@@ -26,12 +26,13 @@ from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grad
 from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
 from qr_jax.run import checkpoint, runs
+from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.run.runs import beside
 from qr_jax.settings import checks
-from qr_jax.step.beside import beside, run_interruptible
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
-    """The trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
+    """Play the trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
 
     Each turn ends where a rollout's would, and its thought goes on where the chat template began it.
     """
@@ -81,7 +82,7 @@ def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) ->
 
 
 def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFunction, say=terminal.say) -> list[Episode]:
-    """Every trace that fits, as an episode; how many were left out, and why, is said."""
+    """Return every trace that fits as an episode; say how many were left out, and why."""
     env = assemble.environment(settings)
     kept: list[Episode] = []
     left_out: dict[str, list[str]] = {}
@@ -106,7 +107,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
 
 
 def _learner_settings(settings: Config) -> config.Learner:
-    """The cold start's learner, every setting that it takes by name; all else is the class's default.
+    """Return the cold start's learner, every setting that it takes by name; all else is the class's default.
 
     From `learner` come the shapes of batches and the constants of Adam, from `sft` the schedule and the bounds.
     """
@@ -133,83 +134,91 @@ def sft(
     `within`: the run that it is the cold start of.
     """
     checks.check_cold_start(settings)
-    start = time.monotonic()
-    every = max(settings.sft.steps // 4, 1)
-    run = runs.Run(folder, runs.for_stage(settings, settings.sft.steps, every), stage="sft", say=say, within=within)
+    started = time.monotonic()
+    run = runs.Run(
+        folder, runs.for_stage(settings, settings.sft.steps, _every(settings)), stage="sft", say=say, within=within
+    )
     is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
-        learner_settings, fingerprint = _learner_settings(settings), agent.fingerprint
-        trainer = learner.make(agent.cfg, settings.model, learner_settings, mesh)
+        fingerprint = agent.fingerprint
+        trainer = learner.make(agent.cfg, settings.model, _learner_settings(settings), mesh)
         resumed = run.go_on(trainer.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
             if is_alone:
                 say(f"{folder} is finished: a cold start of {done} steps. Nothing was done; --restart begins it anew")
-            return {"steps": done, "loss": None, "wall_s": time.monotonic() - start}
+            return {"steps": done, "loss": None, "wall_s": time.monotonic() - started}
         search = search or assemble.searcher(settings)
         stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step
-        try:  # in a thread: a retriever may be slow, or hang
-            episodes = run_interruptible(lambda: demonstrations(settings, agent, search, say), stop_now)
-        except Interrupted:
-            raise run.end() from None
+        # in a thread: a retriever may be slow, or hang
+        episodes = run_interruptible(lambda: demonstrations(settings, agent, search, say), stop_now)
         data = {"data.traces": unchanged.of_traces(episodes)}
         if resumed and (told := unchanged.check(resumed[1], data)):
             say(told)
-        batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
         state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint, unchanged.KEPT: unchanged.kept(data)}
-        loss, compiled = None, compiles.count()
-        if done:
-            say(f"cold start: going on after step {done}")
-        with terminal.phase("cold start", settings.sft.steps) as shown:
-            shown.done = shown.start = done
-            for step in range(done, settings.sft.steps):
-                try:
-                    state, row = _step(trainer, state, batches(step), learner_settings, settings, step, run)
-                except Interrupted:
-                    if step > done:
-                        run.save(step, state, host)
-                    raise run.end() from None
-                loss = row["sft/loss"]
-                shown.done, shown.note = step + 1, f"loss {loss:.3f}"
-                run.write_metrics(step + 1, row)
-                stops = run.stops()
-                if (step + 1) % every == 0 or step + 1 == settings.sft.steps or stops:
-                    run.save(step + 1, state, host)
-                if stops:
-                    raise run.end()
-        compiles.tell_late(compiled, "cold start", say)
-        wall_s = time.monotonic() - start
+        loss = _train(settings, run, trainer, state, episodes, host, done)
+        wall_s = time.monotonic() - started
         say(f"cold start: {settings.sft.steps} steps in {terminal.clock(wall_s)}, loss {loss:.3f}")
-        summary = {
-            "steps": settings.sft.steps,
-            "traces": len(episodes),
-            "loss": loss,
-            "wall_s": wall_s,
-        }
+        summary = {"steps": settings.sft.steps, "traces": len(episodes), "loss": loss, "wall_s": wall_s}
         run.write_json("summary.json", summary)
         return summary
+    except Interrupted:
+        raise run.end() from None
     finally:
         run.close()
 
 
+def _every(settings: Config) -> int:
+    """Return how many steps lie between two checkpoints: the cold start has four."""
+    return max(settings.sft.steps // 4, 1)
+
+
+def _train(
+    settings: Config, run: runs.Run, trainer: learner.Learner, state: Any, episodes: list[Episode], host: Any, done: int
+) -> float:
+    """Train on the episodes from step `done` on; return the last loss. Interrupted once the state is saved."""
+    steps, loss, compiled = settings.sft.steps, 0.0, compiles.count()
+    batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
+    if done:
+        run.say(f"cold start: going on after step {done}")
+    with terminal.phase("cold start", steps) as shown:
+        shown.done = shown.start = done
+        for step in range(done, steps):
+            try:
+                state, row = _step(trainer, state, batches(step), settings, step, run)
+            except Interrupted:
+                if step > done:
+                    run.save(step, state, host)
+                raise
+            loss = row["sft/loss"]
+            shown.done, shown.note = step + 1, f"loss {loss:.3f}"
+            run.write_metrics(step + 1, row)
+            stops = run.stops()
+            if (step + 1) % _every(settings) == 0 or step + 1 == steps or stops:
+                run.save(step + 1, state, host)
+            if stops:
+                raise Interrupted
+    compiles.tell_late(compiled, "cold start", run.say)
+    return loss
+
+
 def _step(
     trainer: learner.Learner,
-    state,
+    state: learner.State,
     episodes: Sequence[Episode],
-    learner_settings: config.Learner,
     settings: Config,
     step: int,
     run: runs.Run,
-):
-    """One update on these episodes: (state, metrics).
+) -> tuple[learner.State, dict[str, Any]]:
+    """Take one update on these episodes; return the state and the metrics.
 
     Interrupted between two micro-batches of a step that takes long where the run is told to stop; the state is then as
     it was.
     """
-    start = time.monotonic()
+    start, learner_settings = time.monotonic(), _learner_settings(settings)
     state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
     ones = np.ones((len(episodes), 1))
     batch = pack.pack(
@@ -233,7 +242,7 @@ def _step(
 
 
 def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, run: runs.Run):
-    """A train_step by micro-batches; Interrupted between two, and all processes together."""
+    """Take a train_step by micro-batches; Interrupted between two, and all processes together."""
 
     def between() -> None:
         if run.stops():

@@ -1,20 +1,18 @@
 """The loop: draw queries, roll them out, grade, settle the pool, learn from the groups that bear signal.
 
-    drawn    = draw(pool, ask)              which queries, and how many samples; the same on every process
-    rolled   = roll_out(params, drawn)      episodes of this process's queries
-    groups   = graded(rolled)               each group once; a fault is marked, never scored 0
-    pool     = settled(groups)              accept B signal groups; the rule says which queries return
+    groups   = collect(pool, params)        draw queries, roll them out, grade and judge their groups (in rounds)
+    pool     = settle(pool, outcome)        accept B signal groups; the rule says which queries return
     state    = update(state, groups)        mask -> advantages -> loss -> update
+    row      = log.write(record)            ledger, episodes, metrics
 
-A rounds plug-in may repeat the first three lines within a step. Coelho et al. 2026, arXiv:2606.10709. Steps count from
-0; checkpoint t is written after t steps and holds all that step t needs.
+The first line is `step/rollout_and_grade.py`, the second `pool/pool.py`. Coelho et al. 2026, arXiv:2606.10709. Steps
+count from 0; checkpoint t is written after t steps and holds all that step t needs.
 """
 
 import contextlib
 import json
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,25 +25,21 @@ import numpy as np
 
 from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
-from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
-from qr_jax.evaluation import last_evaluation
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.errors import GuardStop, Interrupted, Outage, ServiceDown, UserError
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
-from qr_jax.logging import metrics_writer, terminal
+from qr_jax.logging import terminal
 from qr_jax.parallel import hosts, memory
-from qr_jax.pool import figures, pool
+from qr_jax.pool import pool
 from qr_jax.rollout import compiles
-from qr_jax.rollout.engine import Statistics
-from qr_jax.run import begin, ending, runs
-from qr_jax.step import batch, drawing, grading, guards, outage, rollout_and_grade, telling
+from qr_jax.run import begin, runs
+from qr_jax.run.runs import beside
+from qr_jax.step import guards, log, rollout_and_grade, services
 from qr_jax.step import runtime as runtimes
-from qr_jax.step.beside import beside
-from qr_jax.step.run_state import RunState, advanced
-from qr_jax.step.runtime import Runtime
-from qr_jax.step.telling import StepRecord, StepTimings, UpdateResult
+from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
+from qr_jax.step.runtime import RunState, Runtime, advanced
 
-TABLE = 10  # steps of a table with --verbose
-STARVED = 5  # steps over which a pool is seen to starve
+AT_END = "lab.report.at_end"  # the room that tells what a run changed
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
@@ -58,23 +52,20 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         runtime = runtimes.bind(settings, run)
         start = begin.begin(runtime)
         state, run_state = _loop(runtime, start.state, start.run_state, start.step)
-        after = runtime.measure(params=runtime.to_rollout_params(state.params))
+        after = runtime.measure(runtime.to_rollout_params(state.params))
         run.checkpoints.wait()  # a summary says that the run is finished
-        about = {"env": runtime.env, "corpus_sha256": runtime.corpus_sha256}
-        run.write_json(last_evaluation.FILE, last_evaluation.final(settings, runtime.questions, after, **about))
-        summary = telling.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
+        at_end = plugins.around(AT_END)
+        run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
+        summary = log.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0:
-            ending.tell(runtime, run_state, after)
+            at_end.tell(runtime, run_state, after)
         return hosts.from_first(summary)
     except Interrupted:
         raise run.end() from None
     except Outage as error:
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
-        raise SystemExit(errors.SERVICE_DOWN) from None
-    except FailsAgain as error:
-        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
@@ -87,29 +78,13 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
     """Loop over the steps. A SIGTERM in a rollout, or a plug-in's error, saves the step before; a later SIGTERM saves
     the step in progress, without its evaluation.
     """
-    settings, run, say = runtime.settings, runtime.run, runtime.run.say
-    rows: deque[dict[str, Any]] = deque(maxlen=TABLE)  # the last ones: a row takes 14 kB, and steps may be many
-    lost: outage.RetryState | None = None  # the step, to an outage
-    starved = False
+    settings, run, lines = runtime.settings, runtime.run, log.Lines(runtime)
+    rolls_back = settings.guards.act == "rollback"
     while _within_limits(settings.train, step, run_state):
         rollouts = run_state.rollouts
-        try:
-            try:
-                state, run_state, row = take_step(runtime, state, run_state, step)
-            except ServiceDown as down:
-                lost = outage.wait(runtime, down, step, lost)
-                continue
-        except (Interrupted, Outage, FailsAgain):
-            runtime.save(step, state, run_state)
-            raise
-        except Exception as error:
-            if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
-                runtime.save(step, state, run_state)
-                say(f"saved after step {step}; when what failed is mended, the same command goes on")
-            raise
-        lost = None
+        state, run_state, row = _step_or_wait(runtime, state, run_state, step)
         if row is None:
-            say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
+            run.say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
@@ -122,26 +97,17 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
         due = _is_due(settings.evaluation, step, rollouts, run_state.rollouts)
         if due and _within_limits(settings.train, step, run_state):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
-                during = {"params": runtime.to_rollout_params(state.params), "limit": settings.evaluation.during}
-                row |= evaluate.as_metrics(runtime.measure(**during))
+                params = runtime.to_rollout_params(state.params)
+                row |= evaluate.as_metrics(runtime.measure(params, limit=settings.evaluation.during))
         run.write_metrics(step, row)
-        rows.append(row)
-        usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in rows]))}
-        say(metrics_writer.live_line(step, usual, _last_step(settings.train, step, run_state), width=terminal.width()))
-        lately = list(rows)[-STARVED:]  # one thin step is noise
-        warning = figures.warning(lately, settings.pool.rule.name) if len(lately) == STARVED else None
-        if warning and not starved:
-            say(f"step {step}: over the last {STARVED} steps {warning}")
-        starved = warning is not None
-        if step % TABLE == 0:
-            run.detail(metrics_writer.table(list(rows)))
-        if raised and settings.guards.act == "rollback":
+        lines.show(step, row, _last_step(settings.train, step, run_state))
+        if raised and rolls_back:
             best = run_state.watch.best_step
             state, run_state, step = begin.roll_back(runtime, run_state, raised, to=best, slower=0.5)
             continue
         stops = run.stops()
-        best_yet = settings.guards.act == "rollback" and run_state.watch.best_step == step
-        if step % settings.train.checkpoint_every == 0 or stops or best_yet:
+        is_best = rolls_back and run_state.watch.best_step == step
+        if step % settings.train.checkpoint_every == 0 or stops or is_best:
             runtime.save(step, state, run_state)
         if stops:
             raise Interrupted
@@ -150,6 +116,27 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
             raise GuardStop(raised)
     runtime.save(step, state, run_state)
     return state, run_state
+
+
+def _step_or_wait(
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int
+) -> tuple[learner.State, RunState, dict[str, Any] | None]:
+    """Take a step, again after each outage; where that ends the run, the step before is saved."""
+    retry: services.RetryState | None = None
+    try:
+        while True:
+            try:
+                return take_step(runtime, state, run_state, step)
+            except ServiceDown as down:
+                retry = services.wait(runtime, down, step, retry)
+    except (Interrupted, Outage):
+        runtime.save(step, state, run_state)
+        raise
+    except Exception as error:
+        if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
+            runtime.save(step, state, run_state)
+            runtime.run.say(f"saved after step {step}; when what failed is mended, the same command goes on")
+        raise
 
 
 def watched(
@@ -162,7 +149,8 @@ def watched(
     limits = runtime.settings.guards
     if limits.probe_every and step % limits.probe_every == 0:
         with contextlib.suppress(Interrupted):
-            probe = runtime.probe(params=runtime.to_rollout_params(state.params))
+            params = runtime.to_rollout_params(state.params)
+            probe = runtime.measure(params, runtime.data.probed, samples=0)
             row[guards.PROBE] = None if probe["incomplete"] else probe["exact_match"]
     before, watch = run_state.watch, run_state.watch.after(step, row)
     raised = guards.alarms(watch, limits)
@@ -192,36 +180,28 @@ def take_step(
     if before is None:
         return state, run_state, None
     run_state = replace(run_state, pool=before)
-    params, own, groups, so_far = runtime.to_rollout_params(state.params), Statistics(), [], []
+    params = runtime.to_rollout_params(state.params)
     with terminal.phase(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress):
-        while (ask := runtime.rounds(before, tuple(so_far))) is not None:
-            drawn = drawing.draw(runtime, run_state, ask, groups, step, len(so_far))
-            if not drawn:
-                break
-            rolled, statistics = rollout_and_grade.roll_out(runtime, params, run_state, drawn, groups, step)
-            groups = rollout_and_grade.graded(runtime, drawn, rolled, groups, step)
-            so_far.append(drawing.judged(runtime, run_state, groups, step))
-            rollout_and_grade.add(own, statistics)
+        groups, outcome, own = rollout_and_grade.collect(runtime, params, run_state, step)
     clock.append(time.monotonic())
     whole = rollout_and_grade.over_processes(own)
-    outage.check(whole, groups, asks=runtime.asks)
-    outcome = so_far[-1]
+    rollout_and_grade.check_answered(whole, groups, asks=runtime.grading.asks)
     if step == 0:
-        grading.check_graded(groups)
-    settled = pool.settle(before, outcome, runtime.rule)
+        rollout_and_grade.check_graded(groups)
+    settled = pool.settle(before, outcome, runtime.drawing.rule)
     if hosts.count() > 1:
         hosts.assert_same(pool.digest(settled), f"the pool after step {step}")
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
     kept = rollout_and_grade.with_episodes(kept)
-    run_state = replace(advanced(run_state, groups, kept, whole, runtime.family_P), pool=settled)
+    run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled)
     with terminal.phase(f"step {step + 1}: learning"):
         state, run_state, updated = _update(runtime, state, run_state, step)
     clock.append(time.monotonic())
     compiles.tell_late(compiled, f"step {step + 1}", runtime.run.say)
     timings = StepTimings(whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled))
     record = StepRecord(step, before, groups, kept, outcome, updated, run_state, timings)
-    return state, run_state, telling.tell(runtime, record, state)
+    return state, run_state, log.write(runtime, record, state)
 
 
 def _update(
@@ -232,11 +212,11 @@ def _update(
     if len(waiting) < max(runtime.settings.pool.min_signal, 1):
         return state, run_state, UpdateResult()
     key = (run_state.seed(runtime.settings.seed), step)
-    packed = batch.of_groups(runtime, state, waiting, run_state.left_out, key)
+    packed = runtime.batch(state, waiting, run_state.left_out, key)
     settings, at_rate = runtime.settings.learner, _at_rate(runtime, state, run_state, step)
     work = partial(update, runtime.learner, at_rate, packed, settings.updates)
     state, metrics = beside(work) if learner.takes_long(state.params, settings) else work()
-    telling.check_advantage(runtime, packed, waiting, metrics)
+    log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 
 
@@ -296,9 +276,10 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
         return None
     run.leave_config()
     run.say(f"{run.folder} is finished: {steps} steps, {spent.rollouts} rollouts. Nothing was done")
-    if spent.rollouts and ending.lacks_report(run):  # its writing was cut short
-        run.say(f"but the report, which was missing: {ending.report(run)}")
-    run.say(f"the same command with {ending.longer(limits, summary)} goes on with it; with --restart it begins anew")
+    at_end = plugins.around(AT_END)
+    if spent.rollouts and at_end.lacks_report(run):  # its writing was cut short
+        run.say(f"but the report, which was missing: {at_end.report(run)}")
+    run.say(f"the same command with {at_end.longer(limits, summary)} goes on with it; with --restart it begins anew")
     return summary
 
 

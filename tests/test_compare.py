@@ -18,14 +18,13 @@ from killed_run import tiny
 from qr_jax import config, plugins, train
 from qr_jax.cli import cli
 from qr_jax.config import use
-from qr_jax.evaluation import last_evaluation
-from qr_jax.evaluation.bootstrap import difference
-from qr_jax.lab import compare, launch, oracle, study
+from qr_jax.lab import compare, last_evaluation, launch, oracle, study
+from qr_jax.lab.differences import difference
 from qr_jax.lab.report import comparison
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import pool
 from qr_jax.records import Query
-from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import RunState
 
 ROOT = Path(__file__).parents[1]
 SPEND = ("rollouts", 48)

@@ -16,7 +16,7 @@ from qr_jax.methods.rules.vcrl import vcrl
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
 from qr_jax.records import Query
-from qr_jax.step.run_state import hops
+from qr_jax.step.runtime import hops
 
 EASY, HARD, HALF, ONE, THREE = [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from qr_jax.config import Config, Learner, Train, use
+from qr_jax.lab.report import at_end
 from qr_jax.records import Query
-from qr_jax.run import ending
 
 HOPS = {"one": (0.5, 0.75), "two": (0.2, 0.6), "three": (0.4, 0.3)}  # hops: before and after
 
@@ -21,49 +21,49 @@ def evaluation(at: int, right: list[int]) -> dict:
 
 def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
     before, after = evaluation(0, [0, 0, 1, 0]), evaluation(1, [1, 1, 0, 1])
-    assert ending.where_it_rose(before, after) == (
+    assert at_end.where_it_rose(before, after) == (
         "rose on 3, fell on 1; rose most on hops two (.20 to .60) and hops one (.50 to .75)"
     )
-    assert ending.where_it_rose(before, before) == "rose on 0, fell on 0"
+    assert at_end.where_it_rose(before, before) == "rose on 0, fell on 0"
     lost = evaluation(1, [0, 0, 0, 0])
-    assert ending.where_it_rose(before | {"by_hops": {}}, lost) == "rose on 0, fell on 1"
-    assert ending.where_it_rose(before, lost) == "rose on 0, fell on 1; fell most on hops three (.40 to .30)"
+    assert at_end.where_it_rose(before | {"by_hops": {}}, lost) == "rose on 0, fell on 1"
+    assert at_end.where_it_rose(before, lost) == "rose on 0, fell on 1; fell most on hops three (.40 to .30)"
     faulted = after | {"details": after["details"] | {"faulted": ["a", "c"]}}
-    assert ending.where_it_rose(before, faulted).startswith("rose on 2, fell on 0; ")
-    assert ending.gained(before, after) == "b"  # of a and b, whose words are kept, the one with a search
-    assert ending.gained(after, after) is None
+    assert at_end.where_it_rose(before, faulted).startswith("rose on 2, fell on 0; ")
+    assert at_end.gained(before, after) == "b"  # of a and b, whose words are kept, the one with a search
+    assert at_end.gained(after, after) is None
 
 
 def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     settings = Config(train=Train(steps=100, max_rollouts=3000))
     run = SimpleNamespace(folder=Path("my runs/one"), settings=settings)
-    ask, longer, export = ending.next_commands(run, "who's there ?")
+    ask, longer, export = at_end.next_commands(run, "who's there ?")
     assert ask == """ask it:   qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
     assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
     assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     monkeypatch.setenv("PYTHONPATH", ".:my own")
     own = replace(settings, reward=use("mine.mine"))
-    for line in ending.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?")[:2]:
+    for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?")[:2]:
         assert ": " in line and "  PYTHONPATH='.:my own' qr-jax " in line
-    assert ending.next_commands(run, "who's there ?")[0] == ask
-    assert ending.longer(Train(steps=100)) == "train.steps=200"
-    assert ending.longer(Train(steps=40), {"steps": 100}) == "train.steps=200"  # typed for a run that went further
-    assert ending.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
+    assert at_end.next_commands(run, "who's there ?")[0] == ask
+    assert at_end.longer(Train(steps=100)) == "train.steps=200"
+    assert at_end.longer(Train(steps=40), {"steps": 100}) == "train.steps=200"  # typed for a run that went further
+    assert at_end.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
 
 
 def test_a_run_without_an_update_says_so(monkeypatch):
     """Every group all wrong or all right: accuracy before and after is one policy's."""
     said: list[str] = []
-    monkeypatch.setattr(ending, "report", lambda run: "page")
+    monkeypatch.setattr(at_end, "report", lambda run: "page")
     for keep_zero_variance, drawn in ((False, 0), (False, 1), (True, 0)):
         settings = Config(learner=Learner(keep_zero_variance=keep_zero_variance))
         run = SimpleNamespace(folder=Path("one"), settings=settings, say=said.append, detail=lambda text: None)
-        parts = SimpleNamespace(run=run, questions=[Query("a", "who ?", ("x",))])
+        parts = SimpleNamespace(run=run, data=SimpleNamespace(questions=[Query("a", "who ?", ("x",))]))
         whole = {"questions": 2, "exact_match": 0.0, "faults": 0, "details": {"exact_match": {}, "transcripts": {}}}
-        monkeypatch.setattr(ending.evaluate, "interval", lambda evaluation, name: ".000")
-        monkeypatch.setattr(ending.evaluate, "faults", lambda evaluation: [])
-        monkeypatch.setattr(ending.evaluate, "format_table", lambda evaluation: "")
+        monkeypatch.setattr(at_end.evaluate, "interval", lambda evaluation, name: ".000")
+        monkeypatch.setattr(at_end.evaluate, "faults", lambda evaluation: [])
+        monkeypatch.setattr(at_end, "format_table", lambda evaluation: "")
         pool = SimpleNamespace(accepted_P=np.array([drawn]))
         said.clear()
-        ending.tell(parts, SimpleNamespace(before=None, base=None, rollouts=4, pool=pool), whole)
+        at_end.tell(parts, SimpleNamespace(before=None, base=None, rollouts=4, pool=pool), whole)
         assert ("no update was made" in " ".join(said)) == (not keep_zero_variance and not drawn)

@@ -26,10 +26,10 @@ from qr_jax.cli import cli
 from qr_jax.cli.commands import runs as run_commands
 from qr_jax.data import readers
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.evaluation import groups, subject
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation import scores, subject
 from qr_jax.evaluation.manifest import differences
-from qr_jax.lab import compare, exporting, launch, model_card
+from qr_jax.evaluation.scores import is_incomplete
+from qr_jax.lab import compare, evaluation_table, exporting, launch, model_card
 from qr_jax.lab.judge import INJECTED
 from qr_jax.lab.report import charts, page, run_list
 from qr_jax.logging import metrics_writer, terminal
@@ -94,12 +94,12 @@ def test_a_score_of_one_question_has_the_widest_interval_and_one_whose_error_is_
 
 def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
     long = ["\0" * 200] * 2
-    names = groups.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)
-    assert names == ["b"] * 3 + ["a"] * 2 + ["None", "7"] + [groups.OTHERS] * 2
+    names = scores.group_names(["b"] * 3 + ["a"] * 2 + [None, 7] + long)
+    assert names == ["b"] * 3 + ["a"] * 2 + ["None", "7"] + [scores.OTHERS] * 2
     values = ["\0" * 18 + chr(at + 256) for at in range(1500)]  # of 116 bytes in JSON
     queries = [Query(value, "?", ("red sea",)) for value in values]
-    table = evaluate._by(queries, [[episode("red sea")]] * 1500, groups.group_names(values))
-    assert len(table) == groups.MOST_GROUPS + 1 and table[groups.OTHERS]["questions"] == 1500 - 64
+    table = evaluate._by(queries, [[episode("red sea")]] * 1500, scores.group_names(values))
+    assert len(table) == scores.MOST_GROUPS + 1 and table[scores.OTHERS]["questions"] == 1500 - 64
     tables = {f"by_{name}": table for name in evaluate.GROUPS}
     summary = json.dumps({when: tables for when in ("base", "before", "after")}, indent=2)
     assert len(summary) < 0.9 * run_files.MOST["summary.json"].bytes
@@ -117,7 +117,7 @@ def test_a_score_over_fewer_than_95_in_100_questions_is_marked_wherever_it_is_sh
     groups = [[episode("red sea", at >= faults)] for at in range(20)]
     found = {"questions": 20, **evaluate._scores(queries, groups), **evaluate._behaviour(groups)}
     assert found["incomplete"] == incomplete
-    for text in (evaluate.one_line(found), evaluate.format_table(found)):
+    for text in (evaluate.one_line(found), evaluation_table.format_table(found)):
         assert (f"{faults} of 20 ended in a fault and are left out" in text) == (faults > 0)
         assert ("INCOMPLETE" in text) == incomplete
     assert evaluate.as_metrics(found)["eval/faults"] == faults
@@ -157,7 +157,7 @@ def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends
     greedy, sampled = [[episode("red sea")]] * 8, [[episode("red sea", at == 0)] * 4 for at in range(8)]
     found = {"questions": 8, "samples": 4, **evaluate._scores(queries, greedy), **evaluate._behaviour(greedy)}
     found |= {f"pass_at_1_{name}": value for name, value in evaluate._scores(queries, sampled).items()}
-    text = evaluate.format_table(found)
+    text = evaluation_table.format_table(found)
     (said,) = evaluate.faults(found | {"first_fault": "no route"})
     assert said.endswith("in a fault; the first: no route: INCOMPLETE, is the retriever up?")
     assert "28 of 32 samples ended in a fault: INCOMPLETE" in text and "INCOMPLETE" in evaluate.one_line(found)
@@ -191,7 +191,8 @@ def test_pass_at_1_of_a_run_s_questions_has_the_error_over_runs_alone_as_a_suite
     assert found["pass_at_1_f1_run_error"] == (None if error is None else pytest.approx(error))
     shown = "" if error is None else f" +- {error:.4f} (one standard error, over runs alone)"
     assert f"(95 %, over questions and runs){shown}" in evaluate.one_line(found)
-    assert ("one standard error over runs alone: exact_match +- " in evaluate.format_table(found)) == bool(shown)
+    table = evaluation_table.format_table(found)
+    assert ("one standard error over runs alone: exact_match +- " in table) == bool(shown)
 
 
 def test_an_interval_is_over_the_questions_that_count():
@@ -239,7 +240,7 @@ def test_eval_writes_a_manifest_and_other_facts_or_no_retriever_are_one_flag_eac
     sampled = [f"decoding.{name}" for name in ("temperature", "samples", "seed")]  # greedy answers depend on none
     assert names == ["questions.eval.sha256", "corpus_sha256.eval", *sampled]
     assert len(list((run / "eval").glob("*.json"))) == 3
-    assert "exact_match" in evaluate.format_table(found)
+    assert "exact_match" in evaluation_table.format_table(found)
 
 
 def test_an_evaluation_decodes_by_settings_of_its_own_and_its_manifest_says_them(run):

@@ -13,8 +13,9 @@ from qr_jax.pool import pool
 from qr_jax.records import Episode, Grades, Query, Scores
 from qr_jax.rollout.engine import Statistics
 from qr_jax.settings.settings import use
-from qr_jax.step import batch, grading
-from qr_jax.step.run_state import RunState, advanced, costs, from_host
+from qr_jax.step import grading
+from qr_jax.step.rollout_and_grade import check_graded
+from qr_jax.step.runtime import Drawing, Grading, RunState, Runtime, advanced, costs, from_host
 
 QUERY = Query("q", "Where?", ("here",))
 
@@ -101,10 +102,11 @@ def test_what_is_drawn_and_not_kept_is_left_out_of_the_next_batch():
 
 def test_a_batch_counts_what_was_left_out_and_does_not_train_on_what_was_cut():
     settings = replace(Config(), rollout=replace(Config().rollout, overlong="mask"))
-    parts = SimpleNamespace(settings=settings, most_groups=2, most_samples=4, turns=None, gold_logp=None)
+    room = Drawing(None, None, "chance", max_rounds=None, max_groups=2, max_samples=4)
+    parts = SimpleNamespace(settings=settings, drawing=room, grading=Grading(None, False, None), gold_logp=None)
     for stop, trained in (("answered", [0, 1]), ("turns", [0, 1]), ("length", [1]), ("context", [1])):
         group = graded(np.array([1, 0]), [replace(episode(0), stop=stop), episode(1)])
-        packed = batch.of_groups(parts, None, [group], (40, 4), (0, 0))
+        packed = Runtime.batch(parts, None, [group], (40, 4), (0, 0))
         assert packed.episode_ME[packed.episode_ME >= 0].tolist() == trained
         assert packed.grades.valid_QG[0].tolist() == [True, True, False, False]
         assert (packed.drawn_tokens, packed.drawn_episodes) == (40, 4)
@@ -115,9 +117,9 @@ def test_a_reward_that_can_grade_nothing_is_said_after_the_first_step():
     with pytest.raises(
         ValueError, match=r"no episode of the first step .*\(2 were tried\).* 'mine' gave nan for sample 0"
     ):
-        grading.check_graded([lost])
-    grading.check_graded([lost, graded(np.array([np.nan, 0]), [episode(0), episode(1)])])
-    grading.check_graded([graded(np.zeros(1), [episode(0, valid=False)])])  # a retriever that is down may come back
+        check_graded([lost])
+    check_graded([lost, graded(np.array([np.nan, 0]), [episode(0), episode(1)])])
+    check_graded([graded(np.zeros(1), [episode(0, valid=False)])])  # a retriever that is down may come back
 
 
 def test_a_bound_reward_is_called_once_for_a_group():

@@ -13,7 +13,7 @@ from qr_jax.logging import metrics_writer
 from qr_jax.run.runs import last_checkpoint
 from qr_jax.step import guards
 from qr_jax.step.guards import FIGURES, Watch, alarms
-from qr_jax.step.run_state import RunState
+from qr_jax.step.runtime import RunState
 
 HEALTHY = {"grad_norm": 0.3, "entropy": 0.2, "answered": 0.95, "reward": 0.5, "searches": 2.0, "probe": 0.7}
 LIMITS = Guards()
@@ -129,7 +129,8 @@ def test_a_probe_over_too_few_questions_is_no_probe(tmp_path):
     settings = SimpleNamespace(guards=limits)
     told = iter([(0.8, False), (0.8, False), (0.0, True), (0.0, True), (0.0, True)])
     parts = SimpleNamespace(settings=settings, to_rollout_params=lambda params: params, run=SimpleNamespace(say=print))
-    parts.probe = lambda params: dict(zip(("exact_match", "incomplete"), next(told), strict=True))
+    parts.data = SimpleNamespace(probed=())
+    parts.measure = lambda params, queries, samples: dict(zip(("exact_match", "incomplete"), next(told), strict=True))
     standing = RunState(pool=None)
     for step in range(1, 6):
         row = {}

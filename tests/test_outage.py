@@ -19,10 +19,10 @@ from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging import metrics_writer
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
+from qr_jax.run.kept_thread import run_interruptible
 from qr_jax.run.runs import last_checkpoint
-from qr_jax.step import grading, outage, rollout_and_grade
-from qr_jax.step.beside import run_interruptible
-from qr_jax.step.run_state import RunState
+from qr_jax.step import grading, rollout_and_grade, services
+from qr_jax.step.runtime import RunState
 
 QUERY = Query("q", "?", ("a",))
 
@@ -47,10 +47,16 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
     )
     parts = SimpleNamespace(settings=settings, run=run, save=lambda step, state, standing: saved.append(step))
     monkeypatch.setattr(train, "take_step", step)
-    monkeypatch.setattr(outage, "answers", lambda parts: next(told))
-    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(services, "answers", lambda parts: next(told))
+    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.01)
     state = SimpleNamespace(skipped=0)
     return lambda: train._loop(parts, state, RunState(pool=None), 0), said, saved, run
+
+
+def searching(tmp_path, search):
+    """The parts of a run that are asked whether its retriever answers."""
+    run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    return SimpleNamespace(settings=tiny(tmp_path), run=run, world=SimpleNamespace(search=search))
 
 
 def group(unanswered, *, invalid=0, reason=None):
@@ -74,14 +80,14 @@ def test_more_than_half_of_the_searches_or_of_the_groups_must_fail(sent, failed,
     groups = [group(count, reason=reason) for count, reason in zip(faults, (None, "no route", "late"), strict=True)]
     whole = Statistics(searches_sent=sent, searches_failed=failed)
     if not falls:
-        return outage.check(whole, groups)
+        return rollout_and_grade.check_answered(whole, groups)
     with pytest.raises(errors.ServiceDown, match=rf"{failed} of {sent} searches failed, .*; the first: no route"):
-        outage.check(whole, groups)
+        rollout_and_grade.check_answered(whole, groups)
 
 
 def test_faults_of_another_kind_are_no_outage():
     """Weights that are not finite, a tag that the tokenizer makes, a reward that gives no number."""
-    outage.check(Statistics(searches_sent=8, searches_failed=1), [group(0, invalid=4)] * 3)
+    rollout_and_grade.check_answered(Statistics(searches_sent=8, searches_failed=1), [group(0, invalid=4)] * 3)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +113,11 @@ def test_more_than_half_of_what_a_judge_is_asked_about_must_be_ungraded(answered
         )
         for count, lost in zip(answered, ungraded, strict=True)
     ]
-    outage.check(Statistics(), groups)  # of a reward that asks nobody: its own mistake
+    rollout_and_grade.check_answered(Statistics(), groups)  # of a reward that asks nobody: its own mistake
     if not falls:
-        return outage.check(Statistics(), groups, asks=True)
+        return rollout_and_grade.check_answered(Statistics(), groups, asks=True)
     with pytest.raises(errors.ServiceDown, match="groups could not be graded; the first: gave nan") as down:
-        outage.check(Statistics(), groups, asks=True)
+        rollout_and_grade.check_answered(Statistics(), groups, asks=True)
     assert down.value.what == "reward"
 
 
@@ -123,9 +129,11 @@ def test_a_judge_that_is_away_is_waited_for_and_asked_what_no_file_knows(tmp_pat
         return Scores(np.array([next(scores)]))
 
     run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
-    parts = SimpleNamespace(settings=tiny(tmp_path), run=run, reward=reward, queries=[QUERY])
-    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
-    outage.wait(parts, errors.ServiceDown("3 of 4 groups could not be graded", "reward"), 4, None)
+    parts = SimpleNamespace(
+        settings=tiny(tmp_path), run=run, grading=SimpleNamespace(reward=reward), data=SimpleNamespace(queries=[QUERY])
+    )
+    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.01)
+    services.wait(parts, errors.ServiceDown("3 of 4 groups could not be graded", "reward"), 4, None)
     assert len(asked) == 3 and all(text.startswith("Is anybody there? (") for text in asked)
     assert "step 5 is not counted: 3 of 4 groups could not be graded. Waiting for the reward, at most" in said[0]
     assert said[-1] == "the reward answers; step 5 is made again"
@@ -169,7 +177,7 @@ def test_each_outage_has_its_own_time(tmp_path, monkeypatch):
     go, said, saved, _ = looping(tmp_path, monkeypatch, down={0, 2}, answers=[True] * 9, outage_s=0.05)
     clock = iter(range(0, 10**6, 1))
     monkeypatch.setattr(
-        outage.time, "monotonic", lambda: next(clock) * 1e-4 + 10.0 * sum("made again" in x for x in said)
+        services.time, "monotonic", lambda: next(clock) * 1e-4 + 10.0 * sum("made again" in x for x in said)
     )
     go()
     assert saved == [3] and sum("is not counted" in line for line in said) == 2
@@ -177,26 +185,24 @@ def test_each_outage_has_its_own_time(tmp_path, monkeypatch):
 
 def test_the_question_that_is_asked_is_in_no_cache(tmp_path, monkeypatch):
     asked = []
-    parts = SimpleNamespace(
-        settings=tiny(tmp_path), search=lambda queries, k: asked.extend(queries) or [[] for _ in queries]
-    )
+    parts = searching(tmp_path, lambda queries, k: asked.extend(queries) or [[] for _ in queries])
     for now in ("10:00:00", "10:00:05"):
-        monkeypatch.setattr(outage.time, "strftime", lambda form, now=now: now)
-        assert outage.answers(parts)
+        monkeypatch.setattr(services.time, "strftime", lambda form, now=now: now)
+        assert services.answers(parts)
     assert len(set(asked)) == 2
 
 
 def test_the_retriever_answers_when_a_search_does_be_it_with_nothing(tmp_path):
-    parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [[] for _ in queries])
-    assert outage.answers(parts)
-    parts.search = lambda queries, k: [[Passage("1", "", "x")]]
-    assert outage.answers(parts)
+    parts = searching(tmp_path, lambda queries, k: [[] for _ in queries])
+    assert services.answers(parts)
+    parts.world.search = lambda queries, k: [[Passage("1", "", "x")]]
+    assert services.answers(parts)
 
     def broken(queries, k):
         raise OSError("no route")
 
-    parts.search = broken
-    assert not outage.answers(parts)
+    parts.world.search = broken
+    assert not services.answers(parts)
 
 
 @pytest.mark.parametrize(
@@ -204,18 +210,16 @@ def test_the_retriever_answers_when_a_search_does_be_it_with_nothing(tmp_path):
 )
 def test_a_search_function_that_gives_no_passages_is_not_waited_for(tmp_path, result):
     search = plugins.checked("retriever", "mine", lambda queries, k: result, CONTRACTS["retriever"].made)
-    parts = SimpleNamespace(settings=tiny(tmp_path), search=search)
-    parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    parts = searching(tmp_path, search)
     with pytest.raises(ValueError, match="retriever 'mine' returned .*; wanted a list of passages for each query"):
-        outage.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
+        services.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
 
 
 def test_a_bug_of_a_search_function_is_not_waited_for(tmp_path):
     """It used to wait an hour for the retriever whose code had the mistake."""
-    parts = SimpleNamespace(settings=tiny(tmp_path), search=lambda queries, k: [queries[10**9]])
-    parts.run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    parts = searching(tmp_path, lambda queries, k: [queries[10**9]])
     with pytest.raises(IndexError, match="list index out of range"):
-        outage.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
+        services.wait(parts, errors.ServiceDown("4 of 4 searches failed"), 0, None)
 
 
 def test_a_lost_step_is_made_again_once_the_retriever_answers(tmp_path, monkeypatch):
@@ -273,7 +277,7 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
 
     monkeypatch.setattr(rollout_and_grade, "over_processes", failing)
     answers = iter([True, False, False])
-    monkeypatch.setattr(outage, "answers", lambda parts: next(answers))
+    monkeypatch.setattr(services, "answers", lambda parts: next(answers))
     said = []
     with pytest.raises(SystemExit) as ended:
         train.train(settings, tmp_path / "run", say=said.append)
@@ -282,90 +286,6 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
     rows = [json.loads(line) for line in (tmp_path / "run/ledger.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and {row["step"] for row in rows} == {1}
     assert last_checkpoint(tmp_path / "run")[1] == 1
-
-
-# ---- what fails again is no outage
-
-
-def asking(tmp_path, search=None, **more):
-    """The parts of a run that `outage.wait` asks, its sayings, and what is in no cache."""
-    said = []
-    run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
-    settings = replace(tiny(tmp_path), rollout=replace(tiny(tmp_path).rollout, search_retries=1, search_deadline_s=5.0))
-    return SimpleNamespace(settings=settings, run=run, search=search, queries=[QUERY], **more), said
-
-
-def raising(error):
-    """A search that raises for every fifth text, by its hash, and finds nothing for all others."""
-
-    def search(queries, k):
-        if any(zlib.crc32(text.encode()) % 5 == 0 for text in queries if text.startswith("q")):
-            raise error
-        return [[] for _ in queries]
-
-    return search
-
-
-BAD = [text for text in (f"q{at}" for at in range(200)) if zlib.crc32(text.encode()) % 5 == 0]
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("'result' of the answer is a dict"), OSError("answered 500"), RuntimeError("no such shard")]
-)
-def test_searches_that_fail_again_while_others_are_answered_end_the_run_at_once_with_the_reason(tmp_path, error):
-    parts, said = asking(tmp_path, raising(error))
-    with pytest.raises(errors.FailsAgain) as ended:
-        outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=BAD[:3]), 2, None)
-    told = f"the search {BAD[0]!r} failed again, asked alone ({type(error).__name__}: {error})"
-    assert str(ended.value).endswith(f"This is no outage, for the retriever answers other questions: {told}")
-    assert len(said) == 1 and "step 3 is not counted" in said[0]
-
-
-def test_a_search_that_hangs_again_while_others_are_answered_ends_the_run_too(tmp_path):
-    parts, _ = asking(tmp_path, lambda queries, k: time.sleep(60 * (queries == ["q"])) or [[] for _ in queries])
-    parts.settings = replace(parts.settings, rollout=replace(parts.settings.rollout, search_deadline_s=0.2))
-    with pytest.raises(errors.FailsAgain, match="the search 'q' failed again, asked alone .no result"):
-        outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q"]), 2, None)
-
-
-def test_searches_that_a_retriever_answers_once_it_is_back_are_an_outage_s(tmp_path, monkeypatch):
-    """Down for two questions, back, and down again for one while what had failed is asked again."""
-    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
-    asked = []
-
-    def search(queries, k):
-        asked.append(queries[0])
-        if len(asked) < 3 or 5 <= len(asked) <= 7:  # with one retry
-            raise OSError("gave no answer: connection refused")
-        return [[] for _ in queries]
-
-    parts, said = asking(tmp_path, search)
-    lost = outage.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q1", "q2"]), 2, None)
-    assert lost.tries == 1 and said[-1] == "the retriever answers; step 3 is made again"
-    assert [text for text in asked if text.startswith("q")] == ["q1", "q2", "q2"]
-
-
-def test_answers_that_a_judge_cannot_grade_again_end_the_run_and_those_that_it_can_are_waited_for(tmp_path):
-    lost = {"Oslo"}
-
-    def reward(query, episodes):
-        return Scores(np.array([np.nan if episode.answer in lost else 1.0 for episode in episodes]))
-
-    none = np.zeros(0, np.int32)
-    episodes = [
-        Episode(QUERY, at, 0, none, none > 0, none, none, (), answer, "answered", True)
-        for at, answer in enumerate(("Oslo", "Bergen"))
-    ]
-    failed = grading.grade(reward, "r", 0, 0, QUERY, episodes)
-    assert failed.spent.ungraded == 1
-    parts, _ = asking(tmp_path, reward=reward)
-    down = errors.ServiceDown("3 of 4 groups could not be graded", "reward", [failed])
-    with pytest.raises(errors.FailsAgain, match="query 'q' could not be graded again .reward .* gave nan for sample 0"):
-        outage.wait(parts, down, 4, None)
-    lost.clear()
-    parts, said = asking(tmp_path, reward=reward)
-    outage.wait(parts, down, 4, None)
-    assert said[-1] == "the reward answers; step 5 is made again"
 
 
 def searches_its_questions(tmp_path, url):
@@ -379,31 +299,30 @@ def searches_its_questions(tmp_path, url):
     )  # fmt: skip
 
 
-def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason_and_saves_it(tmp_path):
+def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason_and_saves_it(tmp_path, monkeypatch):
     """The same step was made again for an hour."""
+    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(services, "TRIES", 2)
     good, broken = {"document": {"id": "1", "contents": "x"}}, {"document": {"id": "2", "contents": 7}}
     first = []
 
     def answered(head, body):
         first.extend(body["queries"][:1] if not first else ())  # of the preflight, before anything is trained on
         fails = [text for text in body["queries"] if text not in first and zlib.crc32(text.encode()) % 4]
-        broken_for = [text for text in fails if "?" in text and not text.startswith(outage.QUESTION)]
+        broken_for = [text for text in fails if "?" in text and not text.startswith(services.QUESTION)]
         return raw({"result": [[broken if text in broken_for else good] for text in body["queries"]]})
 
     said = []
     with server(answered) as (url, _), pytest.raises(SystemExit) as ended:
         train.train(searches_its_questions(tmp_path, url), tmp_path / "run", say=said.append)
     assert ended.value.code == errors.SERVICE_DOWN
-    assert (
-        said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
-    )
-    assert "its fields: id, contents" in said[-1] and "the same command goes on" in said[-1]
-    assert not any("made again" in line or "asking again" in line for line in said)
+    assert "answered a question after each of 2 tries, and the step failed again" in said[-1]
+    assert "its fields: id, contents" in said[-1] and "the same command" in said[-1]
     assert last_checkpoint(tmp_path / "run")[1] == 0
 
 
 def test_a_server_that_is_down_for_a_while_is_waited_for_and_the_run_goes_on_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.01)
     said, down = [], [False]
 
     def answered(head, body):

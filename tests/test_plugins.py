@@ -14,7 +14,7 @@ from qr_jax import config, plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Grades, Outcome, Query
-from qr_jax.step.preflight import preflight
+from qr_jax.step.services import preflight
 
 
 def foreign(tmp_path, monkeypatch, text):
@@ -178,11 +178,12 @@ def test_a_search_function_s_mistakes_are_told_as_its_retriever_s(tmp_path, monk
 def test_a_search_function_is_tried_before_anything_is_paid_for():
     """A policy that never searches would end its run without a word on a retriever that cannot work."""
     search = plugins.checked("retriever", "mine", lambda queries, k: ["text"], CONTRACTS["retriever"].made)
-    parts = SimpleNamespace(settings=config.Config(), queries=[Query("1", "who", ("me",))], search=search)
+    parts = SimpleNamespace(settings=config.Config(), world=SimpleNamespace(search=search))
+    parts.data = SimpleNamespace(queries=[Query("1", "who", ("me",))])
     with pytest.raises(ValueError, match="^retriever 'mine' returned a str for a query; wanted a list of passages"):
         preflight(parts, None)
     parts.settings = replace(parts.settings, rollout=config.Rollout(search_deadline_s=0.01, search_retries=0))
-    parts.search = lambda queries, k: time.sleep(1)
+    parts.world.search = lambda queries, k: time.sleep(1)
     with pytest.raises(TimeoutError, match=r"^a search gave no result after 0\.0(1|099)"):
         preflight(parts, None)
 

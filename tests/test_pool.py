@@ -263,20 +263,6 @@ def test_an_empty_pool_is_reset_by_any_bound_but_zero():
     assert pools.refresh(empty, below=1e-9).weight_P.tolist() == [1, 1]
 
 
-def test_describe_by_hand():
-    pool = settle(pools.create(4), [0, 1, 2], [[1, 0], [1, 1], [0, 0]]).pool
-    assert pools.describe(pool) == {
-        "size": 4,
-        "eligible": 3,
-        "eligible_share": 0.75,
-        "epoch": 0,
-        "states": {"fresh": 1, "hard": 1, "easy": 1, "surplus": 0, "consumed": 1, "reset": 0},
-        "attempts": {"0": 1, "1": 3, "2": 0, "3": 0, "4+": 0},
-        "attempts_mean": 0.75,
-        "attempts_max": 1,
-    }
-
-
 def test_arrays_through_a_file_give_the_same_pool(tmp_path):
     pool = settle(pools.create(3, family_P=[0, 1, 1]), [0, 2], [[1, 0], [0, 0]]).pool
     pool = dataclasses.replace(pool, epoch=2, memory={"belief": np.array([[0.1, 0.2]]), "count": np.array(3)})

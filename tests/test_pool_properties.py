@@ -46,8 +46,8 @@ def runs(draw, rules=RULES, faults=(0.0, 0.3)):
 @given(runs())
 def test_every_query_is_in_one_state_and_none_is_lost(run):
     for before, drawn_Q, _, settled in play(run):
-        described = pools.describe(settled.pool)
-        assert sum(described["states"].values()) == settled.pool.size == len(run.rates_P)
+        states = figures.pool_figures(settled.pool)
+        assert sum(states[f"pool/state_{name}"] for name in pools.STATES) == settled.pool.size == len(run.rates_P)
         untouched = np.setdiff1d(np.arange(before.size), drawn_Q)
         for name in pools.ARRAYS:
             if name != "weight_P" or run.rule in PLAIN:

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from qr_jax.cli import interrupts
 from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, history, page, read, series, view
 from qr_jax.pool import figures
-from qr_jax.run import interrupts, run_files
+from qr_jax.run import run_files
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"

@@ -17,7 +17,7 @@ from qr_jax.records import Passage
 from qr_jax.search.retrievers.cached import cached
 from qr_jax.search.search_cache import SearchCache
 from qr_jax.settings.settings import use
-from qr_jax.step import telling
+from qr_jax.step import log
 
 BERT = Path(__file__).parent / "fixtures" / "bert"
 CORPUS = [Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "The capital of Norway.")]
@@ -143,12 +143,12 @@ def test_a_cache_that_breaks_is_passed_by_and_said_once(tmp_path, caplog):
 
 def test_the_hit_rate_is_a_metric_of_runs_with_a_cache(tmp_path):
     cache = SearchCache(counting()[0], tmp_path / "c", "x")
-    assert telling.cache_figures(cache) == telling.cache_figures(counting()[0]) == {}
+    assert log.cache_figures(cache) == log.cache_figures(counting()[0]) == {}
     for _ in range(4):
         cache(["a"], 1)
     as_a_run_has_it = plugins.checked("retriever", "cached", cache, CONTRACTS["retriever"].made)
     for search in (cache, as_a_run_has_it):
-        assert telling.cache_figures(search) == {"perf/search_cache_hit_rate": 0.75}
+        assert log.cache_figures(search) == {"perf/search_cache_hit_rate": 0.75}
     assert "perf/search_cache_hit_rate" in metrics.NAMES
 
 

@@ -19,12 +19,11 @@ from judge_server import choosy, completion
 from judge_server import serving as serving_replies
 
 from qr_jax.answers import exact_match
-from qr_jax.cli import cli
+from qr_jax.cli import cli, interrupts
 from qr_jax.data import readers
 from qr_jax.data.traces import read_traces
 from qr_jax.dialect import read
 from qr_jax.records import Passage, Query
-from qr_jax.run import interrupts
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check
 from qr_jax.sets.synth import card, run, synthesise

@@ -13,7 +13,7 @@ from qr_jax.models import costs, families
 from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout.live import Statistics
-from qr_jax.step import grading, telling
+from qr_jax.step import grading, log
 
 CFG = families.PRESETS["two_layer"]
 CLOCK = (10.0, 14.0, 14.5, 16.5)  # start, rolled out, settled, learned
@@ -34,14 +34,12 @@ def batch_of(*episodes: Episode) -> pack.Batch:
 
 def speed(batch, statistics, learner=None, episodes=()):
     tokens = sum(len(episode.ids_L) for episode in episodes)
-    return telling.speed(Config(learner=learner or Learner()), CFG, tokens, batch, CLOCK, statistics)
+    return log.speed(Config(learner=learner or Learner()), CFG, tokens, batch, CLOCK, statistics)
 
 
 def test_times_and_rates_by_hand():
     statistics = Statistics(tokens=100, decode_s=1.5, append_s=0.25, search_s=0.75, search_wait_s=0.125)
-    assert telling.times(
-        telling.StepTimings(statistics, statistics, CLOCK, 4, 1.25), 13, [{"tokens": 30}, {"tokens": 20}]
-    ) == {
+    assert log.times(log.StepTimings(statistics, statistics, CLOCK, 4, 1.25), 13, [{"tokens": 30}, {"tokens": 20}]) == {
         "time/step_s": 6.5,
         "time/rollout_s": 4.0,
         "time/decode_s": 1.5,
@@ -61,10 +59,10 @@ def test_times_and_rates_by_hand():
 def test_shares_by_hand(monkeypatch):
     """The model of tests/test_costs.py on two devices of 1,000 operations and 100 bytes a second."""
     cfg = families.ModelConfig(10, 8, 2, 2, 1, 4, 16, context_tokens=64)
-    monkeypatch.setattr(telling.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
-    monkeypatch.setattr(telling.peaks, "devices", lambda mesh: 2)
+    monkeypatch.setattr(log.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
+    monkeypatch.setattr(log.peaks, "devices", lambda mesh: 2)
     statistics = Statistics(decode_steps=3, cache_positions=50, decode_s=4.0)
-    row = telling.speed(Config(), cfg, 26, batch_of(episode(3, 2)), CLOCK, statistics)
+    row = log.speed(Config(), cfg, 26, batch_of(episode(3, 2)), CLOCK, statistics)
     assert row["perf/step_tokens_per_s"] == 2.0  # 26 tokens in 6.5 s on 2
     flops = 3 * (2 * 1152 * 3 + 4 * 2 * 2 * 4 * 6 + 2 * 10 * 8 * 2)  # 3 tokens, 6 pairs, 2 predicted
     assert row["perf/mfu"] == pytest.approx(flops / 2.0 / 2000)
@@ -108,35 +106,35 @@ def told_of(kept, trained, advantage):
     """A step whose `kept` groups and, before them, earlier ones were trained with these advantages; None: they wait."""
     batch = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2))))
     metrics = [{"advantage": advantage}] if advantage is not None else []
-    updated = telling.UpdateResult(batch if metrics else None, metrics, trained)
+    updated = log.UpdateResult(batch if metrics else None, metrics, trained)
     return SimpleNamespace(kept=kept, updated=updated)
 
 
 def test_episodes_are_told_with_the_advantage_they_were_trained_with():
     earlier, new = group_of(7, 2), group_of(3, 2)
     adv_QG = np.array([[9.0, -9.0], [0.25, -0.25], [0, 0], [0, 0]], np.float32)
-    assert telling.advantages_of(told_of([new], [earlier, new], adv_QG)) == {3: [0.25, -0.25]}
+    assert log.advantages_of(told_of([new], [earlier, new], adv_QG)) == {3: [0.25, -0.25]}
     adv_QGT = np.stack([adv_QG, 2 * adv_QG, 0 * adv_QG], axis=2)
-    assert telling.advantages_of(told_of([new], [earlier, new], adv_QGT)) == {3: [[0.25], [-0.25]]}  # each has one turn
+    assert log.advantages_of(told_of([new], [earlier, new], adv_QGT)) == {3: [[0.25], [-0.25]]}  # each has one turn
     adv_NL = np.zeros((8, 16), np.float32)
     adv_NL[2, 1:3] = 1.0, 2.0  # of query 1 sample 0: its two sampled tokens, of one turn
-    assert telling.advantages_of(told_of([new], [earlier, new], adv_NL)) == {3: [[1.5], [0.0]]}
-    assert telling.advantages_of(told_of([new], [], None)) == {3: [None, None]}
+    assert log.advantages_of(told_of([new], [earlier, new], adv_NL)) == {3: [[1.5], [0.0]]}
+    assert log.advantages_of(told_of([new], [], None)) == {3: [None, None]}
 
 
 def test_an_advantage_that_is_not_finite_is_refused_by_name_but_in_padding():
     batch = SimpleNamespace(grades=SimpleNamespace(valid_QG=np.zeros((4, 2))))
     parts = SimpleNamespace(settings=Config())
     adv_QG = np.array([[1.0, -1.0], [0.0, np.nan], [np.nan, 0], [0, 0]], np.float32)
-    telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_QG}])
+    log.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_QG}])
     with pytest.raises(ValueError, match="advantage 'grpo' gave nan for sample 1 of query 'q'; wanted a finite number"):
-        telling.check_advantage(parts, batch, [group_of(7, 2), group_of(3, 2)], [{"advantage": adv_QG}])
+        log.check_advantage(parts, batch, [group_of(7, 2), group_of(3, 2)], [{"advantage": adv_QG}])
     adv_NL = np.zeros((8, 16), np.float32)
     adv_NL[0, 0] = adv_NL[0, 9] = np.inf  # a prompt's token, and behind the end
-    telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
+    log.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
     adv_NL[1, 1] = np.inf
     with pytest.raises(ValueError, match="gave inf for sample 1"):
-        telling.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
+        log.check_advantage(parts, batch, [group_of(7, 2)], [{"advantage": adv_NL}])
 
 
 def test_an_advantage_with_fewer_turns_than_an_episode_has_is_refused():
@@ -144,16 +142,16 @@ def test_an_advantage_with_fewer_turns_than_an_episode_has_is_refused():
     longer = replace(group.episodes[0], turn_L=np.where(group.episodes[0].turn_L < 0, -1, 2))
     group = replace(group, episodes=(longer, *group.episodes[1:]))
     parts, adv_QGT = SimpleNamespace(settings=Config()), np.zeros((4, 2, 3), np.float32)
-    telling.check_advantage(parts, batch, [group], [{"advantage": adv_QGT}])
+    log.check_advantage(parts, batch, [group], [{"advantage": adv_QGT}])
     with pytest.raises(ValueError, match="'grpo' gave 2 turns, and sample 0 of query 'q' has 3; wanted one for each"):
-        telling.check_advantage(parts, batch, [group], [{"advantage": adv_QGT[..., :2]}])
+        log.check_advantage(parts, batch, [group], [{"advantage": adv_QGT[..., :2]}])
 
 
 def test_what_could_not_be_graded_is_told_by_the_first_of_it():
     whole, lost = group_of(1, 2), group_of(2, 2)
     fault = replace(lost.spent, invalid=1, ungraded=1, fault="reward 'mine' gave nan")
-    (line,) = telling.fault_alarms([whole, replace(lost, spent=fault)])
+    (line,) = log.fault_alarms([whole, replace(lost, spent=fault)])
     assert line.startswith("1 of 4 episodes are faults of grading") and line.endswith("reward 'mine' gave nan")
-    assert telling.fault_alarms([whole]) == [] and telling.fault_alarms([]) == []
-    (line,) = telling.fault_alarms([replace(lost, spent=replace(fault, invalid=2, ungraded=0, fault="it is down"))])
+    assert log.fault_alarms([whole]) == [] and log.fault_alarms([]) == []
+    (line,) = log.fault_alarms([replace(lost, spent=replace(fault, invalid=2, ungraded=0, fault="it is down"))])
     assert line == "every episode is a fault, the first by: it is down; nothing is learned until that is mended"

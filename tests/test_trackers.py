@@ -11,15 +11,15 @@ from tensorboardX.proto import event_pb2
 
 from qr_jax import config
 from qr_jax.cli import cli
+from qr_jax.lab import run_folders, wandb_run
 from qr_jax.logging import metrics_writer
 from qr_jax.logging.metrics_writer import Writer, discard_after
-from qr_jax.run import run_files
 from qr_jax.train import train
 
 
 def test_a_folder_has_one_run_of_wandb_however_it_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, again, other = (metrics_writer.wandb_id(folder) for folder in (tmp_path / "a", Path("a"), tmp_path / "b"))
+    first, again, other = (wandb_run.wandb_id(folder) for folder in (tmp_path / "a", Path("a"), tmp_path / "b"))
     assert first == again != other
     assert re.fullmatch("[0-9a-f]{16}", first)
 
@@ -110,7 +110,7 @@ def test_a_folder_that_wandb_wrote_into_goes_on_in_the_same_run_and_is_reported(
     set_offline(monkeypatch, tmp_path)
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     assert any(folder.resolve() not in path.resolve().parents for path in links), "W&B links to its cache"
-    run_files.check_folder(folder, allowed=False)
+    run_folders.check_folder(folder, allowed=False)
     assert cli.main(["report", str(folder), "--trust"]) == 0
     words = ["train", str(folder / "config.json"), "train.steps=3"]
     assert cli.main(words) == 0, capsys.readouterr().err
@@ -128,17 +128,17 @@ def test_only_what_lies_in_a_folder_of_wandb_may_lead_out_of_a_run(tmp_path):
     for place in ("wandb/offline-run-1/logs", "sft/wandb/offline-run-1/logs"):
         (run / place).mkdir(parents=True)
         (run / place / "debug-core.log").symlink_to(outside / "core.log")
-    run_files.check_folder(run, allowed=False)
+    run_folders.check_folder(run, allowed=False)
     for place in ("logs/wandb", "episodes"):
         (run / place).mkdir(parents=True)
         (run / place / "link").symlink_to(outside)
         with pytest.raises(ValueError, match=f"{place}/link: a link to"):
-            run_files.check_folder(run, allowed=False)
+            run_folders.check_folder(run, allowed=False)
         (run / place / "link").unlink()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "wandb").symlink_to(outside)
     with pytest.raises(ValueError, match="wandb: a link to"):
-        run_files.check_folder(tmp_path / "other", allowed=False)
+        run_folders.check_folder(tmp_path / "other", allowed=False)
 
 
 def test_the_last_life_wins_in_tensorboard(tmp_path):

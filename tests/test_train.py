@@ -38,8 +38,7 @@ from qr_jax.run import begin, checkpoint, committed, runs
 from qr_jax.sets import formats
 from qr_jax.sft import sft
 from qr_jax.step import grading
-from qr_jax.step.run_state import RunState
-from qr_jax.step.runtime import Runtime, bind
+from qr_jax.step.runtime import RunState, Runtime, bind
 from qr_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -525,15 +524,13 @@ def test_the_summary_has_what_the_readme_names(finished):
 def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):
     packed = []
     monkeypatch.setattr(
-        driver.batch, "of_groups", lambda parts, state, groups, left_out, key: packed.append(left_out) or "all"
-    )
-    monkeypatch.setattr(
         driver, "update", lambda learner, state, batch, updates: (SimpleNamespace(updates=state.updates + 1), [])
     )
-    monkeypatch.setattr(driver.telling, "check_advantage", lambda *_: None)
+    monkeypatch.setattr(driver.log, "check_advantage", lambda *_: None)
     monkeypatch.setattr(driver, "_at_rate", lambda parts, state, standing, step: state)
     monkeypatch.setattr(driver.learner, "takes_long", lambda params, settings: False)
     parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
+    parts.batch = lambda state, groups, left_out, key: packed.append(left_out) or "all"
     standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
     state = SimpleNamespace(params={}, updates=0)
     assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed

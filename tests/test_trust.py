@@ -77,7 +77,7 @@ def test_a_plug_in_inside_another_is_asked_about():
 
 
 @pytest.mark.parametrize(
-    "name", ["qr_jax.run.interrupts.leave", "qr_jax.trust.note", "qr_jax.search.retrievers._noise.noise"]
+    "name", ["qr_jax.cli.interrupts.leave", "qr_jax.trust.note", "qr_jax.search.retrievers._noise.noise"]
 )
 def test_a_function_of_our_own_that_is_no_plug_in_is_not_called_unasked(name):
     (text,) = trust.asks(replace(Config(), retriever=use(name)))

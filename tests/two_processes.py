@@ -25,8 +25,7 @@ from qr_jax.rollout.engine import Statistics
 from qr_jax.run import bucket, runs
 from qr_jax.run.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.step import rollout_and_grade
-from qr_jax.step.run_state import RunState, families
-from qr_jax.step.runtime import Runtime
+from qr_jax.step.runtime import Data, Devices, Drawing, Grading, RunState, Runtime, World, families
 from qr_jax.train import take_step
 
 
@@ -165,19 +164,16 @@ def parts_of(*hops: int) -> Runtime:
     settings = config.Config()
     settings = replace(settings, pool=replace(settings.pool, queries=1, oversample=2, samples=2))
     queries = [Query(f"q{at}", "Where?", ("here",), (), {"hops": count}) for at, count in enumerate(hops)]
+    rounds, rule = lambda pool, so_far: None if so_far else Ask(2), lambda pool, outcome: (pool.weight_P, pool.memory)
     needed = dict.fromkeys(Runtime.__dataclass_fields__) | {
         "settings": settings,
         "agent": SimpleNamespace(engine=Engine()),
         "run": SimpleNamespace(stop_now=lambda: False),
-        "queries": queries,
-        "family_P": families(queries),
-        "reward": lambda query, episodes: Scores(np.zeros(len(episodes))),
-        "rounds": lambda pool, so_far: None if so_far else Ask(2),
-        "rule": lambda pool, outcome: (pool.weight_P, pool.memory),
-        "draws": "chance",
-        "most_groups": 2,
-        "most_samples": 2,
-        "to_rollout_params": lambda params: params,
+        "data": Data(queries, families(queries), (), ()),
+        "devices": Devices(None, "one"),
+        "world": World(None, None, None),
+        "drawing": Drawing(rule, rounds, "chance", max_rounds=None, max_groups=2, max_samples=2),
+        "grading": Grading(lambda query, episodes: Scores(np.zeros(len(episodes))), asks=False, turns=None),
     }
     return Runtime(**needed)
 
@@ -212,8 +208,10 @@ def check_deal(me: int) -> None:
 def check_pool(me: int) -> None:
     """A pool that differs on one process, in a query that was not drawn."""
     progress = RunState(replace(pool.create(3), weight_P=np.array([1.0, 1.0, 1.0 - me / 2])))
+    parts = parts_of(1, 1, 1)
+    object.__setattr__(parts, "to_rollout_params", lambda params: params)
     with pytest.raises(RuntimeError, match="processes disagree about the pool after step 7 .process 0: [0-9a-f]{64}, "):
-        take_step(parts_of(1, 1, 1), SimpleNamespace(params=None), progress, 7)
+        take_step(parts, SimpleNamespace(params=None), progress, 7)
 
 
 def main(port: str, me: int, folder: str) -> None:

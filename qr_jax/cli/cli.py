@@ -14,11 +14,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from qr_jax import errors
+from qr_jax.cli import interrupts
 from qr_jax.cli.commands import data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.parallel import interpreter
-from qr_jax.run import interrupts
 from qr_jax.settings.settings import nearest
 
 OTHER_COMMANDS = {
@@ -67,9 +67,9 @@ def _run(argv: Sequence[str] | None) -> int:
             return 0 if words else errors.USER_ERROR
         arguments = _read(words, parser)
         with _shown_log(), nullcontext() if words[0] in OWN_WORDS else terminal.phase(f"qr-jax {words[0]}"):
-            from qr_jax.run import run_files
+            from qr_jax.lab import run_folders
 
-            run_files.check(arguments)
+            run_folders.check(arguments)
             code = arguments.run_command(arguments)
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code

@@ -76,15 +76,10 @@ def corpus(
         folder = f"{retriever.settings['index']}-{index}"
         retriever = use(retriever.name, **{**retriever.settings, "index": folder})
     make = plugins.bind("retriever", retriever)
-    if not wants_corpus(settings):
+    if not plugins.wants_corpus(retriever):
         return Corpus(make, None)
     passages = read()
     return Corpus(lambda: make(corpus=passages), corpus_hash(passages))
-
-
-def wants_corpus(settings: Config) -> bool:
-    """Return True if the config's retriever must be given passages, because it has none of its own."""
-    return plugins.wants_corpus(settings.retriever)
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:

@@ -2,7 +2,7 @@
 
 The folder holds answers.jsonl, manifest.json (how the questions were asked, so that answers of another evaluation never
 mix with these) and score.json (every figure, with the manifest). A folder in a run of somebody else is refused before
-(run_files.check_own): answers there would become this user's score."""
+(run_folders.check_own): answers there would become this user's score."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax import answers, assemble
+from qr_jax import answers, assemble, plugins
 from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.errors import UserError
@@ -85,7 +85,7 @@ def answer(
     manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
-    searched = subject.wants_corpus(settings)
+    searched = plugins.wants_corpus(settings.retriever)
     asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
     for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)

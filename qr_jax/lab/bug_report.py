@@ -15,7 +15,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.cli.commands import doctor
 from qr_jax.config import Config
-from qr_jax.lab import model_card
+from qr_jax.lab import model_card, run_folders
 from qr_jax.logging import metrics_writer
 from qr_jax.logging.secrecy import redact
 from qr_jax.models import families
@@ -70,7 +70,7 @@ def _parts(run: Path) -> Iterator[tuple[str, str]]:
 def _listed(run: Path) -> list[str]:
     """List each file's size, and its name if this program gave it, so that missing and cut-off files show."""
     found = []
-    for place, _, files in run_files.walk(run):
+    for place, _, files in run_folders.walk(run):
         for path in (place / name for name in files):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode):

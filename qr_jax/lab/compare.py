@@ -15,13 +15,12 @@ import numpy as np
 from qr_jax import config as configs
 from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
-from qr_jax.evaluation import last_evaluation
-from qr_jax.evaluation.bootstrap import difference
-from qr_jax.evaluation.complete import INCOMPLETE, is_incomplete
-from qr_jax.lab import null_control, oracle
+from qr_jax.evaluation.scores import INCOMPLETE, is_incomplete
+from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
+from qr_jax.lab.differences import difference
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
-from qr_jax.run import jsonl, run_files, runs
+from qr_jax.run import jsonl, runs
 from qr_jax.settings.settings import plain
 
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
@@ -68,7 +67,7 @@ def expand(folder: str | Path) -> list[Path]:
     """Return the folder if it is a run, or the runs of the study in it. ValueError if it is neither."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
-        run_files.check_trained(folder)
+        run_folders.check_trained(folder)
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/seed_*/summary.json"))
     if not found:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import agent_patterns, model_card
+from qr_jax.lab import agent_patterns, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
 from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat
-from qr_jax.run import run_files, runs
+from qr_jax.run import runs
 from qr_jax.settings.settings import Use, plain
 
 AGENT, CARD = "agent.json", "README.md"
@@ -34,7 +34,7 @@ def export(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
 ) -> Path:
     """Write a run's last checkpoint, agent.json and a model card. ValueError where the folder holds anything."""
-    run_files.check_empty(Path(folder))
+    run_folders.check_empty(Path(folder))
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
@@ -55,7 +55,7 @@ def write(
 ) -> Path:
     """Export parameters that lie on one device. `trained`: what the card says of the run; None: there was none."""
     folder = Path(folder)
-    run_files.check_empty(folder)
+    run_folders.check_empty(folder)
     described = describe(settings, agent.engine.chat)
     hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)

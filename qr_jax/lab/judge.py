@@ -21,8 +21,8 @@ from typing import Any
 
 from qr_jax.dialect import THINK_TAG
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import COMPLETE
 from qr_jax.evaluation.manifest import sha256
+from qr_jax.evaluation.scores import COMPLETE
 from qr_jax.lab.broken_verdict import at_end
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Query

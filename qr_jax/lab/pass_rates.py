@@ -11,10 +11,10 @@ import numpy as np
 
 from qr_jax import config
 from qr_jax.errors import UserError
-from qr_jax.lab import paper_world, rate_bounds
+from qr_jax.lab import paper_world, rate_bounds, run_folders
 from qr_jax.logging import metrics_writer
 from qr_jax.pool.noise import uniforms
-from qr_jax.run import jsonl, run_files
+from qr_jax.run import jsonl
 from qr_jax.settings.settings import conform
 
 RATES = 92  # the first part of the keys of its random numbers
@@ -184,7 +184,7 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     `last` is the last step that counts (None: all). ValueError where nothing can be said: no run, no steps yet, no
     draws.
     """
-    run_files.check_trained(Path(folder))
+    run_folders.check_trained(Path(folder))
     path = Path(folder) / "config.json"
     rows = rows_until(folder, last)
     if not rows:

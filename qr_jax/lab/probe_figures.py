@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax.evaluation.bootstrap import picks
+from qr_jax.lab.differences import picks
 from qr_jax.pool.noise import uniforms
 
 AGAIN = {"hard": "again_hard", "easy": "again_easy"}  # a verdict -> the arm of those drawn again after it

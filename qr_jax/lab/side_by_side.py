@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from qr_jax.errors import UserError
-from qr_jax.evaluation.bootstrap import picks
-from qr_jax.evaluation.last_evaluation import unlike
 from qr_jax.lab import suite
+from qr_jax.lab.differences import picks
+from qr_jax.lab.last_evaluation import unlike
 from qr_jax.logging.columns import aligned
 from qr_jax.run import run_files
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A line a row, its cells padded to their columns' widths. ValueError for rows of different lengths."""
+    """Format a line a row, its cells padded to their columns' widths. ValueError for rows of different lengths."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

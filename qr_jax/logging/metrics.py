@@ -139,35 +139,10 @@ OPEN: dict[str, Metric] = {
     "loss/": Metric("", "what the loss plug-in reports by a name of its own, mean over sampled tokens"),
     "eval/": Metric("", "evaluation: eval/<measure>, greedy, or eval/pass_at_1_<measure>"),
 }
-# Names that people know from other systems; ours that are listed are added up.
-ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
-    "verl": {
-        "critic/score/mean": ("reward/mean",), "critic/rewards/mean": ("reward/mean",),
-        "actor/kl_loss": ("learner/kl",), "actor/entropy": ("learner/entropy",),
-        "actor/grad_norm": ("learner/grad_norm",), "actor/pg_clipfrac": ("learner/clip_low", "learner/clip_high"),
-        "actor/pg_clipfrac_lower": ("learner/dual",), "actor/lr": ("learner/lr",),
-        "response_length/clip_ratio": ("rollout/stop_length",), "num_turns/mean": ("rollout/turns",),
-        "tool_call_counts/mean": ("rollout/searches",), "timing_s/gen": ("time/rollout_s",),
-        "timing_s/update_actor": ("time/learner_s",), "timing_s/step": ("time/step_s",),
-        "perf/time_per_step": ("time/step_s",), "perf/throughput": ("perf/step_tokens_per_s",),
-        "perf/mfu/actor": ("perf/mfu",), "perf/max_memory_allocated_gb": ("perf/peak_memory_gib",),
-        "training/epoch": ("pool/epoch",),
-    },
-    "trl": {
-        "loss": ("learner/loss",), "grad_norm": ("learner/grad_norm",), "learning_rate": ("learner/lr",),
-        "reward": ("reward/mean",), "frac_reward_zero_std": ("pool/zero_variance_rate",),
-        "completions/mean_length": ("rollout/tokens",), "completions/clipped_ratio": ("rollout/stop_length",),
-        "kl": ("learner/kl",), "entropy": ("learner/entropy",), "clip_ratio/low_mean": ("learner/clip_low",),
-        "clip_ratio/high_mean": ("learner/clip_high",),
-        "clip_ratio/region_mean": ("learner/clip_low", "learner/clip_high"),
-        "tools/call_frequency": ("rollout/searches",), "num_tokens": ("budget/tokens",),
-        "step_time": ("time/step_s",),
-    },
-}  # fmt: skip
 
 
 def about(name: str) -> Metric:
-    """A metric's unit and meaning. ValueError for a name that is not listed here, with the nearest one."""
+    """Return a metric's unit and meaning. ValueError for a name that is not listed here, with the nearest one."""
     if name in NAMES:
         return NAMES[name]
     for start, metric in OPEN.items():

@@ -1,7 +1,5 @@
 """Writers of metrics: a JSONL file always, TensorBoard and W&B on request, and a terminal's lines."""
 
-import contextlib
-import hashlib
 import json
 import math
 import os
@@ -10,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.logging.metrics import ALIASES, NAMES, about
+from qr_jax.evaluation.scores import is_incomplete
+from qr_jax.logging.metrics import NAMES, about
 from qr_jax.logging.terminal import clock
-from qr_jax.run import jsonl, run_files
+from qr_jax.run import jsonl
 
 FILE = "metrics.jsonl"
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
@@ -43,25 +42,22 @@ class Writer:
         within: "Writer | None" = None,
     ) -> None:
         self.folder, self.aliases = Path(folder), tuple(aliases)
-        for system in self.aliases:
-            if system not in ALIASES:
-                raise UserError(f"log.aliases names {system!r}; wanted some of {', '.join(ALIASES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
         self._wandb, self._is_lent = within.wandb if within else None, bool(within)
         if wandb and not within:
-            self._wandb = Wandb(self.folder, lives)
+            self._wandb = plugins.around("lab.wandb_run").Wandb(self.folder, lives)
         if self._wandb is not None:
             self._wandb.tell(self.folder)
 
     def write(self, step: int, values: Values) -> None:
-        """One line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed there.
+        """Write one line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed
+        there.
 
         Equal values give equal bytes: floats are written as Python's repr, NaN and infinities as null.
         """
         row = {"step": int(step), **_row(values, self.aliases)}
-        run_files.check_still(self._file, self.folder / FILE)
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         self._file.flush()
         numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
@@ -72,7 +68,8 @@ class Writer:
             self._wandb.log(row)
 
     @property
-    def wandb(self) -> "Wandb | None":
+    def wandb(self) -> Any | None:
+        """Return the run's lab/wandb_run.py, if it has one."""
         return self._wandb
 
     def sync(self) -> int:
@@ -106,69 +103,18 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first_step + 1, filename_suffix=f".{number:06d}")
 
 
-class Wandb:
-    """A run of Weights & Biases: that of a run's folder and its cold start, whichever attempt writes to it.
-
-    W&B takes no second value of a step, so that what a run gave up when it went back would stay in its curves. So each
-    attempt begins the W&B run anew under the same id (without `resume`, W&B replaces the one of that id) and tells it
-    what metrics.jsonl holds. The cold start has an axis of its own, for both count steps from 1.
-    """
-
-    def __init__(self, folder: Path, lives: str | None):
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'") from error
-        name = "/".join(lives.rstrip("/").split("/")[-2:]) if lives else folder.name
-        self._run = wandb.init(project="qr_jax", id=wandb_id(folder, lives), name=name, dir=str(folder))
-        self._run.define_metric(f"{COLD_START}/*", step_metric=f"{COLD_START}/step")
-        self._run.define_metric("*", step_metric="step")
-        self._cold_steps = 0
-        self._told: set[Path] = set()
-        if (folder / COLD_START / "summary.json").is_file():  # it has ended; else its own writer tells what it has
-            self.tell(folder / COLD_START)
-
-    def tell(self, folder: Path) -> None:
-        """Log the rows of the folder's metrics.jsonl, once."""
-        for row in read(folder) if folder not in self._told else ():
-            self.log(row)
-        self._told.add(folder)
-
-    def log(self, row: Values) -> None:
-        """Log a row of metrics.jsonl."""
-        step = int(row["step"] or 0)
-        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
-        if f"{COLD_START}/loss" in row:
-            self._cold_steps, area = step, f"{COLD_START}/"
-            named = {area + name.removeprefix(area): value for name, value in numbers.items()}
-            self._run.log({f"{area}step": step, **named}, step=step)
-        else:
-            self._run.log({"step": step, **numbers}, step=self._cold_steps + step)
-
-    def finish(self) -> None:
-        self._run.finish()
-
-
-def wandb_id(folder: Path, lives: str | None = None) -> str:
-    """16 hex digits by the run's bucket or its folder's path: each attempt at a run goes on in the same W&B run."""
-    return hashlib.sha256((lives or str(folder.resolve())).encode()).hexdigest()[:16]
-
-
 def _row(values: Values, aliases: Sequence[str]) -> dict[str, float | int | None]:
     names = sorted(values, key=lambda name: (ORDER.get(name, len(ORDER)), name))
     row = {name: _number(name, values[name]) for name in names}
     for name in row:
         about(name)
-    for system in aliases:
-        for theirs, ours in ALIASES[system].items():
-            if all(name in row for name in ours):
-                parts = [row[name] for name in ours]
-                row[theirs] = None if None in parts else sum(part for part in parts if part is not None)
+    if aliases:
+        row |= plugins.around("lab.metric_aliases").aliases(row, aliases)
     return row
 
 
 def _number(name: str, value: Any) -> float | int | None:
-    """A Python number from a Python, numpy or jax scalar; None for None and for a number that is not finite."""
+    """Make a Python number of a Python, numpy or jax scalar; None for None and for a number that is not finite."""
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") else value
@@ -180,7 +126,7 @@ def _number(name: str, value: Any) -> float | int | None:
 
 
 def read(folder: str | Path) -> list[dict[str, float | int | None]]:
-    """The rows of a run's metrics.jsonl, a step each; a last line cut off by a crash is left out.
+    """Read the rows of a run's metrics.jsonl, a step each; a last line cut off by a crash is left out.
 
     ValueError for a line that no run writes.
     """
@@ -213,8 +159,9 @@ def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = 
 
 
 def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> str:
-    """A step in at most `width` columns: pass rate, zero-variance rate, effective batch, time left; what fits of the
-    batch by origin. Where the step was evaluated, its greedy exact match."""
+    """Format a step in at most `width` columns: pass rate, zero-variance rate, effective batch, time left; what fits of
+    the batch by origin. Where the step was evaluated, its greedy exact match.
+    """
     words = {"fresh": "fresh", "ex_hard": "hard", "ex_easy": "easy", "ex_surplus": "surplus", "ex_consumed": "again"}
     accepted = [(word, metrics.get(f"pool/accepted_{origin}")) for origin, word in words.items()]
     batch = " ".join(f"{word} {count}" for word, count in accepted if count)
@@ -234,29 +181,8 @@ def live_line(step: int, metrics: Values, total: int, *, width: int = WIDTH) -> 
     return with_origins if len(with_origins) <= width else line
 
 
-def table(rows: Sequence[Values]) -> str:
-    """The last row of `rows` and the mean over all of them, an area a paragraph; nothing for no rows."""
-    if not rows:
-        return ""
-    names = [name for name in rows[-1] if name != "step" and (name in NAMES or "/" in name)]
-    wide = max([len(name) for name in names], default=0)
-    lines = [f"{'':{wide}}  {'last':>9}  {f'mean of {len(rows)}':>11}"]
-    area = None
-    for name in names:
-        if area is not None and name.split("/")[0] != area:
-            lines.append("")
-        area = name.split("/")[0]
-        known = [float(row[name]) for row in rows if row.get(name) is not None]
-        mean = sum(known) / len(known) if known else None
-        unit = ""
-        with contextlib.suppress(ValueError):  # another system's name for one of ours
-            unit = about(name).unit
-        lines.append(f"{name:{wide}}  {_short(rows[-1][name]):>9}  {_short(mean):>11}  {unit}".rstrip())
-    return "\n".join(lines)
-
-
 def _short(value: Any) -> str:
-    """A number in few characters: 12, .415, 3.21, 45.1k; - for None."""
+    """Format a number in few characters: 12, .415, 3.21, 45.1k; - for None."""
     if value is None:
         return "-"
     value = float(value)

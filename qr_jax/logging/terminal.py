@@ -179,7 +179,7 @@ def clock(seconds: float) -> str:
 
 
 def width() -> int:
-    """Columns of the terminal that is spoken to; WIDTH where it is none."""
+    """Return the terminal's columns; WIDTH where there is none."""
     with contextlib.suppress(OSError, ValueError):
         if _is_terminal():
             return os.get_terminal_size(_stream().fileno()).columns or WIDTH
@@ -195,7 +195,7 @@ def _stream() -> Any:
 
 
 def _rich() -> tuple[Any, Any, Any] | None:
-    """rich's Console, Live and Text; None where it is not installed."""
+    """Return rich's Console, Live and Text; None where it is not installed."""
     with contextlib.suppress(ImportError):
         from rich.console import Console
         from rich.live import Live

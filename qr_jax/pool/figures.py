@@ -47,7 +47,8 @@ def step_figures(
     accept: int,
     rollouts_Q: np.ndarray | None = None,
 ) -> Figures:
-    """One step's counts and ratios under "pool/...", from the pool before, its outcome (or one a round), the pool then.
+    """Return one step's counts and ratios under "pool/...", from the pool before, its outcome (or one a round), the
+    pool then.
 
     `accept` is B. `rollouts_Q` is the number of episodes each drawn query cost (rounds one after the other); by default
     the width of the grades. Rounds must have distinct queries.
@@ -112,7 +113,9 @@ def pool_figures(pool: Pool) -> Figures:
 
 
 def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
-    """Several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last step's."""
+    """Return several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last
+    step's.
+    """
     if not steps:
         raise UserError("figures over 0 steps were asked for; at least 1 is needed")
     counts = {name for ratio in RATIOS.values() for name in ratio}
@@ -165,6 +168,6 @@ def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
 
 
 def _named(counts: Mapping[str, int]) -> Figures:
-    """Counts and the ratios made from them, under their names in a run's metrics."""
+    """Return counts and the ratios made from them, under their names in a run's metrics."""
     ratios = {name: counts[top] / counts[bottom] if counts[bottom] else None for name, (top, bottom) in RATIOS.items()}
     return {f"pool/{name}": value for name, value in {**counts, **ratios}.items()}

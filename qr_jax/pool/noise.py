@@ -9,12 +9,12 @@ AHEAD = 4  # `first` looks at this many times the runners it wants before it loo
 
 
 def uniforms(size: int, *key: int) -> Float64[np.ndarray, "size"]:
-    """float64 [size] in (0, 1), a function of the integers `key` alone; number i does not depend on `size`."""
+    """Return float64 [size] in (0, 1), a function of the integers `key` alone; number i does not depend on `size`."""
     return unit(words(size, *key))
 
 
 def words(size: int, *key: int) -> UInt64[np.ndarray, "size"]:
-    """The 64-bit words that `uniforms` makes its numbers of; the larger word gives the larger number.
+    """Return the 64-bit words that `uniforms` makes its numbers of; the larger word gives the larger number.
 
     The integers are folded by SplitMix64's finaliser (Steele et al. 2014) into the key of a Philox counter generator,
     whose raw words numpy keeps stable over versions (its distributions it does not). The first integer names the
@@ -30,12 +30,12 @@ def words(size: int, *key: int) -> UInt64[np.ndarray, "size"]:
 
 
 def unit(word: Any) -> Any:
-    """A word, or an array of them, as float64 in (0, 1)."""
+    """Return a word, or an array of them, as float64 in (0, 1)."""
     return ((word >> np.uint64(12)) + 0.5) * 2.0**-52  # 52 bits and a half: with 53 the largest would round to 1
 
 
 def race(word: Any, weight: Any, power: int) -> Any:
-    """When runners finish: -log(u) / (weight * 2**power); a power of two moves no race, it keeps their bits."""
+    """Return when runners finish: -log(u) / (weight * 2**power); a power of two moves no race, it keeps their bits."""
     # A logarithm's last bit may differ between kinds of CPU: it moves only two races that agree in all other bits.
     with np.errstate(divide="ignore", over="ignore"):
         return -np.log(unit(word)) / np.ldexp(weight, power)
@@ -44,7 +44,7 @@ def race(word: Any, weight: Any, power: int) -> Any:
 def first(
     word_P: UInt64[np.ndarray, "P"], weight_P: Float64[np.ndarray, "P"], power: int, count: int
 ) -> Int64[np.ndarray, "Q"]:
-    """Indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
+    """Return indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
 
     Who finishes early has a large number. So only the largest numbers are raced at first, and more of them as long as
     one of the others, if it ran at the largest weight, could come in before the last of `count`; so many must run.

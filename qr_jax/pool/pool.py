@@ -73,7 +73,7 @@ class Pool:
 
 
 def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
-    """A pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
+    """Make a pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
     if size < 1:
         raise UserError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
@@ -93,7 +93,7 @@ def draw(
     exclude: Iterable = (),
     by: Literal["chance", "largest"] = "chance",
 ) -> Int64[np.ndarray, "Q"]:
-    """Up to `count` distinct eligible queries: int64 pool indices in the order they were drawn.
+    """Draw up to `count` distinct eligible queries: int64 pool indices in the order they were drawn.
 
     "chance": exponential races, each query finishing at -log(u) / weight, so that the next one drawn is always
     proportional to weight among those left (Efraimidis and Spirakis 2006). "largest": the largest weights first, ties
@@ -133,7 +133,7 @@ def settle(pool: Pool, outcome: Outcome, rule: Rule) -> Pool:
 
 
 def refresh(pool: Pool, *, below: float | int) -> Pool:
-    """The pool as it is, or reset when its eligible share is under `below`.
+    """Return the pool as it is, or reset when its eligible share is under `below`.
 
     A reset gives every query weight 1 and state "reset" and counts one epoch. Attempts, last verdicts and the rule's
     memory are kept: `last_P` still tells a query that was never attempted from one that was trained on.
@@ -146,7 +146,7 @@ def refresh(pool: Pool, *, below: float | int) -> Pool:
 
 
 def drawable(pool: Pool, *, reset_below: float, on_exhausted: Literal["reset", "stop"]) -> Pool | None:
-    """The pool that a step draws from: reset where its eligible share is too small, or nothing is left to draw.
+    """Return the pool that a step draws from: reset where its eligible share is too small, or nothing is left to draw.
 
     None where nothing is left and the run is to stop then.
     """
@@ -156,28 +156,15 @@ def drawable(pool: Pool, *, reset_below: float, on_exhausted: Literal["reset", "
     return None if on_exhausted == "stop" else refresh(pool, below=1.0)
 
 
-def describe(pool: Pool) -> dict[str, Any]:
-    """Counts for people and logs: size, eligible, epoch, queries by state and by attempts ("4+": four or more)."""
-    eligible = int(np.count_nonzero(pool.weight_P))
-    states = np.bincount(pool.state_P, minlength=len(STATES)).tolist()
-    attempts = np.bincount(np.minimum(pool.attempts_P, 4), minlength=5).tolist()
-    return {
-        "size": pool.size, "eligible": eligible, "eligible_share": eligible / pool.size, "epoch": pool.epoch,
-        "states": dict(zip(STATES, states, strict=True)),
-        "attempts": dict(zip(("0", "1", "2", "3", "4+"), attempts, strict=True)),
-        "attempts_mean": float(pool.attempts_P.mean()), "attempts_max": int(pool.attempts_P.max()),
-    }  # fmt: skip
-
-
 def to_arrays(pool: Pool) -> dict[str, np.ndarray]:
-    """Everything a checkpoint keeps, as plain arrays by name; `from_arrays` gives the same pool back exactly."""
+    """Return everything a checkpoint keeps, as plain arrays by name; `from_arrays` gives the same pool back exactly."""
     arrays = {name: getattr(pool, name) for name in ARRAYS} | {"epoch": np.array([pool.epoch], np.int64)}
     arrays |= {name: getattr(pool, name) for name in KINDS if getattr(pool, name) is not None}
     return arrays | {f"memory/{name}": value for name, value in pool.memory.items()}
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Pool:
-    """The pool that `to_arrays` wrote. A missing or an unknown name is a ValueError."""
+    """Return the pool that `to_arrays` wrote. A missing or an unknown name is a ValueError."""
     memory = {name.removeprefix("memory/"): value for name, value in arrays.items() if name.startswith("memory/")}
     plain = {name: value for name, value in arrays.items() if not name.startswith("memory/")}
     missing = {*ARRAYS, "epoch"} - set(plain)
@@ -190,7 +177,7 @@ def from_arrays(arrays: Mapping[str, Any]) -> Pool:
 
 
 def digest(pool: Pool) -> str:
-    """SHA-256 over every array's name, type, shape and bytes, in order of name; hosts that differ have diverged."""
+    """Hash every array's name, type, shape and bytes, in order of name (SHA-256); hosts that differ have diverged."""
     hasher = hashlib.sha256()
     for name, array in sorted(to_arrays(pool).items()):
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -200,7 +187,7 @@ def digest(pool: Pool) -> str:
 
 
 def query_list_hash(ids: Iterable[str]) -> str:
-    """SHA-256 of the ordered query ids, each with its length before it, so that no two lists share their bytes."""
+    """Hash the ordered query ids (SHA-256), each with its length before it: no two lists share their bytes."""
     hasher = hashlib.sha256()
     for query_id in ids:
         encoded = query_id.encode()
@@ -209,7 +196,7 @@ def query_list_hash(ids: Iterable[str]) -> str:
 
 
 def _note(pool: Pool, outcome: Outcome) -> Pool:
-    """The pool with a step's verdicts written into every record but the weights."""
+    """Return the pool with a step's verdicts written into every record but the weights."""
     graded_Q = outcome.verdict_Q != "fault"
     drawn = outcome.drawn_Q[graded_Q]
     verdict = outcome.verdict_Q[graded_Q]
@@ -230,7 +217,7 @@ def _note(pool: Pool, outcome: Outcome) -> Pool:
 
 
 def _with(array: np.ndarray, at: np.ndarray, value: Any) -> np.ndarray:
-    """A read-only copy with other values at some places."""
+    """Return a read-only copy with other values at some places."""
     changed = array.copy()
     changed[at] = value
     changed.flags.writeable = False
@@ -238,7 +225,7 @@ def _with(array: np.ndarray, at: np.ndarray, value: Any) -> np.ndarray:
 
 
 def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
-    """A read-only array [size] of that type; floating ones (weights) must be finite and not negative."""
+    """Return a read-only array [size] of that type; floating ones (weights) must be finite and not negative."""
     array = np.asarray(value)
     if array.shape != (size,):
         raise UserError(f"{name} must hold one value a query, shape ({size},), found shape {array.shape}")
@@ -251,7 +238,7 @@ def _array(name: str, value: Any, dtype: Any, size: int) -> np.ndarray:
 
 
 def _frozen(value: Any) -> np.ndarray:
-    """The array itself if it is read-only, otherwise a read-only copy. Plain types only, for the checkpoint."""
+    """Return the array itself if it is read-only, otherwise a read-only copy. Plain types only, for the checkpoint."""
     array = np.asarray(value)
     if array.dtype.kind == "O":
         raise UserError(f"a pool holds arrays of plain types, found {type(value).__name__}")

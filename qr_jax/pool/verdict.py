@@ -41,7 +41,7 @@ def judge(
 
 
 def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -> np.ndarray:
-    """verdict_Q of grades that have passed `records.grades`: "signal", "easy", "hard" or "fault".
+    """Return verdict_Q of grades that have passed `records.grades`: "signal", "easy", "hard" or "fault".
 
     A group is "signal" when the largest of its valid values on the channel exceeds the smallest: exactly, never by a
     standard deviation, as `variance.group_variance_mask` decides on the device. Otherwise it is "easy" when all its

@@ -11,20 +11,18 @@ import numpy as np
 
 from qr_jax import assemble, evaluate
 from qr_jax.errors import Interrupted, UserError
-from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.learner import gold, learner
+from qr_jax.evaluation.scores import is_incomplete
+from qr_jax.learner import learner
 from qr_jax.logging import terminal
 from qr_jax.parallel import compile_cache, host_local, hosts, memory, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
 from qr_jax.run import run_files, runs
+from qr_jax.run.runs import beside
 from qr_jax.sft import sft
-from qr_jax.step import batch
-from qr_jax.step.beside import beside
-from qr_jax.step.preflight import preflight
-from qr_jax.step.run_state import RunState, from_host, hops
-from qr_jax.step.runtime import Runtime, loading
+from qr_jax.step.runtime import RunState, Runtime, from_host, hops, loading
+from qr_jax.step.services import preflight
 
 MOST_ROLLBACKS = 3
 BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
@@ -54,26 +52,26 @@ def begin(runtime: Runtime) -> Start:
         state, seconds = _compile_update(runtime, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)
     _trace_update(runtime)
-    run_state = RunState(pool.create(len(runtime.queries), runtime.family_P, hops(runtime.queries)))
+    run_state = RunState(pool.create(len(runtime.data.queries), runtime.data.family_P, hops(runtime.data.queries)))
     preflight(runtime, run_state)
     with loading(run, "loading the model"):
-        params = assemble.place(runtime.agent.weights(), runtime.mesh)
-    tell = say if runtime.mesh.size > 1 else run.detail
-    tell(meshes.describe_layout(runtime.mesh, params).splitlines()[0])
-    tell(f"rollouts: {host_local.describe(runtime.layout, runtime.mesh, runtime.agent.cfg)}")
-    laid = runtime.to_rollout_params(params)
-    warm_up_s = _warm_up(runtime, laid)
+        params = assemble.place(runtime.agent.weights(), runtime.devices.mesh)
+    tell = say if runtime.devices.mesh.size > 1 else run.detail
+    tell(meshes.describe_layout(runtime.devices.mesh, params).splitlines()[0])
+    tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")
+    rollout_params = runtime.to_rollout_params(params)
+    warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:
-        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(params=laid)
+        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(rollout_params)
         run.write_json(BASE, base)
         run_state = replace(run_state, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
     if settings.train.init or settings.sft.steps:
-        del params, laid  # a cold start needs the room
+        del params, rollout_params  # a cold start needs the room
         params = _first_policy(runtime)
-        laid = runtime.to_rollout_params(params)
-    run_state = replace(run_state, before=runtime.measure(params=laid))
-    del laid
+        rollout_params = runtime.to_rollout_params(params)
+    run_state = replace(run_state, before=runtime.measure(rollout_params))
+    del rollout_params
     state = runtime.learner.init(params)  # only now: an evaluation needs the room
     del params
     run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))
@@ -119,9 +117,9 @@ def roll_back(
 def _warm_up(runtime: Runtime, params) -> float:
     """Compile the programs that the first rollout begins with; return the seconds it took."""
     before, engine = compiles.count(), runtime.agent.engine
-    prompt_tokens = engine.prompt_tokens(runtime.queries[:PROMPTS], runtime.env)
+    prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
-    stop_now = (lambda: False) if runtime.layout == "pod" else runtime.run.stop_now
+    stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
     try:
         work = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now)
         seconds = assemble.all_or_none(work)
@@ -134,9 +132,7 @@ def _warm_up(runtime: Runtime, params) -> float:
 def _trace_update(runtime: Runtime) -> None:
     """Trace an update by shapes alone, before the cold start. ValueError if loss or advantage return a wrong result."""
     learn = runtime.learner
-    empty = batch.of_groups(replace(runtime, gold_logp=None), learn.abstract, (), (0, 0), (0, 0))
-    if runtime.gold_logp is not None:
-        empty = replace(empty, gold_logp_NT=np.zeros((empty.grades.valid_QG.size, gold.FEWEST_TURNS), np.float32))
+    empty = runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False)
     old = () if runtime.settings.learner.updates == 1 else (learn.old_logp.jitted.eval_shape(learn.abstract, empty),)
     learn.train_step.jitted.eval_shape(learn.abstract, empty, *old)
 
@@ -146,7 +142,7 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
     if runtime.run.stops():
         raise Interrupted
     before = compiles.count()
-    start, empty = time.monotonic(), batch.of_groups(runtime, state, (), (0, 0), (0, 0))
+    start, empty = time.monotonic(), runtime.batch(state, (), (0, 0), (0, 0))
     rate = state.rate
     state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
     old = () if runtime.settings.learner.updates == 1 else (runtime.learner.old_logp(state, empty),)
@@ -165,8 +161,15 @@ def _first_policy(runtime: Runtime):
     """Return the first policy's weights where it is not the loaded model: those of another run or of the cold start."""
     settings, run, agent = runtime.settings, runtime.run, runtime.agent
     if settings.train.init:
-        return evaluate.weights(settings.train.init, agent, runtime.mesh)
+        return evaluate.weights(settings.train.init, agent, runtime.devices.mesh)
     if run.stops():
         raise Interrupted
-    sft(runs.below(settings, "sft"), run.folder / "sft", agent=agent, search=runtime.search, say=run.say, within=run)
-    return evaluate.weights(run.folder / "sft", agent, runtime.mesh)
+    sft(
+        runs.below(settings, "sft"),
+        run.folder / "sft",
+        agent=agent,
+        search=runtime.world.search,
+        say=run.say,
+        within=run,
+    )
+    return evaluate.weights(run.folder / "sft", agent, runtime.devices.mesh)

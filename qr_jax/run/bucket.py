@@ -33,7 +33,9 @@ AT_ONCE = 8  # files copied at the same time
 
 
 def opened(place: str) -> epath.Path:
-    """The place that train.bucket names, as a path. ValueError for another kind of place, or where gcsfs is missing."""
+    """Return the place that train.bucket names, as a path. ValueError for another kind of place, or where gcsfs is
+    missing.
+    """
     if "://" not in place:
         return epath.Path(os.path.abspath(place))
     if not IN_BUCKET.fullmatch(place):
@@ -49,7 +51,7 @@ class Copy:
     """The copy of a run's `folder` at `place` (gs://BUCKET/PATH, or another folder). Only process 0 has a Copy."""
 
     def __init__(self, folder: Path, place: epath.Path, *, hold: Callable[[], None] = lambda: None):
-        """`hold` raises where the place is another run's by now; nothing is written then."""
+        """Take `hold`, which raises where the place is another run's by now; nothing is written then."""
         self.folder, self.place, self._hold = folder, place, hold
         self._pushed_s = time.monotonic()
         self._background = ThreadPoolExecutor(1, "bucket")
@@ -68,7 +70,9 @@ class Copy:
             self._copied, self._pushed_s = marks, time.monotonic()
 
     def _moved(self, own: Mapping[str, Any]) -> list[str]:
-        """Files of the copy that were moved here to an attempt's `discarded`: a push deletes these and no others."""
+        """Return files of the copy that were moved here to an attempt's `discarded`: a push deletes these and no
+        others.
+        """
         moved = {re.sub(r"logs/attempt_\d+/discarded/", "", name) for name in own if "/discarded/" in name}
         return sorted(moved & self._copied.keys() - own.keys())
 
@@ -109,7 +113,7 @@ class Copy:
         return sorted(replaced)
 
     def config(self) -> Any | None:
-        """The copy's config.json; None where it has none."""
+        """Return the copy's config.json; None where it has none."""
         with as_os_error():
             return json.loads(self.read("config.json")) if (self.place / "config.json").exists() else None
 
@@ -138,7 +142,7 @@ def as_os_error() -> Iterator[None]:
 
 
 def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
-    """The paths in `folder` of all finished files but OWN and those of the folders in STAY."""
+    """Yield the paths in `folder` of all finished files but OWN and those of the folders in STAY."""
     if not folder.exists():
         return
     for path in folder.iterdir():

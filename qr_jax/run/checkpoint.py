@@ -50,7 +50,7 @@ STEP_FOLDER = re.compile(r"step_(\d{8,})")
 
 
 def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
-    """Not so what Orbax logs of an error, a traceback a thread: it raises it too, and `wait` says what to do."""
+    """Return False for Orbax's log of an error, a traceback a thread: it raises it too, and `wait` says what to do."""
     is_its = bool(record.exc_info) and f"{os.sep}orbax{os.sep}" in record.pathname
     return terminal.is_verbose() or not is_its
 
@@ -142,7 +142,8 @@ class Checkpoints:
             self._orbax.close()
 
     def latest(self, *, verify: bool = True) -> int | None:
-        """The newest step whose checkpoint is whole, None where none was finished; `say` names those passed over.
+        """Return the newest step whose checkpoint is whole, None where none was finished; `say` names those passed
+        over.
 
         `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format, and where all
         that were finished are damaged.
@@ -151,7 +152,7 @@ class Checkpoints:
         return hosts.by_first(lambda: self._latest(verify))
 
     def restore(self, step: int, abstract_state: Any, *, part: str | None = None) -> tuple[Any, dict[str, Any]]:
-        """(state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
+        """Return (state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
 
         `abstract_state` is a tree of jax.ShapeDtypeStruct, whose shardings may be of another mesh or number of
         processes than at saving; an array without a sharding goes to this process's first device. With `part`, a name
@@ -162,7 +163,6 @@ class Checkpoints:
         wanted = {before + name: leaf for name, leaf in _flat(abstract_state).items()}
         saved = {name: array for name, array in self.arrays(step).items() if name.startswith(before)}
         _check_same_arrays(saved, {name: _describe(leaf) for name, leaf in wanted.items()}, self.path(step))
-        self._check_pieces(self.path(step) / STATE, {name: leaf.shape for name, leaf in wanted.items()})
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layout = {
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
@@ -178,25 +178,14 @@ class Checkpoints:
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
         return state, self.host(step)
 
-    def _check_pieces(self, state: epath.Path, shape_of: Mapping[str, tuple[int, ...]]) -> None:
-        """ValueError for an array in pieces larger than itself: one of a few kB may unpack to gigabytes."""
-        with as_written(state, "an array"):
-            held = self._orbax.metadata(state).item_metadata
-            if held is None:
-                raise UserError("it says nothing of its arrays")
-            for name, shape in shape_of.items():
-                piece = tuple(held.tree[name].storage.chunk_shape)
-                if len(piece) != len(shape) or any(np.greater(piece, np.maximum(shape, 1))):
-                    raise UserError(f"{name} of shape {shape} in pieces of {piece}")
-
     def arrays(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Each array of a committed step's state, by its name in the tree: dtype and shape."""
+        """Return each array of a committed step's state, by its name in the tree: dtype and shape."""
         with as_written(self.path(step), committed.MANIFEST):
             arrays = committed.manifest(self.path(step))["arrays"]
             return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
 
     def host(self, step: int) -> dict[str, Any]:
-        """The host values of a committed step alone, `metrics_bytes` among them."""
+        """Return the host values of a committed step alone, `metrics_bytes` among them."""
         with as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
             frame = bounded_json.read((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
             host = plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
@@ -208,11 +197,11 @@ class Checkpoints:
             return host
 
     def steps(self) -> list[int]:
-        """The committed steps, newest first; `committed.damage` says whether a folder is still whole."""
+        """Return the committed steps, newest first; `committed.damage` says whether a folder is still whole."""
         return [step for step in self._steps() if committed.stands(self.path(step))]
 
     def _steps(self) -> list[int]:
-        """The steps that have a folder, whole or not, newest first."""
+        """Return the steps that have a folder, whole or not, newest first."""
         names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
         return sorted((int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name))), reverse=True)
 
@@ -246,7 +235,7 @@ class Checkpoints:
         place.mkdir(parents=True)
 
     def _finish(self, step: int, described: Mapping[str, Any]) -> None:
-        """In the background: wait for Orbax, hash and commit, and only then remove older checkpoints."""
+        """Wait, in the background, for Orbax, hash and commit, and only then remove older checkpoints."""
         try:
             self._orbax.wait_until_finished()
             if hosts.index() != 0:
@@ -293,7 +282,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def as_written(place: epath.Path, names: str) -> Iterator[None]:
-    """ValueError for files that have their hashes and are not what this program writes."""
+    """Raise ValueError for files that have their hashes and are not what this program writes."""
     try:
         yield
     except NOT_AS_WRITTEN as error:
@@ -308,7 +297,7 @@ def _went(place: epath.Path) -> UserError:
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Each leaf by its name: the keys on the path to it, joined by dots."""
+    """Return each leaf by its name: the keys on the path to it, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
@@ -321,7 +310,7 @@ def _describe(leaf: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], place: epath.Path) -> None:
-    """ValueError with the first array, in the order of their names, whose dtype or shape differs."""
+    """Raise ValueError with the first array, in the order of their names, whose dtype or shape differs."""
 
     def say(array: tuple[str, tuple[int, ...]] | None) -> str:
         return "absent" if array is None else f"{array[0]} {list(array[1])}"
@@ -334,7 +323,9 @@ def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], plac
 
 
 def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
-    """ValueError unless the checkpoint's pool is over this very query list; `digest` is `pool.query_list_hash(ids)`."""
+    """Raise ValueError unless the checkpoint's pool is over this very query list; `digest` is
+    `pool.query_list_hash(ids)`.
+    """
     if host.get(QUERIES) != digest:
         both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
         why = "ids or their order differ, so its pool is of other queries"
@@ -342,7 +333,7 @@ def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
 
 
 def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
-    """ValueError where the passages are other ones than the checkpoint's, which may not say which these were."""
+    """Raise ValueError where the passages are other ones than the checkpoint's, which may not say which these were."""
     if CORPUS in host and host[CORPUS] != sha256:
         both = f"the checkpoint's passages are {str(host[CORPUS])[:16]}, this config's are {str(sha256)[:16]} (SHA-256)"
         todo = "before and after would be measured over two corpora; give back the first, or use another run folder"
@@ -350,7 +341,7 @@ def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
-    """ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
+    """Raise ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
     saved = host.get(MODEL) or {}
     wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
     for name in sorted({*saved, *wanted}):
@@ -361,21 +352,15 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:
-    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; no two starts share it."""
+    """Make `logs/attempt_N` in a (local) run folder and return N, the next number; its caller holds the folder."""
 
     def make() -> int:
         logs = epath.Path(folder) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(match[1]) for match in _numbered(logs.iterdir(), r"attempt_(\d+)")), default=0)
-        while True:
-            try:
-                os.mkdir(logs / f"attempt_{number}")
-            except FileExistsError:  # another start of the same run was quicker
-                number += 1
-                continue
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
-            (logs / f"attempt_{number}" / "started").write_text(now)
-            return number
+        (logs / f"attempt_{number}").mkdir()
+        (logs / f"attempt_{number}" / "started").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
+        return number
 
     return hosts.by_first(make)
 

@@ -39,7 +39,7 @@ def stands(place: epath.Path) -> bool:
 
 
 def manifest(place: epath.Path) -> dict[str, Any]:
-    """The facts that the folder was committed with, and its files."""
+    """Return the facts that the folder was committed with, and its files."""
     return bounded_json.read((place / MANIFEST).read_bytes(), MOST_ITEMS)
 
 

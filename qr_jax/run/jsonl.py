@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def every(path: Path, *needed: str) -> Iterator[Row]:
-    """The rows, none where there is no file. ValueError for a line that is no object with the `needed` keys."""
+    """Yield the rows, none where there is no file. ValueError for a line that is no object with the `needed` keys."""
     for number, row in enumerate(readable(path, *needed), 1):
         if row is None:
             wanted = f"an object with {', '.join(needed)}, and at most {MOST_NAMES:,} names"
@@ -25,7 +25,8 @@ def every(path: Path, *needed: str) -> Iterator[Row]:
 
 
 def readable(path: Path, *needed: str, nested: bool = False) -> Iterator[Row | None]:
-    """Line by line: an object with the `needed` keys; None for all else; nothing where there is no file, or a pipe.
+    """Yield, line by line, an object with the `needed` keys; None for all else; nothing where there is no file, or a
+    pipe.
 
     NaN and infinities are None, which a browser's parser does not know. Where rows are not `nested`, what is neither a
     value nor a list of them is left out.
@@ -38,7 +39,7 @@ def readable(path: Path, *needed: str, nested: bool = False) -> Iterator[Row | N
 
 
 def parsed(text: bytes) -> Any:
-    """The JSON value, NaN and infinities as None; None for no JSON."""
+    """Return the JSON value, NaN and infinities as None; None for no JSON."""
     try:
         return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):

@@ -1,20 +1,18 @@
 """A thread that is kept for calls that may wait for somebody: it holds up neither a signal nor the process's end."""
 
-import contextlib
-import ctypes
-import functools
 import queue
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar, cast
+
+from qr_jax.errors import Interrupted
 
 Result = TypeVar("Result")
 Work = Callable[[], None]
 
-TRIM = -1  # of glibc's mallopt: how much may lie free at a heap's top
-MMAP = -3  # and from which size on a block is mapped by itself
+POLL_S = 0.1  # between two calls of `stop_now`
 
 
 class KeptThread:
@@ -54,27 +52,16 @@ class KeptThread:
 
 def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> None:
     while (work := given.get()) and not closed.is_set():
-        _give_back()
         work()
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(None)
-    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
-    return library
+def run_interruptible(work: Callable[[], Result], stop_now: Callable[[], bool] = lambda: False) -> Result:
+    """Return the work's result, from a thread of its own, so that a signal is heard while it waits for somebody.
 
-
-def _give_back() -> None:
-    """Free the memory at the top of this thread's heap, which `malloc_trim` does not reach; takes microseconds.
-
-    glibc trims there when a large block is freed, but keeps twice the size of the largest that ever had a mapping, so
-    each answer of megabytes left some for good. The limit is lowered for the block freed here, then set to glibc's
-    largest.
+    Interrupted, leaving the work behind, if `stop_now` says so before.
     """
-    with contextlib.suppress(OSError, AttributeError):
-        library = _library()
-        library.mallopt(TRIM, 2**17)
-        library.free(library.malloc(2**17))
-        library.mallopt(MMAP, 2**25)
-        library.mallopt(TRIM, 2**26)
+    done = KeptThread("beside").submit(work)
+    while not wait([done], timeout=POLL_S).done:
+        if stop_now():
+            raise Interrupted
+    return done.result()

@@ -83,7 +83,7 @@ class Lease:
                 self._call("DELETE", *self._object, ifGenerationMatch=self._generation)
 
     def _take(self, left: Any, say: Callable[[str], None]) -> str:
-        """The generation of the lease that was taken. Busy when somebody else's is renewed, or was taken sooner."""
+        """Take the lease and return its generation. Busy when somebody else's is renewed, or was taken sooner."""
         generation, owner = first, _ = self._read()
         dead, since, told = bool(owner) and owner == left, time.monotonic(), False
         while True:
@@ -116,7 +116,7 @@ class Lease:
                 log.warning("%s was not renewed (%s: %s) and is tried again", self.place, type(error).__name__, error)
 
     def _read(self) -> tuple[str, Any]:
-        """The lease's generation, and what it says of its owner."""
+        """Return the lease's generation, and what it says of its owner."""
         first = {"Range": f"bytes=0-{MOST_BYTES - 1}"}  # whoever may write there may write gigabytes
         try:
             headers, content = self._call("GET", *self._object, alt="media", headers=first)
@@ -128,12 +128,12 @@ class Lease:
         return _part(headers, "x-goog-generation"), about
 
     def _write(self, generation: str) -> str:
-        """The generation of the lease once it has replaced that of `generation`. FileExistsError for another one."""
+        """Replace the lease of `generation` and return the new generation. FileExistsError for another one."""
         uploads = self._files.base.replace("/storage/v1/", "/upload/storage/v1/")
         only = {"uploadType": "media", "name": self._name, "ifGenerationMatch": generation}
         data = json.dumps(self._about).encode()
-        made = self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)
-        return _part(made, "generation")
+        answer = self._call("POST", uploads + "b/{}/o", self._bucket, data=data, json_out=True, **only)
+        return _part(answer, "generation")
 
     def _call(self, method: str, *path: str, **more: Any) -> Any:
         try:
@@ -146,7 +146,7 @@ class Lease:
 
 
 def _part(answer: Any, name: str) -> str:
-    """A part of what the bucket answered. OSError where it is not there."""
+    """Return one part of the bucket's answer. OSError where it is not there."""
     part = answer.get(name) if isinstance(answer, Mapping) else None
     if not isinstance(part, str):
         raise OSError(f"the bucket's answer has no {name}: is a proxy between us and it?")

@@ -125,7 +125,7 @@ def read(folder: Path) -> Any:
 
 
 def named(about: Any) -> str:
-    """The holder of a lock in words, from what the lock says of it."""
+    """Return the holder of a lock in words, from what the lock says of it."""
     try:
         return f"process {about['pid']} on {about['machine']}, since {about['since']}"
     except (LookupError, TypeError):

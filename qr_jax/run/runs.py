@@ -1,9 +1,7 @@
 """A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
 
-import codecs
 import contextlib
 import gc
-import itertools
 import json
 import os
 import shutil
@@ -24,8 +22,8 @@ from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, compile_cache, hosts, memory
 from qr_jax.pool.pool import KINDS
-from qr_jax.records import Episode
-from qr_jax.run import bucket, checkpoint, interrupts, run_files, run_lock
+from qr_jax.run import bucket, checkpoint, run_files, run_lock
+from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
 from qr_jax.settings.settings import differences, few
@@ -95,8 +93,8 @@ class Run:
         if not (lives := self.settings.train.bucket):
             return
         place = bucket.opened(lives)
-        here, there = self.folder.resolve(), Path(place).resolve()
-        if "://" not in lives and (here.is_relative_to(there) or there.is_relative_to(here)):
+        own, other = self.folder.resolve(), Path(place).resolve()
+        if "://" not in lives and (own.is_relative_to(other) or other.is_relative_to(own)):
             raise UserError(
                 f"train.bucket={lives} and the run's folder {self.folder} lie in one another, so that the run would be "
                 "copied into itself; wanted a place beside it"
@@ -234,8 +232,6 @@ class Run:
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
                 lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
             )  # fmt: skip
-            ledger = self.folder / LEDGER
-            self._ledger_bytes = ledger.stat().st_size if ledger.exists() else 0
         self._open, self.saved = True, step
         return None if restored is None or step is None else (*restored, step)
 
@@ -278,8 +274,6 @@ class Run:
     def _check_held(self) -> None:
         """Raise Busy or OSError where folder or bucket are not this run's any more; of process 0."""
         self._check_lock()
-        if self.saved and not self.settings.train.bucket and not (place := self.folder / bucket.CHECKPOINTS).is_dir():
-            raise FileNotFoundError(f"{place} was removed or moved while the run wrote it; {run_files.PUT_BACK}")
         self._hold()
 
     def write_metrics(self, step: int, row: Mapping[str, Any]) -> None:
@@ -313,15 +307,9 @@ class Run:
             return
         self._check_lock()
         with (self.folder / LEDGER).open("ab") as file:
-            if file.tell() != self._ledger_bytes:
-                found = f"it has {file.tell():,} bytes, and this run had written {self._ledger_bytes:,}"
-                raise FileNotFoundError(
-                    f"{self.folder / LEDGER} was removed or replaced: {found}; {run_files.PUT_BACK}"
-                )
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
             file.flush()
             os.fsync(file.fileno())
-            self._ledger_bytes = file.tell()
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         if hosts.index() == 0:
@@ -343,9 +331,8 @@ class Run:
             if number == signal.SIGINT and self.stopped_by == number:
                 os._exit(errors.INTERRUPTED)
             was_told, self.stopping, self.stopped_by = self.stopping, True, number
-            outer = before[number]
-            if callable(outer) and outer not in (signal.default_int_handler, interrupts.interrupt):
-                outer(number, frame)
+            if self._within:
+                before[number](number, frame)
             elif number == signal.SIGINT:
                 self.say("Ctrl-C: saving and ending; once more ends at once, and what is not saved is made again")
             elif not was_told:
@@ -402,14 +389,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def load(folder: str | Path) -> Config:
-    """The config of a run's folder."""
+    """Load the config of a run's folder."""
     path = Path(folder) / "config.json"
     run_files.check_there(Path(folder))
     return config.load(path)
 
 
 def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
-    """A run's checkpoints and the last whole step, or `step` if it is whole."""
+    """Return a run's checkpoints and the last whole step, or `step` if it is whole."""
     checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = checkpoints.latest() if step is None else step
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():
@@ -447,58 +434,20 @@ def check_shared(path: Path) -> None:
         raise UserError(f"not all {hosts.count()} processes see {path}, which process 0 made: {todo}")
 
 
-def set_aside(folder: Path, settings: Config) -> str | None:
-    """Rename a run's folder so that the run begins anew, and nothing is lost; the new name, None without a folder."""
-    if settings.train.bucket:
-        raise UserError(f"--restart does not set {settings.train.bucket} aside; give train.bucket another place")
-    if not folder.exists():
-        return None
-    with contextlib.ExitStack() as held:  # nobody takes it before it has its new name
-        for written in filter(Path.is_dir, (folder, folder / "sft")):  # a cold start may be writing alone
-            held.callback(RunLock(written).release)  # ValueError where a process writes it
-        aside = run_files.free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
-        folder.rename(aside)
-    return str(aside)
+def beside(work: Callable[[], Result]) -> Result:
+    """Run the work in a thread, however long it takes: a signal is handled meanwhile, and the work goes on.
 
-
-def episode_row(
-    episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
-) -> dict[str, Any]:
-    """One episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
-
-    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
-    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
+    With several processes it runs in this thread, because it may call collectives.
     """
-    turns: list[dict[str, Any]] = [
-        {"author": turn.author, "text": turn.text}
-        | ({"queries": list(turn.queries)} if turn.queries else {})
-        | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
-        for turn in episode.turns
-    ]
-    for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
-        at_L = np.flatnonzero(episode.turn_L == number)
-        turn["pieces"] = pieces(episode.ids_L[at_L].tolist(), piece)
-        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
-    return {
-        "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
-        "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
-        "verdict": verdict, "accepted": accepted, "stop": episode.stop, "fault": episode.fault,
-        "tokens": int(episode.mask_L.sum()), "context_tokens": len(episode.ids_L), "turns": turns,
-    }  # fmt: skip
-
-
-def pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
-    """The text of each token; a character of several tokens stands with the last. Joined they are the whole text."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
+    return work() if hosts.count() > 1 else run_interruptible(work)
 
 
 def below(settings: Config, name: str) -> Config:
-    """The config of a run in the subfolder `name` of this run's folder, or bucket."""
+    """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
     lives = settings.train.bucket
     return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
 
 
 def for_stage(settings: Config, steps: int, every: int) -> Config:
-    """The config of a stage (the cold start) kept in a run folder of its own."""
+    """Return the config of a stage (the cold start) kept in a run folder of its own."""
     return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every, keep_every=0))

@@ -136,20 +136,8 @@ def _has_no_answer(episode: Episode) -> bool:
     return episode.stop == "fault" and asked is not None and bool(asked.queries) and not asked.passages
 
 
-def unanswered(group: Group) -> list[Episode]:
-    """The episodes, of those on this process, that ended because a search failed."""
-    return [episode for episode in group.episodes if _has_no_answer(episode)]
-
-
-def before_grading(group: Group) -> list[Episode]:
-    """Return the group's episodes as they were before `grade` marked those without a grade as faults."""
-    return [
-        replace(episode, valid=True, fault=None) if episode.stop != "fault" else episode for episode in group.episodes
-    ]
-
-
 def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:
-    """The groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
+    """Join the groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
 
     `turns`: room for turn rewards even where no group has any; it is doubled until all turns have room.
     """
@@ -175,17 +163,6 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
         stack("turn_reward_QGT", room) if rewarded or turns else None,
         stack("turn_valid_QGT", room) if rewarded or turns else None,
     )
-
-
-def check_graded(groups: Sequence[Group]) -> None:
-    """Raise ValueError if the reward could grade none of the groups' episodes, though there were some to grade."""
-    ungraded = sum(group.spent.ungraded for group in groups)
-    if ungraded and not any(group.grades.valid_QG.any() for group in groups):
-        first = next(group.spent.fault for group in groups if group.spent.ungraded)
-        raise UserError(
-            f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
-            "could ever be learned. Mend the reward, or choose another one"
-        )
 
 
 def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:

@@ -84,6 +84,6 @@ JUDGES = {
 
 
 def _windows(values: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean of the last WINDOW values that are there, and those before them."""
+    """Return the mean of the last WINDOW values that are there, and those before them."""
     there = values[np.isfinite(values)]
     return float(there[-WINDOW:].mean()) if len(there) else np.nan, there[:-WINDOW]

@@ -1,4 +1,7 @@
-"""Dealing: each process rolls out and grades its own queries; all get every grade and the episodes to train on."""
+"""A step's groups: queries are drawn, rolled out, graded and judged, round after round, until there are enough.
+
+Each process rolls out and grades its own queries; all get every grade, and the episodes to train on.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -7,17 +10,71 @@ from functools import partial
 import numpy as np
 
 from qr_jax import assemble
-from qr_jax.errors import UserError
+from qr_jax.errors import ServiceDown, UserError
+from qr_jax.interfaces import check_growth
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
-from qr_jax.records import Episode
+from qr_jax.pool import pool
+from qr_jax.pool.verdict import judge
+from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
+from qr_jax.run.kept_thread import run_interruptible
 from qr_jax.step import grading
-from qr_jax.step.beside import run_interruptible
-from qr_jax.step.grading import Group
-from qr_jax.step.run_state import RunState
-from qr_jax.step.runtime import Runtime
+from qr_jax.step.grading import Group, joined
+from qr_jax.step.runtime import RunState, Runtime
 
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
+
+
+def collect(
+    runtime: Runtime, params: DecodeParams, run_state: RunState, step: int
+) -> tuple[list[Group], Outcome, Statistics]:
+    """Play a step's rounds; return its groups, judged, and what this process's rollouts cost.
+
+    Interrupted where the run is told to stop.
+    """
+    groups: list[Group] = []
+    so_far: list[Outcome] = []
+    own = Statistics()
+    while (ask := runtime.drawing.rounds(run_state.pool, tuple(so_far))) is not None:
+        drawn = draw(runtime, run_state, ask, groups, step, len(so_far))
+        if not drawn:
+            break
+        rolled, statistics = roll_out(runtime, params, run_state, drawn, groups, step)
+        groups = graded(runtime, drawn, rolled, groups, step)
+        so_far.append(judged(runtime, run_state, groups, step))
+        add(own, statistics)
+    return groups, so_far[-1], own
+
+
+def draw(
+    runtime: Runtime, run_state: RunState, ask: Ask, groups: Sequence[Group], step: int, number: int
+) -> dict[int, int]:
+    """Draw for round `number`, pool index -> samples: new queries, none drawn before, and those asked more of.
+
+    Empty if no query is left to draw. ValueError if a group would outgrow what its rounds' file allows.
+    """
+    name, settings = runtime.settings.pool.rounds.name, runtime.settings.pool
+    if runtime.drawing.max_rounds is not None and number >= runtime.drawing.max_rounds:
+        raise UserError(
+            f"rounds {name!r} asked for round {number + 1}, and its file declares ROUNDS = {runtime.drawing.max_rounds}"
+        )
+    if runtime.settings.learner.keep_zero_variance and ask.draw > runtime.drawing.max_groups:
+        room = f"with learner.keep_zero_variance a step has room for {runtime.drawing.max_groups}"
+        raise UserError(f"rounds {name!r} asked for {ask.draw} queries; {room}")
+    new_Q = pool.draw(
+        run_state.pool, ask.draw, seed=run_state.seed(runtime.settings.seed), step=step, round=number,
+        exclude=[group.index for group in groups], by=runtime.drawing.by,
+    )  # fmt: skip
+    check_growth(name, ask, {group.index: group.spent.episodes for group in groups}, runtime.drawing.max_samples)
+    return dict.fromkeys(new_Q.tolist(), settings.samples) | {int(i): int(n) for i, n in ask.more.items()}
+
+
+def judged(runtime: Runtime, run_state: RunState, groups: Sequence[Group], step: int) -> Outcome:
+    """Judge the step's groups so far."""
+    settings, seed = runtime.settings.pool, run_state.seed(runtime.settings.seed)
+    drawn_Q, grades = np.array([group.index for group in groups], np.int64), joined(groups, settings.samples)
+    return judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
 
 
 def roll_out(
@@ -31,7 +88,7 @@ def roll_out(
     owner = {group.index: group.process for group in groups}
     new = [index for index in wanted if index not in owner]
     cost_Q = np.array(expected_tokens(runtime, run_state, new)) * [wanted[index] for index in new]
-    pod = runtime.layout == "pod"
+    pod = runtime.devices.layout == "pod"
     for process, mine_at in enumerate(assemble.dealt(cost_Q, pod)):
         owner |= {new[at]: process for at in mine_at}
     mine = {index: count for index, count in wanted.items() if owner[index] == hosts.index()}
@@ -51,9 +108,10 @@ def _run_engine(
     engine, rolled = runtime.agent.engine, {}
     for number in sorted({first.get(index, 0) for index in mine}):
         indices = [index for index in mine if first.get(index, 0) == number]
+        queries, counts = [runtime.data.queries[index] for index in indices], [mine[index] for index in indices]
         episodes = engine.run(
-            params, [runtime.queries[index] for index in indices], [mine[index] for index in indices], env=runtime.env,
-            search=runtime.search, seed=run_state.seed(runtime.settings.seed), step=step, query_keys=indices,
+            params, queries, counts, env=runtime.world.env, search=runtime.world.search,
+            seed=run_state.seed(runtime.settings.seed), step=step, query_keys=indices,
             first_sample=number, expected_tokens=[cost[index] for index in indices], stop_now=runtime.run.stop_now,
         )  # fmt: skip
         rolled |= dict(zip(indices, episodes, strict=True))
@@ -67,11 +125,11 @@ def add(total: Statistics, more: Statistics) -> None:
 
 
 def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int]) -> list[float]:
-    """Tokens that an episode of each query is expected to take: what its family took lately, or the mean of all."""
+    """Predict the tokens of an episode of each query: what its family took lately, or the mean of all."""
     seen_F = run_state.cost_F[run_state.cost_F > 0]
     unknown = float(seen_F.mean()) if len(seen_F) else 1.0
     known = dict(enumerate(run_state.cost_F.tolist()))
-    return [known.get(int(runtime.family_P[index])) or unknown for index in indices]
+    return [known.get(int(runtime.data.family_P[index])) or unknown for index in indices]
 
 
 def graded(
@@ -86,10 +144,10 @@ def graded(
 
     def grade(index: int) -> Group:
         episodes = [*(before[index].episodes if index in before else ()), *rolled[index]]
-        return grading.grade(runtime.reward, name, index, hosts.index(), runtime.queries[index], episodes)
+        return grading.grade(runtime.grading.reward, name, index, hosts.index(), runtime.data.queries[index], episodes)
 
     mine = run_interruptible(lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
-    if runtime.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
+    if runtime.grading.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
         raise UserError(
             f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
             "write TURNS = 8 (the most turns of most episodes) in it"
@@ -97,14 +155,14 @@ def graded(
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]
     every = hosts.gather_in_order(values, [place[index] for index in mine], "drawn query", len(wanted))
-    record = [mine[value["index"]] if value["index"] in mine else grading.from_plain(value) for value in every]
+    new = [mine[value["index"]] if value["index"] in mine else grading.from_plain(value) for value in every]
     if runtime.settings.train.shuffle_rewards:
-        record = grading.shuffled(record, runtime.settings.seed, step)
-    return list((before | {group.index: group for group in record}).values())
+        new = grading.shuffled(new, runtime.settings.seed, step)
+    return list((before | {group.index: group for group in new}).values())
 
 
 def with_episodes(groups: Sequence[Group]) -> list[Group]:
-    """The groups with their episodes on every process."""
+    """Return the groups with their episodes on every process."""
     if hosts.count() == 1:
         return list(groups)
     widest = max((group.spent.episodes for group in groups), default=1)
@@ -117,6 +175,34 @@ def over_processes(statistics: Statistics) -> Statistics:
     """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
     every = hosts.gather(asdict(statistics))
     values = {name: [part[name] for part in every] for name in vars(statistics)}
-    return Statistics(
-        **{name: max(runtime) if name.endswith("_s") else sum(runtime) for name, runtime in values.items()}
-    )
+    return Statistics(**{name: (max if name.endswith("_s") else sum)(parts) for name, parts in values.items()})
+
+
+def check_answered(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> None:
+    """Raise ServiceDown if (a) more than half of all processes' searches failed; (b) searches failed and left half or
+    more of the episodes without an answer in more than half of the groups; or (c) the reward, which `asks` a server,
+    left half or more of the answered episodes without a grade in more than half of the groups that it could grade.
+    """
+    failed, sent = whole.searches_failed, whole.searches_sent
+    spent = [group.spent for group in groups]
+    faulty = sum(2 * each.unanswered >= each.episodes for each in spent)
+    if failed * 2 > sent or failed and faulty * 2 > len(groups):
+        reason = next((each.fault for each in spent if each.fault), "no reason is known")
+        without = f"{failed} of {sent} searches failed, and {faulty} of {len(groups)} groups with them"
+        raise ServiceDown(f"{without}; the first: {reason}")
+    tried = [each for each in spent if each.ungraded or each.stops.get("answered")] if asks else []
+    ungraded = [each for each in tried if 2 * each.ungraded >= max(each.stops.get("answered", 0), 1)]
+    if len(ungraded) * 2 > len(tried):
+        reason = next(each.fault for each in ungraded if each.ungraded)
+        raise ServiceDown(f"{len(ungraded)} of {len(tried)} groups could not be graded; the first: {reason}", "reward")
+
+
+def check_graded(groups: Sequence[Group]) -> None:
+    """Raise ValueError if the reward could grade none of the groups' episodes, though there were some to grade."""
+    ungraded = sum(group.spent.ungraded for group in groups)
+    if ungraded and not any(group.grades.valid_QG.any() for group in groups):
+        first = next(group.spent.fault for group in groups if group.spent.ungraded)
+        raise UserError(
+            f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
+            "could ever be learned. Mend the reward, or choose another one"
+        )

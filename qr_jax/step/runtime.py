@@ -1,10 +1,11 @@
-"""The parts that all steps of a run share, bound once from its config: plug-ins, engine, questions, learner."""
+"""What a run's steps share (Runtime, bound once from its config), and what one step hands to the next (RunState)."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,15 +16,173 @@ from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
-from qr_jax.learner import gold
+from qr_jax.learner import fill, gold, pack, prune
 from qr_jax.learner.learner import Learner, State, make
 from qr_jax.logging import terminal
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import alike, host_local, hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
-from qr_jax.records import Query, SearchFunction
+from qr_jax.records import Ask, Episode, Outcome, Query, Say, Scores, Search, SearchFunction, Stop, Turn
+from qr_jax.rollout.engine import Statistics
 from qr_jax.run import checkpoint, runs
-from qr_jax.step.run_state import RunState, families, from_host
+from qr_jax.step import grading
+from qr_jax.step.grading import Group
+from qr_jax.step.guards import FIGURES, Watch
+
+ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
+COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of a run between two steps."""
+
+    pool: pool.Pool
+    waiting: tuple[Group, ...] = ()  # accepted groups that wait for others, until there are min_signal
+    left_out: tuple[int, int] = (0, 0)  # sampled tokens and episodes drawn since the last update and not waiting
+    rollouts: int = 0
+    tokens: int = 0
+    searches: int = 0
+    rollbacks: int = 0
+    rate: float = 1.0  # times the learning rate: a guard's rollback halves it
+    watch: Watch = field(default_factory=Watch)  # what the guards remember
+    cost_F: np.ndarray = field(default_factory=lambda: np.zeros(0))  # tokens of an episode by family; 0: none seen yet
+    base: Any = None  # the evaluation before the cold start, when asked for
+    before: Any = None  # the evaluation before the first step
+
+    def seed(self, seed: int) -> int:
+        """Return the seed of what is drawn and sampled from here on; each rollback moves it."""
+        return seed + ROLLBACK_SEEDS * self.rollbacks
+
+    def to_host(self) -> dict[str, Any]:
+        counts = {name: getattr(self, name) for name in COUNTS}
+        waiting = [group.to_plain() for group in self.waiting]
+        more = {"left_out": list(self.left_out), "cost_F": self.cost_F, "watch": self.watch.to_host()}
+        return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
+
+
+def from_host(host: Mapping[str, Any]) -> RunState:
+    """Rebuild the state that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for anything else."""
+    tokens, episodes = host["left_out"]
+    counts = {name: host[name] for name in COUNTS}
+    whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
+    if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
+        raise UserError(f"counts of {whole} and a rate of {counts['rate']!r}")
+    run_state = RunState(
+        pool.from_arrays(host["pool"]),
+        tuple(map(grading.from_plain, host["waiting"])),
+        (tokens, episodes),
+        cost_F=host["cost_F"],
+        watch=Watch(**host["watch"]),
+        **counts,
+    )
+    if any(not 0 <= group.index < run_state.pool.size for group in run_state.waiting):
+        raise UserError(f"a group waits that is none of the pool's {run_state.pool.size} queries")
+    lists = {"cost_F": run_state.cost_F, **run_state.watch.past}
+    if any(not isinstance(values, np.ndarray) or values.shape != (values.size,) for values in lists.values()):
+        raise UserError("costs or what the guards remember that are no lists of numbers")
+    if {*run_state.watch.past} != {*FIGURES} or not run_state.watch.best < math.inf > run_state.watch.best_step >= 0:
+        raise UserError(f"what the guards remember is of {', '.join(run_state.watch.past)}")
+    return run_state
+
+
+def advanced(
+    run_state: RunState, groups: Sequence[Group], kept: Sequence[Group], statistics: Statistics, family_P: np.ndarray
+) -> RunState:
+    """Return the state after a step's rollouts on all processes, with its kept groups waiting to be trained on."""
+    kept_indices = {group.index for group in kept}
+    rest = [group.spent for group in groups if group.index not in kept_indices]
+    tokens, episodes = run_state.left_out
+    return replace(
+        run_state,
+        waiting=(*run_state.waiting, *kept),
+        left_out=(
+            tokens + sum(spent.valid_tokens for spent in rest),
+            episodes + sum(spent.valid_episodes for spent in rest),
+        ),
+        rollouts=run_state.rollouts + sum(group.spent.episodes for group in groups),
+        tokens=run_state.tokens + statistics.tokens,
+        searches=run_state.searches + statistics.searches,
+        cost_F=costs(run_state.cost_F, groups, family_P),
+    )
+
+
+def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> np.ndarray:
+    """Return `cost_F` after a step: half what it was, half the mean of this step's episodes."""
+    sum_F, count_F = np.zeros((2, int(family_P.max(initial=0)) + 1))
+    for group in groups:
+        sum_F[family_P[group.index]] += group.spent.context_tokens
+        count_F[family_P[group.index]] += group.spent.episodes
+    before_F = cost_F if len(cost_F) else np.zeros(len(sum_F))
+    mean_F = sum_F / np.maximum(count_F, 1)
+    return np.where(count_F == 0, before_F, np.where(before_F == 0, mean_F, (before_F + mean_F) / 2))
+
+
+def families(queries: Sequence[Query]) -> np.ndarray:
+    """Number the queries' kinds for rules: by dataset, kind and hops, in order of first appearance."""
+    seen: dict[tuple, int] = {}
+    names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
+    return np.array([seen.setdefault(name, len(seen)) for name in names])
+
+
+def hops(queries: Sequence[Query]) -> np.ndarray:
+    """Return the hops of each query; 0 where its meta has none."""
+    said = [str(query.meta.get("hops")) for query in queries]
+    return np.array([int(text) if text.isdecimal() else 0 for text in said], np.int64)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run's questions: those it trains on by their index in the pool, and those held out."""
+
+    queries: Sequence[Query]
+    family_P: np.ndarray
+    questions: Sequence[Query]  # held out
+    probed: Sequence[Query]  # held out, that the guards read
+
+    def by_setting(self) -> dict[str, unchanged.Rows]:
+        """Return the questions by the settings that name them."""
+        asked = {"data.train": self.queries, "data.eval": self.questions, "data.eval (of probes)": self.probed}
+        return {setting: unchanged.of_questions(part) for setting, part in asked.items()}
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The learner's mesh, and how this host's devices share rollouts."""
+
+    mesh: jax.sharding.Mesh
+    layout: host_local.Kind
+
+
+@dataclass(frozen=True)
+class World:
+    """What an episode meets: the environment, and the search with the hash of its passages (None: its own)."""
+
+    env: Callable[[Query, Sequence[Turn]], Say | Search | Stop]
+    search: SearchFunction
+    corpus_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How queries are drawn and return, and for how many a step and a batch have room."""
+
+    rule: pool.Rule
+    rounds: Callable[[pool.Pool, tuple[Outcome, ...]], Ask | None]
+    by: Literal["chance", "largest"]  # how the rule's weights choose
+    max_rounds: int | None  # of a step
+    max_groups: int  # of a batch
+    max_samples: int  # of a group
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How episodes are graded; `asks`: by a server, which may be down."""
+
+    reward: Callable[[Query, Sequence[Episode]], Scores]
+    asks: bool
+    turns: int | None  # room for turn rewards, where the reward gives them
 
 
 @dataclass(frozen=True)
@@ -32,43 +191,77 @@ class Runtime:
 
     settings: Config
     run: runs.Run
-    mesh: jax.sharding.Mesh
-    layout: host_local.Kind
     agent: assemble.Agent
     learner: Learner
-    queries: Sequence[Query]  # by pool index
-    family_P: np.ndarray
-    questions: Sequence[Query]  # held out
-    probed: Sequence[Query]  # held out, that the guards read
-    search: SearchFunction
-    corpus_sha256: str | None
-    env: Callable[..., Any]
-    reward: Callable[..., Any]
-    rule: Callable[..., Any]
-    rounds: Callable[..., Any]
-    draws: Any  # "chance" or "largest": how the rule's weights choose
-    most_rounds: int | None  # of a step
-    most_groups: int  # of a batch
-    most_samples: int  # of a group
-    asks: bool  # whether the reward asks a server, which may be down
-    turns: int | None  # room for turn rewards, where the reward gives them
+    data: Data
+    devices: Devices
+    world: World
+    drawing: Drawing
+    grading: Grading
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
-    to_rollout_params: Callable[..., Any]  # the learner's parameters -> those that rollouts read
-    measure: Callable[..., Any]  # params -> an evaluation on the held-out questions
-    probe: Callable[..., Any]  # params -> an evaluation on those that the guards read
     same: dict[str, Any]  # what a checkpoint must agree with
+
+    def to_rollout_params(self, params: Any) -> DecodeParams:
+        """Return the learner's parameters as rollouts read them."""
+        compute = self.settings.model.compute
+        return assemble.to_rollout_params(params, self.agent.cfg, compute, self.devices.mesh, self.devices.layout)
+
+    def measure(self, params: DecodeParams, queries: Sequence[Query] | None = None, **how: Any) -> dict[str, Any]:
+        """Evaluate on the held-out questions, or on `queries`; `how` as `evaluate.measure` takes it."""
+        engine = assemble.Dealt(self.agent.engine, pod=self.devices.layout == "pod")
+        queries = self.data.questions if queries is None else queries
+        how |= {"search": self.world.search, "stop_now": self.run.stop_now}
+        return evaluate.measure(self.settings, engine, params, queries=queries, **how)
+
+    def batch(
+        self,
+        state: State,
+        groups: Sequence[Group],
+        left_out: tuple[int, int],
+        key: tuple[int, int],
+        *,
+        golds: bool = True,
+    ) -> pack.Batch:
+        """Pack groups with their episodes as the learner's batch, always of one shape.
+
+        `left_out`: sampled tokens and episodes that were drawn beside them; `key`: (seed, step), by which episodes are
+        pruned and groups copied. There is room for the most samples that a group may have, so that groups of any size
+        run one program. The gold answers' log-probabilities under `state` come with them where the advantage names
+        them; without `golds` zeros in their place.
+        """
+        settings, learn, drawing = self.settings.pool, self.settings.learner, self.drawing
+        overlong = self.settings.rollout.overlong == "mask"
+        cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
+        sizes = {"queries": drawing.max_groups, "samples": drawing.max_samples}
+        sizes |= {"rows": learn.rows, "row_tokens": learn.row_tokens}
+        episodes, grades = (
+            [group.episodes for group in groups],
+            grading.joined(groups, settings.samples, self.grading.turns),
+        )
+        packed = pack.pack(
+            episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
+            weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None,
+            copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None,
+            share=learn.share_prefixes, **sizes,
+        )  # fmt: skip
+        if self.gold_logp is None:
+            return packed
+        none_NT = np.zeros((grades.valid_QG.size, gold.FEWEST_TURNS), np.float32)
+        return replace(
+            packed, gold_logp_NT=self.gold_logp(self.learner, state, episodes, **sizes) if golds else none_NT
+        )
 
     def check(self, host: dict[str, Any]) -> None:
         """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
         checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
-        if record := unchanged.check(host, _data(self.queries, self.questions, self.probed)):
-            self.run.say(record)
+        if told := unchanged.check(host, self.data.by_setting()):
+            self.run.say(told)
         checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
             run_state = from_host(host)
-            if run_state.pool.size != len(self.queries):
-                raise UserError(f"a pool of {run_state.pool.size}, and there are {len(self.queries)} queries")
+            if run_state.pool.size != len(self.data.queries):
+                raise UserError(f"a pool of {run_state.pool.size}, and there are {len(self.data.queries)} queries")
             for figures in filter(None, (run_state.base, run_state.before)):
                 evaluate.one_line(figures)
 
@@ -111,8 +304,8 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     with loading(run, "loading the passages"):
         corpus = subject.corpus(settings, lambda: assemble.passages(settings))
         search = corpus.search()
-    asks = len(questions[: settings.evaluation.questions])
-    run.say(f"{len(queries):,} questions to train on, {asks:,} held out")
+    asked = len(questions[: settings.evaluation.questions])
+    run.say(f"{len(queries):,} questions to train on, {asked:,} held out")
     for remark in assemble.remarks(settings, queries, questions):
         run.say(remark)
     if not run.checkpoints.steps():
@@ -120,65 +313,45 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
-    probed = assemble.probed(settings)
-    chosen, layout = settings.pool, assemble.rollout_layout(settings, agent.cfg, mesh)
-    engine = assemble.Dealt(agent.engine, pod=layout == "pod")
-    most_groups, most_samples = room(settings)
-    sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
-    trainer = make(
-        agent.cfg,
-        settings.model,
-        settings.learner,
-        mesh,
-        temperature=settings.rollout.temperature,
-    )
-    measure = partial(evaluate.measure, settings, engine, search=search, stop_now=run.stop_now)
+    data = Data(queries, families(queries), questions, assemble.probed(settings))
+    learner = make(agent.cfg, settings.model, settings.learner, mesh, temperature=settings.rollout.temperature)
+    constants = plugins.constants("reward", settings.reward.name)
     return Runtime(
         settings=settings,
         run=run,
-        mesh=mesh,
-        layout=layout,
         agent=agent,
-        learner=trainer,
-        queries=queries,
-        family_P=families(queries),
-        questions=questions,
-        probed=probed,
-        search=search,
-        corpus_sha256=corpus.sha256,
-        env=assemble.environment(settings),
-        reward=plugins.bind("reward", settings.reward),
-        rule=plugins.bind("rule", chosen.rule),
-        rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
-        draws=plugins.draws_by(chosen.rule, chosen.by),
-        most_rounds=plugins.constants("rounds", chosen.rounds.name).get("ROUNDS"),
-        most_groups=most_groups,
-        most_samples=most_samples,
-        asks="ENDPOINT" in plugins.constants("reward", settings.reward.name),
-        turns=plugins.constants("reward", settings.reward.name).get("TURNS"),
-        gold_logp=_gold_logp(settings, agent) if trainer.needs_gold else None,
-        to_rollout_params=partial(
-            assemble.to_rollout_params, cfg=agent.cfg, compute=settings.model.compute, mesh=mesh, layout=layout
-        ),
-        measure=partial(measure, queries=questions),
-        probe=partial(measure, queries=probed, samples=0),
+        learner=learner,
+        data=data,
+        devices=Devices(mesh, assemble.rollout_layout(settings, agent.cfg, mesh)),
+        world=World(assemble.environment(settings), search, corpus.sha256),
+        drawing=_drawing(settings),
+        grading=Grading(plugins.bind("reward", settings.reward), "ENDPOINT" in constants, constants.get("TURNS")),
+        gold_logp=_gold_logp(settings, agent) if learner.needs_gold else None,
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
             checkpoint.CORPUS: corpus.sha256,
             checkpoint.MODEL: agent.fingerprint,
-            unchanged.KEPT: unchanged.kept(_data(queries, questions, probed)),
+            unchanged.KEPT: unchanged.kept(data.by_setting()),
         },
     )
 
 
-def _data(queries: Sequence[Query], questions: Sequence[Query], probed: Sequence[Query]) -> dict[str, unchanged.Rows]:
-    """A run's questions by the settings that name them."""
-    asked = {"data.train": queries, "data.eval": questions, "data.eval (of probes)": probed}
-    return {setting: unchanged.of_questions(part) for setting, part in asked.items()}
+def _drawing(settings: Config) -> Drawing:
+    chosen = settings.pool
+    sizes = {"queries": chosen.queries, "oversample": chosen.oversample, "samples": chosen.samples}
+    groups, samples = room(settings)
+    return Drawing(
+        rule=plugins.bind("rule", chosen.rule),
+        rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
+        by=plugins.draws_by(chosen.rule, chosen.by),
+        max_rounds=plugins.constants("rounds", chosen.rounds.name).get("ROUNDS"),
+        max_groups=groups,
+        max_samples=samples,
+    )
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
-    """`gold.gold_logp` with this environment's words before an answer, and the tokenizer's ids of a query's golds."""
+    """Bind `gold.gold_logp` to this environment's words before an answer and the tokenizer's ids of the golds."""
     mark = "GOLD"
     prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
     tokenizer = agent.tokenizer

@@ -70,11 +70,12 @@ def _eval(arguments: argparse.Namespace) -> int:
     subject = _subject(arguments, "eval", "corpus")
     start(subject.config)
     from qr_jax import evaluate
-    from qr_jax.evaluation.complete import is_incomplete
+    from qr_jax.evaluation.scores import is_incomplete
+    from qr_jax.lab.evaluation_table import format_table
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
     found = evaluate.evaluate(arguments.run, subject.config, **chosen)
-    show(evaluate.without_details(found), arguments.json, evaluate.format_table)
+    show(evaluate.without_details(found), arguments.json, format_table)
     if found["questions"] < (arguments.questions or 0):
         terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
     return 1 if is_incomplete(found) else 0
@@ -82,8 +83,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _suite(arguments: argparse.Namespace) -> int:
     """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
-    from qr_jax.lab import suite
-    from qr_jax.run import run_files
+    from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
@@ -92,7 +92,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
     subject = _subject(arguments)
     place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
-    run_files.check_own(arguments.out or place, "--out", trusted=arguments.trust)
+    run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:

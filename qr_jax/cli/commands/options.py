@@ -147,10 +147,10 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
 
     checks.check(config)
     if config.train.init:
-        from qr_jax.run import run_files
+        from qr_jax.lab import run_folders
 
         begins_from = Path(config.train.init)
-        run_files.check_folder(begins_from, allowed=arguments.trust)
+        run_folders.check_folder(begins_from, allowed=arguments.trust)
         if (begins_from / "config.json").is_file():
             trust.check(configs.load(begins_from / "config.json"), begins_from, trusted=arguments.trust)
     return config, folder

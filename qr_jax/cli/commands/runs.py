@@ -135,11 +135,12 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.hf.exists() and not arguments.hf.is_dir():
         raise UserError(f"{arguments.hf} is a file; --hf wants a new folder")
+    from qr_jax.lab import run_folders
     from qr_jax.run import run_files
 
     run_files.check_writable(arguments.hf, "--hf")
     options.open_run(arguments, checked=False)
-    run_files.check_empty(arguments.hf)
+    run_folders.check_empty(arguments.hf)
     from qr_jax.lab import exporting
 
     terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype)))

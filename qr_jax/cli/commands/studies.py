@@ -87,7 +87,7 @@ def _add_compare(command: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     """Compare runs; return 1 if some run failed, after comparing those that finished."""
     from qr_jax.config import BUDGETS
-    from qr_jax.lab import compare, launch, side_by_side
+    from qr_jax.lab import compare, launch, run_folders, side_by_side
     from qr_jax.lab.report import comparison
     from qr_jax.run import run_files
 
@@ -101,7 +101,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.folder:
         run_files.check_writable(Path(arguments.folder), "--folder")
     if arguments.folder and os.path.isdir(arguments.folder):
-        run_files.check_folder(arguments.folder, allowed=arguments.trust)
+        run_folders.check_folder(arguments.folder, allowed=arguments.trust)
     if os.path.isdir(arguments.what[0]):
         folders = [run for given in arguments.what for run in compare.expand(given)]
         own = all([is_own(arguments, run) for run in folders])
@@ -169,10 +169,10 @@ def _oracle(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    from qr_jax.run import run_files
+    from qr_jax.lab import run_folders
 
     terminal.speak("stderr" if arguments.json else "stdout")  # which is for JSON alone
-    run_files.check_trained(arguments.run)
+    run_folders.check_trained(arguments.run)
     open_run(arguments)
     from qr_jax.lab import probe
 
@@ -215,10 +215,10 @@ def _view(arguments: argparse.Namespace) -> int:
 
 def _check_runs(arguments: argparse.Namespace) -> str:
     """Return the runs' names for a message; ValueError for one that is no run with a pool."""
-    from qr_jax.run import run_files
+    from qr_jax.lab import run_folders
 
     for run in arguments.run:
-        run_files.check_trained(run)
+        run_folders.check_trained(run)
     return " or ".join(map(str, arguments.run))
 
 

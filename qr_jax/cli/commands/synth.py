@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qr_jax.cli import interrupts
 from qr_jax.cli.commands.options import show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
-from qr_jax.run import interrupts
 from qr_jax.sets.synth.card import PAPER_DOCUMENTS, PAPER_MIX
 from qr_jax.settings.settings import Use
 

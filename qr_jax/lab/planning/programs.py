@@ -92,7 +92,7 @@ class Programs:
 
     @functools.cache  # noqa: B019
     def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
-        """Return the Learner on the slice's mesh, and the shapes of a batch as step/batch.py packs it."""
+        """Return the Learner on the slice's mesh, and the shapes of a batch as `Runtime.batch` packs it."""
         config, (queries, samples) = self.config, runtime.room(self.config)
         settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab.report import curves
 from qr_jax.lab.report.series import MOST_POINTS, Row, bins, interval, mean, ratio, said, step_axis, total
 

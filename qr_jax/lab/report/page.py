@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import null_control
 from qr_jax.lab.probe_figures import AGAIN
 from qr_jax.lab.report import beside_paper, charts, choose, history, read, run_list, series

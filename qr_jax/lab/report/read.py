@@ -8,6 +8,7 @@ from typing import Any
 
 from qr_jax.config import BUDGETS
 from qr_jax.errors import UserError
+from qr_jax.lab import run_folders
 from qr_jax.run import jsonl, run_files
 from qr_jax.run.jsonl import Row
 from qr_jax.settings.settings import with_new_names
@@ -44,7 +45,7 @@ class Run:
 def run(folder: str | Path) -> Run:
     """Read the run in `folder`. ValueError if it is none."""
     folder = Path(folder)
-    run_files.check_trained(folder)
+    run_folders.check_trained(folder)
     metrics, bad = _rows(folder / "metrics.jsonl", "step")
     if metrics and "pool/drawn" not in metrics[-1]:
         raise UserError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from qr_jax.config import BUDGETS, LIMITS
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
+from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
 from qr_jax.run import run_files, run_lock
 from qr_jax.run.run_files import BEFORE
@@ -48,7 +49,7 @@ def runs_in(folder: Path) -> list[Listed]:
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
         raise UserError(f"{what}; name the one that runs were made in (without a name: runs/)")
-    return [_listed_or_why(run) for run in sorted(_folders(folder, run_files.DEEPEST))]
+    return [_listed_or_why(run) for run in sorted(_folders(folder, run_folders.DEEPEST))]
 
 
 def _folders(folder: Path, below: int) -> Iterator[Path]:

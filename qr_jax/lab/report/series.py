@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qr_jax.evaluation.bootstrap import half_width
+from qr_jax.evaluation.scores import half_width
 
 Row = Mapping[str, Any]
 MOST_BINS = 40

@@ -12,7 +12,7 @@ from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
-from qr_jax.run import interrupts, run_lock
+from qr_jax.run import run_lock
 from qr_jax.search.chat_endpoint import ChatEndpoint
 from qr_jax.sets.synth import card, folder, library, prompts, repeats
 from qr_jax.sets.synth.generators import GENERATORS
@@ -109,7 +109,7 @@ def _made(
             made = Made()
             synthesise(made, author, dialect, tests, work, _teller(work, teacher, asked.price, say))
     except (KeyboardInterrupt, SystemExit) as stopped:
-        made.ended = interrupts.STOPPED if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
+        made.ended = "stopped by Ctrl-C" if isinstance(stopped, KeyboardInterrupt) else "stopped by SIGTERM"
         raise
     finally:
         teacher.journal.close()

@@ -1,11 +1,13 @@
-"""Telling: a step's row of metrics, its warnings, its lines of the ledger and its episodes.
+"""A step's row of metrics, its warnings, its lines of the ledger, its episodes and its line on the terminal.
 
 All of it is read from the Groups that the pool settled and the learner trained on.
 """
 
+import codecs
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ import numpy as np
 from qr_jax import evaluate
 from qr_jax.config import LIMITS, Config
 from qr_jax.errors import UserError
-from qr_jax.evaluation.complete import is_incomplete
+from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
-from qr_jax.logging import metrics_writer
+from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import STOPS
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
@@ -25,10 +27,11 @@ from qr_jax.records import Episode, Outcome, SearchFunction
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import runs
 from qr_jax.step.grading import Group
-from qr_jax.step.run_state import RunState
-from qr_jax.step.runtime import Runtime
+from qr_jax.step.runtime import RunState, Runtime
 
 KNOWN = ("loss", "grad_norm", "update_norm", "update_scale", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
+RECENT = 10  # steps over whose mean the time left is told
+STARVED = 5  # steps over which a pool is seen to starve
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class StepRecord:
     timings: StepTimings
 
 
-def tell(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[str, Any]:
+def write(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[str, Any]:
     """Write the step's episodes and draws, say its warnings, and return its row of metrics."""
     settings, timings = runtime.settings, record.timings
     row = pool_and_rollouts(record, accept=settings.pool.queries)
     row |= learner_figures(state, record.updated)
     row |= times(timings, sum(group.spent.episodes for group in record.groups), record.updated.metrics)
-    row |= cache_figures(runtime.search)
+    row |= cache_figures(runtime.world.search)
     context_tokens = sum(group.spent.context_tokens for group in record.groups)
     row |= speed(settings, runtime.agent.cfg, context_tokens, record.updated.batch, timings.clock, timings.own)
     write_episodes(runtime, record)
@@ -83,8 +86,29 @@ def tell(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[str
     return row
 
 
+@dataclass
+class Lines:
+    """A run's lines on the terminal, one a step, with what they need of the last steps."""
+
+    runtime: Runtime
+    rows: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))  # a row takes 14 kB
+    starved: bool = False
+
+    def show(self, step: int, row: dict[str, Any], last_step: int) -> None:
+        """Say the step's line, and a warning once the pool starves, or is empty after each step."""
+        say, rule = self.runtime.run.say, self.runtime.settings.pool.rule.name
+        self.rows.append(row)
+        usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in self.rows]))}
+        say(metrics_writer.live_line(step, usual, last_step, width=terminal.width()))
+        lately = list(self.rows)[-STARVED:]  # one thin step is noise
+        warning = figures.warning(lately, rule) if len(lately) == STARVED else None
+        if warning and not self.starved:
+            say(f"step {step}: over the last {STARVED} steps {warning}")
+        self.starved = warning is not None
+
+
 def pool_and_rollouts(record: StepRecord, *, accept: int) -> dict[str, Any]:
-    """Rewards, pool, rollout and budget metrics of a step."""
+    """Return a step's metrics of rewards, pool, rollouts and budget."""
     grades, after, statistics = record.outcome.grades, record.after, record.timings.statistics
     row: dict[str, Any] = {}
     if grades.valid_QG.any():
@@ -190,7 +214,7 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
 
 
 def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds by phase, and rates; nothing here is compared between runs."""
+    """Count seconds by phase, and rates; nothing here is compared between runs."""
     rollout_s, settle_s, learner_s = np.diff(timings.clock).tolist()
     statistics, step_s = timings.statistics, timings.clock[-1] - timings.clock[0]
     return {
@@ -268,8 +292,42 @@ def write_episodes(runtime: Runtime, record: StepRecord) -> None:
             reward = float(group.grades.reward_QG[0, g]) if episode.valid else None
             advantage = advantages[group.index][g] if group.index in advantages and episode.valid else 0.0
             verdict = str(record.outcome.verdict_Q[at])
-            rows[at, g] = runs.episode_row(episode, reward, verdict, at in taken, advantage, piece)
+            rows[at, g] = episode_row(episode, reward, verdict, at in taken, advantage, piece)
     runtime.run.write_episodes(record.step + 1, rows)
+
+
+def episode_row(
+    episode: Episode, reward: float | None, verdict: str, accepted: bool, advantage: Any, piece: Callable[[int], bytes]
+) -> dict[str, Any]:
+    """Describe one episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
+
+    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
+    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
+    """
+    turns: list[dict[str, Any]] = [
+        {"author": turn.author, "text": turn.text}
+        | ({"queries": list(turn.queries)} if turn.queries else {})
+        | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
+        for turn in episode.turns
+    ]
+    for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
+        at_L = np.flatnonzero(episode.turn_L == number)
+        turn["pieces"] = _pieces(episode.ids_L[at_L].tolist(), piece)
+        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
+    return {
+        "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
+        "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
+        "verdict": verdict, "accepted": accepted, "stop": episode.stop, "fault": episode.fault,
+        "tokens": int(episode.mask_L.sum()), "context_tokens": len(episode.ids_L), "turns": turns,
+    }  # fmt: skip
+
+
+def _pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
+    """Return the text of each token; a character of several tokens stands with the last. Joined they are the whole
+    text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
 
 
 def advantages_of(record: StepRecord) -> dict[int, list[Any]]:
@@ -295,7 +353,9 @@ def _is_by_token(advantage: np.ndarray, batch: pack.Batch) -> bool:
 
 
 def _trained_with(advantage: np.ndarray, batch: pack.Batch, q: int, g: int, episode: Episode) -> np.ndarray:
-    """An episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not sampled)."""
+    """Return an episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not
+    sampled).
+    """
     if _is_by_token(advantage, batch):
         row = advantage[q * batch.grades.valid_QG.shape[1] + g]
         return np.where(episode.mask_L, row[: len(episode.ids_L)], 0)
@@ -308,7 +368,8 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
 
 
 def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
-    """The ledger's line of each draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches.
+    """Describe each draw as the ledger's line: query, origin, each sample's reward (null: not valid), verdict, tokens,
+    searches.
 
     `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
     without padding.
@@ -322,7 +383,7 @@ def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
         rows.append(
             {
                 "step": record.step + 1,
-                "query": runtime.queries[group.index].id,
+                "query": runtime.data.queries[group.index].id,
                 "index": group.index,
                 "origin": origin_of[int(record.before.last_P[group.index])],
                 "rewards": rewards,

@@ -1,0 +1,52 @@
+"""Scores: their intervals, whether they cover enough of their questions, and the groups that tables show."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+WITHIN = 1.96  # standard errors on either side of a 95 % interval
+COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked
+INCOMPLETE = "INCOMPLETE, is the retriever up?"
+OTHERS = "others"
+MOST_GROUPS, MOST_NAME_BYTES = 64, 120  # a summary with 12 tables is then smaller than run_files.py lets it be
+
+
+def half_width(error: float | None, questions: float | None) -> float:
+    """Return half the 95 % interval of a score with this standard error over so many questions.
+
+    If all questions score alike (error 0), or there is only one, it is the one-sided width of Wilson's interval. 0:
+    unknown.
+    """
+    if not (error or questions) or (error is None and questions != 1):
+        return 0.0
+    return WITHIN * error if error else WITHIN**2 / ((questions or 0) + WITHIN**2)
+
+
+def mean(value: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of the numbers that are not NaN; NaN if there are none."""
+    known = ~np.isnan(value)
+    count = known.sum(axis)
+    return np.where(count, np.where(known, value, 0.0).sum(axis) / np.maximum(count, 1), math.nan)
+
+
+def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
+    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run."""
+    error = float(np.std(mean_R, ddof=1)) / math.sqrt(len(mean_R)) if len(mean_R) > 1 else None
+    return {"by_run": [float(each) for each in mean_R], "run_error": error}
+
+
+def is_incomplete(figures: Mapping[str, Any]) -> bool:
+    """Return True if a score of an evaluation or its metrics row covers fewer than COMPLETE of the questions."""
+    return any(figures.get(name, False) for name in ("incomplete", "pass_at_1_incomplete", "eval/incomplete"))
+
+
+def group_names(values: Sequence[str | int | None]) -> list[str]:
+    """Name each question's group: its value, or OTHERS for a long one and beyond the MOST_GROUPS largest."""
+    names = list(map(str, values))
+    short = Counter(name for name in names if len(json.dumps(name)) <= MOST_NAME_BYTES)
+    kept = {name for name, _ in short.most_common(MOST_GROUPS)}
+    return [name if name in kept else OTHERS for name in names]

@@ -1,0 +1,123 @@
+"""Search and reward as services: tried before anything is paid for, and waited for where they fail.
+
+A step most of whose searches or grades failed (`rollout_and_grade.check_answered`) is not counted; the run waits, and
+makes it again. Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has
+ENDPOINT (interfaces.py): another reward's missing grades are its own mistake, which no waiting mends.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qr_jax.errors import Interrupted, Outage, ServiceDown
+from qr_jax.parallel import hosts
+from qr_jax.pool import pool
+from qr_jax.records import Episode, Query, Turn
+from qr_jax.rollout import tools
+from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.step import grading
+from qr_jax.step.rollout_and_grade import judged
+from qr_jax.step.runtime import RunState, Runtime
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
+POLL_S = 0.5
+QUESTION = "Is anybody there?"
+TRIES = 8  # of a step, while questions by themselves are answered: 7 minutes of pauses
+
+
+@dataclass(frozen=True)
+class RetryState:
+    """A step that failed `tries` times, first at `began_s` of the monotonic clock, `since` on the wall's."""
+
+    began_s: float
+    since: str
+    tries: int
+
+
+def preflight(runtime: Runtime, run_state: RunState) -> None:
+    """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
+
+    One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
+    of a search, whatever it raises. OSError where the server that the reward asks gives no grade.
+    """
+    query, name, limits = runtime.data.queries[0], runtime.settings.reward.name, runtime.settings.rollout
+    tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
+    runtime.drawing.rounds(run_state.pool, ())
+    episodes = [made_episode(query, 0, query.answers[0]), made_episode(query, 1, None)]
+    group = run_interruptible(
+        lambda: grading.grade(runtime.grading.reward, name, 0, 0, query, episodes), runtime.run.stop_now
+    )
+    if group.spent.ungraded and runtime.grading.asks:
+        raise OSError(f"{group.spent.fault}, of an answer that was made up: is its server up?")
+    pool.settle(run_state.pool, judged(runtime, run_state, [group], 0), runtime.drawing.rule)
+
+
+def made_episode(query: Query, sample: int, answer: str | None) -> Episode:
+    """Make an episode of one turn and three tokens."""
+    text = "?" if answer is None else f"<answer> {answer} </answer>"
+    return Episode(
+        query, sample, 0, ids_L=np.ones(3, np.int32), mask_L=np.ones(3, bool), logp_L=np.zeros(3, np.float32),
+        turn_L=np.zeros(3, np.int32), turns=(Turn("model", text),), answer=answer,
+        stop="no_action" if answer is None else "answered", valid=True,
+    )  # fmt: skip
+
+
+def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | None) -> RetryState:
+    """Wait until the service that is down answers a question; if the step failed before, pause first.
+
+    `retry`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage after TRIES
+    tries, and rollout.outage_s after the first; and the error of a search function or reward whose code is to blame:
+    waiting will not mend it.
+    """
+    answer = {"retriever": answers, "reward": grades}[down.what]
+    say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s
+    retry = retry or RetryState(time.monotonic(), time.strftime("%H:%M:%S"), 0)
+    retry = replace(retry, tries=retry.tries + 1)
+    until = f"Waiting for the {down.what}, at most {limit_s:g} s from {retry.since} on"
+    say(f"step {step + 1} is not counted: {down}. {until}")
+    pause_s = min(FIRST_PAUSE_S * 2 ** (retry.tries - 1), LONGEST_PAUSE_S)
+    if retry.tries > TRIES:
+        raise Outage(
+            f"the {down.what} answered a question after each of {TRIES} tries, and the step failed again: {down}"
+        )
+    again = retry.tries > 1
+    while again or not hosts.by_first(lambda: answer(runtime)):
+        waited_s = time.monotonic() - retry.began_s
+        if hosts.any_process(waited_s >= limit_s):
+            raise Outage(f"the {down.what} failed from {retry.since} on, for {waited_s:.0f} s; the last time {down}")
+        how = "a question was answered, and the step failed again" if again else f"no answer since {retry.since}"
+        say(f"{how}; asking again in {pause_s:g} s")
+        again = False
+        until = time.monotonic() + min(pause_s, max(limit_s - waited_s, 0.0))
+        while time.monotonic() < until:
+            time.sleep(min(POLL_S, max(until - time.monotonic(), 0.0)))
+            if runtime.run.stop_now():
+                break
+        if runtime.run.stops():
+            raise Interrupted
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+    say(f"the {down.what} answers; step {step + 1} is made again")
+    return retry
+
+
+def grades(runtime: Runtime) -> bool:
+    """Return True if the reward grades an answer that no file of verdicts has; False once the run is told to stop."""
+    query = runtime.data.queries[0]
+    episode = made_episode(query, 0, f"{QUESTION} ({time.strftime('%H:%M:%S')})")
+    try:
+        scores = run_interruptible(lambda: runtime.grading.reward(query, (episode,)), runtime.run.stop_now)
+    except Interrupted:
+        return False
+    return bool(np.isfinite(scores.score_G).all())
+
+
+def answers(runtime: Runtime) -> bool:
+    """Return True if one search gets an answer, even an empty one. Raises its error if waiting will not help."""
+    question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
+    once = replace(runtime.settings.rollout, search_retries=0)
+    asked = tools.run_searches(runtime.world.search, [question], 1, **tools.limits(once))
+    for result in asked.by_query.values():
+        if isinstance(result, tools.Fault) and result.wrong and result.error:
+            raise result.error
+    return not asked.failed
