@@ -384,7 +384,7 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
 
 def test_a_run_goes_on_with_other_lanes(tmp_path):
     base = tiny(tmp_path)
-    more = replace(base, rollout=replace(base.rollout, lanes=2), learner=replace(base.learner, lanes=2))
+    more = replace(base, rollout=replace(base.rollout, lanes=2))
     train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
     summary = train(replace(more, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
     assert summary["steps"] == 3
@@ -576,7 +576,7 @@ def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is
     settings = tiny(tmp_path)
     settings = replace(
         settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=1),
-        learner=replace(settings.learner, lanes=1, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
+        learner=replace(settings.learner, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
     )  # fmt: skip
     monkeypatch.setattr(learner, "LONG", 0)
     make, said, calls = learner.make, [], []

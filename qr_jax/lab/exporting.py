@@ -12,9 +12,8 @@ from typing import Any, Literal
 from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import model_card
+from qr_jax.lab import hf_folder, model_card
 from qr_jax.logging import secrecy, terminal
-from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat
@@ -57,7 +56,7 @@ def write(
     folder = Path(folder)
     run_files.check_empty(folder)
     described = describe(settings, agent.engine.chat)
-    hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
+    hf_folder.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
     for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
         (folder / name).write_text(secrecy.redact(text), encoding="utf-8")

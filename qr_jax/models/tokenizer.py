@@ -1,8 +1,6 @@
 """Text to token ids and back: trusted text may hold control tokens, data never does."""
 
-import base64
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,6 @@ from qr_jax.settings.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's
-MOST_IDS = 2**22  # the largest vocabularies have 2**18
-MOST_GROWTH = 1_000  # times as long as it was: what a normalizer may make of a text
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
@@ -83,11 +79,6 @@ class FastTokenizer:
         eos_ids: Sequence[int] = (),
     ):
         whole = json.loads(described)
-        if (times := _growth(whole.get("normalizer"))) > MOST_GROWTH:
-            found = f"the normalizer of tokenizer.json may make a text {times:,} times as long"
-            raise UserError(f"{found}; at most {MOST_GROWTH:,} times is read")
-        if (largest := _largest_id(whole)) > MOST_IDS:
-            raise UserError(f"tokenizer.json gives a token the id {largest}; at most {MOST_IDS:,} is read")
         parsed = _without_prefix(whole)
         self._described, self._settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
@@ -221,40 +212,6 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
         at: token.encode() if token in added and token.strip(BLANK) else known.get(token, token.encode())
         for token, at in vocabulary.items()
     }
-
-
-def _largest_id(parsed: Any) -> int:
-    """Find the largest id in the file: the library makes room for all below it, and ends the process if it cannot."""
-    model = parsed.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    given = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-    given += [entry.get("id") for entry in parsed.get("added_tokens") or () if isinstance(entry, dict)]
-    return max((at for at in given if isinstance(at, int)), default=0)
-
-
-def _growth(part: Any) -> int:
-    """Compute how many times as long a normalizer's replacements, one after the other, may make a text."""
-    if isinstance(part, list):
-        return math.prod(map(_growth, part))
-    if not isinstance(part, dict):
-        return 1
-    inside = math.prod(_growth(value) for value in part.values())
-    if part.get("type") == "Replace":
-        return inside * max(len(str(part.get("content", ""))), 1)
-    return inside * _longest(part.get("precompiled_charsmap"))
-
-
-def _longest(charsmap: Any) -> int:
-    """The bytes of the longest text that a Precompiled normalizer puts in a character's place.
-
-    In base64: the length of a trie, 4 bytes, the trie, and the texts, each with a zero behind it (SentencePiece).
-    """
-    try:
-        decoded = base64.b64decode(charsmap or "")
-    except (TypeError, ValueError):  # tokenizers refuses it
-        return 1
-    texts = decoded[4 + int.from_bytes(decoded[:4], "little") :].split(b"\0")
-    return max(1, *map(len, texts))
 
 
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
-from qr_jax import assemble, evaluate
+from qr_jax import assemble, evaluate, plugins
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.complete import is_incomplete
-from qr_jax.learner import gold, learner
+from qr_jax.learner import learner
 from qr_jax.logging import terminal
-from qr_jax.parallel import compile_cache, host_local, hosts, memory, peaks
+from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
@@ -122,11 +121,7 @@ def _warm_up(runtime: Runtime, params) -> float:
     prompt_tokens = engine.prompt_tokens(runtime.queries[:PROMPTS], runtime.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if runtime.layout == "pod" else runtime.run.stop_now
-    try:
-        work = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now)
-        seconds = assemble.all_or_none(work)
-    finally:
-        compile_cache.push_new()
+    seconds = assemble.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
     runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
@@ -136,9 +131,9 @@ def _trace_update(runtime: Runtime) -> None:
     learn = runtime.learner
     empty = batch.of_groups(replace(runtime, gold_logp=None), learn.abstract, (), (0, 0), (0, 0))
     if runtime.gold_logp is not None:
-        empty = replace(empty, gold_logp_NT=np.zeros((empty.grades.valid_QG.size, gold.FEWEST_TURNS), np.float32))
-    old = () if runtime.settings.learner.updates == 1 else (learn.old_logp.jitted.eval_shape(learn.abstract, empty),)
-    learn.train_step.jitted.eval_shape(learn.abstract, empty, *old)
+        sizes = empty.grades.valid_QG.size, plugins.around("methods.gold").turns_axis(0)
+        empty = replace(empty, gold_logp_NT=np.zeros(sizes, np.float32))
+    learn.trace_update(empty)
 
 
 def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
@@ -147,18 +142,12 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
         raise Interrupted
     before = compiles.count()
     start, empty = time.monotonic(), batch.of_groups(runtime, state, (), (0, 0), (0, 0))
-    rate = state.rate
-    state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
-    old = () if runtime.settings.learner.updates == 1 else (runtime.learner.old_logp(state, empty),)
     with terminal.phase("compiling the learner"):
-        state, _ = beside(lambda: jax.block_until_ready(runtime.learner.train_step(state, empty, *old)))
+        state = beside(partial(runtime.learner.compile_update, state, empty))
     seconds = time.monotonic() - start
-    if memory.is_tight(state):
-        memory.give_back()
     runtime.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     peaks.of(runtime.settings.model.compute)  # measured now where nobody says them, and not in the first step
-    compile_cache.push_new()
-    return replace(state, rate=rate), seconds
+    return state, seconds
 
 
 def _first_policy(runtime: Runtime):

@@ -1,8 +1,5 @@
 """A thread that is kept for calls that may wait for somebody: it holds up neither a signal nor the process's end."""
 
-import contextlib
-import ctypes
-import functools
 import queue
 import threading
 import weakref
@@ -12,9 +9,6 @@ from typing import Any, TypeVar, cast
 
 Result = TypeVar("Result")
 Work = Callable[[], None]
-
-TRIM = -1  # of glibc's mallopt: how much may lie free at a heap's top
-MMAP = -3  # and from which size on a block is mapped by itself
 
 
 class KeptThread:
@@ -54,27 +48,4 @@ class KeptThread:
 
 def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> None:
     while (work := given.get()) and not closed.is_set():
-        _give_back()
         work()
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(None)
-    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
-    return library
-
-
-def _give_back() -> None:
-    """Free the memory at the top of this thread's heap, which `malloc_trim` does not reach; takes microseconds.
-
-    glibc trims there when a large block is freed, but keeps twice the size of the largest that ever had a mapping, so
-    each answer of megabytes left some for good. The limit is lowered for the block freed here, then set to glibc's
-    largest.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = _library()
-        library.mallopt(TRIM, 2**17)
-        library.free(library.malloc(2**17))
-        library.mallopt(MMAP, 2**25)
-        library.mallopt(TRIM, 2**26)

@@ -10,7 +10,7 @@ from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
 from qr_jax.settings import elsewhere
-from qr_jax.settings.settings import DEEPEST, RENAMED, Use, conform, guess, nearest, read, type_hints
+from qr_jax.settings.settings import DEEPEST, GONE, RENAMED, Use, conform, guess, nearest, read, type_hints
 
 # Names known by muscle memory from verl and SkyRL.
 ALIASES: Mapping[str, str] = {
@@ -83,6 +83,8 @@ def _path(config: Any, name: str) -> list[str]:
 def _unknown(config: Any, name: str) -> UserError:
     if name in RENAMED:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
+    if name in GONE:
+        return UserError(f"unknown setting {name}: it is gone; {GONE[name]}")
     if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")

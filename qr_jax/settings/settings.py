@@ -14,6 +14,9 @@ from qr_jax.errors import UserError
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
+GONE = {  # settings of version 0.2, and what takes their place
+    "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
+}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("none", "null")
 
@@ -237,7 +240,11 @@ def plain(value: Any) -> Any:
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config whose settings have the names of today."""
+    """Return a written config whose settings have the names of today, without those that are gone."""
+    for name in GONE:
+        section, last = name.split(".")
+        if isinstance(part := written.get(section), Mapping) and last in part:
+            written = {**written, section: {key: value for key, value in part.items() if key != last}}
     for old, new in RENAMED.items():
         (section, name), (_, today) = old.split("."), new.split(".")
         if isinstance(part := written.get(section), Mapping) and name in part:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qr_jax.learner import fill, pack, prune
+from qr_jax import plugins
+from qr_jax.learner import pack
 from qr_jax.learner.update import State
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import Runtime
@@ -27,8 +28,8 @@ def of_groups(
     episodes, grades = [group.episodes for group in groups], joined(groups, settings.samples, runtime.turns)
     packed = pack.pack(
         episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
-        weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None,
-        copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None,
+        weight_QG=plugins.around("methods.prune").weights(grades, learn.prune, *key) if learn.prune else None,
+        copies_Q=plugins.around("methods.fill").copies(len(groups), settings.queries, *key) if learn.fill else None,
         share=learn.share_prefixes, **sizes,
     )  # fmt: skip
     if runtime.gold_logp is None:

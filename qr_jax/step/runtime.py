@@ -15,7 +15,6 @@ from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
-from qr_jax.learner import gold
 from qr_jax.learner.learner import Learner, State, make
 from qr_jax.logging import terminal
 from qr_jax.parallel import alike, host_local, hosts
@@ -178,7 +177,7 @@ def _data(queries: Sequence[Query], questions: Sequence[Query], probed: Sequence
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
-    """`gold.gold_logp` with this environment's words before an answer, and the tokenizer's ids of a query's golds."""
+    """Bind methods/gold.py's `gold_logp` to this environment's words before an answer, and to the golds' ids."""
     mark = "GOLD"
     prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
     tokenizer = agent.tokenizer
@@ -186,4 +185,4 @@ def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndar
     def golds(query: Query) -> list[list[int]]:
         return [tokenizer.encode_data(answer) for answer in query.answers]
 
-    return partial(gold.gold_logp, prefix_ids=tokenizer.encode(prefix), golds=golds)
+    return partial(plugins.around("methods.gold").gold_logp, prefix_ids=tokenizer.encode(prefix), golds=golds)
