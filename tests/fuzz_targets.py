@@ -26,8 +26,8 @@ from qr_jax import config, dialect
 from qr_jax.data import arrow, carried, formats, parquet, readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
-from qr_jax.lab import hf_folder
-from qr_jax.models import families, gguf, hf, json_file, rope, safetensors_file
+from qr_jax.lab import gguf, hf_folder
+from qr_jax.models import families, hf, json_file, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import bounded_json, checkpoint, committed

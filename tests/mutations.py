@@ -690,7 +690,7 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/tools.py",
-        "passage.text, chars - size",
+        "passage.text, chars - len(title)",
         "passage.text, chars",
         "tests/test_tools.py::test_a_passage_that_is_short_enough_is_the_retriever_s_own",
     ),

@@ -402,6 +402,15 @@ def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
         checkpoints.latest()
 
 
+def test_a_checkpoint_of_format_4_comes_back_without_its_learning_rate(run, monkeypatch):
+    checkpoints = run()
+    monkeypatch.setattr("qr_jax.run.checkpoint.FORMAT", 4)
+    save(checkpoints, 1, state=make_state() | {"rate": jnp.float32(0.5)})
+    assert checkpoints.latest() == 1
+    state, _ = checkpoints.restore(1, meshes.abstract(mesh_of(1, 1, 1), jax.eval_shape(make_state)))
+    assert_same_trees(state, make_state())
+
+
 def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refused(run):
     checkpoints = run()
     with pytest.raises(ValueError, match="state.step is int"):

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
-from jax._src import compiler
 from loopback_bucket import led_there
 
 from qr_jax.parallel import compile_cache
@@ -119,16 +117,6 @@ def test_each_process_of_a_run_keeps_what_it_compiled(tmp_path):
     assert first[0][3] > 1 and first[1][3] > 1
     second = run_two(QR_JAX_COMPILED=str(tmp_path))
     assert second == [[*found[:2], found[3], 0] for found in first]
-
-
-def test_a_jax_of_another_rule_keeps_it(monkeypatch, tmp_path):
-    def other(cache_key, something_new): ...
-
-    for theirs in (None, other):
-        monkeypatch.setattr(compiler, "_cache_write", theirs)
-        monkeypatch.setattr(jax.config, "update", lambda *_: None)
-        compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)}, process=1)
-        assert compiler._cache_write is theirs
 
 
 def test_what_was_not_written_whole_goes_at_the_next_start(tmp_path):

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qr_jax.lab import hf_folder
-from qr_jax.models import decoder, gguf, hf
+from qr_jax.lab import gguf, hf_folder
+from qr_jax.models import decoder, hf
 from qr_jax.models.families import ModelConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -40,9 +40,8 @@ def test_values_come_back_in_the_order_of_the_draw():
 @pytest.mark.parametrize(
     ("at", "total", "said"),
     [
-        ([0, 0], 2, "drawn query 0 was given by more than one process, or twice"),
-        ([0, 1], 3, "drawn query 2 was given by no process; every one of the 3 is needed once"),
-        ([0, 2], 2, "drawn query 1 was given by no process"),
+        ([0, 0], 2, "drawn query: 2 values came at .0, 0.; each is needed once"),
+        ([0, 1], 3, "drawn query: 2 values came at .0, 1."),
         ([0], 1, "2 values, but places for 1"),
     ],
 )

@@ -43,7 +43,15 @@ EXCEPTED = ("search.retrievers.dense", "data.world.tfds_builder", "sets.qa_build
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.asking", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.probe", "lab.launch", "lab.study", "lab.compare", "methods.advantages")
-LOOPS += ("methods.losses", "methods.gold", "search.embedder", "search.encoder", "search.nearest", "lab.hf_folder")
+LOOPS += (
+    "methods.losses",
+    "methods.gold",
+    "search.embedder",
+    "search.encoder",
+    "search.nearest",
+    "lab.hf_folder",
+    "lab.gguf",
+)
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")

@@ -61,7 +61,7 @@ def test_a_q6_k_gguf_file_trains(tmp_path):
     cfg = ModelConfig(320, 256, 2, 4, 2, 64, 256, context_tokens=1024, norm_eps=1e-5)
     rng, tensors = np.random.default_rng(0), {}
     theirs = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    from qr_jax.models.gguf import LAYER_NAMES
+    from qr_jax.lab.gguf import LAYER_NAMES
 
     inner = {ours: name for name, ours in LAYER_NAMES.items()}
     for name, shape in layout.expected(cfg).items():

@@ -16,7 +16,7 @@ from qr_jax.lab import hf_folder, model_card
 from qr_jax.logging import secrecy, terminal
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
-from qr_jax.rollout.chat import Chat
+from qr_jax.rollout.chat import Chat, Tools
 from qr_jax.run import run_files, runs
 from qr_jax.settings.settings import Use, plain
 
@@ -89,7 +89,7 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
         "prompt": opening.text if opening else None, "system": chat.system,
         "stop": stop, "tools": tools,
         "chat": {
-            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **chat.glue(tools),
+            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **glue(chat, tools),
         },
         "limits": {name: getattr(settings.rollout, name) for name in LIMITS},
         "sampling": {
@@ -97,6 +97,22 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
         },
         "retriever": _bound("retriever", settings.retriever),
     })  # fmt: skip
+
+
+def glue(chat: Chat, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
+    """Return the template's texts around what is said; all are empty without a template.
+
+    `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
+    where the model has not done so, what stands before the message, and what after it.
+    """
+    *before, after = chat.glue_prompt(tools)
+    around: dict[str, tuple[str, ...]] = {"prompt": ((chat.system or "").join(before), after)}
+    ends = [chat.tokenizer.decode([end]) for end in chat.tokenizer.eos_ids]
+    for role in ("user", "tool"):
+        text, opens = chat.between.get(role, ("", ""))
+        first = min((at for end in ends if (at := text.find(end) + len(end)) >= len(end)), default=0)
+        around[role] = text[:first], text[first:], opens
+    return around
 
 
 def _opening(settings: Config) -> Say | None:

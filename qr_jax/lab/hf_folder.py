@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
+import tokenizers
 from safetensors.numpy import save_file
 
 from qr_jax.errors import UserError
@@ -15,7 +16,7 @@ from qr_jax.models import layout
 from qr_jax.models.families import FAMILIES, ModelConfig
 from qr_jax.models.json_file import write_json
 from qr_jax.models.layout import Params
-from qr_jax.models.tokenizer import Tokenizer
+from qr_jax.models.tokenizer import RESERVED, FastTokenizer, Tokenizer, WordTokenizer
 
 SHARD_BYTES = 1_000_000_000  # of a file, all of whose tensors are in memory together
 
@@ -51,7 +52,7 @@ def save(
         total = sum(math.prod(shape) for shape in shapes.values()) * (2 if dtype == "bfloat16" else 4)
         placed = {name: file for file, names in shards.items() for name in names}
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
-    tokenizer.save(folder)
+    save_tokenizer(folder, tokenizer)
     write_json(folder / "config.json", config)
 
 
@@ -128,3 +129,35 @@ def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
     if array is None or tuple(array.shape) != wanted:
         found = "nothing" if array is None else tuple(array.shape)
         raise UserError(f"parameter {name!r} is {found}; the model's shape wants {wanted}")
+
+
+def save_tokenizer(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> None:
+    """Write what `load_tokenizer` and transformers' PreTrainedTokenizerFast read back."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, WordTokenizer):
+        return _save_words(folder, tokenizer)
+    assert isinstance(tokenizer, FastTokenizer), "there are two"
+    (folder / "tokenizer.json").write_text(tokenizer.described, encoding="utf-8")
+    remote_code = ("chat_template", "auto_map")
+    settings = {key: value for key, value in tokenizer.settings.items() if key not in remote_code}
+    write_json(folder / "tokenizer_config.json", settings)
+    if tokenizer.template is not None:
+        (folder / "chat_template.jinja").write_text(tokenizer.template, encoding="utf-8")
+    ends = {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
+    write_json(folder / "generation_config.json", ends)
+
+
+def _save_words(folder: Path, tokenizer: WordTokenizer) -> None:
+    """Write words.json for us; for transformers a WordLevel tokenizer that splits at whitespace."""
+    words = tokenizer.words
+    write_json(folder / "words.json", {"words": list(words[len(RESERVED) :])})
+    ids = {word: at for at, word in enumerate(words)}
+    theirs = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<unk>"))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    theirs.add_special_tokens(["<pad>", "<eos>"])
+    theirs.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", kind | names)
+    write_json(folder / "generation_config.json", {"eos_token_id": [1], "pad_token_id": 0})

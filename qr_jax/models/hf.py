@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.models import families, gguf, hub, layout, rope, safetensors_file
+from qr_jax.models import families, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.json_file import read_json
 from qr_jax.models.layout import Params
@@ -74,7 +75,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.tokenizer(path)
+        return plugins.around("lab.gguf").tokenizer(path)
     words = path / "words.json" if path.is_dir() else path
     if words.name == "words.json" and words.is_file():
         listed = read_json(words).get("words", [])
@@ -97,7 +98,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
     """The shape alone, of a Hugging Face folder or a .gguf file; no weights are read."""
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.shape(path)
+        return plugins.around("lab.gguf").shape(path)
     return families.from_hf(read_json(path / "config.json"))
 
 
@@ -109,7 +110,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     """
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.load(path, dtype)
+        return plugins.around("lab.gguf").load(path, dtype)
     cfg = shape(path)
     rope.frequencies(cfg)
     entries = _entries(path)

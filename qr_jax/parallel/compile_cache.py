@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.util
-import inspect
 import os
 import platform
 import time
@@ -78,12 +77,8 @@ def _remove_torn(folder: Path) -> None:
 
 def _write_from_others() -> None:
     """Let processes other than 0 keep programs too. jax writes in process 0 alone, so that no two hosts write one file;
-    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax: where
-    a version of jax lacks it, or gives it other parameters, that version's own rule holds."""
-    expected = ["cache_key", "compile_time_secs", "module_name", "backend", "executable", "host_callbacks"]
-    theirs = getattr(compiler, "_cache_write", None)
-    if theirs is not None and list(inspect.signature(theirs).parameters) == expected:
-        compiler._cache_write = _write
+    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax."""
+    compiler._cache_write = _write
 
 
 def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, executable, host_callbacks) -> None:

@@ -186,24 +186,6 @@ def row_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def describe_layout(mesh: Mesh, params: Any) -> str:
-    """The layout in words, to be printed at a run's start: each array, what was left replicated and why, bytes."""
-    lines = [f"mesh {' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)} ({mesh.devices.flat[0].platform})"]
-    left: dict[str, list[str]] = {}
-    whole_bytes = device_bytes = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, names = jax.tree_util.keystr(path, simple=True, separator="."), _dimensions(path, leaf)
-        over = tuple(_spec(mesh, path, leaf)) or (None,) * leaf.ndim
-        lines.append(f"  {name:20} {list(leaf.shape)!s:24} {', '.join(axis or '-' for axis in over)}")
-        leaf_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-        whole_bytes += leaf_bytes
-        device_bytes += leaf_bytes // int(np.prod([mesh.shape[axis] for axis in over if axis]))
-        if names is None:
-            left.setdefault("no rule for its name and rank", []).append(name)
-            continue
-        for dimension, size, axis in zip(names, leaf.shape, over, strict=True):
-            wanted = RULES[dimension]
-            if wanted and axis is None:
-                left.setdefault(f"{wanted} {mesh.shape[wanted]} does not divide {size} {dimension}", []).append(name)
-    lines += [f"  replicated ({reason}): {', '.join(arrays)}" for reason, arrays in left.items()]
-    return "\n".join([*lines, f"  parameters: {whole_bytes / 1e6:.1f} MB in all, {device_bytes / 1e6:.1f} MB a device"])
+def describe(mesh: Mesh) -> str:
+    """Describe the mesh, for a run's start."""
+    return f"mesh {' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)} ({mesh.devices.flat[0].platform})"

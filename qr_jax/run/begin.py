@@ -58,7 +58,7 @@ def begin(runtime: Runtime) -> Start:
     with loading(run, "loading the model"):
         params = assemble.place(runtime.agent.weights(), runtime.mesh)
     tell = say if runtime.mesh.size > 1 else run.detail
-    tell(meshes.describe_layout(runtime.mesh, params).splitlines()[0])
+    tell(meshes.describe(runtime.mesh))
     tell(f"rollouts: {host_local.describe(runtime.layout, runtime.mesh, runtime.agent.cfg)}")
     laid = runtime.to_rollout_params(params)
     warm_up_s = _warm_up(runtime, laid)
