@@ -46,7 +46,7 @@ def test_the_tree_has_the_shapes_of_the_decoders_own(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("shard_bytes", [hf.SHARD_BYTES, 40_000])
+@pytest.mark.parametrize("shard_bytes", [hf_folder.SHARD_BYTES, 40_000])
 def test_an_export_in_float32_comes_back_bit_for_bit(family, shard_bytes, tmp_path):
     cfg, params = hf.load(FIXTURES / family)
     hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32", shard_bytes=shard_bytes)

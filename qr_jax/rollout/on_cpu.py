@@ -25,6 +25,7 @@ DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others 
 SMALLEST_DECODE = 8
 LARGEST_PART = 2**28  # bytes of cache rows: a part of the slots is copied out, which must stay cheap and find room
 AT_ONCE = 3  # layers: the fewer, the smaller the program, and the oftener a call asks for the memory of its sums
+GIVE_BACK_EVERY = 16  # rollouts of a small model
 SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking for it several times a call is slow
 
 
@@ -32,6 +33,7 @@ class CpuCache(KVCache):
     """A KVCache that is the plain one where several emulated devices share it."""
 
     by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
+    rollouts = 0
     left_bytes = 0  # of arrays that were resized since memory was given back
 
     def _creating(self, laid: DecodeParams) -> Callable[[], dict[str, caches.Cache]]:
@@ -54,10 +56,14 @@ class CpuCache(KVCache):
 
         Those of a pod stay, for its processes would have to free them together.
         """
-        if self.mesh is not None or not memory.is_tight(self.caches):
-            return self.begin()
-        self.caches = {}
-        give_back()
+        self.rollouts += 1
+        large = self.mesh is None and memory.is_tight(self.caches)
+        if large:
+            self.caches = {}
+        else:
+            self.begin()
+        if large or not self.rollouts % GIVE_BACK_EVERY:
+            give_back()
 
     def _resized(self, *left: jax.Array) -> None:
         """Give back what was resized: each array that was is too small for the next."""
