@@ -53,7 +53,7 @@ def test_a_query_graded_twice_or_not_at_all_is_refused(at, total, said):
 def test_episodes_are_ordered_by_their_place():
     ordered = hosts.gather_episodes([episode(2), episode(0)], [7, 3])
     assert [one.sample for one in ordered] == [0, 2]
-    with pytest.raises(ValueError, match="episode 3 was given"):
+    with pytest.raises(ValueError, match="episode: 2 values came at .3, 3."):
         hosts.gather_episodes([episode(2), episode(0)], [3, 3])
 
 

@@ -132,7 +132,7 @@ def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: 
         raise UserError(f"{len(values)} values, but places for {len(at)}")
     every = gather({"at": np.asarray(at, np.int64), "values": list(values)})
     places = np.concatenate([part["at"] for part in every])
-    if len(np.unique(places)) != (len(places) if total is None else total):
+    if len(np.unique(places)) != len(places) or total not in (None, len(places)):
         raise UserError(f"{what}: {len(places)} values came at {np.sort(places).tolist()}; each is needed once")
     together = [value for part in every for value in part["values"]]
     return [together[at] for at in np.argsort(places)]
