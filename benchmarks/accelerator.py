@@ -238,7 +238,7 @@ def update(rows: int, remat: Remat, rounds: int, ceilings: dict[str, float]) -> 
     times = []
     for _ in range(rounds + 1):
         start = time.monotonic()
-        state, metrics = made.train_step(state, batch)
+        state, metrics = made.train_step(state, batch, np.float32(settings.lr))
         jax.block_until_ready((state, metrics))
         times.append(time.monotonic() - start)
     rate = flops / statistics.median(times[1:])

@@ -4,7 +4,7 @@
     python -m benchmarks.dense --rounds 5 --passages 36000 1000000
 
 The vectors are random, of 384 numbers and length 1 (MiniLM's), the same for all; encoding a query is in no figure.
-`ours` is what `retriever=dense` searches with (parallel/nearest.py) on one device; `ours_bfloat16` and `ours_int8`
+`ours` is what `retriever=dense` searches with (search/nearest.py) on one device; `ours_bfloat16` and `ours_int8`
 are the same over smaller numbers; `numpy` is a matrix product and argpartition, `faiss` its IndexFlatIP in the peers'
 Python. Before a ratio is printed, those that are exact must find the same rows; of the others the share they find is
 printed.

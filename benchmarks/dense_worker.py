@@ -9,8 +9,7 @@ import numpy as np
 
 from benchmarks import interleave
 from benchmarks.peers import vectors
-from qr_jax.parallel import nearest
-from qr_jax.search import dense_index
+from qr_jax.search import dense_index, nearest
 
 STORAGE = {"ours": "float32", "ours_bfloat16": "bfloat16", "ours_int8": "int8"}
 state: dict[str, Any] = {}

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from qr_jax.models import decoder, families, hf
+from qr_jax.lab import hf_folder
+from qr_jax.models import decoder, families
 
 GIB_KIB = 2**20  # ru_maxrss counts KiB
 
@@ -25,7 +26,7 @@ def main() -> None:
     tokenizer = SimpleNamespace(size=cfg.vocab, eos_ids=(0,), pad_id=0, save=lambda folder: None)
     before = peak_gib()
     with tempfile.TemporaryDirectory() as folder:
-        hf.save(Path(folder) / "hf", cfg, params, tokenizer)  # pyright: ignore[reportArgumentType]
+        hf_folder.save(Path(folder) / "hf", cfg, params, tokenizer)  # pyright: ignore[reportArgumentType]
         written = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 2**30
     print(json.dumps({"before": round(before, 2), "peak": round(peak_gib(), 2), "file": round(written, 2)}))
 

@@ -1,4 +1,4 @@
-"""What lanes are worth at the quickstart's shape: rollouts, evaluations and updates by threads, in turn in one process.
+"""Measure what rollout.lanes and emulated devices are worth at the quickstart's shape, in turn in one process.
 
     qr-jax quickstart && python -m benchmarks.lanes runs/quickstart     # 5 minutes on 2 idle cores; results/lanes.json
 
@@ -29,7 +29,9 @@ from qr_jax.records import Episode, grades
 from qr_jax.run import runs
 
 ROLLOUTS = {"1 lane": 1, "2 lanes": 2, "4 lanes": 4}
-UPDATES = {"1 lane, 8 rows": (1, 8), "1 lane, 4 rows": (1, 4), "2 lanes, 4 rows": (2, 4), "2 lanes, 2 rows": (2, 2)}
+UPDATES = {  # devices, and rows of a micro-batch
+    "1 device, 8 rows": (1, 8), "1 device, 4 rows": (1, 4), "2 devices, 8 rows": (2, 8), "2 devices, 4 rows": (2, 4),
+}  # fmt: skip
 SKIPPED = 3  # rounds, in which programs are made
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=18, help="of each, in turn (18)")
     options = parser.parse_args()
     settings = runs.load(options.run)
+    meshes.emulate(2)
     rollouts, groups = rollouts_by_lanes(settings, options.run, options.rounds)
     updates = in_turn(updaters(settings, options.run, groups), options.rounds)
     file = interleave.results("lanes", {"rollouts": rollouts, "updates": summary(updates)}, ())
@@ -88,18 +91,17 @@ def updaters(settings: Any, run: Path, groups: Sequence[Sequence[Episode]]) -> d
     right = [[float(exact_match(episode.answer, episode.query.answers)) for episode in group] for group in groups]
     kept = [at for at, rewards in enumerate(right) if len(set(rewards)) > 1]
     graded = grades(np.array([right[at] for at in kept], np.float32), np.ones((len(kept), len(right[0])), bool))
-    agent, mesh = assemble.agent(settings), meshes.make_mesh(replace(settings.mesh, devices=1))
-    params = evaluate.weights(run, agent, mesh)
-    made = {}
-    for name, (lanes, rows) in UPDATES.items():
-        learn = replace(settings.learner, lanes=lanes, rows=rows, lr=1e-6)
+    agent, made = assemble.agent(settings), {}
+    for name, (devices, rows) in UPDATES.items():
+        mesh = meshes.make_mesh(replace(settings.mesh, devices=devices))
+        learn = replace(settings.learner, rows=rows)
         whole = learner.make(agent.cfg, settings.model, learn, mesh)
-        state = {"state": whole.init(params)}
+        state = {"state": whole.init(evaluate.weights(run, agent, mesh))}
 
         def update(at: int, whole=whole, state=state, rows=rows) -> None:
             sizes = dict(rows=rows, row_tokens=settings.learner.row_tokens, queries=settings.pool.queries)
             packed = pack.pack([groups[at] for at in kept], graded, samples=settings.pool.samples, **sizes)
-            state["state"], metrics = whole.train_step(state["state"], packed)
+            state["state"], metrics = whole.update(state["state"], packed, 1e-6)
             jax.block_until_ready((state["state"], metrics))
 
         made[name] = update
@@ -131,7 +133,7 @@ def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float
 
 def table(results: Mapping[str, Any]) -> str:
     """Markdown."""
-    rows = [["work", "lanes", "median s", "of the first's time"]]
+    rows = [["work", "lanes or devices", "median s", "of the first's time"]]
     parts = {
         **{name: of for name, of in results["rollouts"].items() if isinstance(of, dict)},
         "an update": results["updates"],

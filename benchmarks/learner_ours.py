@@ -36,7 +36,7 @@ def prepare(lr: float = 1e-6) -> dict[str, Any]:
     settings = config.Learner(lr=lr, rows=ROWS, row_tokens=ROW_TOKENS)
     made = learner.make(CONFIG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
     params = layout.assemble(CONFIG, dict(model.tensors()).__getitem__)
-    state.update(made=made, learner=made.init(jax.device_put(params)))
+    state.update(made=made, lr=lr, learner=made.init(jax.device_put(params)))
     built_s, start = time.monotonic() - start, time.monotonic()
     first = sample("dense", 0)
     sample("mixed", 0)
@@ -68,7 +68,7 @@ def sample(load_name: str, round: int) -> dict[str, Any]:
     packed = pack.pack(
         groups, graded, rows=ROWS, row_tokens=ROW_TOKENS, queries=episodes.QUERIES, samples=episodes.SAMPLES
     )
-    state["learner"], metrics = state["made"].train_step(state["learner"], packed)
+    state["learner"], metrics = state["made"].train_step(state["learner"], packed, np.float32(state["lr"]))
     jax.block_until_ready((state["learner"], metrics))
     seconds = time.monotonic() - start
     parameters = costs.parameter_count(CONFIG)

@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, contenders, workers) -> dict[str, Any]:
 def study_s(contender: interleave.Contender, folder: Path, share: float, seeds: int = 4) -> float:
     """Seconds of the seeds, two at a time, with programs that are kept beside the folder."""
     environment = contender.environment(QR_JAX_COMPILED=str(folder.parent / f"{contender.name}_programs"))
-    lanes = ["rollout.lanes=1", "learner.lanes=1"] if contender.name == "ours" else []  # two runs share the cores
+    lanes = ["rollout.lanes=1", "mesh.devices=1"] if contender.name == "ours" else []  # two runs share the cores
     words = [*CONFIG, f"sft.steps={round(share * COLD_STEPS)}", *TASK[:2], *TASK[3:], *lanes, *STUDY]
     words += ["--seeds", str(seeds), "--jobs", "2", "--budget", f"rollouts={round(share * STUDY_ROLLOUTS)}"]
     words += ["--questions", str(round(share * STUDY_QUESTIONS)), "--folder", str(folder / contender.name)]

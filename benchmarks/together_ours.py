@@ -67,7 +67,11 @@ def _update(params, groups: int):
     settings = config.Learner(lr=7e-4, rows=8, row_tokens=192, clip_norm=1.0)
     made = learner.make(CFG, config.Model(vocab_block=512), settings, meshes.make_mesh(config.Mesh(devices=1)))
     batches = _cut([_batch(np.random.default_rng(100 + seed), groups) for seed in range(len(params))])
-    update = made.train_step.jitted.__wrapped__
+    step = made.train_step.jitted.__wrapped__
+
+    def update(state, batch):
+        return step(state, batch, np.float32(settings.lr))
+
     return _joined(update, len(params)), _stacked([made.init(each) for each in params]), _stacked(batches)
 
 

@@ -144,7 +144,7 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     batch = pack.pack([], none, rows=rows, row_tokens=ROW_TOKENS, queries=32, samples=4, micro=1)
     at = made.train_step.batch_at(batch)
     batch = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), batch, at)
-    program = ahead.compiled(made.train_step.jitted.lower(made.abstract, batch))
+    program = ahead.compiled(made.train_step.jitted.lower(made.abstract, batch, np.float32(0)))
     sizes = {"vocab": cfg.vocab, "width": cfg.width, "chips": len(chips), "block": model.vocab_block}
     whole = [str(array) for array, _ in hlo.largest_arrays(program.text) if holds_a_row(array.shape, **sizes)]
     return {

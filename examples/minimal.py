@@ -73,8 +73,7 @@ def main() -> None:
         batch = pack.pack(
             [groups[q] for q in at], grades(reward_QG[at], valid_QG[at]), queries=QUERIES, samples=SAMPLES, **ROWS
         )
-        state = replace(state, rate=np.float32(trainer.rate(step, step / STEPS)))
-        state, metrics = trainer.train_step(state, batch)
+        state, (metrics,) = trainer.update(state, batch, trainer.rate(step, step / STEPS))
         counts = Counter(outcome.verdict_Q.tolist())
         print(f"step {step + 1}: reward {reward_QG.mean():.3f}, {dict(counts)}, loss {float(metrics['loss']):.4f}")
     print(f"exact match after {STEPS} steps: {accuracy(state.params):.3f}")
@@ -120,8 +119,7 @@ def cold_start(agent: assemble.Agent, mesh: jax.sharding.Mesh, env):
     for step in range(COLD_STEPS):
         chosen = [[episodes[at]] for at in random.choice(len(episodes), TRACES, replace=False)]
         batch = pack.pack(chosen, grades(ones, ones > 0), queries=TRACES, samples=1, **ROWS)
-        state = replace(state, rate=np.float32(trainer.rate(step, step / COLD_STEPS)))
-        state, metrics = trainer.train_step(state, batch)
+        state, (metrics,) = trainer.update(state, batch, trainer.rate(step, step / COLD_STEPS))
     print(f"cold start: {COLD_STEPS} steps on {len(episodes)} traces, loss {float(metrics['loss']):.3f}")
     return state.params
 

@@ -29,6 +29,7 @@ from qr_jax.parallel import host_local, hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine
+from qr_jax.rollout.lanes import Lanes
 from qr_jax.rollout.together import together
 
 Result = TypeVar("Result")
@@ -290,10 +291,10 @@ def agent(config: Config) -> Agent:
             return decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
         return hf.load(path)[1]
 
-    is_alone = config.mesh.data * config.mesh.fsdp * config.mesh.tensor == 1
-    # Two threads that start programs over the same devices may each wait for the other's.
-    rollout = config.rollout if is_alone else replace(config.rollout, lanes=1)
-    return Agent(cfg, tokenizer, Engine(cfg, tokenizer, rollout, compute=model.compute), weights)
+    mesh, rollout = config.mesh, config.rollout
+    by_one = mesh.data * mesh.fsdp * mesh.tensor == 1 or mesh.rollout == "one" or jax.default_backend() == "cpu"
+    engine = Lanes if rollout.lanes > 1 and by_one and mesh.rollout in (None, "one") else Engine
+    return Agent(cfg, tokenizer, engine(cfg, tokenizer, rollout, compute=model.compute), weights)
 
 
 def for_one(config: Config) -> Config:

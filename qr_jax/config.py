@@ -147,7 +147,6 @@ class Learner:
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: Count = 1024  # of one packed row; an episode must fit one
     share_prefixes: bool = False  # compute what a group's samples begin with once (not with splash's attention)
-    lanes: Count = 1  # threads, each with its micro-batches: two cores and a small model; 1 on several devices
     lr: Positive = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
     warmup_updates: Natural = 0  # over which the rate rises from 0
@@ -239,12 +238,14 @@ class Train:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Device counts of the learner's axes; their product is `devices` (None: all there are)."""
+    """Device counts of the learner's axes; their product is the number of devices."""
 
     data: Count = 1  # devices with a whole copy of the model each, over parts of the batch
     fsdp: Count = 1  # devices that share a copy and split the batch
     tensor: Count = 1  # devices that share each layer
-    devices: Count | None = None  # on CPU: how many devices to emulate, over all processes
+    # on a CPU alone: how many devices to emulate, over all processes; along data where all axes are 1. A GPU or
+    # TPU takes no notice, so that one config starts on all
+    devices: Count | None = None
     # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
     # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None

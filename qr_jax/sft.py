@@ -7,6 +7,7 @@ model will meet; only the expert's tokens are trained.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def _learner_settings(settings: Config) -> config.Learner:
     """
     batches, schedule = settings.learner, settings.sft
     return config.Learner(
-        rows=batches.rows, row_tokens=batches.row_tokens, lanes=batches.lanes, betas=batches.betas, eps=batches.eps,
+        rows=batches.rows, row_tokens=batches.row_tokens, betas=batches.betas, eps=batches.eps,
         lr=schedule.lr, schedule=schedule.schedule, warmup_updates=schedule.warmup_steps,
         clip_norm=schedule.clip_norm, weight_decay=schedule.weight_decay,
         loss=use("nll"), advantage=use("dr_grpo"), reduce="token_mean",
@@ -219,16 +220,16 @@ def _step(
     it was.
     """
     start, learner_settings = time.monotonic(), _learner_settings(settings)
-    state = replace(state, rate=np.float32(trainer.rate(step, step / settings.sft.steps)))
+    rate = trainer.rate(step, step / settings.sft.steps)
     ones = np.ones((len(episodes), 1))
     batch = pack.pack(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
     if learner.takes_long(state.params, learner_settings, int(batch.used_M.sum())):
-        state, metrics = _by_parts(trainer, state, batch, run)
+        state, metrics = _by_parts(trainer, state, batch, rate, run)
     else:
-        state, metrics = trainer.train_step(state, batch)
+        state, metrics = trainer.train_step(state, batch, np.float32(rate))
     metrics = jax.device_get(metrics)
     if not metrics["finite"]:
         raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
@@ -241,11 +242,12 @@ def _step(
     }
 
 
-def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, run: runs.Run):
-    """Take a train_step by micro-batches; Interrupted between two, and all processes together."""
+def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, rate: float, run: runs.Run):
+    """Take an update by micro-batches; Interrupted between two, and all processes together."""
 
     def between() -> None:
         if run.stops():
             raise Interrupted
 
-    return beside(lambda: jax.block_until_ready(trainer.step_by_parts(state, batch, between=between)))
+    by_parts = partial(trainer.step_by_parts, state, batch, np.float32(rate), between=between)
+    return beside(lambda: jax.block_until_ready(by_parts()))

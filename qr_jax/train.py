@@ -27,9 +27,9 @@ from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
 from qr_jax.errors import GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation.scores import is_incomplete
-from qr_jax.learner import learner, pack
+from qr_jax.learner import learner
 from qr_jax.logging import terminal
-from qr_jax.parallel import hosts, memory
+from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
 from qr_jax.run import begin, runs
@@ -213,51 +213,12 @@ def _update(
         return state, run_state, UpdateResult()
     key = (run_state.seed(runtime.settings.seed), step)
     packed = runtime.batch(state, waiting, run_state.left_out, key)
-    settings, at_rate = runtime.settings.learner, _at_rate(runtime, state, run_state, step)
-    work = partial(update, runtime.learner, at_rate, packed, settings.updates)
-    state, metrics = beside(work) if learner.takes_long(state.params, settings) else work()
+    done = _share_done(runtime.settings.train, step, run_state)
+    rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
+    work = partial(runtime.learner.update, state, packed, rate)
+    state, metrics = beside(work) if learner.takes_long(state.params, runtime.settings.learner) else work()
     log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
-
-
-def _at_rate(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> learner.State:
-    """The state with the learning rate of this step's update."""
-    done = _share_done(runtime.settings.train, step, run_state)
-    return replace(state, rate=np.float32(run_state.rate * runtime.learner.rate(int(state.updates), done)))
-
-
-def update(
-    trainer: learner.Learner, state: learner.State, whole: pack.Batch, updates: int
-) -> tuple[learner.State, list[dict[str, Any]]]:
-    """One optimizer update, or `updates` of them over disjoint parts of the batch against one old policy.
-
-    A part is every `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first
-    one's "advantage" then holds what each episode was trained with, in whichever update it was.
-    """
-    if memory.is_tight(state):
-        memory.give_back()  # what the rollouts' caches were, which the update would not find room in
-    if updates == 1:
-        state, metrics = trainer.train_step(state, whole)
-        return state, [jax.device_get(metrics)]
-    old_MEL, every = trainer.old_logp(state, whole), []
-    for number in range(updates):
-        used_M = whole.used_M & (np.arange(len(whole.used_M)) % updates == number)
-        if used_M.any():
-            part = replace(
-                whole,
-                used_M=used_M,
-                mask_MEL=whole.mask_MEL & used_M[:, None, None],
-                **{name: getattr(whole, name) // updates for name in pack.COUNTS},
-            )
-            state, metrics = trainer.train_step(state, part, old_MEL)
-            every.append(jax.device_get(metrics))
-            own_X = whole.episode_ME[used_M].ravel()
-            own_X = own_X[own_X >= 0]
-            of_samples = (whole.grades.valid_QG.size, -1)  # [Q, G], [Q, G, T] and [Q * G, L] alike
-            first, last = (np.array(every[at]["advantage"]) for at in (0, -1))
-            first.reshape(of_samples)[own_X] = last.reshape(of_samples)[own_X]
-            every[0]["advantage"] = first
-    return state, every
 
 
 def _finished(run: runs.Run) -> dict[str, Any] | None:

@@ -27,7 +27,8 @@ from qr_jax.cli import overrides
 from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
-from qr_jax.models import families, gguf, gguf_file, hf, json_file, rope, safetensors_file
+from qr_jax.lab import gguf, hf_folder
+from qr_jax.models import families, hf, json_file, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import bounded_json, checkpoint, committed
@@ -40,7 +41,7 @@ from qr_jax.settings import checks, settings
 Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))
 CALL = {"name": "search", "arguments": {"queries": ["a", "b"]}}
-QWEN = families.to_hf(families.PRESETS["qwen3_0p6b"], eos_ids=[2], pad_id=0)
+QWEN = hf_folder.to_hf(families.PRESETS["qwen3_0p6b"], eos_ids=[2], pad_id=0)
 BERT = {name: 64 for name in encoder.LARGEST} | {"model_type": "bert", "type_vocab_size": 2}
 QUESTION = {"id": "q1", "question": "Who wrote it?", "answers": ["Ada", "The"], "entities": ["it"], "hops": 2}
 SHORT = limits.Limits(idle_s=1)
@@ -362,9 +363,9 @@ def pack_safetensors(parts: Parts) -> Parts:
 
 def read_gguf(folder: Path, _: Any) -> None:
     path = folder / "model.gguf"
-    file = gguf_file.read_header(path)
+    file = gguf.read_header(path)
     for name in file.tensors:
-        gguf_file.dequantise(file, name)
+        gguf.dequantise(file, name)
     rope.frequencies(gguf.shape(path))
     gguf.tokenizer(path).encode_data("a b <|im_end|>")
 
@@ -517,7 +518,7 @@ LISTED = (
     ),
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
-    Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf_file, gguf)),
+    Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf,)),
     Target("families", 3_000, family_configs, read_family, modules=(families, encoder, rope)),
     Target("tokenizer", 2_000, tokenizer_folders, read_tokenizer, is_folder=True, modules=(hf,)),
     Target(

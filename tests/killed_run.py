@@ -37,7 +37,6 @@ def tiny(folder: Path) -> config.Config:
         ),
         pool=replace(base.pool, queries=4, samples=4, min_signal=3),
         rollout=replace(base.rollout, lanes=2),
-        learner=replace(base.learner, lanes=2),
         reward=use("odd_tokens.odd_tokens"),
         train=replace(base.train, steps=5, checkpoint_every=2, keep_checkpoints=5),
         mesh=config.Mesh(devices=1),

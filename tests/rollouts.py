@@ -20,6 +20,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, Say, Search, Stop, Trace, Turn, grades
 from qr_jax.rollout import sampling
 from qr_jax.rollout.engine import Engine
+from qr_jax.rollout.lanes import Lanes
 
 WORDS = WordTokenizer(vocabulary())
 CFG = replace(PRESETS["two_layer"], vocab=WORDS.size)
@@ -46,7 +47,7 @@ def default_search():
 @functools.cache
 def engine(**changes) -> Engine:
     """An engine over the world's words; engines are shared, since each compiles its own programs."""
-    return Engine(CFG, WORDS, replace(SETTINGS, **changes))
+    return (Lanes if "lanes" in changes else Engine)(CFG, WORDS, replace(SETTINGS, **changes))
 
 
 def words_env(query: Query, turns, *, searches: int = 3, letter: str = "e") -> Say | Search | Stop:
@@ -119,7 +120,7 @@ def trained_params(steps: int = 60):
         some = [[episodes[at]] for at in rng.choice(len(episodes), 32, replace=False)]
         graded = grades(np.ones((32, 1)), np.ones((32, 1), bool))
         batch = pack(some, graded, rows=16, row_tokens=160, queries=32, samples=1, micro=2)
-        state, _ = made.train_step(state, batch)
+        state, _ = made.update(state, batch, 1e-2)
     return jax.tree.map(jnp.asarray, jax.device_get(state.params))
 
 

@@ -1,11 +1,6 @@
 """Chat templates: the glue is the template's, the data the environment's, and nothing of the data is an added token."""
 
-import base64
 import json
-import struct
-import sys
-import time
-import tracemalloc
 
 import pytest
 import tokenizers
@@ -275,44 +270,6 @@ def test_a_date_in_a_template_is_the_same_every_day():
     assert render(tokenizer.template, messages=[message("user", "x")]) == "01 Jan 2026x"
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 8000000000 }}",
-        "{{ messages[0].content.ljust(8000000000) }}",
-        "{% set x = 9**(10**9) %}",
-        "{% for x in 'ab' | slice(10**9) %}{% endfor %}",
-        "{{ ('a' * 10**8) | wordwrap(1) }}",
-        "{{ 'a' * 2000000 }}",
-    ],
-)
-def test_a_template_that_would_take_hours_or_gigabytes_is_refused(template, monkeypatch):
-    monkeypatch.setattr("qr_jax.rollout.template.PROCESSOR_S", 1)
-    start = time.monotonic()
-    with pytest.raises(
-        ValueError, match="chat template .*: it (took more than 1 s|takes too much memory|makes 2,000,)"
-    ):
-        Chat(small(template))
-    assert time.monotonic() - start < 10
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not bound a process's memory")
-def test_a_template_s_memory_ends_where_it_is_said_to():
-    with pytest.raises(ValueError, match="it takes too much memory"):
-        render("{% set x = 'a' * 1500000000 %}b")
-
-
-def test_an_error_of_a_template_takes_no_memory_here():
-    """240 MB of its message took 700 MB of the process that asked."""
-    template = "{{ raise_exception('x' * 50000000) }}"
-    tracemalloc.start()
-    with pytest.raises(ValueError, match="TemplateError: x{300}"):
-        Chat(small(template))
-    assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    tracemalloc.stop()
-
-
 @pytest.mark.parametrize("template", ["{% if %}", "{{ messages.pop() }}", "{{ ''.__class__.__mro__ }}", "fixed"])
 def test_a_template_that_is_broken_or_reaches_out_is_refused(template):
     with pytest.raises(ValueError, match="chat template"):
@@ -337,27 +294,3 @@ def test_cut_by_hand():
     for text in ("a2b1c", "a1b", "a1b1c2"):
         with pytest.raises(ValueError, match="renders a message's text"):
             cut(text, ["1", "2"])
-
-
-@pytest.mark.parametrize("where", ["vocab", "added_tokens"])
-def test_an_id_for_which_the_library_would_make_room_is_refused(where):
-    described = json.loads(small(None)._described)
-    if where == "vocab":
-        described["model"]["vocab"]["far"] = 2**31
-    else:
-        described["added_tokens"].append({**described["added_tokens"][0], "content": "<|far|>", "id": 2**31})
-    with pytest.raises(ValueError, match="gives a token the id 2147483648; at most 4,194,304 is read"):
-        FastTokenizer(json.dumps(described), {"eos_token": "<|im_end|>"})
-
-
-def test_a_normalizer_that_would_make_a_letter_a_book_is_refused():
-    once = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 40}
-    described = json.loads(small(None)._described)
-    FastTokenizer(json.dumps(described | {"normalizer": once}), {"eos_token": "<|im_end|>"})
-    twice = described | {"normalizer": {"type": "Sequence", "normalizers": [once, once]}}
-    with pytest.raises(ValueError, match="normalizer of tokenizer.json may make a text 1,600 times as long"):
-        FastTokenizer(json.dumps(twice), {"eos_token": "<|im_end|>"})
-    charsmap = struct.pack("<I", 0) + b"f\0" + b"e" * 1601 + b"\0"  # as SentencePiece's: a trie, and what it leads to
-    mapped = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
-    with pytest.raises(ValueError, match="may make a text 1,601 times as long"):
-        FastTokenizer(json.dumps(described | {"normalizer": mapped}), {"eos_token": "<|im_end|>"})

@@ -382,9 +382,18 @@ def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_at_0_unasked(r
 def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
     checkpoints = run()
     save(checkpoints, 1)
-    monkeypatch.setattr("qr_jax.run.checkpoint.FORMAT", 5)
-    with pytest.raises(ValueError, match="has format 4, this version reads 5"):
+    monkeypatch.setattr("qr_jax.run.checkpoint.READS", (6, 7))
+    with pytest.raises(ValueError, match="has format 5, this version reads 6 and 7"):
         checkpoints.latest()
+
+
+def test_a_checkpoint_of_format_4_comes_back_without_its_learning_rate(run, monkeypatch):
+    checkpoints = run()
+    monkeypatch.setattr("qr_jax.run.checkpoint.FORMAT", 4)
+    save(checkpoints, 1, state=make_state() | {"rate": jnp.float32(0.5)})
+    assert checkpoints.latest() == 1
+    state, _ = checkpoints.restore(1, meshes.abstract(mesh_of(1, 1, 1), jax.eval_shape(make_state)))
+    assert_same_trees(state, make_state())
 
 
 def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refused(run):
@@ -400,7 +409,7 @@ def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refus
 def test_nothing_in_a_checkpoint_is_pickled(run, tmp_path):
     save(run(), 1)
     folder = tmp_path / "checkpoints" / "step_00000001"
-    assert json.loads((folder / "manifest.json").read_text())["format"] == 4
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 5
     for path in folder.rglob("*"):
         assert not path.is_file() or not path.read_bytes().startswith(b"\x80\x04"), path
 

@@ -7,10 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
-from etils import epath
-from jax._src import compiler
 from loopback_bucket import led_there
 
 from qr_jax.parallel import compile_cache
@@ -25,12 +22,9 @@ from qr_jax.rollout import compiles
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))
 compiles.count()
-folder = compile_cache.enable()
-if len(sys.argv) > 1:
-    from qr_jax.run import bucket
-    compile_cache.mirror(folder, bucket.opened(sys.argv[1]) / bucket.COMPILED, process=int(sys.argv[2]))
+lives, process = (*sys.argv[1:], None, 0)[:2]
+folder = compile_cache.enable(lives=lives, process=int(process))
 value = float(jax.jit(lambda x: jnp.sin(x).sum())(jnp.arange(8.0)))
-compile_cache.push_new()
 print(json.dumps([str(folder), value, compiles.count(), len(hits)]))
 """
 
@@ -63,10 +57,10 @@ def cleared(**environment):
     return kept | environment
 
 
-def run(*mirrored, **environment):
+def run(*where, **environment):
     """(folder, value, programs compiled, taken from the cache) of a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *mirrored],
+        [sys.executable, "-c", PROGRAM, *where],
         env=cleared(**environment),
         capture_output=True,
         text=True,
@@ -125,16 +119,6 @@ def test_each_process_of_a_run_keeps_what_it_compiled(tmp_path):
     assert second == [[*found[:2], found[3], 0] for found in first]
 
 
-def test_a_jax_of_another_rule_keeps_it(monkeypatch, tmp_path):
-    def other(cache_key, something_new): ...
-
-    for theirs in (None, other):
-        monkeypatch.setattr(compiler, "_cache_write", theirs)
-        monkeypatch.setattr(jax.config, "update", lambda *_: None)
-        compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)}, process=1)
-        assert compiler._cache_write is theirs
-
-
 def test_what_was_not_written_whole_goes_at_the_next_start(tmp_path):
     """jax writes a program and then the time of its use, which it asks of all when it makes room for another."""
     folder = Path(run(QR_JAX_COMPILED=str(tmp_path))[0])
@@ -158,23 +142,16 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch):
     compile_cache._write("key", 1.5, "jit_f", None, None, ["a callback"])  # and is not tried
 
 
-def test_a_new_machine_takes_its_programs_from_the_bucket(tmp_path):
-    """What another process of the run has there, or this one's folder held before, is not its own."""
+def test_a_new_machine_takes_its_programs_from_the_run_s_bucket(tmp_path):
+    """What another process of the run has there is not its own."""
     with led_there() as url:
         lives = f"{url}/night"
-        _, value, compiled, hits = run(lives, "1", QR_JAX_COMPILED=str(tmp_path / "first"))
+        folder, value, compiled, hits = run(lives, "1", XDG_CACHE_HOME=str(tmp_path / "first"))
+        assert folder.endswith(f"/night/{bucket.COMPILED}/{compile_cache.machine()}/process_1")
         assert compiled > 0 and hits == 0
-        assert run(lives, "1", QR_JAX_COMPILED=str(tmp_path / "second"))[1:] == [value, compiled, compiled]
-        assert run(lives, "2", QR_JAX_COMPILED=str(tmp_path / "third"))[3] == 0
-        there = bucket.opened(lives) / bucket.COMPILED / compile_cache.machine()
-        assert names(there / "process_1") == names(there / "process_2") == names(tmp_path / "second")
-        assert sum(name.endswith("-cache") for name in names(there / "process_1")) == compiled
+        assert run(lives, "1", XDG_CACHE_HOME=str(tmp_path / "second"))[1:] == [value, compiled, compiled]
+        assert run(lives, "2", XDG_CACHE_HOME=str(tmp_path / "third"))[3] == 0
         assert not list(bucket._names(bucket.opened(lives)))  # a run's copy leaves them alone
-        run(QR_JAX_COMPILED=str(tmp_path / "first"))
-        (tmp_path / "first" / compile_cache.machine() / "jit_old-1-cache").touch()
-        os.utime(tmp_path / "first" / compile_cache.machine() / "jit_old-1-cache", (0, 0))
-        assert run(lives, "3", QR_JAX_COMPILED=str(tmp_path / "first"))[3] == compiled
-        assert names(there / "process_3") == names(there / "process_1")
 
 
 def test_the_folder_can_be_in_a_bucket():
@@ -189,21 +166,3 @@ def names(folder):
     """Of a cache, without jax's lock and the part for a kind of machine."""
     inner = folder / compile_cache.machine()
     return {path.name for path in (inner if inner.exists() else folder).iterdir()} - {".lockfile"}
-
-
-def test_another_run_of_the_same_process_does_not_push_where_the_first_lives(monkeypatch, tmp_path):
-    monkeypatch.setattr(compile_cache, "_mirror", compile_cache.Mirror(tmp_path, epath.Path(tmp_path / "there")))
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    compile_cache.enable({"QR_JAX_COMPILED": str(tmp_path)})
-    (tmp_path / "jit_f-1-cache").touch()
-    compile_cache.push_new()
-    assert not (tmp_path / "there").exists()
-
-
-def test_a_place_that_cannot_be_used_is_said_and_no_error(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    mirror = compile_cache.Mirror(tmp_path, epath.Path(tmp_path / "file" / "compiled"))
-    (tmp_path / "jit_f-1-cache").write_text("program")
-    assert (mirror.pull(), mirror.push()) == (0, 0)
-    said = capsys.readouterr().err
-    assert "compiled programs did not go to " in said and "Not a directory" in said

@@ -466,3 +466,12 @@ def test_every_number_of_the_config_has_a_bound_beside_its_type():
                 yield before + name
 
     assert list(without(Config)) == []
+
+
+def test_a_setting_of_version_0_2_that_is_gone_is_read_over_in_old_runs_and_refused_with_what_takes_its_place(tmp_path):
+    """`learner.lanes`, which emulated devices took the place of."""
+    written = config.to_json(config.Config())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"learner": {**written["learner"], "lanes": 2}}))
+    assert config.load(tmp_path / "config.json") == config.Config()
+    with pytest.raises(ValueError, match=r"learner\.lanes: it is gone; set mesh\.devices=2"):
+        overrides.override(config.Config(), ["learner.lanes=2"])

@@ -262,7 +262,7 @@ OTHER_WORDS = {
     "lab/suite.py": {"exact_match", "judge"},
     "lab/report/run_list.py": {"exact_match"},  # a metric
     "models/decoder.py": {"none"},  # model.remat
-    "models/gguf.py": {"none"},  # a rope's kind
+    "lab/gguf.py": {"none"},  # a rope's kind
     "search/check.py": {"search_r1"},  # a protocol
     "search/http_post.py": {"http"},  # a scheme
     "rewards/_format.py": {"tool_call"},  # a tag

@@ -131,7 +131,7 @@ def build(mesh, advantage, **settings):
 
 def trained(bound, state, some_batch):
     """(gradient, advantage) of one train_step; Adam's first moment is (1 - b1) times the gradient."""
-    state, metrics = bound.train_step(state, some_batch)
+    state, metrics = bound.train_step(state, some_batch, np.float32(1e-2))
     assert int(state.updates) == 1
     first_moment = optax.tree.get(state.opt_state, "mu")
     return jax.tree.map(lambda leaf: np.asarray(leaf) / (1 - SETTINGS.betas[0]), first_moment), metrics["advantage"]
@@ -274,7 +274,7 @@ def lowered(advantage="grpo", loss="clip", changes=None):
     """Traced and not compiled: what is wrong with a plug-in is said before XLA is asked."""
     settings = replace(SETTINGS, advantage=use(advantage), loss=use(loss))
     bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
-    return bound.train_step.jitted.lower(bound.abstract, replace(batch(), **changes or {}))
+    return bound.train_step.jitted.lower(bound.abstract, replace(batch(), **changes or {}), np.float32(1e-2))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from qr_jax.data.world.generate import vocabulary
 from qr_jax.learner.pack import pack
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.records import Query, grades
-from qr_jax.rollout import cache, decode, kv_cache
+from qr_jax.rollout import cache, decode, on_cpu
 from qr_jax.rollout.engine import PURPOSES, Engine
 from qr_jax.rollout.kv_cache import KVCache, views_up_to
 from qr_jax.rollout.sampling import choose
@@ -178,8 +178,8 @@ def test_some_slots_decode_alone_as_they_do_among_all(monkeypatch):
     assert made.rows.decode_sizes == [8, 32, 64]
     slot_N, key_N2 = np.array([50, 3, 21]), np.arange(6, dtype=np.uint32).reshape(3, 2)
     found = []
-    for taking_part, largest_part in ((8, kv_cache.LARGEST_PART), (64, 1000)):
-        monkeypatch.setattr(kv_cache, "LARGEST_PART", largest_part)
+    for taking_part, largest_part in ((8, on_cpu.LARGEST_PART), (64, 1000)):
+        monkeypatch.setattr(on_cpu, "LARGEST_PART", largest_part)
         made.rows.begin()
         prompts = [(slot, [5 + slot % 7] * 9, 0) for slot in range(64)]
         made.rows.append(laid, "slots", prompts)

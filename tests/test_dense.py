@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qr_jax.parallel import nearest
 from qr_jax.records import Passage
-from qr_jax.search import dense_index, embedder
+from qr_jax.search import dense_index, embedder, nearest
 from qr_jax.search.retrievers.dense import dense
 
 BERT = str(Path(__file__).parent / "fixtures" / "bert")

@@ -93,7 +93,6 @@ def run_of_pages(tmp_path_factory):
         "pool.queries=4",
         "pool.samples=2",
         "rollout.lanes=2",
-        "learner.lanes=2",
         "sft.steps=0",
         "mesh.devices=1",
     ]

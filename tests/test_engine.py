@@ -50,6 +50,7 @@ from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles, slot_scheduler
 from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
+from qr_jax.rollout.lanes import Lanes
 from qr_jax.rollout.live import EpisodeState
 from qr_jax.run.kept_thread import KeptThread
 from qr_jax.settings import checks
@@ -326,7 +327,7 @@ def recorded(monkeypatch) -> list[tuple[int, int | None, str]]:
 @pytest.mark.parametrize(("lanes", "slots"), [(1, 6), (2, 7)])  # of a lane; other sizes are other programs
 def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(lanes, slots, monkeypatch):
     sizes = {"slots": slots * lanes, "store": 5 * lanes, "context_tokens": 300, "chunk": 5}
-    made = Engine(CFG, WORDS, replace(SETTINGS, lanes=lanes, **sizes))
+    made = (Lanes if lanes > 1 else Engine)(CFG, WORDS, replace(SETTINGS, lanes=lanes, **sizes))
     said = recorded(monkeypatch)
     params, queries = random_params(), [Query("long", " ".join(["who"] * 100), ("x",))]
     before, prompt_tokens = compiles.count(), made.prompt_tokens(queries, words_env)
@@ -612,7 +613,7 @@ def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
 
     made = Engine(CFG, Pieces(WORDS.words[3:]), replace(SETTINGS, slots=2, store=2))
     before = np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist()
-    made.watch(made.rows, ("ab>",))
+    made.watch(("ab>",))
     assert before == [1] and np.flatnonzero(np.asarray(made.rows.stop_at_V)).tolist() == [1, 4, 5, 6]
 
 
@@ -664,10 +665,11 @@ def test_what_fails_in_one_lane_ends_both_and_is_what_is_told():
     assert len(flat(roll(made, random_params(), world().train[:8], 2, env=words_env))) == 16
 
 
-def test_lanes_are_one_on_several_devices_and_must_divide_the_slots():
+def test_lanes_are_one_where_devices_share_a_rollout_and_must_divide_the_slots():
     two = load(str(FIXTURES.parents[1] / "configs/quickstart.py"), ["rollout.lanes=2"])
-    assert len(assemble.agent(two).engine.more_rows) == 1
-    assert not assemble.agent(override(two, ["mesh.data=2"])).engine.more_rows
+    for emulated in ([], ["mesh.data=2"], ["mesh.devices=2"]):  # one of them decodes
+        assert len(assemble.agent(override(two, emulated)).engine.others) == 1
+    assert type(assemble.agent(override(two, ["mesh.data=2", "mesh.rollout=slots"])).engine) is Engine
     with pytest.raises(ValueError, match=r"rollout.slots=5 and rollout.store=64 do not divide over rollout.lanes=2"):
         checks.check(override(two, ["rollout.slots=5"]))
 

@@ -93,8 +93,10 @@ def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path
         assert said["chat"]["tool_json"] == (template == LLAMA31)
         card = model_card.write(settings, said, None, dtype="bfloat16")
         assert "base_model: Qwen/Qwen3-1.7B\n" in card and "rounded to bfloat16" in card and '"name": "search"' in card
-    assert Chat(small(CHATML)).glue()["prompt"][0].startswith("<|im_start|>system\nYou are a helpful AI assistant")
-    assert SEARCH["function"]["name"] in chat(QWEN3).glue([SEARCH])["prompt"][0]
+    assert exporting.glue(Chat(small(CHATML)))["prompt"][0].startswith(
+        "<|im_start|>system\nYou are a helpful AI assistant"
+    )
+    assert SEARCH["function"]["name"] in exporting.glue(chat(QWEN3), [SEARCH])["prompt"][0]
 
 
 @given(transcripts)

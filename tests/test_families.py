@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from qr_jax.lab.hf_folder import to_hf
 from qr_jax.models import hf
 from qr_jax.models.costs import parameter_count
-from qr_jax.models.families import PRESETS, from_hf, to_hf
+from qr_jax.models.families import PRESETS, from_hf
 from qr_jax.models.rope import frequencies
 
 QWEN3 = {  # Qwen3-1.7B's published config.json, in transformers 4's style

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from test_learner import assert_close, build, gradient, groups
 
-from qr_jax.learner import fill
 from qr_jax.learner.pack import pack
+from qr_jax.methods import fill
 from qr_jax.pool.noise import uniforms
 from qr_jax.records import grades
 

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qr_jax.models import decoder, gguf, gguf_file, hf, layout
+from qr_jax.lab import gguf, hf_folder
+from qr_jax.models import decoder, hf
 from qr_jax.models.families import ModelConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -44,8 +45,8 @@ def write(path: Path, metadata: dict, tensors: dict[str, tuple[tuple[int, ...], 
 
 
 def one(tmp_path, shape, kind, raw) -> np.ndarray:
-    file = gguf_file.read_header(write(tmp_path / "x.gguf", {}, {"t": (shape, kind, raw)}))
-    return gguf_file.dequantise(file, "t")
+    file = gguf.read_header(write(tmp_path / "x.gguf", {}, {"t": (shape, kind, raw)}))
+    return gguf.dequantise(file, "t")
 
 
 def test_q8_0_by_hand(tmp_path):
@@ -104,7 +105,7 @@ def tiny_tensors(params) -> dict:
     theirs = {ours: name for name, ours in gguf.NAMES.items()}
     inner = {ours: name for name, ours in gguf.LAYER_NAMES.items()}
     tensors = {}
-    for name, give in layout.take_apart(TINY, params).items():
+    for name, give in hf_folder.take_apart(TINY, params).items():
         array = np.ascontiguousarray(give(), np.float32)
         if ".q_proj." in name or ".k_proj." in name:
             heads = TINY.heads if ".q_proj." in name else TINY.kv_heads
@@ -164,47 +165,35 @@ def test_metadata_that_describes_no_model_here_is_refused(change, says, tiny_par
 
 
 START = struct.pack("<4sI", b"GGUF", 3)
+ONE_KEY, ONE_TENSOR = START + struct.pack("<QQ", 0, 1) + string("k"), START + struct.pack("<QQ", 1, 0) + string("t")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    "content",
     [
-        (b"", "is empty"),
-        (b"GGML" + bytes(20), "begins with b'GGML'"),
-        (struct.pack("<4sIQQ", b"GGUF", 1, 0, 0), "version 1"),
-        (START, "ends within its header"),
-        (START + struct.pack("<QQ", 2**60, 0), "announces 1152921504606846976 tensors"),
-        (START + struct.pack("<QQ", 0, 2**60), "announces 1152921504606846976 metadata keys"),
-        (START + struct.pack("<QQQ", 0, 1, 2**60), "bytes in a string"),
-        (START + struct.pack("<QQQ", 0, 1, 9000) + b"x", "ends within its header"),
-        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 8, 2**60), "cannot fit"),
-        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 4, 2**60), "ends within its header"),
-        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<IIQ", 9, 9, 1), "nested"),
-        (START + struct.pack("<QQ", 0, 1) + string("k") + struct.pack("<I", 77), "unknown type 77"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<I", 2**31), "2147483648 dimensions"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQQIQ", 2, 2**60, 2**60, 0, 0), "ends at byte"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 2**60), "ends at byte"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 32, 24, 0), "ggml type 24"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 31, 8, 0), "no whole blocks"),
-        (START + struct.pack("<QQ", 1, 0) + string("t") + struct.pack("<IQIQ", 1, 4, 0, 7), "not aligned"),
+        b"",
+        b"GGML" + bytes(20),
+        struct.pack("<4sIQQ", b"GGUF", 1, 0, 0),
+        START,
+        START + struct.pack("<QQ", 2**60, 0),
+        START + struct.pack("<QQQ", 0, 1, 2**60),
+        ONE_KEY + struct.pack("<IIQ", 9, 8, 2**60),
+        ONE_KEY + struct.pack("<I", 77),
+        ONE_TENSOR + struct.pack("<IQQIQ", 2, 2**60, 2**60, 0, 0),
+        ONE_TENSOR + struct.pack("<IQIQ", 1, 4, 0, 2**60),
+        ONE_TENSOR + struct.pack("<IQIQ", 1, 31, 8, 0),
     ],
 )
-def test_a_hostile_header_is_refused_before_anything_is_allocated(content, says, tmp_path):
+def test_what_is_no_whole_gguf_file_is_refused(content, tmp_path):
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(ValueError, match=says):
-        gguf_file.read_header(tmp_path / "x.gguf")
+    with pytest.raises(ValueError, match="x.gguf is no whole GGUF file of version 2 or 3 .*; fetch it again"):
+        gguf.read_header(tmp_path / "x.gguf")
 
 
-def test_overlapping_tensors_and_a_truncated_file_are_refused(tmp_path):
-    raw = bytes(64)
-    head = START + struct.pack("<QQ", 2, 0)
-    head += b"".join(string(name) + struct.pack("<IQIQ", 1, 16, 0, at) for name, at in (("a", 0), ("b", 32)))
-    (tmp_path / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + raw * 2)
-    with pytest.raises(ValueError, match="'b' .* overlaps"):
-        gguf_file.read_header(tmp_path / "x.gguf")
-    path = write(tmp_path / "y.gguf", {}, {"t": ((16,), 0, raw)}, cut=1)
-    with pytest.raises(ValueError, match="fetch the file again"):
-        gguf_file.read_header(path)
+def test_a_truncated_file_is_refused(tmp_path):
+    path = write(tmp_path / "y.gguf", {}, {"t": ((16,), 0, bytes(64))}, cut=1)
+    with pytest.raises(ValueError, match="fetch it again"):
+        gguf.read_header(path)
 
 
 def test_a_qwen_tokenizer_cuts_digits_and_contractions(tmp_path):

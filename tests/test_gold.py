@@ -9,7 +9,8 @@ import pytest
 from test_learner import CFG, MODEL, SETTINGS, groups
 
 from qr_jax import config
-from qr_jax.learner import gold, learner
+from qr_jax.learner import learner
+from qr_jax.methods import gold
 from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query

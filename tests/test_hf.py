@@ -1,7 +1,6 @@
 """Hugging Face folders: the same logits as transformers, exports that come back bit for bit, hostile files refused."""
 
 import json
-import os
 import shutil
 import struct
 import time
@@ -13,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from qr_jax.lab import hf_folder
 from qr_jax.models import decoder, hf, safetensors_file
 from qr_jax.models.families import PRESETS, from_hf
 from qr_jax.models.hf import load_tokenizer
@@ -46,10 +46,10 @@ def test_the_tree_has_the_shapes_of_the_decoders_own(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("shard_bytes", [hf.SHARD_BYTES, 40_000])
+@pytest.mark.parametrize("shard_bytes", [hf_folder.SHARD_BYTES, 40_000])
 def test_an_export_in_float32_comes_back_bit_for_bit(family, shard_bytes, tmp_path):
     cfg, params = hf.load(FIXTURES / family)
-    hf.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32", shard_bytes=shard_bytes)
+    hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32", shard_bytes=shard_bytes)
     again_cfg, again = hf.load(tmp_path / "out")
     assert again_cfg == cfg
     jax.tree.map(np.testing.assert_array_equal, again, params)
@@ -58,7 +58,7 @@ def test_an_export_in_float32_comes_back_bit_for_bit(family, shard_bytes, tmp_pa
 
 def test_an_export_in_bfloat16_rounds_each_weight_once(tmp_path):
     cfg, params = hf.load(FIXTURES / "qwen3")
-    hf.save(tmp_path / "out", cfg, params, load_tokenizer(FIXTURES / "qwen3"))
+    hf_folder.save(tmp_path / "out", cfg, params, load_tokenizer(FIXTURES / "qwen3"))
     _, again = hf.load(tmp_path / "out", ml_dtypes.bfloat16)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(ml_dtypes.bfloat16)), again, params)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -68,7 +68,7 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path):
     from safetensors.numpy import load_file
 
     cfg, params = hf.load(FIXTURES / "qwen2")
-    hf.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32")
+    hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32")
     found = load_file(tmp_path / "out" / "model.safetensors")
     np.testing.assert_array_equal(found["lm_head.weight"], params["head"])
     np.testing.assert_array_equal(found["model.layers.1.mlp.up_proj.weight"].T, params["layers"]["up"][1])
@@ -80,7 +80,7 @@ def test_transformers_gives_the_same_logits_for_an_export(family, tmp_path):
     from transformers import AutoModelForCausalLM
 
     cfg, params = hf.load(FIXTURES / family)
-    hf.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32", shard_bytes=60_000)
+    hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32", shard_bytes=60_000)
     ids = np.random.default_rng(1).integers(0, cfg.vocab, (2, 40))
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor(ids)).logits.numpy()
@@ -92,7 +92,7 @@ def test_transformers_reads_the_tokenizer_and_config_of_an_export(tmp_path):
 
     cfg, params = hf.load(FIXTURES / "qwen3")
     ours = load_tokenizer(FIXTURES / "qwen3")
-    hf.save(tmp_path / "out", cfg, params, ours)
+    hf_folder.save(tmp_path / "out", cfg, params, ours)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "<|im_start|>user\nsearch the café<|im_end|>\n<think>"
     assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
@@ -104,15 +104,15 @@ def test_transformers_reads_the_tokenizer_and_config_of_an_export(tmp_path):
 
 def test_weights_are_never_written_over_weights(tmp_path):
     cfg, params = hf.load(FIXTURES / "llama")
-    hf.save(tmp_path, cfg, params, WordTokenizer(["a"]))
+    hf_folder.save(tmp_path, cfg, params, WordTokenizer(["a"]))
     with pytest.raises(ValueError, match="already holds weights"):
-        hf.save(tmp_path, cfg, params, WordTokenizer(["a"]))
+        hf_folder.save(tmp_path, cfg, params, WordTokenizer(["a"]))
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     cfg, params = hf.load(FIXTURES / "llama")
     with pytest.raises(ValueError, match="309 ids, the model embeds 128"):
-        hf.save(tmp_path, cfg, params, load_tokenizer(FIXTURES / "qwen3"))
+        hf_folder.save(tmp_path, cfg, params, load_tokenizer(FIXTURES / "qwen3"))
 
 
 def test_missing_extra_and_misshapen_tensors_are_named(tmp_path):
@@ -210,47 +210,10 @@ def test_a_preset_with_the_worlds_words_can_be_exported(tmp_path):
     cfg = PRESETS["two_layer"]
     rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: decoder.init(cfg, jax.random.key(0)))
     params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-    hf.save(tmp_path / "out", cfg, params, WordTokenizer(["paris", "<search>"]), "float32")
+    hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["paris", "<search>"]), "float32")
     again_cfg, again = hf.load(tmp_path / "out")
     assert again_cfg == cfg
     jax.tree.map(np.testing.assert_array_equal, again, params)
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "says"),
-    [
-        ("chat_template.jinja", 3 * 2**30, "3,221,225,472 bytes; wanted at most 1,048,576"),
-        ("tokenizer.json", 3 * 2**30, "wanted at most 67,108,864"),
-        ("tokenizer_config.json", b'{"eos_token": "x", "y": [' + b"[]," * 2**22 + b"0]}", "commas, lists and objects"),
-        ("generation_config.json", 2**23, "wanted at most 4,194,304"),
-        ("chat_template.jinja", None, "chat_template.jinja of qwen3 is no file"),
-        ("tokenizer.4.0.0.json", b"[" + b"[]," * 2**22 + b"0]", "commas, lists and objects"),  # fast_tokenizer_files
-        ("additional_chat_templates/x.jinja", None, "additional_chat_templates/x.jinja of qwen3 is no file"),
-        ("additional_chat_templates/x.jinja", 2**20 + 1, "x.jinja of qwen3 has 1,048,577 bytes; wanted at most"),
-    ],
-)
-def test_texts_beside_the_weights_that_are_larger_than_any_are_refused_before_they_are_read(name, size, says, tmp_path):
-    folder = shutil.copytree(FIXTURES / "qwen3", tmp_path / "qwen3")
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).unlink(missing_ok=True)
-    if size is None:
-        os.mkfifo(folder / name)
-    elif isinstance(size, bytes):
-        (folder / name).write_bytes(size)
-    else:
-        (folder / name).touch()
-        os.truncate(folder / name, size)
-    with pytest.raises(ValueError, match=says):
-        hf.load_tokenizer(folder)
-
-
-def test_so_many_chat_templates_are_refused(tmp_path):
-    folder = shutil.copytree(FIXTURES / "qwen3", tmp_path / "qwen3") / "additional_chat_templates"
-    folder.mkdir()
-    for at in range(65):
-        (folder / f"{at}.jinja").write_text("x")
-    with pytest.raises(ValueError, match="additional_chat_templates of qwen3 holds 65 files; wanted at most 64"):
-        hf.load_tokenizer(folder.parent)
 
 
 def test_a_classifier_s_labels_are_not_named_one_by_one():

@@ -40,9 +40,8 @@ def test_values_come_back_in_the_order_of_the_draw():
 @pytest.mark.parametrize(
     ("at", "total", "said"),
     [
-        ([0, 0], 2, "drawn query 0 was given by more than one process, or twice"),
-        ([0, 1], 3, "drawn query 2 was given by no process; every one of the 3 is needed once"),
-        ([0, 2], 2, "drawn query 1 was given by no process"),
+        ([0, 0], 2, "drawn query: 2 values came at .0, 0.; each is needed once"),
+        ([0, 1], 3, "drawn query: 2 values came at .0, 1."),
         ([0], 1, "2 values, but places for 1"),
     ],
 )
@@ -54,7 +53,7 @@ def test_a_query_graded_twice_or_not_at_all_is_refused(at, total, said):
 def test_episodes_are_ordered_by_their_place():
     ordered = hosts.gather_episodes([episode(2), episode(0)], [7, 3])
     assert [one.sample for one in ordered] == [0, 2]
-    with pytest.raises(ValueError, match="episode 3 was given"):
+    with pytest.raises(ValueError, match="episode: 2 values came at .3, 3."):
         hosts.gather_episodes([episode(2), episode(0)], [3, 3])
 
 

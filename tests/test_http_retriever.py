@@ -2,14 +2,12 @@
 
 import base64
 import contextlib
-import ctypes
 import json
 import os
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -638,27 +636,3 @@ def test_calls_share_the_threads_that_earlier_ones_used():
     assert len(set(crew.each(lambda _: together.wait(), range(4)))) == 4
     with pytest.raises(ZeroDivisionError):
         crew.each(lambda item: 1 // item, [1, 0])
-
-
-OF_THREADS = """
-import os, resource
-from qr_jax.search import http_post
-
-def anonymous_bytes():
-    _, resident, of_files, *_ = map(int, open("/proc/self/statm").read().split())
-    return (resident - of_files) * resource.getpagesize()
-
-crew = http_post.Crew(1)
-crew.each(lambda _: len(bytes(30 << 20)), [0])  # glibc keeps twice so much from now on
-held = anonymous_bytes()
-answers = crew.each(lambda _: [os.urandom(1 << 20) for _ in range(20)], [0])
-del answers
-crew.each(len, [""])
-print(anonymous_bytes() - held)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's heap is what is looked at")
-def test_what_a_large_answer_took_is_given_back_with_the_next_call():
-    done = subprocess.run([sys.executable, "-c", OF_THREADS], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 4 << 20

@@ -16,17 +16,17 @@ AROUND = ("search", "sets", "lab", "methods", "cli")
 # A module imports from its own row and the rows above it, nothing from below. What is named ("pool.rules") is apart
 # from the room that it lies in.
 ROWS = (
-    "errors records settings.settings data.characters data.loose_json parallel.interpreter pool.noise logging.columns "
+    "errors records settings.settings data.characters data.loose_json lab.interpreter pool.noise logging.columns "
     "logging.secrecy logging.terminal run.bounded_json run.bucket run.committed cli.interrupts run.kept_thread "
     "run.lease run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
     "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.broken_verdict lab.differences "
     "lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
-    "models parallel learner.pack search.embedder search.encoder",
+    "models parallel learner.pack search.embedder search.encoder search.nearest",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
     "search.server_metrics",
-    "assemble run.runs sets",
+    "assemble methods.gold run.runs sets",
     "step run train sft evaluate evaluation.subject",
     "lab",
     "cli lab.bug_report",
@@ -44,7 +44,8 @@ EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder"
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")
-LOOPS += ("methods.advantages", "methods.losses", "search.embedder", "search.encoder")
+LOOPS += ("methods.advantages", "methods.losses", "methods.gold", "search.embedder", "search.encoder")
+LOOPS += ("search.nearest", "lab.hf_folder", "lab.gguf")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")

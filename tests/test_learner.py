@@ -1,6 +1,5 @@
 """The learner: one update is the same on every mesh, packed or padded, in one micro-batch or four."""
 
-import threading
 from dataclasses import replace
 from functools import partial
 
@@ -12,19 +11,18 @@ from qr_jax import config
 from qr_jax.learner import learner
 from qr_jax.learner.advantages.grpo import grpo
 from qr_jax.learner.pack import pack
-from qr_jax.learner.update import Update
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
-from qr_jax.train import update
 
 CFG = ModelConfig(
     vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64, qk_norm=True
 )
 MODEL = config.Model(vocab_block=24)
 SETTINGS = config.Learner(lr=1e-2, kl_weight=0.0, rows=8, row_tokens=48)
+RATE = np.float32(1e-2)
 
 
 def episode(rng, sample, length):
@@ -159,7 +157,7 @@ def test_a_zero_variance_group_adds_nothing_and_a_step_without_signal_leaves_the
     episodes, graded = groups()
     before = jax.tree.map(np.asarray, state)
     none = pack([], grades(np.zeros((0, 4)), np.zeros((0, 4), bool)), rows=8, row_tokens=48, queries=8, samples=4)
-    after, metrics = bound.train_step(state, none)
+    after, metrics = bound.train_step(state, none, RATE)
     assert not bool(metrics["any"]) and int(after.updates) == 0 and int(after.skipped) == 0
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.array_equal(a, np.asarray(b))
@@ -170,12 +168,12 @@ def test_a_zero_variance_group_adds_nothing_and_a_step_without_signal_leaves_the
 
 def test_an_update_moves_the_weights_and_one_that_is_not_finite_is_skipped_and_counted():
     bound, state = build()
-    state, metrics = bound.train_step(state, batch())
+    state, metrics = bound.train_step(state, batch(), RATE)
     assert int(state.updates) == 1 and float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) > 0
     before = jax.tree.map(np.asarray, state.params)
     broken = batch()
     broken.grades.reward_QG[0, 0] = np.inf
-    state, metrics = bound.train_step(state, broken)
+    state, metrics = bound.train_step(state, broken, RATE)
     assert not bool(metrics["finite"]) and int(state.skipped) == 1 and int(state.updates) == 1
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
         assert np.array_equal(a, np.asarray(b))
@@ -194,8 +192,8 @@ def test_the_ratio_is_one_on_the_first_update_and_old_log_probabilities_are_the_
 def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
     bound, state = build(kl_weight=0.1, kl="k3")
     start = jax.tree.map(np.asarray, state.params)
-    state, first = bound.train_step(state, batch())
-    state, second = bound.train_step(state, batch())
+    state, first = bound.train_step(state, batch(), RATE)
+    state, second = bound.train_step(state, batch(), RATE)
     assert float(first["kl"]) == pytest.approx(0, abs=1e-6) and float(second["kl"]) > 0
     assert all(
         np.array_equal(a, np.asarray(b))
@@ -239,7 +237,7 @@ def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(
     state = bound.init(decoder.init(CFG, jax.random.key(0)))
     loss, grads = gradient(bound, state, batch())
     assert loss == pytest.approx(reference[0], abs=2e-2)
-    state, metrics = bound.train_step(state, batch())
+    state, metrics = bound.train_step(state, batch(), RATE)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params)) and bool(metrics["finite"])
     norm = sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(reference[1])) ** 0.5
     gap = [np.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(reference[1]), strict=True)]
@@ -253,9 +251,9 @@ def test_remat_changes_no_gradient(reference):
 
 
 def test_several_updates_a_batch_split_it_and_hold_the_old_policy_still():
-    bound, state = build(lr=1e-3)
+    bound, state = build(updates=3)
     whole = batch(rows=4)
-    state, metrics = update(bound, state, whole, 3)
+    state, metrics = bound.update(state, whole, 1e-3)
     assert len(metrics) == 3 and int(state.updates) == 3
     assert sum(int(part["tokens"]) for part in metrics) == int(whole.mask_MEL.sum())
     ratios = [abs(float(part["ratio"]) - 1) for part in metrics]
@@ -267,14 +265,11 @@ def test_of_several_updates_each_episode_is_told_the_advantage_of_its_own(shape)
     """A learner whose nth update has the advantage n everywhere: an episode is told the number of its update."""
     whole, calls = batch(rows=4), iter(range(3))
 
-    class Numbered:
-        old_logp = staticmethod(lambda state, batch: None)
+    def numbered(state, batch, rate, old):
+        return state, {"advantage": np.full(shape, next(calls), np.float32)}
 
-        @staticmethod
-        def train_step(state, batch, old):
-            return state, {"advantage": np.full(shape, next(calls), np.float32)}
-
-    _, every = update(Numbered, None, whole, 3)  # pyright: ignore
+    bound = replace(build(updates=3)[0], train_step=numbered, old_logp=lambda state, batch: None)
+    _, every = bound.update(None, whole, 1e-2)  # pyright: ignore
     told_N = every[0]["advantage"].reshape(32, -1)[:, 0]
     for m in np.flatnonzero(whole.used_M):
         ids = whole.episode_ME[m][whole.episode_ME[m] >= 0]
@@ -297,7 +292,7 @@ def test_one_program_trains_groups_of_all_widths_up_to_the_stated_most():
     compiles.count()
     before = None
     for widths in ((4,) * 6, (2,) * 6, (2, 3, 4, 3), (2,)):
-        state, metrics = bound.train_step(state, narrowed(widths))
+        state, metrics = bound.train_step(state, narrowed(widths), RATE)
         assert int(metrics["signal_groups"]) == len(widths) and bool(metrics["finite"])
         assert metrics["advantage"].shape == (8, 4) and bound.train_step.jitted._cache_size() == 1
         assert before in (None, compiles.count())
@@ -329,8 +324,8 @@ def test_few_signal_groups_make_a_part_of_an_update(full, share):
     bound, state = build(full_groups=full)
     whole, _ = build()
     before = jax.tree.map(np.asarray, state.params)
-    after, metrics = bound.train_step(state, batch())
-    reference, _ = whole.train_step(build()[1], batch())
+    after, metrics = bound.train_step(state, batch(), RATE)
+    reference, _ = whole.train_step(build()[1], batch(), RATE)
     share = share or float(metrics["signal_groups"]) / 16
     assert 0 < share < 1 or full < 2
     assert float(metrics["update_scale"]) == pytest.approx(share)
@@ -339,41 +334,13 @@ def test_few_signal_groups_make_a_part_of_an_update(full, share):
     np.testing.assert_array_equal(*(jax.tree.leaves(one.opt_state)[1] for one in (after, reference)))
 
 
-def test_the_rate_of_an_update_is_the_states():
+def test_the_rate_is_an_argument_of_the_update_and_among_its_metrics():
     bound, state = build()
     before = jax.tree.map(np.asarray, state.params)
-    after, metrics = bound.train_step(replace(state, rate=np.float32(0.0)), batch())
-    assert float(metrics["grad_norm"]) > 0 and float(metrics["update_norm"]) == 0 and int(after.updates) == 1
+    after, (metrics,) = bound.update(state, batch(), 0.0)
+    assert (float(metrics["lr"]), float(metrics["update_norm"]), int(after.updates)) == (0, 0, 1)
+    assert float(metrics["grad_norm"]) > 0
     jax.tree.map(np.testing.assert_array_equal, after.params, before)
-
-
-@pytest.fixture(scope="module")
-def in_lanes():
-    """Learners by their number of lanes."""
-    return {lanes: build(lanes=lanes)[0] for lanes in (1, 2, 3)}
-
-
-@pytest.mark.parametrize("lanes", [2, 3])
-@pytest.mark.parametrize("part", ["whole", "every second", "nothing"])
-def test_lanes_make_the_update_of_one(in_lanes, lanes, part):
-    whole = batch(rows=2, per_row=2)
-    at_M = np.arange(len(whole.used_M))
-    assert whole.used_M.sum() > 4
-    used_M = whole.used_M & {"whole": at_M >= 0, "every second": at_M % 2 == 0, "nothing": at_M < 0}[part]
-    some = replace(whole, used_M=used_M, mask_MEL=whole.mask_MEL & used_M[:, None, None])
-
-    def updated(bound):
-        state = bound.init(decoder.init(CFG, jax.random.key(0)))
-        old = bound.old_logp(state, whole)
-        return jax.tree.map(np.asarray, bound.train_step(state, some, old))
-
-    one, several, again = (updated(in_lanes[n]) for n in (1, lanes, lanes))
-    jax.tree.map(np.testing.assert_array_equal, several, again)
-    assert (several[0].updates, several[0].skipped) == ((0, 0) if part == "nothing" else (1, 0))
-    assert one[1]["grad_norm"] > 0 or part == "nothing"
-    (state, metrics), (theirs, their_metrics) = one, several
-    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(close, (state.opt_state, metrics), (theirs.opt_state, their_metrics))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
@@ -388,34 +355,9 @@ def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
             raise KeyError
 
     with pytest.raises(KeyError):
-        bound.step_by_parts(state, some, between=second)
+        bound.step_by_parts(state, some, RATE, between=second)
     jax.tree.map(np.testing.assert_array_equal, state, before)  # nothing of it was donated
-    made, metrics = bound.step_by_parts(state, some, between=lambda: calls.append(1))
+    made, metrics = bound.step_by_parts(state, some, RATE, between=lambda: calls.append(1))
     assert len(calls) == 2 + some.used_M.sum() + 1
-    whole, their_metrics = bound.train_step(build(sizes)[1], some)
+    whole, their_metrics = bound.train_step(build(sizes)[1], some, RATE)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), (made, metrics), (whole, their_metrics))
-
-
-def test_a_learners_lanes_work_at_the_same_time(monkeypatch):
-    met, compiled, summed = threading.Barrier(2), threading.Event(), Update.summed
-
-    def wait_for_the_other():
-        if compiled.is_set():
-            met.wait(20)
-
-    def meeting(self, state, per_micro):
-        jax.debug.callback(wait_for_the_other)
-        return summed(self, state, per_micro)
-
-    monkeypatch.setattr(Update, "summed", meeting)
-    bound, state = build(lanes=2)
-    state, _ = bound.train_step(state, batch(rows=2, per_row=2))
-    compiled.set()
-    assert np.isfinite(bound.train_step(state, batch(rows=2, per_row=2))[1]["loss"])
-    assert not met.broken
-
-
-def test_several_devices_have_one_lane(reference, monkeypatch):
-    monkeypatch.setattr(learner, "ThreadPoolExecutor", None)  # what lanes cannot do without
-    bound, state = build((2, 2, 2), lanes=2)
-    assert float(bound.train_step(state, batch())[1]["loss"]) == pytest.approx(reference[0], rel=1e-5)

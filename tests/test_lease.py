@@ -18,7 +18,6 @@ from loopback_bucket import led_there
 
 from qr_jax import config, errors
 from qr_jax.cli import cli
-from qr_jax.parallel import compile_cache
 from qr_jax.run import bucket, lease, runs
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
@@ -32,12 +31,6 @@ held = lease.Lease(bucket.opened(sys.argv[2]), lock, say=print)
 print("held", flush=True)
 time.sleep(60)
 """
-
-
-@pytest.fixture(autouse=True)
-def no_programs_left_to_copy(monkeypatch):
-    """The last run of this process leaves where its programs go, a bucket that is gone after these tests."""
-    monkeypatch.setattr(compile_cache, "_mirror", None)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import ctypes
 import resource
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,11 +12,10 @@ from killed_run import tiny
 from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env, world
 from rollouts import engine as shared_engine
 
-from qr_jax import train
 from qr_jax.models import decoder, incremental
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import decode, kv_cache
+from qr_jax.rollout import decode, kv_cache, on_cpu
 from qr_jax.rollout.engine import Engine
 from qr_jax.run import runs
 
@@ -35,7 +33,7 @@ def test_what_was_freed_goes_back_to_the_system():
     last = pieces.pop()  # holds the heap's end where it is
     held = resident_bytes()
     del pieces
-    memory.give_back()
+    on_cpu.give_back()
     assert held - resident_bytes() > 100_000_000 and last
 
 
@@ -66,8 +64,8 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
     whole, by_layer = (Engine(CFG, WORDS, replace(SETTINGS, **asked)) for _ in range(2))
     episodes = [flat(roll(whole, random_params(), world().train[:8], 3, env=words_env))]
     monkeypatch.setattr(memory, "LARGE", 2**10)
-    monkeypatch.setattr(decode, "AT_ONCE", 1)  # of two
-    monkeypatch.setattr(kv_cache, "SMALL_CALL", 16)
+    monkeypatch.setattr(on_cpu, "AT_ONCE", 1)  # of two
+    monkeypatch.setattr(on_cpu, "SMALL_CALL", 16)
     warmed = [what for _, what in by_layer.rows.warm_up(random_params(), 30)]
     assert warmed[:2] == ["caches", "prompts, 4 tiles of 16 tokens"] and len(warmed) == 3
     calls = []
@@ -79,8 +77,8 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
 
         return call
 
-    for name in ("append_by_layers", "move"):
-        monkeypatch.setattr(decode, name, counted(name, getattr(decode, name)))
+    for of, name in ((on_cpu, "append_by_layers"), (decode, "move")):
+        monkeypatch.setattr(of, name, counted(name, getattr(of, name)))
     episodes.append(flat(roll(by_layer, random_params(), world().train[:8], 3, env=words_env)))
     assert {name for name, _ in calls} == {"append_by_layers", "move"}
     assert {leaves for name, leaves in calls if name == "move"} == {2}  # keys and values of one layer
@@ -93,16 +91,16 @@ def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_put
     cfg = replace(CFG, layers=5)
     laid = incremental.to_decode_params(cfg, decoder.init(cfg, jax.random.key(0)))
     tiles = (np.int32([0, 1]), np.arange(8, dtype=np.int32).reshape(2, 4), np.int32([0, 3]), np.int32([4, 2]))
-    assert decode.AT_ONCE == 3
+    assert on_cpu.AT_ONCE == 3
     found = [
         append(laid, caches.create(cfg, 2, 8, "float32"), *tiles, cfg=cfg, view=8)
-        for append in (decode.append, decode.append_by_layers)
+        for append in (decode.append, on_cpu.append_by_layers)
     ]
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_array_equal(one, other)
         assert np.asarray(one).any()
     how = {"from_R": np.int32([0]), "to_R": np.int32([1]), "used_R": np.int32([3])}
-    copied = decode.by_layer(decode.copy, found[0], **how), decode.copy(found[1], **how)
+    copied = on_cpu.move_by_layer(decode.copy, found[0], **how), decode.copy(found[1], **how)
     for one, other in zip(*map(jax.tree.leaves, copied), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -110,7 +108,7 @@ def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_put
 def test_a_cache_that_grows_gives_back_what_it_leaves_as_it_goes(monkeypatch):
     made, given_back = Engine(CFG, WORDS, SETTINGS).rows, []
     made.to_decode_params(random_params())
-    monkeypatch.setattr(memory, "give_back", lambda: given_back.append(1))
+    monkeypatch.setattr(on_cpu, "give_back", lambda: given_back.append(1))
     made.fit("slots", 65)
     assert not given_back  # small
     monkeypatch.setattr(memory, "LARGE", 2**10)
@@ -142,22 +140,8 @@ def test_a_large_state_s_checkpoint_is_written_before_the_run_goes_on(tmp_path, 
         run.go_on(None, lambda host: None)
         waited, wait = [], run.checkpoints.wait
         monkeypatch.setattr(run.checkpoints, "wait", lambda: waited.append(wait()))
-        done, save = [], run.checkpoints.save
-        monkeypatch.setattr(memory, "give_back", lambda: done.append("give back"))
-        monkeypatch.setattr(run.checkpoints, "save", lambda *given, **how: done.append("save") or save(*given, **how))
         run.save(0, random_params(), {})
-        assert done == ["give back"] * large + ["save", "give back"]
         assert len(waited) == (2 if large else 1)  # before a save the one before is waited for
         assert not large or run.checkpoints.latest() == 0
     finally:
         run.close()
-
-
-def test_an_update_gives_back_first_what_rollouts_left_where_memory_is_tight(monkeypatch):
-    done = []
-    trainer = SimpleNamespace(train_step=lambda state, whole: (done.append("update"), {}))
-    monkeypatch.setattr(memory, "give_back", lambda: done.append("give back"))
-    for is_tight in (True, False):
-        monkeypatch.setattr(memory, "is_tight", lambda tree, is_tight=is_tight: is_tight)
-        train.update(trainer, None, None, 1)
-    assert done == ["give back", "update", "update"]

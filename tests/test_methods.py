@@ -82,7 +82,7 @@ def test_a_method_s_update_can_be_traced(name):
     batch = replace(batch, gold_logp_NT=np.zeros((32, 8), np.float32))
     bound = learner.make(CFG, MODEL, settings, meshes.make_mesh(config.Mesh(devices=1)))
     old = (batch.rollout_logp_MEL,) if settings.updates > 1 else ()
-    state, metrics = bound.train_step.jitted.eval_shape(bound.abstract, batch, *old)
+    state, metrics = bound.train_step.jitted.eval_shape(bound.abstract, batch, np.float32(1e-3), *old)
     assert metrics["loss"].shape == () and state.updates.shape == ()
 
 

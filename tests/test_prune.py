@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_learner import build, gradient, groups
 
-from qr_jax.learner import prune
 from qr_jax.learner.pack import pack
+from qr_jax.methods import prune
 from qr_jax.records import grades
 
 

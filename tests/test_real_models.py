@@ -11,6 +11,7 @@ from test_gguf import tiny_metadata, write
 from test_tokenizer import sentencepiece
 
 from qr_jax.config import Model, use
+from qr_jax.lab import hf_folder
 from qr_jax.logging import metrics_writer
 from qr_jax.models import decoder, hf, layout
 from qr_jax.models.families import ModelConfig
@@ -47,7 +48,7 @@ def test_a_sentencepiece_like_folder_of_mistral_trains(tmp_path):
     sentencepiece("BPE", "Prepend").save(str(tmp_path / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
-    hf.save(folder, cfg, decoder.init(cfg, jax.random.key(0)), hf.load_tokenizer(tmp_path), "float32")
+    hf_folder.save(folder, cfg, decoder.init(cfg, jax.random.key(0)), hf.load_tokenizer(tmp_path), "float32")
     written = json.loads((folder / "config.json").read_text())
     of = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
     (folder / "config.json").write_text(json.dumps(written | of))
@@ -60,7 +61,7 @@ def test_a_q6_k_gguf_file_trains(tmp_path):
     cfg = ModelConfig(320, 256, 2, 4, 2, 64, 256, context_tokens=1024, norm_eps=1e-5)
     rng, tensors = np.random.default_rng(0), {}
     theirs = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    from qr_jax.models.gguf import LAYER_NAMES
+    from qr_jax.lab.gguf import LAYER_NAMES
 
     inner = {ours: name for name, ours in LAYER_NAMES.items()}
     for name, shape in layout.expected(cfg).items():

@@ -25,7 +25,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.run import runs
 from qr_jax.settings import checks
 
-TAKEN = {"rows": 16, "row_tokens": 2048, "lanes": 3, "betas": (0.8, 0.9), "eps": 1e-6}
+TAKEN = {"rows": 16, "row_tokens": 2048, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
     "advantage": use("rloo"), "loss": use("clip", low=0.1), "reduce": "sequence_mean", "over": "drawn",
     "horizon_tokens": 7, "keep_zero_variance": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,

@@ -23,6 +23,7 @@ from qr_jax.cli import cli, interrupts
 from qr_jax.data import readers
 from qr_jax.data.traces import read_traces
 from qr_jax.dialect import read
+from qr_jax.lab import hf_folder
 from qr_jax.records import Passage, Query
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check
@@ -813,7 +814,7 @@ def test_the_files_go_straight_into_a_training_run(tmp_path, teacher):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
     cfg = ModelConfig(512, 32, 2, 4, 2, 8, 64, context_tokens=2048, tied=False)
     params = decoder.init(cfg, jax.random.key(0))
-    hf.save(tmp_path / "model", cfg, params, hf.load_tokenizer(tmp_path), "float32")
+    hf_folder.save(tmp_path / "model", cfg, params, hf.load_tokenizer(tmp_path), "float32")
     settings = tiny(tmp_path)
     questions = str(out / "questions.jsonl")
     settings = replace(

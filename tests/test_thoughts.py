@@ -158,7 +158,7 @@ def test_a_model_that_drafts_in_its_thoughts_writes_what_the_cold_start_taught_a
     ones = grades(np.ones((3, 1)), np.ones((3, 1), bool))
     batch = pack([[expert] for expert in experts], ones, rows=3, row_tokens=288, queries=3, samples=1)
     for _ in range(60):
-        state, metrics = trainer.train_step(state, batch)
+        state, (metrics,) = trainer.update(state, batch, 1e-2)
     assert metrics["loss"] < 0.05, "the traces were not learnt"
     params = jax.tree.map(jnp.asarray, jax.device_get(state.params))
     for env, expert in zip(DRAFTED, experts, strict=True):

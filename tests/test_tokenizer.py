@@ -11,6 +11,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qr_jax.lab import hf_folder
 from qr_jax.models import hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer
@@ -167,7 +168,7 @@ def test_sentencepiece_like_tokenizers_join_to_the_text_and_keep_added_tokens_ou
         "x the answer", add_special_tokens=False
     ).ids  # what follows the first word is transformers' own
     assert inner[-len(ours.encode(" the answer")) :] == ours.encode(" the answer")
-    ours.save(tmp_path / "again")
+    hf_folder.save_tokenizer(tmp_path / "again", ours)
     assert load_tokenizer(tmp_path / "again").encode(TEXTS[0]) == ours.encode(TEXTS[0])
 
 
@@ -242,7 +243,7 @@ def test_a_saved_tokenizer_comes_back_the_same(tmp_path):
     (tmp_path / "in" / "generation_config.json").write_text(json.dumps({"eos_token_id": [302, 305]}))
     ours = load_tokenizer(tmp_path / "in")
     assert ours.eos_ids == (302, 300, 305)
-    ours.save(tmp_path / "out")
+    hf_folder.save_tokenizer(tmp_path / "out", ours)
     again = load_tokenizer(tmp_path / "out")
     for name in ("size", "pad_id", "eos_ids", "added_ids", "template"):
         assert getattr(again, name) == getattr(ours, name)
@@ -267,7 +268,7 @@ def test_saved_words_come_back_and_transformers_reads_them(tmp_path):
     from transformers import AutoTokenizer
 
     words = WordTokenizer(["<search>", "paris", "is"])
-    words.save(tmp_path)
+    hf_folder.save_tokenizer(tmp_path, words)
     for path in (tmp_path, tmp_path / "words.json"):
         assert load_tokenizer(path).words == words.words
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -294,7 +295,7 @@ def test_no_token_of_data_is_an_added_token_with_smollm2(smollm2):
 
 
 def test_smollm2_saved_as_a_folder_is_the_same_tokenizer(smollm2, tmp_path):
-    smollm2.save(tmp_path)
+    hf_folder.save_tokenizer(tmp_path, smollm2)
     again = load_tokenizer(tmp_path)
     text = "<|im_start|>user\nIn 1984?<|im_end|>"
     assert again.encode(text) == smollm2.encode(text)

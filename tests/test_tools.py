@@ -1,7 +1,6 @@
 """Searches of a rollout: a failing retriever gives faults, never exceptions; budgets cut passages, never tags."""
 
 import threading
-import unicodedata
 from functools import partial
 
 import pytest
@@ -194,32 +193,6 @@ def test_words_that_cannot_fit_are_left_out_before_anything_is_encoded():
     move, _ = fit_observation(plain, QUERY, turns, lambda said: encoded.append(words(said)) or words(said), 50)
     assert isinstance(move, Say) and words(move.text) == 50
     assert max(encoded) <= 4 * 50 + 2  # the tags
-
-
-def test_ligatures_count_as_what_they_stand_for():
-    """20,000 of them had passed a cap of 20,000, and stood for 360,000 characters to a tokenizer with NFKC."""
-    for text in ("\ufdfa" * 20_000, "\ufdfa" * 500 + "a" * 30_000, "a" * 19_000 + "\ufdfa" * 5_000):
-        done = run(lambda queries, k, text=text: [[Passage("1", "\ufdfa", text)]], ["a"], passage_chars=20_000)
-        (kept,) = done.by_query["a"]
-        assert done.cut == 1 and text.startswith(kept.text) and kept.title == "\ufdfa"
-        assert 10_000 < len(unicodedata.normalize("NFKC", kept.title + kept.text)) <= 20_000
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\ufdfa" * 1111 + "\u03b1\u0313\u0300\u0345" * 5000,  # 245 passes, when each pass cut in proportion
-        "\u01d6\u0323" * 20_000,  # three characters of NFKC together, and two alone
-        "\uac01" * 30_000,  # of Korean, which is taken apart and put together again, nothing is lost
-        "a" + "\u0301\u0323" * 20_000,
-    ],
-)
-def test_what_is_kept_of_a_passage_is_found_in_three_passes(text, monkeypatch):
-    passes = []
-    monkeypatch.setattr(tools, "nfkc", lambda text: passes.append(text) or characters.nfkc(text))
-    kept = tools.shortened(Passage("1", "", text), 20_000).text
-    assert text.startswith(kept) and 10_000 < len(unicodedata.normalize("NFKC", kept)) <= 20_000
-    assert len(characters.nfkc(kept)) <= 20_000 and len(passes) <= 4  # one of them the title's
 
 
 def test_a_passage_that_is_short_enough_is_the_retriever_s_own():

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import odd_tokens
 import pytest
@@ -384,10 +385,32 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
 
 def test_a_run_goes_on_with_other_lanes(tmp_path):
     base = tiny(tmp_path)
-    more = replace(base, rollout=replace(base.rollout, lanes=2), learner=replace(base.learner, lanes=2))
+    more = replace(base, rollout=replace(base.rollout, lanes=2))
     train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
     summary = train(replace(more, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
     assert summary["steps"] == 3
+
+
+def test_a_run_of_version_0_2_goes_on(tmp_path, monkeypatch):
+    """Its checkpoints are of format 4, with the learning rate in the state, and its config names learner.lanes."""
+    base, save = tiny(tmp_path), checkpoint.Checkpoints.save
+
+    def with_rate(self, step, state, host, **how):
+        arrays = {field.name: getattr(state, field.name) for field in fields(state)}
+        return save(self, step, arrays | {"rate": jnp.float32(1e-3)}, host, **how)
+
+    with monkeypatch.context() as then:
+        then.setattr(checkpoint, "FORMAT", 4)
+        then.setattr(checkpoint.Checkpoints, "save", with_rate)
+        train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    written["learner"]["lanes"] = 2
+    (tmp_path / "run" / "config.json").write_text(json.dumps(written))
+    summary = train(replace(base, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
+    assert summary["steps"] == 3
+    formats = {step: committed.manifest(tmp_path / "run" / "checkpoints" / f"step_{step:08d}") for step in (2, 3)}
+    assert [formats[2]["format"], formats[3]["format"]] == [4, 5]
+    assert "rate" in formats[2]["arrays"] and "rate" not in formats[3]["arrays"]
 
 
 def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
@@ -574,7 +597,7 @@ def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is
     settings = tiny(tmp_path)
     settings = replace(
         settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=1),
-        learner=replace(settings.learner, lanes=1, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
+        learner=replace(settings.learner, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
     )  # fmt: skip
     monkeypatch.setattr(learner, "LONG", 0)
     make, said, calls = learner.make, [], []

@@ -228,5 +228,6 @@ def test_a_run_that_lives_in_a_bucket_keeps_its_programs_apart(tmp_path):
     from qr_jax.parallel import compile_cache
 
     where = {"QR_JAX_COMPILED": str(tmp_path)}
-    own, other = (compile_cache.enable(where, lives=place) for place in ("gs://a/one", "gs://a/two"))
-    assert own != other and own.parent == other.parent == compile_cache.enable(where)
+    own, other = (compile_cache.enable(where, lives=str(tmp_path / name)) for name in ("one", "two"))
+    assert own.parent == tmp_path / "one" / "compiled" and other.parent == tmp_path / "two" / "compiled"
+    assert compile_cache.enable(where).parent == tmp_path

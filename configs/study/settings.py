@@ -29,7 +29,7 @@ def _setting(*words):
         "learner.warmup_updates=0",
         "learner.rows=8",
         "rollout.lanes=1",  # two runs share two cores
-        "learner.lanes=1",
+        "mesh.devices=1",
         *NO_LIMIT,
     ]
     return load(QUICKSTART, [*fixed, *words])

@@ -17,8 +17,8 @@ from qr_jax import errors
 from qr_jax.cli import interrupts
 from qr_jax.cli.commands import data, doctor, eval, pods, runs, settings, studies, synth, train
 from qr_jax.errors import UserError
+from qr_jax.lab import interpreter
 from qr_jax.logging import terminal
-from qr_jax.parallel import interpreter
 from qr_jax.settings.settings import nearest
 
 OTHER_COMMANDS = {

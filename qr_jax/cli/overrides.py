@@ -15,6 +15,7 @@ from qr_jax.logging.secrecy import looks_secret
 from qr_jax.settings.settings import (
     BEYOND,
     DEEPEST,
+    GONE,
     RENAMED,
     WORDS,
     Use,
@@ -99,6 +100,8 @@ def _path(config: Any, name: str) -> list[str]:
 def _unknown(config: Any, name: str) -> UserError:
     if name in RENAMED:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
+    if name in GONE:
+        return UserError(f"unknown setting {name}: it is gone; {GONE[name]}")
     if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")

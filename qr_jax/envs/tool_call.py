@@ -1,4 +1,16 @@
-"""Environment: a chat with a search tool called in JSON, three queries a turn (Coelho et al. 2026, 2606.10709)."""
+"""Environment: a chat with a search tool called in JSON, three queries a turn (Coelho et al. 2026, 2606.10709).
+
+The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any case, a
+text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the
+name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `"action"`
+and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's); `<function=search>` with
+`<parameter=query>` (Qwen3-Coder's) and `<arg_key>` with `<arg_value>` (GLM's); several calls, or a list of them, in one
+tag, behind words or in a fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the
+last item, a quote escaped in vain (loose_json.py); a brace too many, or a last one too few; a last tag never closed; a
+turn that is a call and nothing else, without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or
+`[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if it names the tool. Two queries under
+two names are a guess, and not read.
+"""
 
 import contextlib
 import json
@@ -75,17 +87,6 @@ def tool_call(
     visits: it lists searches under "query", takes the first call of a turn alone, and shows results as the user's
     message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
     "(Title: {title})", `passage` does.
-
-    The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any
-    case, a text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also
-    beside the name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these
-    alone; `"action"` and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's);
-    `<function=search>` with `<parameter=query>` (Qwen3-Coder's) and `<arg_key>` with `<arg_value>` (GLM's); several
-    calls, or a list of them, in one tag, behind words or in a fence; line breaks inside a text; Python's quotes, names
-    without quotes, a comma behind the last item, a quote escaped in vain (loose_json.py); a brace too many, or a last
-    one too few; a last tag never closed; a turn that is a call and nothing else, without the tag (Llama 3.1's), behind
-    `<|python_tag|>`, `[TOOL_CALLS]` or `[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if
-    it names the tool. Two queries under two names are a guess, and not read.
 
     A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid
     (AReaL's agent stops a turn at <tool_response> and runs the call before it; here that turn made up its result),

@@ -12,12 +12,11 @@ from typing import Any, Literal
 from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import agent_patterns, model_card, run_folders
+from qr_jax.lab import agent_patterns, hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
-from qr_jax.models import hf
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
-from qr_jax.rollout.chat import Chat
+from qr_jax.rollout.chat import Chat, Tools
 from qr_jax.run import runs
 from qr_jax.settings.settings import Use, plain
 
@@ -57,7 +56,7 @@ def write(
     folder = Path(folder)
     run_folders.check_empty(folder)
     described = describe(settings, agent.engine.chat)
-    hf.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
+    hf_folder.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
     for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
         (folder / name).write_text(secrecy.redact(text), encoding="utf-8")
@@ -90,7 +89,7 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
         "prompt": opening.text if opening else None, "system": chat.system,
         "stop": stop, "tools": tools,
         "chat": {
-            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **chat.glue(tools),
+            "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **glue(chat, tools),
         },
         "limits": {name: getattr(settings.rollout, name) for name in LIMITS},
         "sampling": {
@@ -98,6 +97,22 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
         },
         "retriever": _bound("retriever", settings.retriever),
     })  # fmt: skip
+
+
+def glue(chat: Chat, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
+    """Return the template's texts around what is said; all are empty without a template.
+
+    `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
+    where the model has not done so, what stands before the message, and what after it.
+    """
+    *before, after = chat.glue_prompt(tools)
+    around: dict[str, tuple[str, ...]] = {"prompt": ((chat.system or "").join(before), after)}
+    ends = [chat.tokenizer.decode([end]) for end in chat.tokenizer.eos_ids]
+    for role in ("user", "tool"):
+        text, opens = chat.between.get(role, ("", ""))
+        first = min((at for end in ends if (at := text.find(end) + len(end)) >= len(end)), default=0)
+        around[role] = text[:first], text[first:], opens
+    return around
 
 
 def _opening(settings: Config) -> Say | None:

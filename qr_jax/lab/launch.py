@@ -15,8 +15,8 @@ from qr_jax import config as configs
 from qr_jax import trust
 from qr_jax.config import Config
 from qr_jax.errors import UserError
+from qr_jax.lab import interpreter
 from qr_jax.logging import terminal
-from qr_jax.parallel import interpreter
 
 LOG = "compare.log"
 SHOWN = 15  # lines of a failed process's log

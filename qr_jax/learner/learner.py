@@ -1,12 +1,11 @@
 """The learner: the jitted programs of one GRPO update (update.py), bound to a model, settings and a mesh.
 
-`make` returns `train_step(state, batch) -> (state, metrics)`. The learner knows `Batch`, not queries or text."""
+`make(...).update(state, batch, rate)` is a step's learning. The learner knows `Batch`, not queries or text."""
 
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +30,10 @@ LONG, LONG_STEP = 1e10, 1e11  # floating-point operations: a tenth of a second o
 class Learner:
     """The learner's programs, as `make` returns them.
 
-    `train_step` donates its state. Its metrics are numbers, except "advantage": what the advantage plug-in returned for
-    the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call for each micro-batch, and calls
-    `between` before each: if that raises, the state is unchanged. `old_logp` is the recompute pass for several updates
-    a batch.
+    `train_step` is one update, whole; it donates its state. Its metrics are numbers, except "advantage": what the
+    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call
+    for each micro-batch, and calls `between` before each: if that raises, the state is unchanged. `old_logp` is the
+    recompute pass for several updates a batch.
     """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
@@ -43,8 +42,50 @@ class Learner:
     old_logp: Callable[[State, Batch], jax.Array]
     init: Callable[[Any], State]
     abstract: State
-    rate: Callable[[int, float], float]  # `learning_rate` of these settings, for State.rate
+    rate: Callable[[int, float], float]  # `learning_rate` of these settings
+    updates: int  # a batch
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
+
+    def update(self, state: State, batch: Batch, rate: float) -> tuple[State, list[dict[str, Any]]]:
+        """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
+
+        Several (learner.updates) are over disjoint parts of the batch against one old policy. A part is every
+        `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's
+        "advantage" then holds what each episode was trained with, in whichever update it was.
+        """
+        if self.updates == 1:
+            state, metrics = self.train_step(state, batch, np.float32(rate))
+            return state, [jax.device_get(metrics)]
+        old_MEL, every = self.old_logp(state, batch), []
+        for part in parts(batch, self.updates):
+            state, metrics = self.train_step(state, part, np.float32(rate), old_MEL)
+            every.append(jax.device_get(metrics))
+            own_X = batch.episode_ME[part.used_M].ravel()
+            own_X = own_X[own_X >= 0]
+            of_samples = (batch.grades.valid_QG.size, -1)  # [Q, G], [Q, G, T] and [Q * G, L] alike
+            first, last = (np.array(every[at]["advantage"]) for at in (0, -1))
+            first.reshape(of_samples)[own_X] = last.reshape(of_samples)[own_X]
+            every[0]["advantage"] = first
+        return state, every
+
+    def compile_update(self, state: State, empty: Batch) -> State:
+        """Compile what `update` runs, by an empty batch; return the unchanged state."""
+        old = () if self.updates == 1 else (self.old_logp(state, empty),)
+        return jax.block_until_ready(self.train_step(state, empty, np.float32(0), *old))[0]
+
+    def trace_update(self, empty: Batch) -> None:
+        """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
+        old = () if self.updates == 1 else (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+        self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
+
+
+def parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Yield the batch's parts for `count` updates: every `count`-th micro-batch, where one of them is used."""
+    for number in range(count):
+        used_M = batch.used_M & (np.arange(len(batch.used_M)) % count == number)
+        if used_M.any():
+            shares = {name: getattr(batch, name) // count for name in COUNTS}
+            yield replace(batch, used_M=used_M, mask_MEL=batch.mask_MEL & used_M[:, None, None], **shares)
 
 
 def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
@@ -99,17 +140,16 @@ def make(
     state_at, everywhere = meshes.shardings(mesh, shapes), meshes.replicated(mesh)
     spec = functools.partial(_batch_shardings, mesh)
     slots_at = meshes.batch_sharding(mesh, row_axis=1)
-    whole_step = train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
-    if settings.lanes > 1 and mesh.size == 1:
-        train_step = _in_lanes(update, whole_step, (state_at, everywhere))
+    train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
     return Learner(
         train_step=train_step,
-        step_by_parts=_by_parts(update, whole_step, state_at, everywhere),
+        step_by_parts=_by_parts(update, spec, state_at, everywhere),
         gradient=_jit_on(update.gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),
         old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
         init=jax.jit(update.init, out_shardings=state_at),
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
+        updates=settings.updates,
         needs_gold="gold_logp_NT" in update.advantage_names,
     )
 
@@ -122,53 +162,33 @@ def _jit_on(function, state_at, spec, out, *, donate: bool):
         batch = meshes.spread(batch, spec(batch))
         return jitted(state, batch, *more)
 
-    call.jitted, call.state_at, call.batch_at = jitted, state_at, spec
+    call.jitted, call.batch_at = jitted, spec
     return call
 
 
-def _in_lanes(update: Update, whole, out):
-    """Return `whole`, a train_step, with its micro-batches shared among learner.lanes threads.
-
-    A small model's products are too small for XLA on CPU to divide over its threads: two programs at once use two cores
-    better than one does. Their sums are added in one order, so that a run can be repeated.
-    """
-    weigh, add_up = jax.jit(update.weighed), jax.jit(update.summed)
-    step = jax.jit(update.stepped_by_parts, out_shardings=out, donate_argnums=(0,))
-
-    def call(state, batch, *more):
-        lanes = min(update.settings.lanes, len(batch.used_M))
-        lane_M = np.where(batch.used_M, (np.cumsum(batch.used_M) - 1) % lanes, -1)
-        batch = meshes.spread(batch, whole.batch_at(batch))
-        (micro, rest), advantage = weigh(state, batch, *more)
-
-        def total(lane: int):
-            return jax.block_until_ready(add_up(state, (replace(micro, used_M=lane_M == lane), rest)))
-
-        with ThreadPoolExecutor(lanes, "learning") as threads:
-            totals = list(threads.map(total, range(lanes)))
-        return step(state, batch, advantage, totals)
-
-    call.jitted, call.state_at, call.batch_at = whole.jitted, whole.state_at, whole.batch_at
-    return call
-
-
-def _by_parts(update: Update, whole, state_at, everywhere):
-    """Return `whole`, a train_step, as a call for each micro-batch, before each of which `between` is called."""
+def _by_parts(update: Update, spec, state_at, everywhere):
+    """Return a train_step of a call for each micro-batch, before each of which `between` is called."""
     totals_at = (everywhere, state_at.params, everywhere, everywhere)
-    weigh, nothing = jax.jit(update.weighed), jax.jit(update.of_none, out_shardings=totals_at)
-    add = jax.jit(update.with_one_more, out_shardings=totals_at, donate_argnums=(0,))
-    step = jax.jit(update.stepped_by_parts, out_shardings=(state_at, everywhere), donate_argnums=(0,))
+    prepare, zeros = jax.jit(update.prepare), jax.jit(update.zeros, out_shardings=totals_at)
+    add = jax.jit(
+        lambda total, state, work, at: update.add(total, state, jax.tree.map(lambda leaf: leaf[at], work)),
+        out_shardings=totals_at, donate_argnums=0,
+    )  # fmt: skip
+    apply = jax.jit(
+        lambda state, batch, rate, advantage, total: update.apply(state, rate, update.measure(batch, advantage, total)),
+        out_shardings=(state_at, everywhere), donate_argnums=0,
+    )  # fmt: skip
 
-    def call(state, batch, *more, between: Callable[[], None]):
+    def call(state, batch, rate, *, between: Callable[[], None]):
         used = np.flatnonzero(batch.used_M)
-        batch = meshes.spread(batch, whole.batch_at(batch))
-        per_micro, advantage = weigh(state, batch, *more)
-        total = nothing(state, per_micro)
+        batch = meshes.spread(batch, spec(batch))
+        work, advantage = prepare(state, batch)
+        total = zeros(state, work)
         for at in used:
             between()
-            total = jax.block_until_ready(add(total, state, per_micro, np.int32(at)))
+            total = jax.block_until_ready(add(total, state, work, np.int32(at)))
         between()
-        return step(state, batch, advantage, [total])
+        return apply(state, batch, rate, advantage, total)
 
     return call
 

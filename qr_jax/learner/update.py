@@ -25,28 +25,17 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
 # Metrics of the learner itself; a loss plug-in's others are its own.
-LEARNER_METRICS = {
-    "gap",
-    "gap_max",
-    "nll",
-    "tokens",
-    "signal_groups",
-    "loss",
-    "grad_norm",
-    "update_norm",
-    "update_scale",
-}
-LEARNER_METRICS |= {"finite", "any", "kl", "entropy", "advantage"}
+LEARNER_METRICS = {"loss", "gap", "gap_max", "nll", "kl", "entropy", "tokens", "signal_groups", "advantage"}
+LEARNER_METRICS |= {"lr", "grad_norm", "update_norm", "update_scale", "finite", "any"}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """float32 master weights, optimizer state, learning rate, and the numbers of updates and of consecutive skips."""
+    """float32 master weights, optimizer state, and the numbers of updates and of consecutive skips."""
 
     params: Any
     opt_state: Any
-    rate: jax.Array  # float32 [], the learning rate of the next update; its caller's to set
     updates: jax.Array  # int32 []
     skipped: jax.Array  # int32 [], updates in a row that were not finite
     reference: Any = None  # the frozen policy of the KL term; None when kl_weight is 0
@@ -80,8 +69,7 @@ class Update:
     def init(self, params) -> State:
         # a copy: the step donates its state, and the reference must outlive the first one
         reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
-        rate = jnp.float32(self.settings.lr)
-        return State(params, self.transform.init(params), rate, jnp.int32(0), jnp.int32(0), reference)
+        return State(params, self.transform.init(params), jnp.int32(0), jnp.int32(0), reference)
 
     def predict(self, params, micro: Batch, entropy: bool):
         """Return logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
@@ -145,26 +133,82 @@ class Update:
             loss_EL -= settings.entropy_weight * given["entropy_NL"]
         return loss_EL, metrics
 
-    def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
-        """Return (loss, gradient, metrics) of the whole batch, summed over its micro-batches."""
-        per_micro, advantage = self.weighed(state, batch, old_logp_MEL)
-        return self.measured(batch, advantage, self.summed(state, per_micro))
+    def train_step(self, state: State, batch: Batch, rate, old_logp_MEL=None):
+        """Return (state, metrics) after one update at the learning rate `rate`."""
+        return self.apply(state, rate, self.gradient(state, batch, old_logp_MEL))
 
-    def weighed(self, state: State, batch: Batch, old_logp_MEL=None):
-        """Return (the input of `summed` from the batch, by micro-batch; the advantage)."""
+    def gradient(self, state: State, batch: Batch, old_logp_MEL=None):
+        """Return (loss, gradient, metrics) of the whole batch, summed over the micro-batches that are used."""
+        work, advantage = self.prepare(state, batch, old_logp_MEL)
+
+        def body(total, micro):
+            return jax.lax.cond(micro[0].used_M, lambda: self.add(total, state, micro), lambda: total), None
+
+        if len(batch.used_M) == 1:  # nothing to add up: no second tree of gradients
+            total = self.of_micro_batch(state, jax.tree.map(lambda leaf: leaf[0], work))
+        else:
+            total, _ = jax.lax.scan(body, self.zeros(state, work), work)
+        return self.measure(batch, advantage, total)
+
+    def prepare(self, state: State, batch: Batch, old_logp_MEL=None):
+        """Return (what each micro-batch's loss is computed from, by micro-batch; the advantage)."""
         weight_MEL = credit.token_weights(self.settings, batch)
         advantage = self.advantages(state, batch, old_logp_MEL)
         adv_MEL, reward_ME = credit.to_slots(advantage, batch)
         return (_micro_batches(batch), (weight_MEL, adv_MEL, reward_ME, old_logp_MEL)), advantage
 
-    def measured(self, batch: Batch, advantage, total):
-        """Return (loss, gradient, metrics) from `total`, the result of `summed` over the whole batch."""
+    def of_micro_batch(self, state: State, micro):
+        """Return (loss, gradient, sums over tokens, largest gap) of one micro-batch of `prepare`."""
+        value_and_grad = jax.value_and_grad(self.micro_loss, has_aux=True)
+        (value, (sums, gap)), grads = value_and_grad(state.params, state.reference, micro[0], *micro[1])
+        return value, grads, sums, gap
+
+    def add(self, total, state: State, micro):
+        """Return `total` with another micro-batch: loss, gradient and sums added up, and the larger gap."""
+        (*sums, gap), (*more, other_gap) = total, self.of_micro_batch(state, micro)
+        return (*jax.tree.map(jnp.add, sums, more), jnp.maximum(gap, other_gap))
+
+    def zeros(self, state: State, work):
+        """Return the total over no micro-batch."""
+        first = jax.tree.map(lambda leaf: leaf[0], work)
+        shapes = jax.eval_shape(self.of_micro_batch, state, first)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def measure(self, batch: Batch, advantage, total):
+        """Return (loss, gradient, metrics) from the total over all micro-batches."""
         value, grads, sums, gap = total
         tokens = jnp.sum(batch.mask_MEL)
         metrics = {name: part / jnp.maximum(tokens, 1) for name, part in sums.items()}
         signal_Q = group_variance_mask(batch.grades.reward_QG, batch.grades.valid_QG)
         metrics |= {"gap_max": gap, "tokens": tokens, "signal_groups": jnp.sum(signal_Q), "advantage": advantage}
         return value, grads, metrics
+
+    def apply(self, state: State, rate, measured):
+        """Return (state, metrics) after an update by what `measure` returned.
+
+        The state stays as it is if there was nothing to learn from or something was not finite.
+        """
+        value, grads, metrics = measured
+        norm = optax.tree.norm(grads)
+        finite, any_tokens = jnp.isfinite(norm) & jnp.isfinite(value), metrics["tokens"] > 0
+        clip = jnp.minimum(1.0, self.settings.clip_norm / jnp.maximum(norm, 1e-30))
+        scale = update_scale(self.settings, metrics["signal_groups"])
+
+        def go(state: State):
+            clipped = jax.tree.map(lambda g: g * clip, grads)
+            whole, opt_state = self.transform.update(clipped, state.opt_state, state.params)
+            updates = jax.tree.map(lambda u: u * (rate * scale), whole)
+            params = optax.apply_updates(state.params, updates)
+            count, none = state.updates + 1, jnp.int32(0)
+            moved = replace(state, params=params, opt_state=opt_state, updates=count, skipped=none)
+            return moved, optax.tree.norm(updates)
+
+        def stay(state: State):
+            return replace(state, skipped=state.skipped + jnp.where(any_tokens, 1, 0)), jnp.float32(0)
+
+        state, update_norm = jax.lax.cond(any_tokens & finite, go, stay, state)
+        figures = {"loss": value, "grad_norm": norm, "update_norm": update_norm, "update_scale": scale, "lr": rate}
+        return state, metrics | figures | {"finite": finite, "any": any_tokens}
 
     def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
         """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
@@ -179,7 +223,7 @@ class Update:
         if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
             raise UserError(
                 f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
-                f"wanted [{queries * samples}, turns], as gold_logp of learner/gold.py gives it"
+                f"wanted [{queries * samples}, turns], as gold_logp of methods/gold.py gives it"
             )
         give = {
             "grades": lambda: batch.grades,
@@ -214,52 +258,6 @@ class Update:
         value_NL = credit.by_episode(value_MEL, batch, empty)
         return jax.lax.with_sharding_constraint(value_NL, meshes.replicated(self.mesh))
 
-    def summed(self, state: State, per_micro):
-        """Return (loss, gradient, sums, largest gap) over the micro-batches that are used."""
-        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
-
-        def body(carry, micro_and):
-            micro, rest = micro_and
-
-            def compute(carry):
-                (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
-                return _added(carry, (value, grads, sums, gap))
-
-            return jax.lax.cond(micro.used_M, compute, lambda carry: carry, carry), None
-
-        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
-        if len(per_micro[0].used_M) == 1:  # nothing to add up: no second tree of gradients
-            (value, (sums, gap)), grads = grad_of(state.params, state.reference, first[0], *first[1])
-            return value, grads, sums, gap
-        return jax.lax.scan(body, self.of_none(state, per_micro), per_micro)[0]
-
-    def of_none(self, state: State, per_micro):
-        """Return the result of `summed` over no micro-batch: zeros."""
-        first = jax.tree.map(lambda leaf: leaf[0], per_micro)
-        shapes = jax.eval_shape(self.micro_loss, state.params, state.reference, first[0], *first[1])
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1][0])
-        return jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params), empty, jnp.float32(0)
-
-    def with_one_more(self, total, state: State, per_micro, at):
-        """Add the micro-batch at place `at` to `total`, the result of `summed` over others."""
-        micro, rest = jax.tree.map(lambda leaf: leaf[at], per_micro)
-        grad_of = jax.value_and_grad(self.micro_loss, has_aux=True)
-        (value, (sums, gap)), grads = grad_of(state.params, state.reference, micro, *rest)
-        return _added(total, (value, grads, sums, gap))
-
-    def train_step(self, state: State, batch: Batch, old_logp_MEL=None):
-        return self.stepped(state, *self.gradient(state, batch, old_logp_MEL))
-
-    def stepped(self, state: State, value, grads, metrics):
-        """Return (state, metrics) after an update by the gradient."""
-        scale = update_scale(self.settings, metrics["signal_groups"])
-        state, more = _update(self.settings, self.transform, state, value, grads, metrics["tokens"] > 0, scale)
-        return state, metrics | more
-
-    def stepped_by_parts(self, state: State, batch: Batch, advantage, totals):
-        """Return (state, metrics) after an update by the results of `summed` over parts of the batch."""
-        return self.stepped(state, *self.measured(batch, advantage, functools.reduce(_added, totals)))
-
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
         """Return the batch's log-probabilities under the present weights, [M, E, L]; 0 where nothing was sampled."""
         return _by_micro_batch(batch, lambda micro: self.predict(state.params, micro, False)[0])
@@ -273,12 +271,6 @@ class Update:
             return entropy_EL
 
         return jax.lax.stop_gradient(_by_micro_batch(batch, entropy_of))
-
-
-def _added(one, other):
-    """Combine two results of `summed`: add loss, gradient and sums; keep the larger gap."""
-    (*sums, gap), (*other_sums, other_gap) = one, other
-    return (*jax.tree.map(jnp.add, sums, other_sums), jnp.maximum(gap, other_gap))
 
 
 def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax.Array:
@@ -320,25 +312,3 @@ def update_scale(settings: config.Learner, signal_groups):
     Adam's step has one size whatever the batch, so that few groups would move the weights as far as many, by noise.
     """
     return jnp.minimum(1.0, signal_groups / settings.full_groups) if settings.full_groups else jnp.float32(1.0)
-
-
-def _update(settings: config.Learner, transform, state: State, value, grads, any_tokens, scale):
-    """Clip and update; keep the old state if there was nothing to learn from or something was not finite."""
-    norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm) & jnp.isfinite(value)
-    clip = jnp.minimum(1.0, settings.clip_norm / jnp.maximum(norm, 1e-30))
-
-    def go(state: State):
-        clipped = jax.tree.map(lambda g: g * clip, grads)
-        whole, opt_state = transform.update(clipped, state.opt_state, state.params)
-        updates = jax.tree.map(lambda u: u * (state.rate * scale), whole)
-        params = optax.apply_updates(state.params, updates)
-        return replace(state, params=params, opt_state=opt_state, updates=state.updates + 1,
-                       skipped=jnp.int32(0)), optax.tree.norm(updates)  # fmt: skip
-
-    def stay(state: State):
-        return replace(state, skipped=state.skipped + jnp.where(any_tokens, 1, 0)), jnp.float32(0)
-
-    state, update_norm = jax.lax.cond(any_tokens & finite, go, stay, state)
-    figures = {"loss": value, "grad_norm": norm, "update_norm": update_norm, "update_scale": scale}
-    return state, figures | {"finite": finite, "any": any_tokens}

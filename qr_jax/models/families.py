@@ -1,7 +1,7 @@
 """Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -224,40 +224,3 @@ def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ..
     if odd:
         raise UserError(f"rope settings {show(odd)} of kind {kind!r} are not plain numbers")
     return theta, tuple(sorted((settings | {"rope_type": kind}).items()))
-
-
-def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str = "float32") -> dict[str, Any]:
-    """The config.json of this model; ValueError when no family has its features.
-
-    Rope settings are written transformers 4's way, which 5 and vLLM read too.
-    """
-    features = (cfg.qk_norm, cfg.qkv_bias)
-    name = next((name for name, family in FAMILIES.items() if (family.qk_norm, family.qkv_bias) == features), None)
-    if name is None:
-        raise UserError(f"none of {', '.join(FAMILIES)} has qk_norm={cfg.qk_norm} and qkv_bias={cfg.qkv_bias}")
-    config: dict[str, Any] = {
-        "architectures": [FAMILIES[name].architecture],
-        "model_type": name,
-        "vocab_size": cfg.vocab,
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_dim,
-        "intermediate_size": cfg.mlp,
-        "hidden_act": "silu",
-        "max_position_embeddings": cfg.context_tokens,
-        "rope_theta": cfg.rope_theta,
-        "rope_scaling": dict(cfg.rope_scaling) or None,
-        "rms_norm_eps": cfg.norm_eps,
-        "tie_word_embeddings": cfg.tied,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": list(eos_ids),
-        "pad_token_id": pad_id,
-        "dtype": dtype,
-        "torch_dtype": dtype,  # the older name, for transformers before 4.56
-    }
-    if not cfg.qkv_bias:  # Qwen2's attention has its biases without a switch
-        config["attention_bias"] = False
-    return config

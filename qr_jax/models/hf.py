@@ -1,23 +1,22 @@
-"""Hugging Face folders: found, loaded into our parameter tree, and written so that transformers and vLLM load them."""
+"""Hugging Face folders: found, and loaded into our parameter tree."""
 
 import importlib.util
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.models import families, gguf, hub, layout, rope, safetensors_file
+from qr_jax.models import families, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.json_file import read_json, write_json
+from qr_jax.models.json_file import read_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.settings.settings import nearest, show
 
-SHARD_BYTES = 4_000_000_000
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
 
 
@@ -76,7 +75,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.tokenizer(path)
+        return plugins.around("lab.gguf").tokenizer(path)
     words = path / "words.json" if path.is_dir() else path
     if words.name == "words.json" and words.is_file():
         listed = read_json(words).get("words", [])
@@ -99,7 +98,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
     """The shape alone, of a Hugging Face folder or a .gguf file; no weights are read."""
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.shape(path)
+        return plugins.around("lab.gguf").shape(path)
     return families.from_hf(read_json(path / "config.json"))
 
 
@@ -111,7 +110,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     """
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
-        return gguf.load(path, dtype)
+        return plugins.around("lab.gguf").load(path, dtype)
     cfg = shape(path)
     rope.frequencies(cfg)
     entries = _entries(path)
@@ -145,53 +144,3 @@ def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
             raise UserError(f"tensors {twice[:3]} stand in more than one shard")
         entries |= found
     return entries
-
-
-def save(
-    folder: str | os.PathLike[str],
-    cfg: ModelConfig,
-    params: Params,
-    tokenizer: Tokenizer,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    *,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write config, weights (in shards of at most `shard_bytes`, but for a larger tensor) and tokenizer into a folder.
-
-    ValueError when the folder already holds weights (a loader could mix the two), the tokenizer has ids beyond the
-    embedding, or no Hugging Face family has the model's features.
-    """
-    folder = Path(folder)
-    if tokenizer.size > cfg.vocab:
-        raise UserError(f"the tokenizer has {tokenizer.size} ids, the model embeds {cfg.vocab}")
-    if folder.is_dir() and list(folder.glob("*.safetensors*")):
-        raise UserError(f"{folder.name} already holds weights; export to a new folder")
-    parts, shapes = layout.take_apart(cfg, params), layout.expected(cfg)
-    config = families.to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(shapes, 2 if dtype == "bfloat16" else 4, shard_bytes)
-    for file, names in shards.items():
-        stored = "BF16" if dtype == "bfloat16" else "F32"
-        safetensors_file.write(folder / file, stored, {n: shapes[n] for n in names}, lambda n: parts[n]())
-    if len(shards) > 1:
-        total = sum(math.prod(shape) for shape in shapes.values()) * (2 if dtype == "bfloat16" else 4)
-        placed = {name: file for file, names in shards.items() for name in names}
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
-    tokenizer.save(folder)
-    write_json(folder / "config.json", config)
-
-
-def _shards(shapes: dict[str, tuple[int, ...]], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
-    """File name -> the tensors it holds, filled in order."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * item_bytes
-        if groups[-1] and filled + size > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, 1)}

@@ -11,17 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from qr_jax.errors import UserError
-from qr_jax.run import bounded_json
 from qr_jax.settings.settings import show
 
 LABELS = ("num_labels", "id2label", "label2id")
 GENERATION = "generation_config.json"
-# What transformers reads beside the weights: Gemma's tokenizer.json has 34 MB, a long chat template 20 kB.
-LARGEST_BYTES = {"tokenizer.json": 2**26, "tokenizer_config.json": 2**24, "chat_template.jinja": 2**20}
-LARGEST_BYTES |= dict.fromkeys(("special_tokens_map.json", "added_tokens.json", GENERATION), 2**22)
-TEMPLATES = "additional_chat_templates"  # a folder of further chat templates, all of which it reads
-MOST_TEMPLATES = 64
-MOST_ITEMS = 2**22  # commas, lists and objects: Gemma's has 1.5 million
 CURE = "fetch it again, or convert the tokenizer (python -m pip install sentencepiece; then in Python: "
 CURE += "transformers.AutoTokenizer.from_pretrained(model).save_pretrained(folder))"
 
@@ -62,17 +55,6 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     Not by AutoTokenizer: since transformers 5 the classes that it picks by name (GPT2Tokenizer, LlamaTokenizer, ...)
     cut texts in their family's way, whatever the file says. SmolLM2 is a GPT2Tokenizer, and cuts numbers into digits.
     """
-    for name, most in LARGEST_BYTES.items():
-        if name != GENERATION:  # `turn_ends` reads it
-            check_size(folder, name, most)
-    for other in Path(folder).glob("tokenizer.*.json"):  # which fast_tokenizer_files may name in tokenizer.json's place
-        check_size(folder, other.name, LARGEST_BYTES["tokenizer.json"])
-    templates = sorted(path.name for path in Path(folder, TEMPLATES).glob("*"))
-    if len(templates) > MOST_TEMPLATES:
-        found = f"{TEMPLATES} of {Path(folder).name} holds {len(templates)} files"
-        raise UserError(f"{found}; wanted at most {MOST_TEMPLATES}")
-    for name in templates:
-        check_size(folder, f"{TEMPLATES}/{name}", LARGEST_BYTES["chat_template.jinja"])
     if not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
     try:
@@ -89,7 +71,6 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     """The ids of generation_config.json that end a model's turn; none without the file."""
     if not (Path(folder) / GENERATION).is_file():
         return []
-    check_size(folder, GENERATION, LARGEST_BYTES[GENERATION])
     try:
         found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
@@ -99,22 +80,6 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
         wanted = "wanted a whole number, or a list of them"
         raise UserError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(found)}; {wanted}")
     return ends
-
-
-def check_size(folder: str | os.PathLike[str], name: str, most_bytes: int) -> None:
-    """Raise ValueError, before transformers reads a file whole, if it is larger than any model's, or no file."""
-    path, shown = Path(folder) / name, f"{name} of {Path(folder).name}"
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise UserError(f"{shown} is no file")
-    if path.stat().st_size > most_bytes:
-        raise UserError(f"{shown} has {path.stat().st_size:,} bytes; wanted at most {most_bytes:,}")
-    if name.endswith(".json"):
-        try:
-            bounded_json.check_items(path.read_bytes(), MOST_ITEMS, shown)
-        except ValueError as error:
-            raise UserError(f"{error}; {CURE}") from error
 
 
 def of_library(error: BaseException) -> bool:

@@ -90,25 +90,3 @@ def assemble(cfg: ModelConfig, give: Callable[[str], np.ndarray], dtype: Any = n
             stacked[layer] = np.asarray(give(f"model.layers.{layer}.{place.suffix}")).T.reshape(place.ours)
         layers[name] = stacked
     return params | {"layers": layers}
-
-
-def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:
-    """Hugging Face name -> a function that returns the tensor; a ValueError names arrays of another shape."""
-    parts: dict[str, Callable[[], np.ndarray]] = {}
-    for name, place in top_places(cfg).items():
-        _check_shape(name, params.get(name), place.ours)
-        parts[place.suffix] = lambda array=params[name]: np.asarray(array)
-    for name, place in layer_places(cfg).items():
-        array = params["layers"].get(name)
-        _check_shape(f"layers/{name}", array, (cfg.layers, *place.ours))
-        for layer in range(cfg.layers):
-            parts[f"model.layers.{layer}.{place.suffix}"] = lambda array=array, layer=layer, shape=place.theirs: (
-                np.asarray(array[layer]).reshape(shape[::-1]).T
-            )
-    return parts
-
-
-def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
-    if array is None or tuple(array.shape) != wanted:
-        found = "nothing" if array is None else tuple(array.shape)
-        raise UserError(f"parameter {name!r} is {found}; the model's shape wants {wanted}")

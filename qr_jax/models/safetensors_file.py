@@ -1,14 +1,7 @@
-"""Safetensors files by the `safetensors` package: it holds a header against the file before anything is allocated.
-
-Writing is ours: the package wants all tensors of a file in memory, and an export has one there at a time.
-"""
+"""Safetensors files by the `safetensors` package: it holds a header against the file before anything is allocated."""
 
 import functools
-import json
-import math
 import os
-import struct
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,23 +53,3 @@ def read(entry: Entry) -> np.ndarray:
 def _opened(path: Path, *_: int) -> Any:
     """The file, kept open until another is read: its header is parsed as it is opened."""
     return safetensors.safe_open(path, "np")
-
-
-def write(
-    path: str | os.PathLike[str], dtype: str, shapes: Mapping[str, tuple[int, ...]], give: Callable[[str], np.ndarray]
-) -> None:
-    """Write tensors one after another, one in memory at a time; `give(name)` returns each, cast to `dtype` here."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants the word
-    position = 0
-    for name, shape in shapes.items():
-        stop = position + math.prod(shape) * FLOATS[dtype].itemsize
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, stop]}
-        position = stop
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    with Path(path).open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        for name, shape in shapes.items():
-            array = np.ascontiguousarray(give(name), dtype=FLOATS[dtype])
-            assert array.shape == shape, (name, array.shape, shape)
-            file.write(array.view(np.uint8).data if array.size else b"")

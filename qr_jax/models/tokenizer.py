@@ -1,12 +1,8 @@
 """Text to token ids and back: trusted text may hold control tokens, data never does."""
 
-import base64
 import json
-import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
@@ -14,13 +10,10 @@ import tokenizers
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.models import hub
-from qr_jax.models.json_file import write_json
 from qr_jax.settings.settings import show
 
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")  # also end a turn where the vocabulary has them as added tokens
 BLANK = "▁"  # SentencePiece's
-MOST_IDS = 2**22  # the largest vocabularies have 2**18
-MOST_GROWTH = 1_000  # times as long as it was: what a normalizer may make of a text
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
@@ -60,10 +53,6 @@ class Tokenizer(Protocol):
         """The pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
         ...
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write what `load_tokenizer` and transformers' PreTrainedTokenizerFast read back."""
-        ...
-
 
 class FastTokenizer:
     """A tokenizer from the text of a tokenizer.json: byte-level (GPT-2's scheme: Qwen, SmolLM2, Llama 3), or with "▁"
@@ -83,13 +72,8 @@ class FastTokenizer:
         eos_ids: Sequence[int] = (),
     ):
         whole = json.loads(described)
-        if (times := _growth(whole.get("normalizer"))) > MOST_GROWTH:
-            found = f"the normalizer of tokenizer.json may make a text {times:,} times as long"
-            raise UserError(f"{found}; at most {MOST_GROWTH:,} times is read")
-        if (largest := _largest_id(whole)) > MOST_IDS:
-            raise UserError(f"tokenizer.json gives a token the id {largest}; at most {MOST_IDS:,} is read")
         parsed = _without_prefix(whole)
-        self._described, self._settings, self.template = described, dict(settings), template
+        self.described, self.settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None
         self._trusted = _backend(parsed)
         self._whole = self._trusted if parsed == whole else _backend(whole)
@@ -111,7 +95,7 @@ class FastTokenizer:
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
-        found = [vocabulary.get(_content(self._settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
+        found = [vocabulary.get(_content(self.settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
         ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
         if not ends or not all(0 <= end < self.size for end in ends):
             raise UserError(
@@ -143,16 +127,6 @@ class FastTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self.piece, ids)).decode("utf-8", errors="replace")
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._described, encoding="utf-8")
-        settings = {k: v for k, v in self._settings.items() if k not in ("chat_template", "auto_map")}  # no remote code
-        write_json(folder / "tokenizer_config.json", settings)
-        if self.template is not None:
-            (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
-        write_json(folder / "generation_config.json", {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id})
 
 
 def _content(token: Any) -> str:
@@ -223,40 +197,6 @@ def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str,
     }
 
 
-def _largest_id(parsed: Any) -> int:
-    """Find the largest id in the file: the library makes room for all below it, and ends the process if it cannot."""
-    model = parsed.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    given = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-    given += [entry.get("id") for entry in parsed.get("added_tokens") or () if isinstance(entry, dict)]
-    return max((at for at in given if isinstance(at, int)), default=0)
-
-
-def _growth(part: Any) -> int:
-    """Compute how many times as long a normalizer's replacements, one after the other, may make a text."""
-    if isinstance(part, list):
-        return math.prod(map(_growth, part))
-    if not isinstance(part, dict):
-        return 1
-    inside = math.prod(_growth(value) for value in part.values())
-    if part.get("type") == "Replace":
-        return inside * max(len(str(part.get("content", ""))), 1)
-    return inside * _longest(part.get("precompiled_charsmap"))
-
-
-def _longest(charsmap: Any) -> int:
-    """The bytes of the longest text that a Precompiled normalizer puts in a character's place.
-
-    In base64: the length of a trie, 4 bytes, the trie, and the texts, each with a zero behind it (SentencePiece).
-    """
-    try:
-        decoded = base64.b64decode(charsmap or "")
-    except (TypeError, ValueError):  # tokenizers refuses it
-        return 1
-    texts = decoded[4 + int.from_bytes(decoded[:4], "little") :].split(b"\0")
-    return max(1, *map(len, texts))
-
-
 def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
     """Remove from the tokenizer what puts a blank before each text it is given."""
 
@@ -317,17 +257,3 @@ class WordTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self.piece, ids)).decode()
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """words.json for us; for transformers a WordLevel tokenizer that splits at whitespace."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "words.json", {"words": list(self.words[len(RESERVED) :])})
-        theirs = tokenizers.Tokenizer(tokenizers.models.WordLevel(self._ids, unk_token="<unk>"))
-        theirs.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-        theirs.add_special_tokens(["<pad>", "<eos>"])
-        theirs.save(str(folder / "tokenizer.json"))
-        names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(folder / "tokenizer_config.json", kind | names)
-        write_json(folder / "generation_config.json", {"eos_token_id": [1], "pad_token_id": 0})

@@ -1,15 +1,13 @@
-"""Compiled programs kept on disk, so that a second run of the same shapes starts without compiling."""
+"""jax's own cache of compiled programs, on disk or with the run in a bucket: a second start need not compile."""
 
 import contextlib
 import hashlib
 import importlib.util
-import inspect
 import os
 import platform
-import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -17,33 +15,30 @@ from etils import epath
 from jax._src import compilation_cache, compiler
 
 from qr_jax import trust
-from qr_jax.run import bucket, committed
+from qr_jax.run import bucket
 
 LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the least recently used programs are deleted
 TORN_S = 60  # a program older than this that has no time of last use is torn: its writer was killed
-
-_mirror: "Mirror | None" = None  # of this process, as jax's cache is
 
 
 def enable(
     environment: Mapping[str, str] = os.environ, *, process: int = 0, lives: str | None = None
 ) -> epath.Path | None:
-    """Let jax keep on disk every program it compiles from now on, and read those kept; returns the folder, or None.
+    """Let jax keep every program it compiles from now on, and read those kept; return the folder, or None.
 
-    The folder is QR_JAX_COMPILED ("off": none), else JAX_COMPILATION_CACHE_DIR, else qr_jax/compiled in XDG_CACHE_HOME
-    (by default ~/.cache); the first and last get a subfolder for this kind of machine. gs:// will do too. If the folder
-    cannot be written jax warns, and the run goes on. Kept programs are run unchecked: never name a folder that others
-    can write. Every process of a run but the first has a folder of its own in it, process_N; and so has a run that
-    `lives` in a bucket, whose programs come from there and are run by no other.
+    The folder is `compiled` in the bucket where the run `lives`; else QR_JAX_COMPILED ("off": none in any case); else
+    JAX_COMPILATION_CACHE_DIR; else qr_jax/compiled in XDG_CACHE_HOME (by default ~/.cache). All but the third get a
+    subfolder for this kind of machine. If the folder cannot be written jax warns, and the run goes on. Kept programs
+    are run unchecked: never name a folder that others can write. Every process of a run but the first has a folder of
+    its own in it, process_N.
     """
-    global _mirror
-    _mirror = None  # an earlier run in this process may have left its mirror
-    asked = environment.get("QR_JAX_COMPILED")
+    asked, given = environment.get("QR_JAX_COMPILED"), environment.get("JAX_COMPILATION_CACHE_DIR")
     if asked == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    given = environment.get("JAX_COMPILATION_CACHE_DIR")
-    if given and not asked:
+    if lives:
+        folder = bucket.opened(lives) / bucket.COMPILED / machine()
+    elif given and not asked:
         folder = epath.Path(given)
     else:
         try:
@@ -53,8 +48,6 @@ def enable(
             warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
             return None
         folder /= machine()
-    if lives:
-        folder /= f"run_{hashlib.sha256(lives.encode()).hexdigest()[:16]}"
     if process:
         folder /= f"process_{process}"
         _write_from_others()
@@ -69,8 +62,8 @@ def enable(
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # A GPU's own caches would put the folder's path in every program's key, and elsewhere none would be found.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    if local and importlib.util.find_spec("filelock"):  # without it, and in a bucket, jax can delete nothing
-        jax.config.update("jax_compilation_cache_max_size", LARGEST_BYTES)
+    evicts = local and importlib.util.find_spec("filelock")  # without it, and in a bucket, jax can delete nothing
+    jax.config.update("jax_compilation_cache_max_size", LARGEST_BYTES if evicts else -1)
     return folder
 
 
@@ -84,12 +77,8 @@ def _remove_torn(folder: Path) -> None:
 
 def _write_from_others() -> None:
     """Let processes other than 0 keep programs too. jax writes in process 0 alone, so that no two hosts write one file;
-    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax: where
-    a version of jax lacks it, or gives it other parameters, that version's own rule holds."""
-    expected = ["cache_key", "compile_time_secs", "module_name", "backend", "executable", "host_callbacks"]
-    theirs = getattr(compiler, "_cache_write", None)
-    if theirs is not None and list(inspect.signature(theirs).parameters) == expected:
-        compiler._cache_write = _write
+    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax."""
+    compiler._cache_write = _write
 
 
 def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, executable, host_callbacks) -> None:
@@ -110,68 +99,3 @@ def machine() -> str:
         first = {line.split(":")[0].strip(): line for line in reversed(lines) if ":" in line}
         known += [first[name] for name in ("model name", "flags", "Features") if name in first]
     return f"{platform.machine()}-{hashlib.sha256(repr(known).encode()).hexdigest()[:12]}"
-
-
-class Mirror:
-    """A bucket's copy of the programs that this process uses, for the machine that takes this machine's place."""
-
-    def __init__(self, folder: Path, place: epath.Path):
-        """`folder` is jax's; `place` is this process's own, in a bucket or another folder."""
-        self.folder, self.place = folder, place
-        self._since_s, self._there = time.time(), set[str]()
-
-    def pull(self) -> int:
-        """Copy the programs from there; returns how many. A place that does not answer is said, and costs compiling."""
-        with _said(f"compiled programs did not come from {self.place}"):
-            self._there = {path.name for path in self.place.iterdir()} if self.place.exists() else set()
-            new = [name for name in self._there if not (self.folder / name).exists()]
-            # The time of its last use first: where a program has none, jax can make no room for others.
-            for suffix in ("-atime", "-cache"):
-                _copy([name for name in new if name.endswith(suffix)], self.place, epath.Path(self.folder))
-            return sum(name.endswith("-cache") for name in new)
-        return 0
-
-    def push(self) -> int:
-        """Copy there the programs compiled or read since the start; returns how many. Call it between compiles."""
-        with _said(f"compiled programs did not go to {self.place}"):
-            used = [path for path in self.folder.iterdir() if path.stat().st_mtime >= self._since_s]
-            programs = {path.name.rpartition("-")[0] for path in used if path.name.endswith(("-cache", "-atime"))}
-            names = [f"{name}{suffix}" for name in sorted(programs) for suffix in ("-atime", "-cache")]
-            new = [name for name in names if name not in self._there and (self.folder / name).exists()]
-            if new:
-                self.place.mkdir(parents=True, exist_ok=True)
-                _copy(new, epath.Path(self.folder), self.place)
-                self._there.update(new)
-            return sum(name.endswith("-cache") for name in new)
-        return 0
-
-
-def mirror(folder: epath.Path | None, place: epath.Path, *, process: int = 0) -> None:
-    """Copy the programs that `place` keeps for this kind of machine and this process to `folder`, which `enable` gave.
-
-    From now on `push_new` copies new programs to `place`. Neither is done where `folder` is None or in a bucket.
-    """
-    global _mirror
-    if folder is not None and "://" not in str(folder):
-        _mirror = Mirror(Path(folder), place / machine() / f"process_{process}")
-        _mirror.pull()
-
-
-def push_new() -> None:
-    """Copy the programs that are new since the last time, where `mirror` was called. Call it between compiles."""
-    if _mirror:
-        _mirror.push()
-
-
-def _copy(names: Sequence[str], source: epath.Path, to: epath.Path) -> None:
-    bucket.each(lambda name: committed.write(to / name, (source / name).read_bytes()), names)
-
-
-@contextlib.contextmanager
-def _said(what: str) -> Iterator[None]:
-    """A failure is said on stderr and does not end the run."""
-    try:
-        with bucket.as_os_error():
-            yield
-    except OSError as error:
-        print(f"{what}: {error}", file=sys.stderr, flush=True)

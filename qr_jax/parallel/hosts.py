@@ -123,28 +123,17 @@ def assert_same(digest: str, what: str) -> None:
         raise RuntimeError(f"processes disagree about {what} ({each}); {todo}")
 
 
-def _check_places(at: np.ndarray, what: str, total: int | None = None) -> None:
-    """Raise ValueError for a position given twice or, with `total`, one of 0 .. total - 1 that is missing."""
-    at = np.sort(at)
-    twice = at[1:][at[1:] == at[:-1]]
-    if len(twice):
-        raise UserError(f"{what} {twice[0]} was given by more than one process, or twice")
-    if total is not None and not np.array_equal(at, np.arange(total)):
-        missing = np.setdiff1d(np.arange(total), at)
-        problem = f"{what} {missing[0]} was given by no process" if len(missing) else f"{what} {at[-1]} is out of range"
-        raise UserError(f"{problem}; every one of the {total} is needed once")
-
-
 def gather_in_order(values: Sequence[Any], at: Sequence[int], what: str, total: int | None = None) -> list[Any]:
     """Return every process's nested host values, ordered by `at`, the same list on all.
 
-    ValueError when two have the same place or, if `total` is known, one of its places has none; `what` names them.
+    ValueError when two have the same place or, if `total` is known, they are not that many; `what` names them.
     """
     if len(values) != len(at):
         raise UserError(f"{len(values)} values, but places for {len(at)}")
     every = gather({"at": np.asarray(at, np.int64), "values": list(values)})
     places = np.concatenate([part["at"] for part in every])
-    _check_places(places, what, total)
+    if len(np.unique(places)) != len(places) or total not in (None, len(places)):
+        raise UserError(f"{what}: {len(places)} values came at {np.sort(places).tolist()}; each is needed once")
     together = [value for part in every for value in part["values"]]
     return [together[at] for at in np.argsort(places)]
 

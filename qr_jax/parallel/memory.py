@@ -1,7 +1,5 @@
-"""This process's memory: how much it uses, and its return to the system."""
+"""This process's memory: how much it uses, and whether arrays leave it little."""
 
-import contextlib
-import ctypes
 import resource
 import sys
 from typing import Any
@@ -23,12 +21,3 @@ def is_tight(tree: Any) -> bool:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     on_cpu = all(next(iter(leaf.sharding.device_set)).platform == "cpu" for leaf in leaves)
     return on_cpu and sum(leaf.nbytes for leaf in leaves) >= LARGE
-
-
-def give_back() -> None:
-    """Let the C library (glibc) return freed memory; takes a tenth of a second after gigabytes.
-
-    By itself it keeps what it once needed: a run would grow for days.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

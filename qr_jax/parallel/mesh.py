@@ -60,47 +60,51 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
             raise UserError(f"{wants}; call emulate before the first jax operation") from error
 
 
-def make_mesh(settings: config.Mesh) -> Mesh:
-    """The learner's mesh over all processes, axes `data`, `fsdp`, `tensor`, over the first `settings.devices` devices.
-
-    Axes are Auto (jax.make_mesh alone would make them Explicit, where indexing a sharded table fails). ValueError when
-    the axes' product is not the number of devices, or there are too few.
-    """
+def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
+    """Return the sizes of data, fsdp and tensor; on a CPU, where all are 1, `devices` are along data."""
     sizes = (settings.data, settings.fsdp, settings.tensor)
+    return (settings.devices, 1, 1) if platform == "cpu" and settings.devices and sizes == (1, 1, 1) else sizes
+
+
+def make_mesh(settings: config.Mesh) -> Mesh:
+    """Return the learner's mesh over all processes, axes `data`, `fsdp`, `tensor`.
+
+    On a CPU it is over the first `settings.devices` devices. Axes are Auto (jax.make_mesh alone would make them
+    Explicit, where indexing a sharded table fails). ValueError when the axes' product is not the number of devices, or
+    there are too few.
+    """
     devices = jax.devices()
-    wanted = len(devices) if settings.devices is None else settings.devices
-    if told := unfit(settings, len(devices), devices[0].platform):
+    platform = devices[0].platform
+    if told := unfit(settings, len(devices), platform):
         raise UserError(told)
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
+    sizes = axes(settings, platform)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[: math.prod(sizes)])
 
 
 def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
-    """Why a mesh cannot be made of so many devices, with what to set; None: it can."""
-    sizes = {axis: getattr(settings, axis) for axis in AXES}
-    if min(sizes.values()) < 1:
-        return f"mesh axes data, fsdp, tensor are {tuple(sizes.values())}; each must be at least 1"
-    product, wanted = math.prod(sizes.values()), settings.devices or count
-    has = f"this run has {count} ({platform})"
-    axes = (
-        " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-        + f" is {product} device{'s' * (product != 1)}"
-    )
+    """Say why a mesh cannot be made of so many devices, and what to set; None: it can."""
+    sizes = axes(settings, platform)
+    if min(sizes) < 1:
+        return f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1"
+    emulated = settings.devices if platform == "cpu" else None
+    product, wanted = math.prod(sizes), emulated or count
     if wanted > count:
-        return f"mesh.devices={wanted}, but {has}; set {fitting(settings, count)}"
+        todo = f"{fitting(settings, count)} mesh.devices={count}".strip()
+        return f"mesh.devices={wanted}, but this run has {count} ({platform}); set {todo}"
     if product == wanted:
         return None
+    named = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    named += f" is {product} device{'s' * (product != 1)}"
+    has = f"mesh.devices={wanted} are to be used" if emulated else f"this run has {count} ({platform})"
     more = f"mesh.devices={product}, which emulates as many on the CPU, or " if platform == "cpu" else ""
-    if settings.devices:
-        return f"{axes}, but mesh.devices={wanted} are to be used; set {more}{fitting(settings, wanted)}"
-    return f"{axes}, but {has}; set {more}{fitting(settings, count)}"
+    return f"{named}, but {has}; set {more}{fitting(settings, wanted)}"
 
 
 def fitting(settings: config.Mesh, count: int) -> str:
-    """The settings to change so that a mesh has so many devices, as in "mesh.data=1 mesh.fsdp=2"."""
+    """Return the settings to change so that a mesh has so many devices, as in "mesh.data=1 mesh.fsdp=2"."""
     data = math.gcd(settings.data, count)
     tensor = math.gcd(settings.tensor, count // data)
     fit = {"data": data, "fsdp": count // (data * tensor), "tensor": tensor}
-    fit |= {"devices": count} if settings.devices else {}
     return " ".join(f"mesh.{name}={size}" for name, size in fit.items() if size != getattr(settings, name))
 
 
@@ -182,24 +186,6 @@ def row_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def describe_layout(mesh: Mesh, params: Any) -> str:
-    """The layout in words, to be printed at a run's start: each array, what was left replicated and why, bytes."""
-    lines = [f"mesh {' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)} ({mesh.devices.flat[0].platform})"]
-    left: dict[str, list[str]] = {}
-    whole_bytes = device_bytes = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, names = jax.tree_util.keystr(path, simple=True, separator="."), _dimensions(path, leaf)
-        over = tuple(_spec(mesh, path, leaf)) or (None,) * leaf.ndim
-        lines.append(f"  {name:20} {list(leaf.shape)!s:24} {', '.join(axis or '-' for axis in over)}")
-        leaf_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-        whole_bytes += leaf_bytes
-        device_bytes += leaf_bytes // int(np.prod([mesh.shape[axis] for axis in over if axis]))
-        if names is None:
-            left.setdefault("no rule for its name and rank", []).append(name)
-            continue
-        for dimension, size, axis in zip(names, leaf.shape, over, strict=True):
-            wanted = RULES[dimension]
-            if wanted and axis is None:
-                left.setdefault(f"{wanted} {mesh.shape[wanted]} does not divide {size} {dimension}", []).append(name)
-    lines += [f"  replicated ({reason}): {', '.join(arrays)}" for reason, arrays in left.items()]
-    return "\n".join([*lines, f"  parameters: {whole_bytes / 1e6:.1f} MB in all, {device_bytes / 1e6:.1f} MB a device"])
+def describe(mesh: Mesh) -> str:
+    """Describe the mesh, for a run's start."""
+    return f"mesh {' x '.join(f'{axis} {mesh.shape[axis]}' for axis in AXES)} ({mesh.devices.flat[0].platform})"

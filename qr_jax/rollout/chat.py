@@ -50,12 +50,12 @@ class Chat:
                 "the chat template prints the tokenizer's bos_token; give Chat its text as bos (it may be '')"
             )
         self._prompts: dict[str, list[str]] = {}  # tools as JSON -> the glue around the data
-        self._between: dict[str, tuple[str, str]] = {}  # role -> glue before and after an observation
+        self.between: dict[str, tuple[str, str]] = {}  # role -> glue before and after an observation
         self.tool_json = False  # a tool's message holds its text as JSON, in quotes (Llama 3.1)
         if self.tokenizer.template is not None:
-            self._between = {"user": self._glue_between("user")}
-            self._between["tool"], self.tool_json = self._glue_tool()
-            closing = tokenizer.encode_glue(self._between["user"][0])
+            self.between = {"user": self._glue_between("user")}
+            self.between["tool"], self.tool_json = self._glue_tool()
+            closing = tokenizer.encode_glue(self.between["user"][0])
             self.end_id = next((token for token in closing if token in tokenizer.eos_ids), self.end_id)
 
     def open(self, say: Say) -> list[int]:
@@ -69,7 +69,7 @@ class Chat:
             raise UserError(f"an episode opens with a message of role 'user', and the environment said {say.role!r}")
         key = json.dumps(say.tools)
         if key not in self._prompts:
-            self._prompts[key] = self._glue_prompt(say.tools)
+            self._prompts[key] = self.glue_prompt(say.tools)
         *before, after = self._prompts[key]
         data = [text for text in (self.system, say.text) if text is not None]
         ids = [token for pair in zip(before, data, strict=True) for token in self._joined(*pair)]
@@ -85,7 +85,7 @@ class Chat:
         """
         if self.tokenizer.template is None or (say.role == "inline" and not ended_by_eos):
             return self.tokenizer.encode_data(say.text)
-        before, after = self._between["user" if say.role == "inline" else say.role]
+        before, after = self.between["user" if say.role == "inline" else say.role]
         ids = self._joined(before, as_json(say.text) if self.tool_json and say.role == "tool" else say.text)
         if ended_by_eos:
             glued = len(self.tokenizer.encode_glue(before))
@@ -98,21 +98,6 @@ class Chat:
         blank = " " * glue.endswith(" ")
         return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 
-    def glue(self, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
-        """The template's texts around what is said; all are empty without a template.
-
-        `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
-        where the model has not done so, what stands before the message, and what after it.
-        """
-        *before, after = self._glue_prompt(tools)
-        around: dict[str, tuple[str, ...]] = {"prompt": ((self.system or "").join(before), after)}
-        ends = [self.tokenizer.decode([end]) for end in self.tokenizer.eos_ids]
-        for role in ("user", "tool"):
-            text, opens = self._between.get(role, ("", ""))
-            first = min((at for end in ends if (at := text.find(end) + len(end)) >= len(end)), default=0)
-            around[role] = text[:first], text[first:], opens
-        return around
-
     def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
         if self.tokenizer.template is None:
             return "\n\n".join(message["content"] for message in messages)
@@ -122,7 +107,7 @@ class Chat:
         given |= {} if self.thinking is None else {"enable_thinking": self.thinking}
         return template.render(self.tokenizer.template, **given, **special)
 
-    def _glue_prompt(self, tools: Tools) -> list[str]:
+    def glue_prompt(self, tools: Tools) -> list[str]:
         """The template's text around the data of a prompt: before, between and after."""
         system = [] if self.system is None else [SYSTEM]
         names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
@@ -145,7 +130,7 @@ class Chat:
         for shown in (OBSERVATION, as_json(OBSERVATION)):
             with contextlib.suppress(ValueError):
                 return self._glue_between("tool", shown), shown != OBSERVATION
-        return self._between["user"], False
+        return self.between["user"], False
 
     def _glue_between(self, role: str, shown: str = OBSERVATION) -> tuple[str, str]:
         """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn.

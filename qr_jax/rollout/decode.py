@@ -5,8 +5,7 @@ prompt and an observation are appended up to their last token and need no logits
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout.sampling import Sampling, choose
 
-AT_ONCE = 3  # layers: the fewer, the smaller the program, and the oftener a call asks for the memory of its sums
 LEFT = 8  # a chunk ends once at most 1 / LEFT of the slots that began it still decode
 
 
@@ -134,15 +132,11 @@ def append(
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
     attends. No row may then have more than `view` positions in use. `mesh`: see `KVCache.mesh`.
     """
-    return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, cfg.layers)
+    return append_tiles(laid, cache, row_T, ids_TI, used_T, count_T, cfg=cfg, view=view, mesh=mesh)
 
 
-def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None):
-    """Append as `append` does, by a smaller program that is called for every `AT_ONCE` layers."""
-    return _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, AT_ONCE)
-
-
-def _append(laid, cache, row_T, ids_TI, used_T, count_T, cfg, view, mesh, at_once: int):
+def append_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None, at_once=None):
+    """Append as `append` does; called outside a program, by one for every `at_once` layers."""
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
     return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=at_once)[1]
@@ -172,8 +166,3 @@ move = jax.jit(caches.move, donate_argnums=0)
 def copy(cache, from_R, to_R, used_R):
     """Move rows within one cache."""
     return caches.move(cache, cache, from_R, to_R, used_R)
-
-
-def by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:
-    """Run `move` or `copy`, a call a layer."""
-    return tuple(program(*layers, **given) for layers in zip(*of_caches, strict=True))

@@ -1,18 +1,17 @@
 """Rollouts: many episodes of search share a few slots that decode together.
 
 An episode that searches leaves its slot if another episode wants it; all waiting searches go to the retriever in one
-batch; a query's samples share one prefill; an observation is appended to what is cached. With `rollout.lanes` the slots
-are dealt over threads: while one decodes, another's host work is done.
+batch; a query's samples share one prefill; an observation is appended to what is cached.
 """
 
 import functools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import fields, replace
+from concurrent.futures import Future, wait
+from dataclasses import replace
 
+import jax
 import numpy as np
 
 from qr_jax import config, dialect
@@ -25,6 +24,7 @@ from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.kv_cache import KVCache
 from qr_jax.rollout.live import EpisodeState, Statistics
+from qr_jax.rollout.on_cpu import CpuCache
 from qr_jax.rollout.slot_scheduler import SlotScheduler
 from qr_jax.run.kept_thread import KeptThread
 
@@ -44,17 +44,14 @@ class Engine:
             )
         self.tokenizer, self.settings = tokenizer, settings
         self.chat = Chat(tokenizer, bos=tokenizer.bos, thinking=settings.thinking)
-        lanes = settings.lanes
-        if settings.slots % lanes or (settings.store or 0) % lanes:
-            raise UserError(f"{settings.slots} slots and a store of {settings.store} do not divide over {lanes} lanes")
-        part = replace(settings, slots=settings.slots // lanes, store=settings.store and settings.store // lanes)
-        self.rows, *self.more_rows = (KVCache(cfg, part, tokenizer.eos_ids, compute=compute) for _ in range(lanes))
+        on_cpu = jax.default_backend() == "cpu"
+        self.rows = (CpuCache if on_cpu else KVCache)(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
-        self.rollouts: list[_Rollout] = []  # under way, or the last ones: one a lane
+        self.rollout: _Rollout | None = None  # under way, or the last one
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
-    def watch(self, rows: KVCache, stop: Sequence[str]) -> None:
+    def watch(self, stop: Sequence[str]) -> None:
         """Let decoding stop on the device, for the rest of this run, at every token that may complete a stop string.
 
         Such a token holds the whole string, or begins with its last bytes; earlier tokens may hold the bytes before.
@@ -64,7 +61,7 @@ class Engine:
                 whole, pieces = text.encode(), enumerate(self.pieces)
                 ends = tuple(whole[at:] for at in range(1, len(whole)))
                 self.completing[text] = [token for token, piece in pieces if piece.startswith(ends) or whole in piece]
-            rows.stop_at(self.completing[text])
+            self.rows.stop_at(self.completing[text])
 
     def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
         """Tokens of the longest prompt of these queries."""
@@ -88,14 +85,12 @@ class Engine:
                 if stop_now():
                     raise Interrupted
                 shown.done, shown.total, shown.note = done, done + left, what
-        for rows in self.more_rows:
-            rows.least = self.rows.least
         return time.monotonic() - start
 
     def progress(self) -> tuple[int, int]:
         """Episodes that are finished and wanted, of the rollout under way or of the last one."""
-        rollouts = list(self.rollouts)
-        return sum(len(one.done) for one in rollouts), sum(one.total for one in rollouts)
+        rollout = self.rollout
+        return (len(rollout.done), rollout.total) if rollout else (0, 0)
 
     def run(
         self,
@@ -115,6 +110,7 @@ class Engine:
         top_k: int = 0,
         expected_tokens: Sequence[float] | None = None,
         stop_now: Callable[[], bool] = lambda: False,
+        searches: KeptThread | None = None,
     ) -> list[list[Episode]]:
         """Roll out `samples` episodes of each query; return them in the order asked for.
 
@@ -123,65 +119,33 @@ class Engine:
         what is sampled, but not the log-probabilities, so nothing that is trained on has them. With `expected_tokens`
         (of an episode of each query) the longest begin first, so that few are left to decode alone at the end. `params`
         are the learner's, or the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's
-        cost. Raises Interrupted when `stop_now()` turns true, and ValueError for a prompt that does not fit or an
-        environment that breaks its contract; the engine can be used again.
+        cost. `searches`: the thread that searches run in; None: one of its own. Raises Interrupted when `stop_now()`
+        turns true, and ValueError for a prompt that does not fit or an environment that breaks its contract; the engine
+        can be used again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
         query_order = range(len(queries))
         if expected_tokens is not None:
             query_order = np.argsort(-np.asarray(expected_tokens), kind="stable").tolist()
-        lanes = [self.rows, *self.more_rows][: max(len(counts), 1)]
-        numbers, failed = range(len(queries)) if query_keys is None else query_keys, threading.Event()
-        searches, start = KeptThread("searches"), time.monotonic()
-        self.rollouts = []
-        for at, rows in enumerate(lanes):
-            order = [(q, first_sample + g) for q in query_order[at :: len(lanes)] for g in range(counts[q])]
-            keys_N2 = rows.keys(
-                seed, PURPOSES[purpose], step, [int(numbers[q]) for q, _ in order], [g for _, g in order]
-            )
-            rows.restrict(top_p, top_k)
-            rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
-            stops = stop_now if len(lanes) == 1 else lambda: failed.is_set() or stop_now()
-            rollout = _Rollout(self, rows, params, queries, order, keys_N2, env, search, searches, step, stops)
-            rollout.temperature = self.settings.temperature if temperature is None else temperature
-            self.rollouts.append(rollout)
+        order = [(q, first_sample + g) for q in query_order for g in range(counts[q])]
+        numbers = range(len(queries)) if query_keys is None else query_keys
+        keyed = [int(numbers[q]) for q, _ in order], [g for _, g in order]
+        keys_N2 = self.rows.keys(seed, PURPOSES[purpose], step, *keyed)
+        self.rows.restrict(top_p, top_k)
+        self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
+        own, start = KeptThread("searches"), time.monotonic()
+        rollout = _Rollout(self, params, queries, order, keys_N2, env, search, searches or own, step, stop_now)
+        rollout.temperature = self.settings.temperature if temperature is None else temperature
+        self.rollout = rollout
         try:
-            _side_by_side([rollout.run for rollout in self.rollouts], failed)
+            rollout.run()
         finally:
-            searches.close()  # a call that hangs must not hold up whoever interrupts
-            for rollout in self.rollouts:
-                rollout.let_go()
-        for rows in lanes:
-            rows.release_caches()
-        self.statistics = _together([rollout.statistics for rollout in self.rollouts], time.monotonic() - start)
-        episodes = {at: episode for rollout in self.rollouts for at, episode in rollout.done.items()}
-        return [[episodes[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
-
-
-def _side_by_side(work: Sequence[Callable[[], None]], failed: threading.Event) -> None:
-    """Do all of the work, one alone here, several in a thread each. Where one fails, the others are told to stop."""
-    if len(work) == 1:
-        return work[0]()
-    with ThreadPoolExecutor(len(work), "lane") as threads:
-        parts = [threads.submit(one) for one in work]
-        try:
-            wait(parts, return_when="FIRST_EXCEPTION")
-        finally:
-            if not all(part.done() and not part.exception() for part in parts):
-                failed.set()
-    errors = [error for part in parts if (error := part.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
-        raise error
-
-
-def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
-    """Combine the statistics of lanes that ran side by side: counts are added up, seconds are the mean."""
-    total = Statistics()
-    for field in fields(Statistics):
-        added = sum(getattr(part, field.name) for part in parts)
-        setattr(total, field.name, added / len(parts) if field.type is float else added)
-    total.total_s = total_s
-    return total
+            own.close()  # a call that hangs must not hold up whoever interrupts
+            rollout.let_go()
+        self.rows.release_caches()
+        self.statistics = rollout.statistics
+        self.statistics.total_s = time.monotonic() - start
+        return [[rollout.done[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> bytes:
@@ -193,13 +157,14 @@ def _piece(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 class _Rollout:
-    """The state of one call of `Engine.run`, or of one lane of it."""
+    """The state of one call of `Engine.run`."""
 
     temperature: float
 
-    def __init__(self, engine, rows, params, queries, order, keys_N2, env, search, searches, step, stop_now):
+    def __init__(self, engine, params, queries, order, keys_N2, env, search, searches, step, stop_now):
         self.engine, self.queries, self.search = engine, list(queries), search
-        self.settings, self.rows, self.tokenizer, self.searches = engine.settings, rows, engine.tokenizer, searches
+        self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
+        self.searches = searches
         self.env, self.tags = reading.unthinking(env), reading.tags_of(env)
         self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # a text's length is asked, then its reading
         self.step, self.stop_now = step, stop_now
@@ -331,7 +296,7 @@ class _Rollout:
     def _watched(self, say: Say) -> Say:
         """Return the Say with all stop strings of its turn; decoding stops at them from now on."""
         say = replace(say, stop=dialect.turn_ends(say.stop, self.tags))
-        self.engine.watch(self.rows, say.stop)
+        self.engine.watch(say.stop)
         return say
 
     # ---- decoding

@@ -2,12 +2,7 @@
 
 Every array shape comes from a small fixed set (tiles of tokens, views of cache positions, parts of the slots), and each
 program is compiled when it is first needed. The slots' cache is as long as its longest sequence needs, in steps of
-`views`: a step of decoding attends over all of it, and slicing it would copy it. On CPU the store grows too, by
-doubling: at full length SmolLM2's, for 16 rows, is .7 GiB.
-
-A large model's rows are copied there by a call a layer, and few tokens appended by one of three layers. A program of
-SmolLM2's 30 takes 2 s to compile and holds 25 to 40 MB, one of three 10; its calls take 4 to 9 % longer in all. By one
-layer it is 7 MB and 7 to 20 %; of decoding 7 to 14 %.
+`views`: a step of decoding attends over all of it, and slicing it would copy it.
 """
 
 import os
@@ -24,17 +19,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qr_jax import config
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams, to_decode_params
-from qr_jax.parallel import memory
 from qr_jax.parallel.host_local import AXES
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode
 from qr_jax.rollout.sampling import EVERYTHING, Sampling
 
 SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
-DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
-SMALLEST_DECODE = 8
-SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking for it several times a call is slow
-LARGEST_PART = 2**28  # bytes of cache rows: a part of the slots is copied out, which must stay cheap and find room
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
 Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
@@ -51,12 +41,11 @@ def views_up_to(positions: int) -> list[int]:
     return [view for view in views if view < positions] + [positions]
 
 
-def _sums_count(laid: DecodeParams, mesh: Mesh | None) -> bool:
-    """Return True on one CPU device, where a step of decoding costs what its slots compute, so that fewer cost less.
-
-    Elsewhere it costs reading the weights, and each further program costs half a minute of compiling.
-    """
-    return mesh is None and next(iter(laid.norm.sharding.device_set)).platform == "cpu"
+def mesh_of(laid: DecodeParams) -> Mesh | None:
+    """Return the devices that share these parameters; None: they are of one device."""
+    layout = laid.norm.sharding
+    dealt = isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES
+    return layout.mesh if dealt else None  # type: ignore[return-value]
 
 
 class KVCache:
@@ -72,23 +61,20 @@ class KVCache:
         while self.move_sizes[0] > MOVE_ROWS:
             self.move_sizes.insert(0, max(self.move_sizes[0] // 4, MOVE_ROWS))
         self.least = self.views[0]  # positions of a cache, at least; `warm_up` knows how long prompts are
-        self.lengths = {"slots": self.views, "store": self.views[-1:]}  # that a cache may have; `_creating` knows
+        self.lengths = {"slots": self.views, "store": self.views[-1:]}  # that a cache may have
         self.caches: dict[str, caches.Cache] = {}  # created where the first parameters lie
         self.eos_ids = tuple(eos_ids)
         self.stop_at_eos()
         self.sampling = EVERYTHING  # `restrict` changes it
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
-        self.decode_sizes: list[int] = []  # how many slots a program of decoding has; `settle_on` knows
-        self.by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
+        self.decode_sizes = [self.slot_count]  # how many slots a program of decoding has
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:
         """Convert parameters to what the programs read; DecodeParams come back as they are."""
         laid = to_decode_params(self.cfg, params, self.compute)
-        layout = laid.norm.sharding
-        mesh = layout.mesh if isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES else None
-        if not self.caches or mesh not in (None, self.mesh):
+        if not self.caches or mesh_of(laid) not in (None, self.mesh):
             self.settle_on(laid)
         return laid
 
@@ -101,15 +87,8 @@ class KVCache:
         """Return the maker of caches laid out like these parameters, and set the other programs to that layout."""
         layout = laid.norm.sharding
         if isinstance(layout, NamedSharding):
-            dealt = layout.mesh.axis_names == AXES
-            self.mesh = layout.mesh if dealt else None  # type: ignore[assignment]
-            layout = NamedSharding(layout.mesh, caches.AT if dealt else PartitionSpec())
-        sums_count = _sums_count(laid, self.mesh)
-        parts = {self.slot_count // part for part in DECODE_PARTS} if sums_count else set()
-        self.decode_sizes = sorted({self.slot_count} | {part for part in parts if part >= SMALLEST_DECODE})
-        doubled = [view for view in self.views[:-1] if sums_count and view.bit_count() == 1]
-        self.lengths = {"slots": self.views, "store": [*doubled, self.views[-1]]}
-        self.by_layer = sums_count and memory.is_tight(laid)
+            self.mesh = mesh_of(laid)
+            layout = NamedSharding(layout.mesh, caches.AT if self.mesh else PartitionSpec())
         self.stop_V = None
         rows = {"slots": self.slot_count, "store": self.store_count}
         sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
@@ -131,15 +110,14 @@ class KVCache:
         self.keys(0, 0, 0, [], [])
         calls: dict[str, partial] = {"caches": creating}
         for tiles in self.call_sizes:
-            if not self._small(tiles):
-                prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
-                calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
-        if not self.by_layer:  # a layer's is compiled in a moment
-            calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
+            prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
+            calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
+        calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
         decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
         calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
         threads = ThreadPoolExecutor(os.cpu_count(), "compiling")
         try:
+            calls = {what: call for what, call in calls.items() if hasattr(call.func, "lower")}
             lowered = [call.func.lower(*call.args, **call.keywords) for call in calls.values()]
             compiling = [threads.submit(one.compile) for one in lowered]
             for left, what, compiled in zip(range(len(calls), 0, -1), calls, compiling, strict=True):
@@ -163,13 +141,8 @@ class KVCache:
         return next(length for length in self.lengths[name] if length >= self.least)
 
     def release_caches(self) -> None:
-        """Free large caches after a rollout, for what comes before the next; `to_decode_params` makes them anew.
-
-        Those of a pod stay, for its processes would have to free them together.
-        """
-        if self.mesh is not None or not memory.is_tight(self.caches):
-            return self.begin()
-        self.caches = {}
+        """Make the caches short again after a rollout."""
+        self.begin()
 
     def fit(self, name: str, positions: int) -> None:
         """Make a cache hold `positions`, growing length by length, so that few programs do it."""
@@ -178,25 +151,19 @@ class KVCache:
             self._resize(name, lengths[lengths.index(length) + 1])
             self.grown += name == "slots"
 
-    def _may_decode(self, slots: int) -> bool:
-        """Return True if so many slots may decode together: all, or a part whose rows are small enough to copy out."""
-        length = caches.size(self.caches["slots"])[1]
-        return slots == self.slot_count or caches.nbytes(self.cfg, slots, length, self.compute) <= LARGEST_PART
-
     def _view(self, positions: int) -> int:
         """The smallest view with room for so many, and for prompts; the longest where none has."""
         return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
     def _resize(self, name: str, length: int) -> None:
         layers: list = list(self.caches.pop(name))
-        tight, left_bytes = memory.is_tight(layers), 0
         for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
             layers[number] = (caches.resize(k, length), caches.resize(v, length))
-            left_bytes += k.nbytes + v.nbytes
-            if tight and (left_bytes >= memory.LARGE or number + 1 == len(layers)):
-                memory.give_back()  # each array that was is too small for the next
-                left_bytes = 0
+            self._resized(k, v)
         self.caches[name] = tuple(layers)
+
+    def _resized(self, *left: jax.Array) -> None:
+        """Let a subclass do something with the memory of arrays that were resized."""
 
     # ---- what a rollout does
 
@@ -229,10 +196,7 @@ class KVCache:
         return np.concatenate(blocks)[: len(query_N)]
 
     def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's.
-
-        If few slots decode, the others are left out of its steps (`DECODE_PARTS`, `LARGEST_PART`).
-        """
+        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's."""
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
         return chunk, at_N
@@ -243,7 +207,7 @@ class KVCache:
         if self.stop_V is None:
             at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
             self.stop_V = jax.device_put(self.stop_at_V, at)
-        count = next(count for count in self.decode_sizes if count >= len(slot_N) and self._may_decode(count))
+        count = self._decode_size(len(slot_N))
         whole = count == self.slot_count
         at_N = slot_N if whole else np.arange(len(slot_N))
 
@@ -259,6 +223,10 @@ class KVCache:
             np.float32(temperature), cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
         )  # fmt: skip
         return call, at_N
+
+    def _decode_size(self, slots: int) -> int:
+        """Return how many slots the program decodes that so many need: all."""
+        return self.slot_count
 
     def append(self, laid: DecodeParams, where: str, work: Sequence[Work]) -> None:
         """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
@@ -283,10 +251,6 @@ class KVCache:
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
-    def _small(self, tiles: int) -> bool:
-        """Return True if a call of so many tiles goes through the layers a few at a time."""
-        return self.by_layer and tiles * self.settings.tile <= SMALL_CALL
-
     def _appending(self, laid: DecodeParams, where: str, tiles: Sequence[Tile], view: int) -> partial:
         """The call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
@@ -296,7 +260,7 @@ class KVCache:
             ids_TI[t, : len(ids)] = ids
             row_T[t], used_T[t], count_T[t] = row, used, len(ids)
         return partial(
-            decode.append_by_layers if self._small(count) else decode.append,
+            self._append_program(count),
             laid, self.caches[where], row_T, ids_TI, used_T, count_T, cfg=self.cfg, view=view, mesh=self.mesh,
         )  # fmt: skip
 
@@ -312,8 +276,14 @@ class KVCache:
         size, dropped = next(size for size in self.move_sizes if size >= len(batch)), caches.size(self.caches[into])[0]
         from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
         from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)
-        program = decode.copy if out_of == into else decode.move
-        if self.by_layer:
-            program = partial(decode.by_layer, program)
+        program = self._move_program(decode.copy if out_of == into else decode.move)
         used = (self.caches[name] for name in dict.fromkeys((into, out_of)))
         return partial(program, *used, from_R=from_R, to_R=to_R, used_R=used_R)
+
+    def _append_program(self, tiles: int) -> Callable[..., caches.Cache]:
+        """Return the program that appends so many tiles."""
+        return decode.append
+
+    def _move_program(self, program: Callable[..., caches.Cache]) -> Callable[..., caches.Cache]:
+        """Return the program that copies rows; `program` does it for all layers."""
+        return program

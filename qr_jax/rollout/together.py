@@ -14,7 +14,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.kv_cache import KVCache
 
 Result = TypeVar("Result")
-CHANGES = ("begin", "rest", "append", "decode", "move", "stop_at", "stop_at_eos", "restrict")
+CHANGES = ("begin", "release_caches", "append", "decode", "move", "stop_at", "stop_at_eos", "restrict")
 PARAMETERS = "the parameters, which every process has"
 
 

@@ -3,14 +3,12 @@
 import random
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, takewhile
-from typing import Any, Literal
+from typing import Any
 
 from qr_jax.config import Rollout
-from qr_jax.data.characters import MARKS, cut_before, is_mark, is_unspaced, nfkc
+from qr_jax.data.characters import cut_before, is_mark, is_unspaced
 from qr_jax.errors import PluginError
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
@@ -118,33 +116,21 @@ def found(search: SearchFunction, queries: Sequence[str], k: int, **how: Any) ->
 
 
 def shortened(passage: Passage, chars: int) -> Passage:
-    """The passage, or its first characters where title and text together have more; the title leaves the text half.
+    """Return the passage, or its first characters where title and text together have more; the title leaves half.
 
-    Characters are counted as NFKC, which some tokenizers read them in, makes them: a ligature may stand for 18. A cut
-    falls as in `fit_observation`.
+    A cut falls as in `fit_observation`.
     """
-    title = _first_chars(passage.title, chars)
-    size = len(nfkc(title))
-    if size > chars // 2:
-        title = _first_chars(title, max(chars - len(nfkc(passage.text[:chars])), chars // 2))
-        size = len(nfkc(title))
-    text = _first_chars(passage.text, chars - size)
-    whole = len(title) == len(passage.title) and len(text) == len(passage.text)
-    return passage if whole else replace(passage, title=title, text=text)
+    if len(passage.title) + len(passage.text) <= chars:
+        return passage
+    title = passage.title
+    if len(title) > chars // 2:
+        title = _first_chars(title, max(chars - len(passage.text), chars // 2))
+    return replace(passage, title=title, text=_first_chars(passage.text, chars - len(title)))
 
 
 def _first_chars(text: str, chars: int) -> str:
-    """Keep the text's first characters, at most `chars` of them in NFKC, in three passes or fewer. Characters' NFKC
-    lengths add up to nearly the whole's, seldom less; their NFKD lengths, and a joiner every MARKS, never less."""
-    whole, text = text, text[:chars]
-    forms: dict[Literal["NFKC", "NFKD"], int] = {"NFKC": chars, "NFKD": chars * MARKS // (MARKS + 1)}
-    for form, limit in forms.items():
-        if len(nfkc(text)) <= chars:
-            break
-        ends = accumulate(len(unicodedata.normalize(form, sign)) for sign in text)
-        text = text[: sum(1 for _ in takewhile(limit.__ge__, ends))]
-    end = cut_before(whole, len(text))
-    return whole if end == len(whole) else _to_a_word(whole, end) or whole[:end]
+    end = cut_before(text, chars)
+    return text if end >= len(text) else _to_a_word(text, end) or text[:end]
 
 
 def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
-from qr_jax import assemble, evaluate
+from qr_jax import assemble, evaluate, plugins
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
-from qr_jax.parallel import compile_cache, host_local, hosts, memory, peaks
+from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
@@ -57,7 +56,7 @@ def begin(runtime: Runtime) -> Start:
     with loading(run, "loading the model"):
         params = assemble.place(runtime.agent.weights(), runtime.devices.mesh)
     tell = say if runtime.devices.mesh.size > 1 else run.detail
-    tell(meshes.describe_layout(runtime.devices.mesh, params).splitlines()[0])
+    tell(meshes.describe(runtime.devices.mesh))
     tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")
     rollout_params = runtime.to_rollout_params(params)
     warm_up_s = _warm_up(runtime, rollout_params)
@@ -120,11 +119,7 @@ def _warm_up(runtime: Runtime, params) -> float:
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
-    try:
-        work = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now)
-        seconds = assemble.all_or_none(work)
-    finally:
-        compile_cache.push_new()
+    seconds = assemble.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
     runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
@@ -132,9 +127,7 @@ def _warm_up(runtime: Runtime, params) -> float:
 def _trace_update(runtime: Runtime) -> None:
     """Trace an update by shapes alone, before the cold start. ValueError if loss or advantage return a wrong result."""
     learn = runtime.learner
-    empty = runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False)
-    old = () if runtime.settings.learner.updates == 1 else (learn.old_logp.jitted.eval_shape(learn.abstract, empty),)
-    learn.train_step.jitted.eval_shape(learn.abstract, empty, *old)
+    learn.trace_update(runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False))
 
 
 def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
@@ -143,18 +136,12 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
         raise Interrupted
     before = compiles.count()
     start, empty = time.monotonic(), runtime.batch(state, (), (0, 0), (0, 0))
-    rate = state.rate
-    state = replace(state, rate=np.float32(0))  # a host's number, as every step's is: another kind is another program
-    old = () if runtime.settings.learner.updates == 1 else (runtime.learner.old_logp(state, empty),)
     with terminal.phase("compiling the learner"):
-        state, _ = beside(lambda: jax.block_until_ready(runtime.learner.train_step(state, empty, *old)))
+        state = beside(partial(runtime.learner.compile_update, state, empty))
     seconds = time.monotonic() - start
-    if memory.is_tight(state):
-        memory.give_back()
     runtime.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     peaks.of(runtime.settings.model.compute)  # measured now where nobody says them, and not in the first step
-    compile_cache.push_new()
-    return replace(state, rate=rate), seconds
+    return state, seconds
 
 
 def _first_policy(runtime: Runtime):

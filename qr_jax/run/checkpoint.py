@@ -38,7 +38,9 @@ from qr_jax.logging import terminal
 from qr_jax.parallel import hosts, plain
 from qr_jax.run import bounded_json, bucket, committed
 
-FORMAT = 4  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
+FORMAT = 5
+READS = (4, 5)  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
+GONE = {"rate"}  # of the state of format 4
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
@@ -168,7 +170,7 @@ class Checkpoints:
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
             for name, leaf in wanted.items()
         }
-        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=part is not None)
+        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=True)  # `GONE` is left out
         try:
             arrays = self._orbax.restore(self.path(step) / STATE, args=how)
         except FileNotFoundError as error:
@@ -182,7 +184,7 @@ class Checkpoints:
         """Return each array of a committed step's state, by its name in the tree: dtype and shape."""
         with as_written(self.path(step), committed.MANIFEST):
             arrays = committed.manifest(self.path(step))["arrays"]
-            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
+            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items() if name not in GONE}
 
     def host(self, step: int) -> dict[str, Any]:
         """Return the host values of a committed step alone, `metrics_bytes` among them."""
@@ -215,8 +217,9 @@ class Checkpoints:
                 damaged += [step] * committed.stands(self.path(step))
                 continue
             saved_format = committed.manifest(self.path(step)).get("format")
-            if saved_format != FORMAT:
-                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
+            if saved_format not in READS:
+                read = " and ".join(map(str, READS))
+                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {read}"
                 raise UserError(f"{what}; use the qr_jax that wrote it")
             return step
         if damaged:

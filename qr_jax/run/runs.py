@@ -20,7 +20,7 @@ from qr_jax import config, errors, plugins, trust
 from qr_jax.config import Config
 from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
-from qr_jax.parallel import alike, compile_cache, hosts, memory
+from qr_jax.parallel import alike, hosts, memory
 from qr_jax.pool.pool import KINDS
 from qr_jax.run import bucket, checkpoint, run_files, run_lock
 from qr_jax.run.kept_thread import Result, run_interruptible
@@ -34,7 +34,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
-MAY_CHANGE += ("train.bucket", "rollout.lanes", "learner.lanes")
+MAY_CHANGE += ("train.bucket", "rollout.lanes")
 # With one update a step they only cut the batch; with several they say what is in each update.
 PACKING = ("learner.rows", "learner.share_prefixes")
 
@@ -259,16 +259,11 @@ class Run:
         length = self._writer.sync() if self._writer else 0  # of process 0, which writes the host values
         ledger = self.folder / LEDGER
         about = {"stage": self.stage, "ledger_bytes": ledger.stat().st_size if ledger.exists() else 0}
-        tight = memory.is_tight(state)
         with terminal.phase("saving"):
-            if tight:
-                memory.give_back()  # what rollouts left would stand in memory beside what is written
             self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
-            compile_cache.push_new()
-            if tight:
+            if memory.is_tight(state):
                 self.checkpoints.wait()  # what is being written would stand in memory beside the next update
             gc.collect()  # Orbax's copies of a state refer to each other
-            memory.give_back()
         self.saved = step
 
     def _check_held(self) -> None:

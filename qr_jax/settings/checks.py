@@ -129,12 +129,12 @@ def _together(config: Config) -> Iterator[str]:
 
 def _batches(config: Config) -> Iterator[str]:
     rows, shards = config.learner.rows, config.mesh.data * config.mesh.fsdp
+    over = f"mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} = {shards} devices"
+    if config.mesh.devices and shards * config.mesh.tensor == 1:  # a CPU's, along data
+        shards, over = config.mesh.devices, f"mesh.devices={config.mesh.devices}"
     if shards >= 1 and rows >= 1 and rows % shards:
         near = max(shards, shards * math.floor(rows / shards + 0.5))
-        yield (
-            f"learner.rows={rows} does not divide over mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} = "
-            f"{shards} devices; the nearest that does is {near}"
-        )
+        yield (f"learner.rows={rows} does not divide over {over}; the nearest that does is {near}")
 
 
 def _lengths(config: Config) -> Iterator[str]:
@@ -161,6 +161,8 @@ def _lengths(config: Config) -> Iterator[str]:
 def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     mesh = config.mesh
     product, wanted = mesh.data * mesh.fsdp * mesh.tensor, mesh.devices or devices
+    if mesh.devices and product == 1:  # a CPU's, along data
+        product = mesh.devices
     axes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} devices"
     if wanted and product != wanted:
         yield f"{axes}, but {'mesh.devices is' if mesh.devices else 'there are'} {wanted}; their product must be equal"

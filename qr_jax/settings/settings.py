@@ -14,6 +14,9 @@ from qr_jax.errors import UserError
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
+GONE = {  # settings of version 0.2, and what takes their place
+    "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
+}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -212,12 +215,14 @@ def plain(value: Any) -> Any:
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config whose settings have the names of today."""
+    """Return a written config whose settings have the names of today, without those that are gone."""
     found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
-    for old, today in RENAMED.items():
+    for old, today in {**RENAMED, **dict.fromkeys(GONE, "")}.items():
         section, _, name = old.partition(".")
         if isinstance(part := found.get(section), dict) and name in part:
-            part.setdefault(today.partition(".")[2], part.pop(name))
+            value = part.pop(name)
+            if today:
+                part.setdefault(today.partition(".")[2], value)
     return found
 
 

@@ -145,7 +145,7 @@ def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, An
         return row | {"learner/loss": None, "learner/micro_batches": 0}
     every = updated.metrics
     mean = {name: float(np.mean([metrics[name] for metrics in every])) for name in every[0] if name != "advantage"}
-    row["learner/lr"] = float(state.rate)
+    row["learner/lr"] = float(every[0]["lr"])
     row["learner/nonfinite"] = sum(not metrics["finite"] for metrics in every)
     row |= {f"learner/{name}": mean[name] for name in KNOWN if name in mean}
     row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.LEARNER_METRICS)}

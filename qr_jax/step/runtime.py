@@ -16,7 +16,7 @@ from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
 from qr_jax.evaluation.manifest import questions_sha256
-from qr_jax.learner import fill, gold, pack, prune
+from qr_jax.learner import pack
 from qr_jax.learner.learner import Learner, State, make
 from qr_jax.logging import terminal
 from qr_jax.models.incremental import DecodeParams
@@ -240,13 +240,13 @@ class Runtime:
         )
         packed = pack.pack(
             episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
-            weight_QG=prune.weights(grades, learn.prune, *key) if learn.prune else None,
-            copies_Q=fill.copies(len(groups), settings.queries, *key) if learn.fill else None,
+            weight_QG=plugins.around("methods.prune").weights(grades, learn.prune, *key) if learn.prune else None,
+            copies_Q=plugins.around("methods.fill").copies(len(groups), settings.queries, *key) if learn.fill else None,
             share=learn.share_prefixes, **sizes,
         )  # fmt: skip
         if self.gold_logp is None:
             return packed
-        none_NT = np.zeros((grades.valid_QG.size, gold.FEWEST_TURNS), np.float32)
+        none_NT = np.zeros((grades.valid_QG.size, plugins.around("methods.gold").turns_axis(0)), np.float32)
         return replace(
             packed, gold_logp_NT=self.gold_logp(self.learner, state, episodes, **sizes) if golds else none_NT
         )
@@ -351,7 +351,7 @@ def _drawing(settings: Config) -> Drawing:
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
-    """Bind `gold.gold_logp` to this environment's words before an answer and the tokenizer's ids of the golds."""
+    """Bind methods/gold.py's `gold_logp` to this environment's words before an answer and the tokenizer's ids of golds."""
     mark = "GOLD"
     prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
     tokenizer = agent.tokenizer
@@ -359,4 +359,4 @@ def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndar
     def golds(query: Query) -> list[list[int]]:
         return [tokenizer.encode_data(answer) for answer in query.answers]
 
-    return partial(gold.gold_logp, prefix_ids=tokenizer.encode(prefix), golds=golds)
+    return partial(plugins.around("methods.gold").gold_logp, prefix_ids=tokenizer.encode(prefix), golds=golds)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.cli.commands.options import add_json, show
-from qr_jax.parallel import interpreter
+from qr_jax.lab import interpreter
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
 PACKAGES += ("tensorflow-datasets", "grain", "numpy", "tensorboardX")

@@ -189,7 +189,6 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
     The returned context watches the other processes while it is open. Without `arguments` this process is alone.
     """
     from qr_jax.parallel import compile_cache, hosts, mesh, start, watchdog
-    from qr_jax.run import bucket
 
     if arguments is None:
         compile_cache.enable()
@@ -197,8 +196,5 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
         return nullcontext()
     which = {name: getattr(arguments, name) for name in ("coordinator", "processes", "process")}
     start.begin(config.mesh, **which)
-    me = hosts.index()
-    folder = compile_cache.enable(process=me, lives=config.train.bucket)
-    if config.train.bucket:
-        compile_cache.mirror(folder, bucket.opened(config.train.bucket) / bucket.COMPILED, process=me)
+    compile_cache.enable(process=hosts.index(), lives=config.train.bucket)
     return watchdog.watching(config.mesh.heartbeat_s)

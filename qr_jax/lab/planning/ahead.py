@@ -13,8 +13,8 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.errors import UserError
+from qr_jax.lab import interpreter
 from qr_jax.lab.planning import hlo
-from qr_jax.parallel import interpreter
 from qr_jax.parallel.mesh import AXES
 
 GET_LIBTPU = "python -m pip install 'jax[tpu]'"  # the one that this jax was made for

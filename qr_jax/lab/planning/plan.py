@@ -12,11 +12,11 @@ from typing import Any
 
 from qr_jax.config import Config, to_json
 from qr_jax.errors import UserError
+from qr_jax.lab import interpreter
 from qr_jax.lab.planning import ahead, estimate
 from qr_jax.lab.planning.estimate import GIB
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
-from qr_jax.parallel import interpreter
 
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
 SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own

@@ -112,10 +112,9 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
 def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     """Say why a config's mesh is not one of so many chips; None: it is."""
     product = mesh.data * mesh.fsdp * mesh.tensor
-    if product == chips and mesh.devices in (None, chips):
+    if product == chips:
         return None
     sizes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
-    sizes += f" (mesh.devices={mesh.devices})" if mesh.devices else ""
     todo = f"set {meshes.fitting(mesh, chips)}, or name another topology"
     return f"{sizes}, and {topology} has {chips}: {todo}"
 

@@ -16,7 +16,8 @@ from qr_jax import plugins
 from qr_jax.assemble import world_tokenizer
 from qr_jax.config import Config
 from qr_jax.lab.planning import ahead
-from qr_jax.learner import gold, learner, pack
+from qr_jax.learner import learner, pack
+from qr_jax.methods import gold
 from qr_jax.models import families, hf, incremental
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
@@ -109,7 +110,7 @@ class Programs:
         """One update: the learner's `train_step`, its state donated."""
         made, batch = self.learner(rows)
         old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
-        return made.train_step.jitted.lower(made.abstract, batch, *old)
+        return made.train_step.jitted.lower(made.abstract, batch, np.float32(0), *old)
 
     # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
 

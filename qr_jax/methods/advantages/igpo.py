@@ -22,7 +22,7 @@ def igpo(
     exact: the code for Wang et al. 2025 (arXiv:2510.14967), debajoycs98/IGPO with info_gain_norm_mode=joint and n - 1
     under the variance for its n. Its train.sh scales gains and last rewards apart; the older GuoqingWang1/IGPO takes
     from each return its mean by token position, and does not scale. The paper's own scaling was not read. Deviation: a
-    turn that gains exactly 0 counts, which it does not there. What gold_logp is: learner/gold.py. 0 for invalid
+    turn that gains exactly 0 counts, which it does not there. What gold_logp is: methods/gold.py. 0 for invalid
     samples and for a group with fewer than two valid ones.
     """
     shape_QGT = (*grades.reward_QG.shape, gold_logp_NT.shape[1])

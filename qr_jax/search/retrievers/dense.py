@@ -9,9 +9,8 @@ import numpy as np
 
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
-from qr_jax.parallel import nearest
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search import bm25_index, dense_index, embedder
+from qr_jax.search import bm25_index, dense_index, embedder, nearest
 from qr_jax.search.embedder import QUERY_SIZES, Embedder
 
 FIRST_K = 8  # searches of so many passages or fewer compile nothing

@@ -1,21 +1,27 @@
-"""Models in GGUF files: their shape and weights in our tree, and the tokenizer they carry."""
+"""Models in GGUF files, read by the `gguf` package: shape and weights in our tree, and the tokenizer they carry."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.models import families, layout, rope
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.gguf_file import File, dequantise, read_header
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer
 from qr_jax.settings.settings import show
 
+T = TypeVar("T")
+KINDS = {str: "a text", int: "a whole number", float: "a number with a point", list: "a list of texts"}
+ROW_BLOCKS = 256  # of a row at most: the package takes 16 rows at a time, and each time costs
+# What the package raises for a file that is none, or cut short.
+NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, OSError, OverflowError, MemoryError)
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -53,6 +59,63 @@ CUTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+class File(NamedTuple):
+    """An opened file: metadata by key, and the package's tensors by name."""
+
+    name: str
+    metadata: dict[str, Any]
+    tensors: dict[str, Any]
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """Return the metadata of that key. ValueError where there are none, or they are of another type."""
+        if key not in self.metadata:
+            raise UserError(f"{self.name} lacks the metadata {key!r}")
+        found = self.metadata[key]
+        if type(found) is not kind:
+            raise UserError(f"{self.name} has a {type(found).__name__} for the metadata {key!r}; wanted {KINDS[kind]}")
+        return found
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """Return the metadata of that key, None where there are none. ValueError where they are of another type."""
+        return self.need(key, kind) if key in self.metadata else None
+
+
+def read_header(path: str | os.PathLike[str]) -> File:
+    """Return metadata and tensors, nothing dequantised. ValueError for a file that the package does not read."""
+    from gguf import GGUFReader  # its import takes a second
+
+    path = Path(path)
+    try:
+        reader = GGUFReader(path)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+    except NOT_AS_WRITTEN as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path.name} is no whole GGUF file of version 2 or 3 ({reason}); fetch it again") from error
+    return File(path.name, metadata, tensors)
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Return a tensor's shape, slowest axis first; the format writes the fastest first."""
+    return tuple(int(size) for size in reversed(tensor.shape))
+
+
+def dequantise(file: File, name: str) -> np.ndarray:
+    """Return the tensor in float32. ValueError for a kind of block that the package cannot read."""
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    tensor = file.tensors[name]
+    raw, (_, block_bytes) = tensor.data, GGML_QUANT_SIZES[tensor.tensor_type]
+    if raw.dtype == np.uint8:
+        blocks = raw.size // block_bytes
+        raw = raw.reshape(-1, math.gcd(blocks, ROW_BLOCKS) * block_bytes)
+    try:
+        return np.asarray(dequantize(raw, tensor.tensor_type), np.float32).reshape(shape_of(tensor))
+    except NotImplementedError as error:
+        kind = tensor.tensor_type.name
+        raise UserError(f"tensor {name!r} of {file.name} has type {kind}, which is not read: requantise it") from error
+
+
 def shape(path: str | os.PathLike[str]) -> ModelConfig:
     """The shape of the model that the file's metadata describes."""
     return _config(read_header(path))
@@ -66,7 +129,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     interleaved = families.FAMILIES[file.need("general.architecture", str)].interleaved
     theirs = {_translate(name): name for name in file.tensors}
     wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
-    layout.check_tensors(file.name, wanted, {name: tensor.shape for name, tensor in file.tensors.items()})
+    layout.check_tensors(file.name, wanted, {name: shape_of(tensor) for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
         array = dequantise(file, theirs[name])
@@ -105,7 +168,7 @@ def _config(file: File) -> ModelConfig:
     _refuse_unread(file, family, {f"{family}.rope.dimension_count": head, f"{family}.attention.value_length": head})
     described = {
         "model_type": family,
-        "vocab_size": embedding.shape[0],
+        "vocab_size": shape_of(embedding)[0],
         "hidden_size": width,
         "num_hidden_layers": file.need(f"{family}.block_count", int),
         "num_attention_heads": heads,

@@ -1,0 +1,105 @@
+"""An engine whose slots are dealt over threads: while one decodes, another's host work is done.
+
+For a CPU, or one device: threads that start programs over the same several devices may wait for each other's.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from qr_jax import config
+from qr_jax.errors import Interrupted, UserError
+from qr_jax.models.families import ModelConfig
+from qr_jax.models.tokenizer import Tokenizer
+from qr_jax.records import Episode, Query
+from qr_jax.rollout.engine import Engine
+from qr_jax.rollout.live import Statistics
+from qr_jax.run.kept_thread import KeptThread
+
+
+class Lanes(Engine):
+    """`rollout.lanes` engines with a part of the slots and of the store each; this one is the first of them."""
+
+    def __init__(self, cfg: ModelConfig, tokenizer: Tokenizer, settings: config.Rollout, *, compute: str = "float32"):
+        lanes, store = settings.lanes, settings.store
+        if settings.slots % lanes or (store or 0) % lanes:
+            raise UserError(f"{settings.slots} slots and a store of {store} do not divide over {lanes} lanes")
+        part = replace(settings, slots=settings.slots // lanes, store=store and store // lanes, lanes=1)
+        super().__init__(cfg, tokenizer, part, compute=compute)
+        self.others = [Engine(cfg, tokenizer, part, compute=compute) for _ in range(lanes - 1)]
+
+    def warm_up(self, params, **how: Any) -> float:
+        """Compile for the first lane; the others run the same programs."""
+        seconds = super().warm_up(params, **how)
+        for other in self.others:
+            other.rows.least = self.rows.least
+        return seconds
+
+    def progress(self) -> tuple[int, int]:
+        """Add up the episodes that are finished and wanted in all lanes."""
+        each = [super().progress(), *(other.progress() for other in self.others)]
+        return sum(done for done, _ in each), sum(total for _, total in each)
+
+    def run(
+        self,
+        params,
+        queries: Sequence[Query],
+        samples: int | Sequence[int],
+        *,
+        query_keys: Sequence[int] | None = None,
+        expected_tokens: Sequence[float] | None = None,
+        stop_now: Callable[[], bool] = lambda: False,
+        **how: Any,
+    ) -> list[list[Episode]]:
+        """Roll out as Engine.run does, every query in one lane. Searches are still asked one call at a time."""
+        counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
+        keys = list(range(len(queries)) if query_keys is None else query_keys)
+        order = np.arange(len(queries))
+        if expected_tokens is not None:
+            order = np.argsort(-np.asarray(expected_tokens), kind="stable")
+        engines = [self, *self.others][: max(len(queries), 1)]
+        for engine in self.others:
+            engine.rollout = None
+        searches, failed, start = KeptThread("searches"), threading.Event(), time.monotonic()
+        groups: list[list[Episode]] = [[] for _ in queries]
+
+        def play(lane: int) -> None:
+            mine = order[lane :: len(engines)].tolist()
+            played = Engine.run(
+                engines[lane], params, [queries[q] for q in mine], [counts[q] for q in mine],
+                query_keys=[keys[q] for q in mine], stop_now=lambda: failed.is_set() or stop_now(),
+                searches=searches, **how,
+            )  # fmt: skip
+            for q, group in zip(mine, played, strict=True):
+                groups[q] = group
+
+        try:
+            with ThreadPoolExecutor(len(engines), "lane") as threads:
+                parts = [threads.submit(play, lane) for lane in range(len(engines))]
+                try:
+                    wait(parts, return_when="FIRST_EXCEPTION")
+                finally:
+                    if not all(part.done() and not part.exception() for part in parts):
+                        failed.set()
+        finally:
+            searches.close()
+        errors = [error for part in parts if (error := part.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
+            raise error
+        self.statistics = _together([engine.statistics for engine in engines], time.monotonic() - start)
+        return groups
+
+
+def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
+    """Combine the statistics of lanes that ran side by side: counts are added up, seconds are the mean."""
+    total = Statistics()
+    for field in fields(Statistics):
+        added = sum(getattr(part, field.name) for part in parts)
+        setattr(total, field.name, added / len(parts) if field.type is float else added)
+    total.total_s = total_s
+    return total
