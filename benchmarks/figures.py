@@ -126,9 +126,9 @@ def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
     if not answer["fits"]:
         return (*start, f"{peak}: {answer['reason']}", "", "", "", took)
-    step_s, most = answer["seconds"]["step"], answer["largest"]
-    if most:
-        took += " with a search for the most: " + ", ".join(f"{name} {one['found']}" for name, one in most.items())
+    step_s = answer["seconds"]["step"]
+    if answer.get("largest"):
+        took += ", with more programs than the others"
     train = f"{answer['train']['peak_bytes'] / GIB:.2f} GiB"
     return (*start, peak, train, f"{step_s:.1f} s", f"{step_s * answer['steps'] / 3600:.1f} h", took)
 

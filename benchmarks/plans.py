@@ -20,18 +20,18 @@ from typing import Any
 from benchmarks import interleave
 
 PLANS = {
-    "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "--no-search"),
+    "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4"),
     "v5e_64": ("paper/qwen3_1p7b.py:v5e_64", "v5e:8x8"),
-    "v5p_16": ("paper/qwen3_1p7b.py:v5p_16", "v5p:2x2x2", "--no-search"),
-    "v6e_16": ("paper/qwen3_1p7b.py:v6e_16", "v6e:4x4", "--no-search"),
-    "v5e_16_pod": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "mesh.rollout=pod", "--no-search"),
-    "4b_v5e_16": ("paper/qwen3_4b.py:v5e_16", "v5e:4x4", "--no-search"),
-    "4b_v5e_64": ("paper/qwen3_4b.py:v5e_64", "v5e:8x8", "--no-search"),
-    "4b_v5p_16": ("paper/qwen3_4b.py:v5p_16", "v5p:2x2x2", "--no-search"),
-    "4b_v6e_16": ("paper/qwen3_4b.py:v6e_16", "v6e:4x4", "--no-search"),
-    "search_r1_v5e_64": ("search_r1.py:v5e_64", "v5e:8x8", "--no-search"),
-    "v5e_16_too_large": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "rollout.slots=256", "--no-search"),
-}  # v5e_64 is quick to compile, and so is the one that looks for the largest sizes
+    "v5p_16": ("paper/qwen3_1p7b.py:v5p_16", "v5p:2x2x2"),
+    "v6e_16": ("paper/qwen3_1p7b.py:v6e_16", "v6e:4x4"),
+    "v5e_16_pod": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "mesh.rollout=pod"),
+    "4b_v5e_16": ("paper/qwen3_4b.py:v5e_16", "v5e:4x4"),
+    "4b_v5e_64": ("paper/qwen3_4b.py:v5e_64", "v5e:8x8"),
+    "4b_v5p_16": ("paper/qwen3_4b.py:v5p_16", "v5p:2x2x2"),
+    "4b_v6e_16": ("paper/qwen3_4b.py:v6e_16", "v6e:4x4"),
+    "search_r1_v5e_64": ("search_r1.py:v5e_64", "v5e:8x8"),
+    "v5e_16_too_large": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "rollout.slots=256"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:

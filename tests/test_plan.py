@@ -43,39 +43,6 @@ def test_a_config_that_fits_is_not_refused_and_one_that_does_not_is_told_why():
     assert "learner.rows" in reason
 
 
-@pytest.mark.parametrize(
-    "end, found, tried",
-    [
-        (128, 48, [16, 32, 48]),  # 2 + size / 4 stays within 14.5 up to 50
-        (32, 32, [16, 32]),
-        (16, 16, [16]),
-    ],
-)
-def test_the_largest_size_lies_where_the_line_meets_the_limit(end, found, tried):
-    asked = []
-
-    def need(size):
-        asked.append(size)
-        return 200 + 25 * size
-
-    most = estimate.most_that_fits(16, 600, need, 1450, step=16, end=end)
-    assert most["found"] == found
-    assert list(most["tried"]) == tried and asked == tried[1:]
-
-
-def test_a_first_size_that_does_not_fit_is_halved_and_none_may_fit():
-    most = estimate.most_that_fits(64, 1800, lambda size: 200 + 25 * size, 1450, step=8, end=256)
-    assert most["found"] == 48 and list(most["tried"]) == [64, 32, 48]
-    assert estimate.most_that_fits(8, 1800, lambda size: 1800, 1450, step=8, end=256)["found"] == 0
-
-
-def test_memory_that_is_no_line_is_met_from_below():
-    """What libtpu refuses has no figure: here all above 40 needs one byte too many."""
-    most = estimate.most_that_fits(16, 100, lambda size: 101 if size > 40 else 100, 100, step=8, end=512)
-    assert most["found"] in (32, 40)
-    assert all(needed <= 100 for size, needed in most["tried"].items() if size <= most["found"])
-
-
 # ---- work, time and money
 
 
@@ -179,7 +146,7 @@ def test_a_plan_asks_for_no_data(monkeypatch):
 def test_what_is_not_compiled_is_null(monkeypatch):
     on = programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
-    found = planned.examine(load(CONFIGS / "two_layer.py"), "v5e:4x4", search=False, say=silent)
+    found = planned.examine(load(CONFIGS / "two_layer.py"), "v5e:4x4", say=silent)
     assert not found["fits"] and "and v5e:4x4 has 16" in found["reason"]
     assert [found[name] for name in ("peak_bytes_per_chip", *plan.PROGRAMS)] == [None] * 5
 
@@ -188,7 +155,7 @@ def test_a_chip_without_figures_is_refused_by_its_name(monkeypatch):
     on = programs.Slice((SimpleNamespace(device_kind="TPU v4"),), (), 1)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
     with pytest.raises(ValueError, match="no figures of a chip 'TPU v4'; known: TPU v5 lite, TPU v5, TPU v6"):
-        planned.examine(load(CONFIGS / "two_layer.py"), "v4:2x2x2", search=False, say=silent)
+        planned.examine(load(CONFIGS / "two_layer.py"), "v4:2x2x2", say=silent)
 
 
 @needs_libtpu
@@ -258,7 +225,7 @@ def answer(**changes):
     times = {"rollout": 30.0, "decode": 28.0, "prefill": 2.0, "learner": 5.0, "hand_over": 1.0, "step": 36.0}
     found |= {"chips": 16, "hosts": 4, "kind": "TPU v5 lite", "layout": "by heads", "hbm_bytes": 16 * GIB, "fits": True}
     found |= {"memory_by_phase": sizes, "resident": {"state": GIB}, "seconds": times, "assumptions": ["all goes well"]}
-    found |= {"largest": {"learner.rows": {"found": 32, "tried": {"16": 4 * GIB, "32": 8 * GIB}}}, "steps": 100}
+    found |= {"steps": 100}
     found |= {"rollout_programs": {"decode": 17, "prefill": 68}}
     return found | {"compiles": 4, "compile_s": 160.0, "reason": None} | changes
 
@@ -269,7 +236,6 @@ def test_a_plan_prints_memory_work_time_and_money():
     assert plan.format_plan("v5e:2x4", answer(chips=8, hosts=1)).startswith("v5e:2x4: 8 chips on 1 host, TPU v5 lite")
     row = next(line.split() for line in text.splitlines() if line.startswith("  train / update"))
     assert row[-9:] == ["3.00", "1.00", "2.00", "4.00", "3.00", "all-gather", "1.50", "41", "s"]
-    assert "largest learner.rows that fits, all else as it is: 32 (GiB by size: 16: 4.00, 32: 8.00)" in text
     assert "a step 36.0 s (rollout 30.00, learner 5.00, hand_over 1.00" in text
     assert "100 steps 1.00 h, 16.0 chip-hours, 19 dollars at 1.2 a chip-hour" in text
     assert "assumed: all goes well" in text and "a run compiles 17 of decode and 68 of prefill before" in text
@@ -310,7 +276,7 @@ def silent(text):
 
 
 def planned_on(topology, config):
-    return plan.plan(config, [topology], search=False, say=silent)[topology]
+    return plan.plan(config, [topology], say=silent)[topology]
 
 
 @needs_libtpu
@@ -340,26 +306,6 @@ def test_what_is_resident_and_sent_is_the_sum_by_hand(tmp_path):
     assert sent == pytest.approx(2 * params / 4, rel=0.001)  # a chip's share, in bfloat16, from rows to heads
     assert sum(found["train"]["collectives"].values()) > 2 * params  # more than all weights gathered once
     assert max(found["memory_by_phase"].values()) == found["peak_bytes_per_chip"] > sum(held.values())
-
-
-def test_the_largest_sizes_are_those_with_which_the_caches_fit_too(monkeypatch):
-    """Of a limit of 1,000: rows of 10 bytes beside caches of 300; slots of 20 in the cache, as many in the store, 1 in
-    temporaries, beside 100 of other things."""
-    paper = load(PAPER)
-    config = replace(paper, learner=replace(paper.learner, rows=8), rollout=replace(paper.rollout, slots=8, store=None))
-    monkeypatch.setattr(planned.meshes, "row_shards", lambda mesh: 8)
-    programs = SimpleNamespace(config=config, mesh=None, episodes=1000, rollouts=1, slot_step=8, reordered=False,
-                               train=None, decode=None)  # fmt: skip
-    size = {"train": lambda n: 10 * n, "decode": lambda n: n, "prefill": lambda n: 0, "hand_over": lambda n: 0}
-
-    def program(name, n):
-        return SimpleNamespace(peak_bytes=size[name](n), argument_bytes=0, result_bytes=0)
-
-    made = {name: program(name, 8) for name in size}
-    held = {"state": 50, "slots": 160, "store": 160, "laid": 50}
-    found = planned.largest(programs, lambda name, _, n: program(name, n), made, held, 1000)
-    assert found["learner.rows"]["found"] == 64  # 640 + 320 is within 1,000, and 720 + 320 is not
-    assert found["rollout.slots"]["found"] == 16  # 100 + 16 x 41 = 756; 24 x 41 + 100 = 1,084
 
 
 def short(config, **learner):

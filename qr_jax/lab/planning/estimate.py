@@ -4,7 +4,7 @@ No jax and no device: sums over counts of bytes and FLOPs (lab/planning/hlo.py).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,36 +94,6 @@ def refusal(by_phase: Mapping[str, int], hbm_bytes: int) -> str | None:
 def too_large(name: str, found_bytes: int, hbm_bytes: int) -> str:
     needs = f"{name} needs {found_bytes / GIB:.2f} GiB a chip (with what is resident then)"
     return f"{needs}, and a chip has {hbm_bytes / GIB:.2f} GiB: {CAUSES[name]}"
-
-
-def most_that_fits(
-    size: int, found_bytes: int, need: Callable[[int], int], limit: int, *, step: int, end: int, tries: int = 4
-) -> dict[str, Any]:
-    """The largest size, a multiple of `step` up to `end`, whose bytes stay within `limit`; {"found", "tried"}.
-
-    Memory is nearly a line in the size: `need(size)` (a compile) is asked at twice or half the first size, then where
-    the line meets the limit, at most `tries` times. What is found was compiled, or is 0; `tried`: size -> bytes.
-    """
-    points = {size: found_bytes}
-    for _ in range(tries):
-        candidate = _next_size(points, limit, step, end)
-        if not candidate or candidate in points:
-            break
-        points[candidate] = need(candidate)
-    return {"found": max((at for at, needed in points.items() if needed <= limit), default=0), "tried": points}
-
-
-def _next_size(points: Mapping[int, int], limit: int, step: int, end: int) -> int:
-    best = max((at for at, needed in points.items() if needed <= limit), default=0)
-    over = min((at for at, needed in points.items() if needed > limit), default=None)
-    if len(points) == 1:
-        wanted = 2 * best or max(points) // 2
-    else:
-        (low, low_bytes), (high, high_bytes) = sorted(points.items(), key=lambda one: abs(one[1] - limit))[:2]
-        slope = (high_bytes - low_bytes) / (high - low)
-        wanted = int(low + (limit - low_bytes) / slope) if slope > 0 else end
-    wanted = min(wanted, end if over is None else over - 1) // step * step
-    return max(wanted, best)
 
 
 def seconds(program: Mapping[str, Any], on: Chip) -> dict[str, float]:

@@ -27,19 +27,17 @@ def plan(
     config: Config,
     topologies: Sequence[str],
     *,
-    search: bool = True,
     dollars_a_chip_hour: float | None = None,
     say: Callable[[str], None] = terminal.say,
 ) -> dict[str, dict[str, Any]]:
     """Return by topology what the programs need there and whether they fit (`planned.examine`), and the price.
 
-    `search` looks for the largest learner.rows and rollout.slots too, a few compiles more. ValueError where libtpu is
-    missing or not jax's, or a topology or the model's shape is not known.
+    ValueError where libtpu is missing or not jax's, or a topology or the model's shape is not known.
     """
     for topology in topologies:
         ahead.check_name(topology)
     ahead.check_libtpu()
-    asked = {"config": to_json(config), "search": search}
+    asked = {"config": to_json(config)}
     found = {topology: in_a_process({**asked, "topology": topology}, say) for topology in topologies}
     for one in found.values():
         if dollars_a_chip_hour is not None and "seconds" in one:
@@ -92,9 +90,6 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
         lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
     lines += [f"  {verdict}", ""]
-    for name, most in found["largest"].items():
-        tried = ", ".join(f"{size}: {_gib(needed)}" for size, needed in most["tried"].items())
-        lines.append(f"  largest {name} that fits, all else as it is: {most['found']} (GiB by size: {tried})")
     lines += _times(found)
     started = "{decode} of decode and {prefill} of prefill".format(**found["rollout_programs"])
     done = f"{found['compiles']} programs compiled in {found['compile_s']:.0f} s"

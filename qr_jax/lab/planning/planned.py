@@ -1,6 +1,6 @@
-"""The needs of one slice's compiled programs, and the largest sizes that fit: the process that plan.py starts.
+"""The needs of one slice's compiled programs: the process that plan.py starts.
 
-`python -m qr_jax.lab.planning.planned` reads {"config", "topology", "search"} from its input and writes one answer.
+`python -m qr_jax.lab.planning.planned` reads {"config", "topology"} from its input and writes one answer.
 """
 
 import json
@@ -50,25 +50,25 @@ class Compiler:
     def __init__(self, say: Callable[[str], None]):
         self.say, self.compiles, self.compile_s = say, 0, 0.0
 
-    def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> ahead.Program:
-        start, label = time.perf_counter(), " ".join(map(str, (name, *size)))
-        self.say(f"compiling {label}")
+    def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered]) -> ahead.Program:
+        start = time.perf_counter()
+        self.say(f"compiling {name}")
         try:
-            program = ahead.compiled(lower(*size))
+            program = ahead.compiled(lower())
         except jax.errors.JaxRuntimeError as error:
             needed = refused_bytes(str(error))
             if needed is None:
                 raise
-            self.say(f"{label}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
+            self.say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
             raise TooLarge(name, needed) from error
         finally:
             self.compiles += 1
             self.compile_s += time.perf_counter() - start
-        self.say(f"{label}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
+        self.say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
         return program
 
 
-def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> dict[str, Any]:
     """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
 
     `peak_bytes_per_chip` and the programs by name are always there: None where nothing was compiled, or a program was
@@ -97,13 +97,10 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
     what = load(programs)
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
-    if search:
-        say("looking for the largest learner.rows and rollout.slots that fit; --no-search leaves this out")
-    most = largest(programs, compiler, made, held, limits.hbm_bytes) if search else {}
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
-        "memory_by_phase": by_phase, "resident": held, "largest": most,
+        "memory_by_phase": by_phase, "resident": held,
         "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
         "compile_s": compiler.compile_s, "compiles": compiler.compiles, "rollout_programs": at_a_start(programs),
     }  # fmt: skip
@@ -122,11 +119,10 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
 
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
     """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
-    rows, slots = programs.config.learner.rows, programs.config.rollout.slots
     made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
-    made["decode"] = compiler("decode", programs.decode, slots)
-    made["prefill"] = compiler("prefill", programs.prefill, slots)
-    made["train"] = compiler("train", programs.train, rows)
+    made["decode"] = compiler("decode", programs.decode)
+    made["prefill"] = compiler("prefill", programs.prefill)
+    made["train"] = compiler("train", programs.train)
 
 
 def fresh(program: ahead.Program) -> int:
@@ -140,8 +136,8 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
     Arguments alone would say too little: a program has none that it does not read (prefill ends before the last MLP).
     """
     laid = made["hand_over"].result_bytes
-    made_learner, batch = programs.learner(programs.config.learner.rows)
-    shapes = programs.rows(programs.config.rollout.slots)[1]
+    made_learner, batch = programs.learner()
+    shapes = programs.rows()[1]
     return {
         "state": max(a_device(made_learner.abstract), made["train"].argument_bytes - a_device(batch)),
         "slots": max(a_device(shapes["slots"]), made["decode"].argument_bytes - laid),
@@ -184,12 +180,12 @@ def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
     step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to
     keys and values once (no head, and of the last layer no more than its keys and values), and those it writes.
     """
-    shapes = programs.rows(programs.config.rollout.slots)[1]
+    shapes = programs.rows()[1]
     laid = shapes["laid"]
     if name == "train":
         return 2 * held["state"]
     if name == "hand_over":
-        return a_device(programs.learner(programs.config.learner.rows)[0].abstract.params) + a_device(laid)
+        return a_device(programs.learner()[0].abstract.params) + a_device(laid)
     if name == "decode":
         return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
     last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}
@@ -209,54 +205,16 @@ def kernel_flops(programs: Programs, program: ahead.Program) -> int:
 
 def at_a_start(programs: Programs) -> dict[str, int]:
     """Count the programs like these that a run compiles before its first rollout; others compile when first needed."""
-    return {"decode": 1, "prefill": len(programs.rows(programs.config.rollout.slots)[0].call_sizes)}
+    return {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}
 
 
 def load(programs: Programs) -> estimate.Load:
     settings = programs.config
-    batch = programs.learner(settings.learner.rows)[1]
+    batch = programs.learner()[1]
     return estimate.load(
         config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
         call_tokens=programs.call_tokens, micro=len(batch.used_M),
     )  # fmt: skip
-
-
-def largest(
-    programs: Programs, compiler: Compiler, made: Mapping[str, ahead.Program], held: Mapping[str, int], limit: int
-) -> dict[str, dict[str, Any]]:
-    """The largest learner.rows and rollout.slots that fit, all else as the config has it."""
-    settings, shards = programs.config, meshes.row_shards(programs.mesh)
-    of, others = settings.pool, own(made, held, programs.reordered)
-    by_phase = estimate.phases(held, others)
-
-    def rows_need(rows: int) -> int:
-        program = compiler("train", programs.train, rows)
-        return program.peak_bytes + held["slots"] + held["store"]
-
-    def slots_need(slots: int) -> int:
-        more = slots / settings.rollout.slots
-        grown = {**held, "slots": int(more * held["slots"])}
-        if settings.rollout.store is None:
-            grown["store"] = int(more * held["store"])
-        decode = fresh(compiler("decode", programs.decode, slots))
-        return max(estimate.phases(grown, others | {"decode": decode}).values())
-
-    def most(size: int, found: int, need: Callable[[int], int], **bounds: int) -> dict[str, Any]:
-        def tolerant(size: int) -> int:
-            try:
-                return need(size)
-            except TooLarge as error:
-                return max(error.needed_bytes, limit + 1)
-
-        return estimate.most_that_fits(size, found, tolerant, limit, **bounds)
-
-    drawn = of.queries * of.oversample * of.samples
-    rows_end = -(-programs.episodes // shards) * shards  # a row an episode
-    slots_end = -(-drawn // programs.rollouts // programs.slot_step) * programs.slot_step  # a slot an episode
-    rows = most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end)
-    step, fullest = programs.slot_step, max(by_phase.values())
-    slots = most(settings.rollout.slots, fullest, slots_need, step=step, end=slots_end)
-    return {"learner.rows": rows, "rollout.slots": slots}
 
 
 def main() -> None:
@@ -266,7 +224,7 @@ def main() -> None:
         print(f"{SAY}{asked['topology']}: {text}", flush=True)
 
     try:
-        answer = examine(config.from_json(asked["config"]), asked["topology"], search=asked["search"], say=say)
+        answer = examine(config.from_json(asked["config"]), asked["topology"], say=say)
     except ValueError as error:
         answer = {"error": str(error)}
     print(ANSWER + json.dumps(answer), flush=True)
