@@ -1,4 +1,4 @@
-"""Commands that study which queries are drawn: simulate rules, probe a run, and show its report and page."""
+"""Commands that study which queries are drawn: simulate rules, probe a run, and write its report."""
 
 import argparse
 import json
@@ -14,7 +14,6 @@ from qr_jax.cli.commands.options import (
     is_own,
     load,
     open_run,
-    port,
     reading,
     show,
     whole,
@@ -53,12 +52,8 @@ def add(command: Any) -> None:
     report.add_argument("--out", dest="file", type=Path, metavar="FILE", help=text)
     text = "draw the figures of the paper too, from the run's steps, with the paper's curves behind them"
     report.add_argument("--beside", choices=["paper"], help=text)
-    text = "serve the report of a run, or of several, on this machine, made anew as they go on"
-    view = command("view", _view, text)
-    view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
     add_run(probe)
-    for made in (report, view):
-        add_run(made, several=True)
+    add_run(report, several=True)
 
 
 def _add_compare(command: Any) -> None:
@@ -204,17 +199,6 @@ def _report(arguments: argparse.Namespace) -> int:
             beside = bool(arguments.beside)
             path = page.write(arguments.run[0], arguments.file, null=_null(arguments), beside=beside)
     terminal.result(str(path))
-    return 0
-
-
-def _view(arguments: argparse.Namespace) -> int:
-    terminal.speak("stdout")
-    _check_runs(arguments)
-    with terminal.phase("opening the report"):
-        from qr_jax.lab.report import view
-
-    with reading(_named(arguments)):
-        view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
     return 0
 
 

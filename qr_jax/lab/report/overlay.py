@@ -32,9 +32,9 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     return page.save(build(folders), out or Path(folders[0]) / NAME)
 
 
-def build(folders: Sequence[Path], *, follow_s: float | None = None) -> page.Page:
-    """Build the page of several runs, which may be going on. `follow_s` as for `page.build`."""
-    return page.of_data(overview(folders), None, follow_s)
+def build(folders: Sequence[Path]) -> str:
+    """Build the page of several runs, which may be going on."""
+    return page.of_data(overview(folders), None)
 
 
 def overview(folders: Sequence[Path]) -> dict[str, Any]:
