@@ -345,7 +345,6 @@ MORE = [
         "{out}/c",
     ],
     ["report", "{run}", "--out", "{out}/report.html"],
-    ["report", "{out}/other", "{run}", "--out", "{out}/both.html"],
     ["runs", "{out}/.."],
     ["oracle", "--rates", "{run}", "--rollouts", "64", "--seeds", "1", "--accept", "2"],
 ]

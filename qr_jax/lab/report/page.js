@@ -40,7 +40,6 @@
     for (const host of document.querySelectorAll("[data-charts]")) {
       for (const id of host.dataset.charts.split(" ")) if (run.charts[id]) chart(host, run.charts[id]);
     }
-    one("#runs").replaceChildren(...several(run));
     one("#chance").replaceChildren(...beside(run));
     one("#beside").replaceChildren(...(run.beside || []).map((text) => make("p", { class: "note wide" }, text)));
     const place = one("#heat");
@@ -56,21 +55,12 @@
       );
     one("#tools").hidden = !document.querySelector(".plot");
     for (const section of document.querySelectorAll("main > section")) {
-      const empty = !section.querySelector(".chart, #config > *, #beside > *") && (section.id !== "episodes" || run.runs);
+      const empty = !section.querySelector(".chart, #config > *, #beside > *") && section.id !== "episodes";
       section.hidden = one(`nav a[href="#${section.id}"]`).hidden = Boolean(empty);
     }
     one("#foot").textContent = run.unread
       ? `${plural(run.unread, "line")} of the run’s files could not be read and ${run.unread === 1 ? "is" : "are"} left out.`
       : "";
-  }
-
-  // Of several runs: which line is whose, and the settings in which they differ.
-  function several(run) {
-    if (!run.runs) return [];
-    const { head, rows } = run.differences;
-    const list = run.runs.map((one) => make("li", {}, swatch(one.tone, make("b", {}, one.name)), ` ${one.status}`));
-    const table = rows.length ? [grid("Settings in which they differ", head, rows)] : [];
-    return [make("ul", { class: "runs" }, list), ...table];
   }
 
   function tools() {
