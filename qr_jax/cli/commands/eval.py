@@ -11,8 +11,8 @@ from qr_jax.logging import terminal
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-JUDGING = ("judge_temperature", "judge_top_p", "judge_cut_tokens")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *JUDGING, "dry_run")
+JUDGING = ("leave_out", "tries", "temperature", "top_p", "cut_tokens")  # settings of Judge, here after judge_
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", *(f"judge_{name}" for name in JUDGING), "dry_run")
 
 
 def add(command: Any) -> None:
@@ -95,10 +95,9 @@ def _suite(arguments: argparse.Namespace) -> int:
         subject.config, name=arguments.suite, part=part,
         place=place, run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
-        **{name: value for name in JUDGING if (value := getattr(arguments, name)) is not None},
+        judging={name: value for name in JUDGING if (value := getattr(arguments, f"judge_{name}")) is not None},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0

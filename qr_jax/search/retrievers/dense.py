@@ -83,8 +83,14 @@ def dense(
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
         return [[corpus[at].scored(score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 
-    def search(queries: list[str], k: int) -> list[list[Passage]]:
-        results: list[list[Passage]] = [[] for _ in queries]
+    return _in_batches(search_batch)
+
+
+def _in_batches(search_batch: SearchFunction) -> SearchFunction:
+    """Return a search of any number of queries, blank ones included, by one of at most QUERY_SIZES[-1]."""
+
+    def search(queries: list[str], k: int) -> list[Sequence[Passage]]:
+        results: list[Sequence[Passage]] = [[] for _ in queries]
         asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
         for start in range(0, len(asked), QUERY_SIZES[-1]):
             at_once = asked[start : start + QUERY_SIZES[-1]]
