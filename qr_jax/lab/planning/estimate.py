@@ -40,7 +40,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Shared:
-    """How a slice rolls out: its chips, the rollouts that go on at a time, and the chips that share one's weights."""
+    """A slice's chips, the rollouts that go on at a time on it, and the chips that share the weights of one."""
 
     chips: int
     rollouts: int
