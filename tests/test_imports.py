@@ -20,7 +20,7 @@ ROWS = (
     "logging.secrecy logging.terminal run.bounded_json run.bucket run.committed run.interrupts run.kept_thread "
     "run.lease run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
-    "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.broken_verdict lab.judge lab.suite",
+    "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.judge lab.suite",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder",
     "rollout learner run.checkpoint search.server search.search_batcher search.search_json search.server_metrics",
