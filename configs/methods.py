@@ -67,6 +67,7 @@ METHODS = {
     # environments and retrievers
     "ada_search": ["env=ada_search", *WORD_LEVEL, "reward=ada_search"],
     "reseek": ["env=reseek", *WORD_LEVEL, "reward=reseek"],
+    "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
     # how many samples a query gets
     "ar3po": ["rounds=ar3po", "pool.samples=4"],
     "reinforce_ada": ["rounds=reinforce_ada", "pool.samples=4"],
@@ -84,6 +85,7 @@ METHODS = {
 # These ask a model behind a server, or are for a model that knows facts by itself: they are not screened.
 SERVER = "http://127.0.0.1:8000/v1"
 NOT_SCREENED = {
+    "zero_search": ["retriever=zero_search", f"retriever.url={SERVER}", "retriever.model=engine", "retriever.done=0.5"],
     "judge": ["reward=judge", f"reward.url={SERVER}", "reward.model=grader"],
     "ssrl": ["env=ssrl", "env.prompt={question} ", "retriever=none", "sft.steps=0", "rollout.turn_tokens=96"],
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from killed_run import tiny
 from test_learner import CFG, MODEL, groups
+from test_noisy_search import engine
 
 from qr_jax import assemble, config, plugins, sft
 from qr_jax.config import use
@@ -111,7 +112,10 @@ def test_an_expert_earns_more_than_who_answers_wrong_and_who_does_not_answer(nam
 def served(name, folder):
     """Within, the server that the method asks is there; yields the settings that name it."""
     with contextlib.ExitStack() as stack:
-        if name == "judge":
+        if name == "zero_search":
+            url, _ = stack.enter_context(engine(lambda text: "Doc 1: it is a city\nDoc 2: it is a river"))
+            yield [f"retriever.url={url}"]
+        elif name == "judge":
             url, _ = stack.enter_context(judge_server.serving())
             yield [f"reward.url={url}", f"reward.cache={folder / 'verdicts.jsonl'}"]
         else:

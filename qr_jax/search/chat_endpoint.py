@@ -1,6 +1,6 @@
 """An OpenAI-compatible chat endpoint: its URL and key, what may be left out of a request, and the JSON in a reply.
 
-Judges (lab/judge.py) and the teacher (sets/synth/teacher.py) use it.
+Judges (lab/judge.py), the teacher (sets/synth/teacher.py) and a model that plays a retriever (zero_search) use it.
 """
 
 import json
