@@ -131,8 +131,8 @@ def show(figures: dict[str, Any]) -> None:
     if "index" in figures:
         built, gb = figures["index"], 1e9
         print(
-            f"index built in {built['built_s']:.0f} s at a peak of {built['peak_bytes'] / gb:.2f} GB of memory"
-            f"; it has {built['index_bytes'] / gb:.2f} GB, "
+            f"index built in {built['built_s']:.0f} s at a peak of {built['peak_bytes'] / gb:.2f} GB of memory "
+            f"(estimated {built['estimate']['memory_bytes'] / gb:.2f}); it has {built['index_bytes'] / gb:.2f} GB, "
             f"of a corpus of {built['corpus_bytes'] / gb:.2f} GB"
         )
 

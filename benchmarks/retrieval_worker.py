@@ -76,7 +76,7 @@ def build(corpus: str, out: str) -> dict[str, Any]:
     settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
     found = index_corpus.index(corpus, Path(out), settings)
     files = {one.name: one.stat().st_size for one in Path(out).iterdir()}
-    kept = {name: found[name] for name in ("built_s", "counts")}
+    kept = {name: found[name] for name in ("built_s", "counts", "estimate")}
     return kept | {
         "peak_bytes": peak_bytes(),
         "before_bytes": before,

@@ -23,7 +23,7 @@ from qr_jax import plugins
 from qr_jax.data import readers
 from qr_jax.lab import suite
 from qr_jax.records import Passage
-from qr_jax.search import bm25_build
+from qr_jax.search import index_corpus
 from qr_jax.search.recall import recall
 from qr_jax.settings.settings import Use, use
 
@@ -33,10 +33,6 @@ PASSAGES, WORDS = 21_000_000, 100  # of the Wikipedia of 2018 that Search-R1 sea
 PROCESSES = (1, 4, 16)
 EMBEDDED = 512  # passages whose embedding is timed, after as many that are not
 GB = 1e9
-# Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
-BASE_BYTES, WORD_BYTES = 100_000_000, 150
-GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
-SPARE = 1.1
 
 
 def main() -> None:
@@ -59,9 +55,7 @@ def rates() -> dict[str, Any]:
     return {
         "bm25": {
             "words": index["counts"]["words"],
-            "different_words": index.get("estimate", index["counts"])[
-                "different_words"
-            ],  # of real passages; those made have fewer
+            "different_words": index["estimate"]["different_words"],  # of real passages; those made have fewer
             "scores": index["counts"]["scores"],
             "text_bytes": index["files"]["passages.bin"],
             "built_s": index["built_s"],
@@ -132,23 +126,21 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def planned(rates: Mapping[str, Any], processes: int) -> dict[str, str]:
-    """What each process builds, holds and answers; memory and disk of BM25 by the sizes of its arrays."""
+    """What each process builds, holds and answers; memory and disk of BM25 as `qr-jax index` estimates them."""
     bm25, dense, share = rates["bm25"], rates["dense"], PASSAGES / processes
     times = share * WORDS / bm25["words"]  # a word costs the same wherever it stands
-    different = bm25["different_words"] * times**GROWTH
+    different = bm25["different_words"] * times**index_corpus.GROWTH
     text_bytes, scores = bm25["text_bytes"] * times, bm25["scores"] * times
-    # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
-    memory = BASE_BYTES + WORD_BYTES * min(share * WORDS, bm25_build.BLOCK_WORDS)
-    memory += 8 * share + share * (57 + 8 + 48 + 12) + different * 160
-    index_bytes = text_bytes + share * (24 + 4) + scores * 8 + different * 24
-    disk = index_bytes + scores * 12
+    takes = index_corpus.needed(
+        share, text_bytes, id_bytes=8 * share, scores=scores, words=share * WORDS, different=different
+    )
     vectors = share * dense["width"]
     searched = dense["queries_a_s"] * dense["vectors"] / share
     return {
         "BM25: built in": f"{bm25['built_s'] * times / 60:.0f} minutes",
-        "BM25: memory while it is built": f"{memory * SPARE / GB:.1f} GB",
-        "BM25: disk while it is built": f"{disk * SPARE / GB:.1f} GB",
-        "BM25: disk, index and texts": f"{index_bytes / GB:.1f} GB",
+        "BM25: memory while it is built": f"{takes.memory_bytes / GB:.1f} GB",
+        "BM25: disk while it is built": f"{takes.disk_bytes / GB:.1f} GB",
+        "BM25: disk, index and texts": f"{takes.index_bytes / GB:.1f} GB",
         "BM25: queries a second over its part": f"{bm25['queries_a_s'] / times:.0f}",
         "dense: embedded on two cores in": f"{share / rates['embedded_a_s'] / 86400:.1f} days",
         "dense: vectors in bfloat16, on disk and in memory": f"{vectors * 2 / GB:.1f} GB",

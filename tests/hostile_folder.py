@@ -213,7 +213,7 @@ def dense_index_of_links(run: Path, home: Path, url: str) -> None:
     """The user has allowed the config, which names the folder."""
     vectors = gone(corpus_index(run, home).with_name("vectors"))
     vectors.mkdir()
-    for name in ("manifest.json", "vectors_00000.npy"):
+    for name in (".lock", "pieces.txt", "manifest.json.new"):
         (vectors / name).symlink_to(home / ".bashrc")
     dense = use("dense", model=str(Path(__file__).parent / "fixtures" / "bert"), index=str(vectors))
     named = replace(config.load(run / "config.json"), retriever=dense)

@@ -202,6 +202,8 @@ dense_index.in_folder(Path(sys.argv[1]), 2500, "float32", embed, **about)
 def test_a_killed_process_leaves_what_it_had_done(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "index")], check=False)
     assert done.returncode == -9
+    with (tmp_path / "index" / "pieces.txt").open("a") as file:
+        file.write("\nvectors_00001.npy")  # a line that was cut
     again = Counting()
     in_folder(tmp_path / "index", again)
     assert again.asked == [(1024, 2048), (2048, 2500)]
@@ -237,6 +239,16 @@ def test_an_index_of_something_else_is_refused(other, says, tmp_path):
     in_folder(tmp_path, Counting(pieces=0))  # it is whole still
 
 
+def test_a_damaged_piece_is_made_again_and_said(tmp_path):
+    in_folder(tmp_path, Counting())
+    piece = tmp_path / "vectors_00001.npy"
+    piece.write_bytes(piece.read_bytes()[:-7] + b"changed")
+    again = Counting()
+    with pytest.warns(UserWarning, match="damaged pieces .* are made again: 1"):
+        in_folder(tmp_path, again)
+    assert again.asked == [(1024, 2048)]
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="no folder of a dense index"):
@@ -247,12 +259,13 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
         in_folder(tmp_path, Counting())
 
 
-NAMES = ("manifest.json", "vectors_00000.npy", "vectors_00002.npy", "vectors_00002.npy.new")
+NAMES = (".lock", "pieces.txt", "manifest.json", "manifest.json.new", "vectors_00000.npy", "vectors_00002.npy.new")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("harm", ["link", "pipe"])
 def test_a_stranger_s_folder_of_links_or_pipes_writes_over_nothing_and_is_not_waited_for(tmp_path, name, harm):
+    """A link named .lock emptied the file that it led to; a pipe of that name was waited for."""
     (tmp_path / "thesis.txt").write_text("mine")
     folder = tmp_path / "theirs"
     in_folder(folder, Counting())
@@ -267,28 +280,47 @@ def test_a_stranger_s_folder_of_links_or_pipes_writes_over_nothing_and_is_not_wa
 
 PIECES = {
     "columns": np.ones((1024, 3), np.float32), "rows": np.ones((9, 2), np.float32), "type": np.ones((1024, 2)),
-    "objects": np.array([[{}, 0]] * 1024), "junk": b"junk",
+    "no number": np.full((1024, 2), np.nan, np.float32), "objects": np.array([[{}, 0]] * 1024), "junk": b"junk",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", PIECES)
-def test_a_piece_that_is_no_such_vectors_is_refused_by_name(tmp_path, harm):
+@pytest.mark.parametrize("harm", [*PIECES, "larger"])
+def test_a_piece_that_is_no_such_vectors_is_made_again_though_its_hash_is_right(tmp_path, harm):
     folder, piece = tmp_path, tmp_path / "vectors_00001.npy"
     in_folder(folder, Counting())
-    if harm == "junk":
+    if harm == "larger":
+        os.truncate(piece, 2**20)
+    elif harm == "junk":
         piece.write_bytes(PIECES[harm])
     else:
         np.save(piece, PIECES[harm])
-    with pytest.raises(ValueError, match="vectors_00001.npy"):
-        in_folder(folder, Counting())
-    piece.unlink()
+    with (folder / "pieces.txt").open("a") as file:
+        file.write(f"\n{piece.name} {dense_index.file_hash(piece)}")
     again = Counting()
-    np.testing.assert_array_equal(in_folder(folder, again).read(0, 2500)[0], Counting()(0, 2500))
+    with pytest.warns(UserWarning, match="damaged pieces .* are made again: 1"):
+        vectors = in_folder(folder, again)
     assert again.asked == [(1024, 2048)]
+    np.testing.assert_array_equal(vectors.read(0, 2500)[0], Counting()(0, 2500))
 
 
-def test_a_manifest_that_is_too_deep_is_said(tmp_path):
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_smaller_numbers_that_are_none_are_made_again(tmp_path, storage):
+    in_folder(tmp_path, Counting(), storage=storage)
+    piece = tmp_path / "vectors_00001.npy"
+    np.save(piece, ~np.zeros_like(np.load(piece)))  # all bits are set: no number, nor is the factor
+    (tmp_path / "pieces.txt").write_text(f"{piece.name} {dense_index.file_hash(piece)}")
+    again = Counting()
+    with pytest.warns(UserWarning, match="damaged pieces .* are made again: 1"):
+        in_folder(tmp_path, again, storage=storage)
+    assert (1024, 2048) in again.asked
+
+
+def test_a_stranger_s_lists_that_are_no_text_or_too_deep_are_said(tmp_path):
     in_folder(tmp_path, Counting())
+    (tmp_path / "pieces.txt").write_bytes(b"\xff\xfe \n\xff")
+    again = Counting()
+    in_folder(tmp_path, again)
+    assert len(again.asked) == 3  # no piece is known
     (tmp_path / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"manifest of .* is damaged \(manifest.json is too deep\); delete the folder"):
         in_folder(tmp_path, Counting())

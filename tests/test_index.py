@@ -3,10 +3,14 @@
 import contextlib
 import gzip
 import hashlib
-import itertools
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qr_jax import trust
 from qr_jax.cli import cli
-from qr_jax.data import parquet, readers
+from qr_jax.data import limits, parquet, readers
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.records import Passage
-from qr_jax.search import bm25_build, bm25_index, index_corpus, stored
+from qr_jax.search import bm25_build, bm25_index, index_corpus, kept_index, stored
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.search.retrievers.cached import cached
 from qr_jax.settings.settings import use
@@ -209,6 +214,24 @@ def restated(folder: Path, **files: np.ndarray) -> None:
 SMALL = [Passage("a", "Dune", "a novel"), Passage("b", "Spice", "a thing"), Passage("c", "Arrakis", "a planet")]
 
 
+def test_a_folder_that_gives_its_passages_for_another_corpus_is_no_corpus(tmp_path, monkeypatch):
+    """Indexes and searches are kept by a corpus's hash: a stranger's passages would be found under the user's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "allowed"))
+    bm25_index.write(tmp_path / "theirs", SMALL, SETTINGS, passages=True)
+    assert corpus_hash(bm25_index.passages(tmp_path / "theirs")) == corpus_hash(SMALL)
+    hashed = []
+    monkeypatch.setattr(bm25_index, "hashed", hashed.append)
+    bm25_index.passages(tmp_path / "theirs")
+    assert not hashed, "what was found right once is not hashed again"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "allowed"))
+    texts = tmp_path / "theirs" / stored.TEXTS
+    texts.write_bytes(texts.read_bytes().replace(b"Dune", b"Evil"))
+    restated(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="its passages are not those whose hash stands in manifest.json"):
+        bm25_index.passages(tmp_path / "theirs")
+
+
 @pytest.mark.parametrize("harm", ["overlap", "negative", "beyond", "flat", "text", "empty", "no corpus", "deep"])
 def test_a_stranger_s_passages_that_do_not_lie_one_after_another_are_refused(tmp_path, harm):
     """10,000 passages that were one 4 MB text took 40 GB of work."""
@@ -247,31 +270,29 @@ def test_an_index_whose_files_do_not_fit_together_is_refused(tmp_path, harm):
         bm25_index.load(folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "harm"),
-    [
-        ("manifest.json", "huge"),
-        *itertools.product(("manifest.json", "passages.bin", "passages.npy"), ("pipe", "folder")),
-    ],
-)
-def test_a_stranger_s_files_that_are_none_or_a_manifest_of_gigabytes_are_refused(tmp_path, monkeypatch, file, harm):
+@pytest.mark.parametrize("file", ["manifest.json", "passages.bin", "passages.npy"])
+@pytest.mark.parametrize("harm", ["pipe", "folder", "huge"])
+def test_a_stranger_s_passages_are_neither_waited_for_nor_read_where_they_are_larger_than_they_say(
+    tmp_path, monkeypatch, file, harm
+):
     """A pipe hung every command that was given the folder; 3 GB of hole as the manifest took 6.3 GB and 30 s."""
     folder = tmp_path / "theirs"
     bm25_index.write(folder, SMALL, SETTINGS, passages=True)
     spoil(folder / file, harm)
     monkeypatch.setattr(bm25_index, "file_hash", None)  # would raise if it were called
     says = {"pipe": "neither a file nor a folder", "folder": "a folder in a file's place"}
-    says["huge"] = "3,221,225,472 bytes"
+    says["huge"] = "passages.bin end" if file == "passages.bin" else "3,221,225,472 bytes"
     with pytest.raises(ValueError, match=f"theirs is damaged: its .*{says[harm]}.*; build it again"):
         readers.read_passages(folder)
 
 
 @pytest.mark.parametrize("file", bm25_index.FILES)
-def test_a_stranger_s_index_is_passed_by_where_a_file_is_none(tmp_path, caplog, file):
+@pytest.mark.parametrize("harm", ["pipe", "huge"])
+def test_a_stranger_s_index_is_passed_by_where_a_file_is_none_or_larger_than_it_says(tmp_path, caplog, file, harm):
     folder = tmp_path / "theirs"
     bm25_index.write(folder, SMALL, OF_BM25, passages=True)
     corpus = readers.read_passages(folder)
-    spoil(folder / file, "pipe")
+    spoil(folder / file, harm)
     hashed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25_index, "file_hash", lambda path: hashed.append(path.name))
@@ -309,6 +330,79 @@ def test_a_damaged_index_beside_whole_passages_is_passed_by(tmp_path, caplog):
     (out / "data.csc.index.npy").write_bytes(b"x")
     assert bm25(corpus=readers.read_passages(out))(["dune"], 1)[0][0].id == "1"
     assert "its index is not used (damaged: data.csc.index.npy)" in caplog.text
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A user's cache folder; three passages are enough to be kept there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_index, "FEWEST", 3)
+    return tmp_path / "cache/qr_jax/indexes"
+
+
+def built(monkeypatch) -> list[int]:
+    """The corpora whose words are counted from now on, by their passages."""
+    sizes, count = [], bm25_build.count
+
+    def noted(texts, *others):
+        texts = list(texts)
+        sizes.append(len(texts))
+        return count(texts, *others)
+
+    monkeypatch.setattr(bm25_build, "count", noted)
+    return sizes
+
+
+def test_an_index_is_kept_for_the_next_start_by_passages_and_settings(tmp_path, cache, monkeypatch):
+    sizes, passages = built(monkeypatch), readers.read_passages(corpus_file(tmp_path))
+    queries = ["vitamin c oranges", "dune herbert", "首都", "nothing"]
+    first, second = (bm25(corpus=passages)(queries, 3) for _ in range(2))
+    assert first == second and first[0] and sizes == [3] and len(list(cache.iterdir())) == 1
+    bm25(corpus=passages, k1=1.2)
+    other = [replace(passages[0], text="Oranges hold vitamin D."), *passages[1:]]
+    assert bm25(corpus=other)(["d"], 3)[0] and sizes == [3, 3, 3] and len(list(cache.iterdir())) == 3
+    for file in cache.glob("*/data.csc.index.npy"):
+        file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.warns(UserWarning, match=r"is built again: damaged: data.csc.index.npy"):
+        assert bm25(corpus=passages)(queries, 3) == first
+    bm25(corpus=passages[:2])  # too few to be kept
+    assert sizes == [3, 3, 3, 3, 2] and len(list(cache.iterdir())) == 3
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, caplog):
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no such user")))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(kept_index, "FEWEST", 1)
+    assert kept_index.load_or_build(SMALL, SETTINGS, {}).word_at
+    assert "there is no home folder (no such user); set XDG_CACHE_HOME" in caplog.text
+    trust.note("what a user allows")
+    assert not trust.noted("what a user allows") and "will have to be allowed again" in caplog.text
+
+
+def test_of_many_kept_indexes_those_that_nobody_used_go(tmp_path, cache, monkeypatch):
+    passages, sizes = readers.read_passages(corpus_file(tmp_path)), built(monkeypatch)
+    monkeypatch.setattr(kept_index, "MOST", 2)
+    for at, k1 in enumerate((1.0, 1.1, 1.0, 1.2)):
+        bm25(corpus=passages, k1=k1)
+        newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime)
+        os.utime(newest, (at, at))  # a second apart
+    assert len(list(cache.iterdir())) == 2 and sizes == [3] * 3
+    bm25(corpus=passages, k1=1.0)
+    assert sizes == [3] * 3
+
+
+def test_where_no_index_can_be_kept_it_is_in_memory_and_a_wrong_corpus_is_named_once(
+    tmp_path, cache, monkeypatch, caplog
+):
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    passages = readers.read_passages(corpus_file(tmp_path))
+    assert bm25(corpus=passages)(["dune"], 1)[0][0].id == "1"
+    assert f"in memory alone, for none can be kept in {cache}" in caplog.text
+    caplog.clear()
+    with pytest.raises(ValueError, match="an id each; found the id '2' more than once"):
+        bm25(corpus=[*passages, passages[0]])
+    assert not caplog.records
 
 
 def test_an_index_of_the_same_files_and_settings_is_not_built_twice(tmp_path):
@@ -368,7 +462,7 @@ def test_an_index_is_a_corpus_alone(tmp_path):
 def test_parquet_and_several_files_are_one_corpus(tmp_path):
     parquet.write(tmp_path / "more.parquet", [{"id": "9", "title": None, "text": "nine lives"}])
     found = index_corpus.index(f"{corpus_file(tmp_path)},{tmp_path / 'more.parquet'}", tmp_path / "index", SETTINGS)
-    assert found["counts"]["passages"] == 4
+    assert found["counts"]["passages"] == 4 and found["estimate"]["passages"] == 4
     assert bm25(corpus=readers.read_passages(tmp_path / "index"))(["nine lives"], 1)[0][0].id == "9"
 
 
@@ -381,6 +475,38 @@ def test_a_file_that_changed_under_its_name_is_indexed_anew_and_the_manifest_say
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert found["sources"] == [{"file": "corpus.jsonl", "bytes": file.stat().st_size, "sha256": digest}]
         assert found["built"] and readers.read_passages(out)[0].text == text
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from qr_jax.records import Passage
+from qr_jax.search import bm25_index
+
+def corpus():
+    yield Passage("1", "", "cat")
+    print(*Path(sys.argv[1]).parent.glob(".index.build-*"), flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+settings = {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}
+bm25_index.write(Path(sys.argv[1]), corpus(), settings, passages=True)
+"""
+
+
+def test_what_a_killed_build_left_is_cleared_by_the_next_and_what_still_builds_is_not(tmp_path, caplog):
+    file, out = corpus_file(tmp_path), tmp_path / "index"
+    (tmp_path / ".index-mine").mkdir()
+    words = [sys.executable, "-c", KILLED, str(out)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdin
+        aside = Path(process.stdout.readline().strip())
+        assert index_corpus.index(str(file), out, SETTINGS)["built"] and (aside / "new").is_dir()
+        process.stdin.close()
+        assert process.wait() == -signal.SIGKILL and aside.is_dir()
+    assert index_corpus.index(str(file), out, SETTINGS | {"k1": 0.9})["built"]
+    assert f"{aside} was left by a build that was killed" in caplog.text
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".index-mine", "corpus.jsonl.gz", "index"]
 
 
 def test_bad_corpora_leave_nothing_behind(tmp_path):
@@ -402,13 +528,70 @@ def test_bad_corpora_leave_nothing_behind(tmp_path):
             index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS | wrong)
 
 
+def test_the_estimate_unpacks_no_more_than_a_row_may_have(tmp_path):
+    line = json.dumps(ROWS[0] | {"text": "x" * 10_000}).encode() + b"\n"
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(line * 20_000))  # 200 MB
+    tracemalloc.start()
+    try:
+        estimated = index_corpus.estimate([tmp_path / "bomb.jsonl.gz"], ())
+        assert tracemalloc.get_traced_memory()[1] < 4 * limits.MOST_ROW_BYTES
+    finally:
+        tracemalloc.stop()
+    assert estimated.passages == pytest.approx(20_000, rel=0.02)
+
+
+def test_the_estimate_grows_with_the_corpus_and_refuses_in_numbers(tmp_path):
+    words_PT = np.random.default_rng(0).zipf(1.3, (40_000, 12)) % 50_000
+    rows = [{"id": f"p{at}", "text": " ".join(f"w{n}" for n in words_T)} for at, words_T in enumerate(words_PT)]
+    plain = tmp_path / "corpus.jsonl"
+    plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    estimated = index_corpus.estimate([plain], bm25_build.stop_words("en"))
+    manifest = index_corpus.index(str(plain), tmp_path / "index", SETTINGS)
+    assert estimated.passages == pytest.approx(40_000, rel=0.05)
+    assert estimated.scores == pytest.approx(manifest["counts"]["scores"], rel=0.05)
+    assert estimated.different_words == pytest.approx(manifest["counts"]["different_words"], rel=0.5)
+    written = sum(one.stat().st_size for one in (tmp_path / "index").iterdir())
+    assert 0.9 * written < estimated.index_bytes < 1.6 * written
+    out = tmp_path / "index"
+    with pytest.raises(ValueError, match=r"takes about 0.\d GB of memory, and 0.1 GB are available; close other"):
+        index_corpus.refuse(estimated, 100_000_000, 10**12, out)
+    with pytest.raises(ValueError, match=r"of disk while it is built \(.* MB when it is done\), and 1.0 MB are free"):
+        index_corpus.refuse(estimated, None, 1_000_000, out)
+    index_corpus.refuse(estimated, 10**12, 10**12, out)
+    assert index_corpus.free_disk(tmp_path / "not" / "there") > 0
+
+
+def test_an_index_that_would_not_fit_is_not_begun_unless_told_so(tmp_path, monkeypatch):
+    file, out = str(corpus_file(tmp_path)), tmp_path / "index"
+    for name, value, says in (("available_memory", 1000, "0.0 MB are available"), ("free_disk", 10, "0.0 MB are free")):
+        with monkeypatch.context() as patched:
+            patched.setattr(index_corpus, name, lambda *_, value=value: value)
+            with pytest.raises(ValueError, match=says):
+                index_corpus.index(file, out, SETTINGS)
+            assert not out.exists()
+    monkeypatch.setattr(index_corpus, "available_memory", lambda: 1000)
+    assert index_corpus.index(file, out, SETTINGS, check=False)["built"]
+
+
+def test_a_container_s_limit_is_the_memory_there_is(tmp_path, monkeypatch):
+    (tmp_path / "max").write_text("5000\n")
+    (tmp_path / "used").write_text("2000\n")
+    monkeypatch.setattr(
+        index_corpus, "CONTAINER", [(str(tmp_path / "max"), str(tmp_path / "used")), ("/no/1", "/no/2")]
+    )
+    monkeypatch.setattr(index_corpus, "_machine_memory", lambda: 9000)
+    assert index_corpus.available_memory() == 3000
+    (tmp_path / "max").write_text("max\n")
+    assert index_corpus.available_memory() == 9000
+
+
 def test_the_command_says_what_it_built(tmp_path, capsys):
     words = ["index", str(corpus_file(tmp_path)), str(tmp_path / "index"), "stopwords=none"]
     assert cli.main([*words, "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert found["counts"]["passages"] == 3 and found["settings"]["stopwords"] is None
-    assert not said.err
+    assert "of memory" in said.err and "passages 0" not in said.err  # no live line where stderr is no terminal
     assert cli.main(words) == 0
     assert "already there" in capsys.readouterr().out
 

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax.data.corpus_hash import CorpusHash, corpus_hash
+from qr_jax import trust
+from qr_jax.data.corpus_hash import CorpusHash, corpus_hash, hashed
 from qr_jax.errors import UserError
 from qr_jax.records import Passage
 from qr_jax.run import bounded_json
 from qr_jax.search import bm25_build, index_files, stored
+from qr_jax.search.build_aside import build_aside, clear_left
 from qr_jax.search.index_files import MANIFEST, PARAMS, STARTS, WORDS
 from qr_jax.settings.settings import show
 
@@ -67,6 +68,7 @@ def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mappi
             raise UserError(f"{holds}: it is not the index asked for ({reason}); name another folder")
         if is_there:
             warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
+        clear_left(path)
         write(path, corpus, settings)
         reason = why_not(path, wanted)
         if reason:
@@ -106,7 +108,9 @@ def _fits(index: Index) -> bool:
 def passages(folder: str | Path) -> stored.Stored:
     """Return the passages that `qr-jax index` stored in a folder. ValueError if their hashes are not the manifest's.
 
-    This check reads the files once as a whole: one to two seconds a gigabyte from a fast disk.
+    This check reads the files once as a whole: one to two seconds a gigabyte from a fast disk. A folder that this user
+    did not make might claim to hold another corpus, under whose hash indexes and searches are cached; so its passages
+    themselves are hashed, the first time.
     """
     path = Path(folder)
     try:
@@ -114,15 +118,26 @@ def passages(folder: str | Path) -> stored.Stored:
         listed, found = manifest["files"], stored.Stored(path)  # what is hashed below is as large as it says
         wrong = [name for name in (stored.TEXTS, stored.ENDS) if file_hash(path / name) != listed[name]]
         problem = f"{' and '.join(wrong)} changed since it was built" if wrong else None
-        found.sha256 = manifest["corpus"]
+        if not wrong and not trust.noted(_claim(manifest)):
+            if hashed(found) == manifest["corpus"]:
+                trust.note(_claim(manifest))
+            else:
+                problem = f"its passages are not those whose hash stands in {MANIFEST}"
     except FileNotFoundError as error:
-        found, problem = None, f"{Path(error.filename).name} is not there"
+        found, manifest, problem = None, {}, f"{Path(error.filename).name} is not there"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        found, problem = None, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
+        found, manifest, problem = None, {}, f"its {MANIFEST} or passages cannot be read ({error!r:.200})"
     if problem or found is None:
         again = f"build it again from its corpus files: qr-jax index FILE ... {path}"
         raise UserError(f"the index {path} is damaged: {problem}; {again}")
+    found.sha256 = manifest["corpus"]
     return found
+
+
+def _claim(manifest: Mapping[str, Any]) -> str:
+    """Return the manifest's claim about its passages, the text under which trust.py remembers it."""
+    files = {name: manifest["files"][name] for name in (stored.TEXTS, stored.ENDS)}
+    return f"passages {json.dumps(files)} are the corpus {manifest['corpus']}"
 
 
 def why_not(path: Path, wanted: Mapping[str, Any], *, files: Collection[str] | None = None) -> str | None:
@@ -178,9 +193,7 @@ def write(
 
     Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.build-", dir=path.parent) as folder:
-        aside = Path(folder)
+    with build_aside(path) as aside:
         new = aside / "new"
         new.mkdir()
         total = CorpusHash()
@@ -191,6 +204,8 @@ def write(
         manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         _put(new, path, aside / "old", wanted)
+        if passages:
+            trust.note(_claim(manifest))
         return manifest
 
 

@@ -1,9 +1,13 @@
 """A dense index: a corpus's vectors in pieces, in memory or in a folder; an interrupted build resumes.
 
-A folder holds a manifest (corpus, model, settings) and a numpy file for each finished piece."""
+A folder holds a manifest (corpus, model, settings), a numpy file for each piece, and the SHA-256 of each finished
+piece."""
 
+import contextlib
 import json
 import os
+import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +19,13 @@ import numpy as np
 from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.search import index_files
-from qr_jax.search.bm25_index import read_manifest
-from qr_jax.search.index_files import MANIFEST
+from qr_jax.search.bm25_index import file_hash, read_manifest
+from qr_jax.search.index_files import MANIFEST, PIECES
 
 Storage = Literal["float32", "bfloat16", "int8"]
 Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]
 
+LOCK = ".lock"
 FORMAT = 1
 PIECE = 1024  # rows
 KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # numpy's files know no bfloat16
@@ -73,30 +78,25 @@ def in_folder(
 ) -> Vectors:
     """Return the folder's vectors of `width` numbers each, memory-mapped, after computing missing ones.
 
-    Each piece is kept as soon as it is done, so a killed process loses only one. ValueError for an index of another
-    corpus, model or settings, for a piece that holds no such vectors, and for a folder with other files or links; they
-    are left as they are.
+    Each piece is kept as soon as it is done, so a killed process loses only one. A piece that is damaged, or holds no
+    such vectors, is made again, with a warning. A second process waits until the first is done. ValueError for an index
+    of another corpus, model or settings, and for a folder with other files or links; they are left as they are.
     """
     wanted = {"format": FORMAT, "corpus": corpus, "rows": count, "model": model}
     wanted |= {"settings": {**settings, "storage": storage}, "piece_rows": PIECE}
     spans = _spans(count)
     names = [f"vectors_{at:05d}.npy" for at in range(len(spans))]
+    columns = width + 4 if storage == "int8" else width
+    shapes = {name: (stop - start, columns) for name, (start, stop) in zip(names, spans, strict=True)}
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_links(folder)
-    if not (folder / MANIFEST).exists():
-        if any(folder.iterdir()):
-            raise UserError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
-        (folder / MANIFEST).write_text(json.dumps(wanted, indent=1), "utf-8")
-    _refuse_other(folder, wanted)
-    missing = [at for at, name in enumerate(names) if not (folder / name).exists()]
-    for at, span in zip(missing, _shown([spans[at] for at in missing]), strict=True):
-        _put(folder / names[at], _stored(embed(*span), storage))
-    pieces, columns = [index_files.array(folder / name) for name in names], width + 4 if storage == "int8" else width
-    for name, piece, (start, stop) in zip(names, pieces, spans, strict=True):
-        if piece.shape != (stop - start, columns) or piece.dtype != KINDS[storage]:
-            found = f"{piece.dtype} {piece.shape}; wanted {np.dtype(KINDS[storage])} {(stop - start, columns)}"
-            raise UserError(f"{folder / name} has {found}: it is damaged; delete it, and it is made again")
-    return Vectors(pieces, storage)
+    with _alone(folder):
+        done = _done(folder, wanted, shapes, storage)
+        missing = [at for at, name in enumerate(names) if name not in done]
+        for at, span in zip(missing, _shown([spans[at] for at in missing]), strict=True):
+            digest = _put(folder / names[at], _stored(embed(*span), storage))
+            with (folder / PIECES).open("a", encoding="utf-8") as file:
+                file.write(f"\n{names[at]} {digest}")  # a line that was cut ends here
+    return Vectors([index_files.array(folder / name) for name in names], storage)
 
 
 def _spans(count: int) -> list[tuple[int, int]]:
@@ -116,19 +116,53 @@ def _stored(vector_ND: np.ndarray, storage: Storage) -> np.ndarray:
     return np.concatenate([whole_ND, factor_N[:, None].view(np.int8)], axis=1)
 
 
-def _put(path: Path, piece: np.ndarray) -> None:
-    """Write the piece under its name, whole or not at all; two processes may write the same one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+def _put(path: Path, piece: np.ndarray) -> str:
+    """Write the piece under its name, whole or not at all; return its SHA-256."""
+    temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(piece))
+    digest = file_hash(temporary)
     os.replace(temporary, path)
+    return digest
 
 
-def _refuse_links(folder: Path) -> None:
+def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], storage: Storage) -> set[str]:
+    """Return the names of the complete pieces; write the manifest if it is missing."""
+    known = {LOCK, MANIFEST + ".new", PIECES, *shapes, *(f"{name}.new" for name in shapes)}
+    for name in (MANIFEST, *known):
+        _refuse_no_file(folder / name)
+    if not (folder / MANIFEST).exists():
+        if {file.name for file in folder.iterdir()} - known:
+            raise UserError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
+        (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
+        os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
+    _refuse_other(folder, wanted)
+    content = index_files.content(folder / PIECES) if (folder / PIECES).exists() else b""
+    lines = content.decode("utf-8", "replace").splitlines()
+    listed = dict(line.split(" ") for line in lines if line.count(" ") == 1)  # the last line may have been cut
+    written = {name: digest for name, digest in listed.items() if name in shapes}
+    whole = {name for name in written if _is_whole(folder / name, written[name], shapes[name], storage)}
+    if damaged := len(written) - len(whole):
+        warnings.warn(f"damaged pieces of the index {folder} are made again: {damaged}", stacklevel=4)
+    return whole
+
+
+def _is_whole(path: Path, digest: str, shape: tuple[int, int], storage: Storage) -> bool:
+    """Return True if the piece exists undamaged and holds finite numbers in this shape."""
+    if not path.is_file() or index_files.wrong(path) or file_hash(path) != digest:
+        return False
+    piece = index_files.array(path)
+    if piece.shape != shape or piece.dtype != KINDS[storage]:
+        return False
+    rows, factor_N = Vectors([piece], storage).read(0, len(piece))
+    return bool(np.isfinite(rows if factor_N is None else factor_N).all())
+
+
+def _refuse_no_file(path: Path) -> None:
     """Raise ValueError for a link, through which a write would go, and for anything else that is no regular file."""
-    if wrong := next((path for path in folder.iterdir() if path.is_symlink() or not path.is_file()), None):
-        found = "a link" if wrong.is_symlink() else "no file"
-        raise UserError(f"{wrong} is {found}, which no dense index holds; take it away, or name another folder")
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        found = "a link" if path.is_symlink() else "no file"
+        raise UserError(f"{path} is {found}, which no dense index holds; take it away, or name another folder")
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
@@ -144,3 +178,17 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
     if other:
         made = f"the index {folder} was made with another {', '.join(other)}"
         raise UserError(f"{made}, and is left as it is; name another folder")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lock the folder for one process at a time; the lock ends with the process that holds it."""
+    import fcntl
+
+    _refuse_no_file(folder / LOCK)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,27 +1,65 @@
-"""`qr-jax index`: corpus files -> a folder with their passages and a BM25 index.
+"""`qr-jax index`: corpus files -> a folder with their passages and a BM25 index, if memory and disk will suffice.
 
 Searching it then reads the disk: `data.corpus=FOLDER` neither builds an index nor holds the texts in memory."""
 
+import contextlib
 import itertools
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax.data import parsing, readers
+from qr_jax.data import limits, parquet, parsing, readers
 from qr_jax.errors import UserError
-from qr_jax.logging import terminal
-from qr_jax.search import bm25_build, bm25_index
+from qr_jax.logging.terminal import progress
+from qr_jax.records import Passage
+from qr_jax.run import bounded_json
+from qr_jax.search import bm25_build, bm25_index, build_aside
+
+SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
+# Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
+BASE_BYTES, WORD_BYTES = 100_000_000, 150
+GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
+CONTAINER = (  # files of the limit and of the use
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+SPARE = 1.1  # factor on the estimate, for what a sample cannot know
 
 
-def index(corpus: str, out: Path, settings: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Estimate:
+    """The estimated memory (while building) and disk of an index, in bytes, from a sample of the corpus."""
+
+    passages: int
+    text_bytes: int
+    scores: int
+    different_words: int
+    memory_bytes: int
+    disk_bytes: int  # at the fullest moment
+    index_bytes: int  # when it is done
+
+
+def index(
+    corpus: str,
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    check: bool = True,
+    replace: bool = False,
+    say: Any = lambda text: None,
+) -> dict[str, Any]:
     """Build the index of the corpus in `out`; return its manifest, with `built` false if it existed already.
 
-    ValueError if `out` holds other things or (unless `replace`) an index of other files, and for a bad row or a
-    repeated id.
+    ValueError if memory or disk would not suffice (`check`), if `out` holds other things or (unless `replace`) an index
+    of other files, and for a bad row or a repeated id.
     """
     bm25_build.check(settings["method"], settings["k1"], settings["b"])
-    bm25_build.stop_words(settings["stopwords"])  # refuses an unknown language before anything is read
+    stopwords = bm25_build.stop_words(settings["stopwords"])
     files = readers.resolve(corpus)
     if any(file.is_dir() for file in files):
         raise UserError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
@@ -31,15 +69,21 @@ def index(corpus: str, out: Path, settings: Mapping[str, Any], *, replace: bool 
         return bm25_index.read_manifest(out) | {"built": False}
     if not replace:
         refuse_other(out, sources)
+    build_aside.clear_left(out)
+    estimated = estimate(files, stopwords)
+    disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
+    say(f"passages: about {estimated.passages:,}; {gb(estimated.memory_bytes)} of memory, {disk}")
+    if check:
+        refuse(estimated, available_memory(), free_disk(out), out)
     start = time.monotonic()
     rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
+    shown = progress(rows, estimated.passages, "passages")
     try:
-        with terminal.phase("indexing the passages"):
-            manifest = bm25_index.write(out, rows, settings, passages=True, facts={"sources": sources})
+        manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
         raise UserError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
-    return manifest | {"built": True, "built_s": time.monotonic() - start}
+    return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
 
 
 def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
@@ -56,6 +100,120 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
     named = ", ".join(source["file"] for source in sources)
     todo = "name another folder, or put the new index in its place with --replace"
     raise UserError(f"the index {out} {origin}, not of these {named}, and is left as it is; {todo}")
+
+
+def estimate(files: Sequence[Path], stopwords: Sequence[str]) -> Estimate:
+    """Estimate memory and disk for indexing these files, by the rows at the beginning of each."""
+    passages = text_bytes = id_bytes = pairs = words = 0.0
+    seen: Counter[str] = Counter()
+    for file in files:
+        count, sample = _sample(file)
+        share = count / max(len(sample), 1)
+        words_of = [bm25_build.words(f"{passage.title} {passage.text}") for passage in sample]
+        passages += count
+        text_bytes += share * sum(len(f"{p.id}{p.title}{p.text}".encode()) for p in sample)
+        id_bytes += share * sum(len(passage.id) for passage in sample)
+        pairs += share * sum(len(set(in_passage).difference(stopwords)) for in_passage in words_of)
+        words += share * sum(map(len, words_of))
+        seen.update(itertools.chain.from_iterable(words_of))
+    different = len(seen) * (max(words, 1) / max(seen.total(), 1)) ** GROWTH
+    return needed(passages, text_bytes, id_bytes=id_bytes, scores=pairs, words=words, different=different)
+
+
+def needed(
+    passages: float, text_bytes: float, *, id_bytes: float, scores: float, words: float, different: float
+) -> Estimate:
+    """Compute an index's memory and disk from the corpus's figures; `scores` counts pairs of a passage and its word."""
+    # A Python text has 57 bytes beside its characters; a dict's entry with its key about 150; ids are sorted once.
+    memory = BASE_BYTES + WORD_BYTES * min(words, bm25_build.BLOCK_WORDS)
+    memory += id_bytes + passages * (57 + 8 + 48 + 12) + different * 160
+    index_bytes = text_bytes + passages * (24 + 4) + scores * 8 + different * 24
+    disk = index_bytes + scores * 12
+    return Estimate(
+        round(passages), round(text_bytes), round(scores), round(different),
+        round(memory * SPARE), round(disk * SPARE), round(index_bytes),
+    )  # fmt: skip
+
+
+def _sample(file: Path) -> tuple[float, list[Passage]]:
+    """Estimate the file's row count, and return the passages of its first rows, up to a bad row (reported later)."""
+    if file.suffix == ".parquet":
+        count, rows = float(parquet.count(file)), [row for _, row in itertools.islice(parquet.rows(file), SAMPLE_ROWS)]
+    else:
+        lines, share = _head(file)
+        count, rows = len(lines) / share, lines[:SAMPLE_ROWS]
+    passages = []
+    for row in rows:
+        try:
+            row = bounded_json.read(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
+            passages.append(parsing.passage_of(row))
+        except (ValueError, TypeError):
+            break
+    return count, passages
+
+
+def _head(file: Path) -> tuple[list[bytes], float]:
+    """Return the whole lines in the first bytes of a file, and the share of the file that these bytes are."""
+    with file.open("rb") as opened:
+        raw = opened.read(SAMPLE_BYTES)
+    text, unread = _unzipped(raw) if file.suffix == ".gz" else (raw, 0)
+    lines, used = text.split(b"\n"), len(raw) - unread
+    is_all = used == file.stat().st_size
+    kept = [line for line in (lines if is_all else lines[:-1]) if line.strip()]
+    return kept, 1.0 if is_all else used / file.stat().st_size
+
+
+def _unzipped(data: bytes) -> tuple[bytes, int]:
+    """Decompress the beginning of a gzip file, of all its members, to one row's limit; return the bytes left, too."""
+    text, unread = bytearray(), 0
+    with contextlib.suppress(zlib.error):  # damaged: said when the whole file is read
+        while data and len(text) < limits.MOST_ROW_BYTES:
+            member = zlib.decompressobj(31)
+            text += member.decompress(data, limits.MOST_ROW_BYTES - len(text))
+            data, unread = member.unused_data, len(member.unconsumed_tail)
+    return bytes(text), unread + len(data)
+
+
+def refuse(estimated: Estimate, memory: int | None, disk: int, out: Path) -> None:
+    """Raise ValueError, with figures and advice, if there is less memory or disk than the estimate."""
+    takes = f"indexing these passages (about {estimated.passages:,}) takes about"
+    anyway = "or try it all the same with --no-check"
+    if memory is not None and memory < estimated.memory_bytes:
+        lacks = f"{gb(estimated.memory_bytes)} of memory, and {gb(memory)} are available"
+        todo = "close other programs, use a larger machine, index a part of the corpus"
+        raise UserError(f"{takes} {lacks}; {todo}, {anyway}")
+    if disk < estimated.disk_bytes:
+        built = f"{gb(estimated.disk_bytes)} of disk while it is built ({gb(estimated.index_bytes)} when it is done)"
+        lacks = f"{built}, and {gb(disk)} are free where {out} would be"
+        raise UserError(f"{takes} {lacks}; free some, name a folder on another disk, {anyway}")
+
+
+def free_disk(out: Path) -> int:
+    """Return the free bytes on the disk of the folder, which need not exist yet."""
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def available_memory() -> int | None:
+    """Return the bytes available without swapping, by machine and container limits; None if unknown."""
+    return min((value for value in (_machine_memory(), *_container_memory()) if value is not None), default=None)
+
+
+def _machine_memory() -> int | None:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _container_memory() -> Iterator[int]:
+    """Yield the memory left under the limits of control groups, version 2 and 1."""
+    for limit, used in CONTAINER:
+        try:
+            yield max(int(Path(limit).read_text()) - int(Path(used).read_text()), 0)
+        except (OSError, ValueError):  # absent, or "max"
+            continue
 
 
 def gb(count: int) -> str:

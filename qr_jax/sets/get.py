@@ -38,12 +38,13 @@ def get(
     out: Path | None = None,
     *,
     revision: str | None = None,
+    check: bool = True,
     say: Say = lambda text: None,
 ) -> Got:
     """Fetch a set by its name, or `files` of the repository `name`, into `out` (by default runs/data/NAME).
 
-    `revision` is a branch, tag or commit. UserError, with the file's name, if a file cannot be had or has a row of
-    another form.
+    `revision` is a branch, tag or commit. `check` tests memory and disk before indexing. UserError, with the file's
+    name, if a file cannot be had or has a row of another form.
     """
     if not files and name not in official.HUB:
         raise UserError(_not_of_hub(name))
@@ -57,7 +58,7 @@ def get(
     if name == "wiki18":
         say("indexing; 21 million passages want hours, and tens of gigabytes of disk")
         place = out / "corpus.index"
-        manifest = index_corpus.index(str(fetched.path), place, BM25)
+        manifest = index_corpus.index(str(fetched.path), place, BM25, check=check, say=say)
         got = Got([f"corpus: {manifest['counts']['passages']} passages in {place}"], [f"data.corpus={place}"])
     else:
         got = _questions(name, fetched.path, out, say)

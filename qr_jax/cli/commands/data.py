@@ -32,6 +32,7 @@ def add(command: Any) -> None:
     got.add_argument("files", nargs="*", metavar="FILE", help="a file's path in the repository")
     got.add_argument("--out", type=Path, metavar="FOLDER", help="where its files go (runs/data/NAME)")
     got.add_argument("--revision", metavar="NAME", help="a branch, tag or commit (main); the commit is recorded")
+    got.add_argument("--no-check", action="store_true", help="index whatever memory and disk there are")
     got.epilog = "The hub's own client fetches and caches: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT are its."
     text = "say what a file of questions or passages holds and what is wrong; errors exit with 1"
     check = part("check", _check, text)
@@ -68,6 +69,7 @@ def _add_retrieval(command: Any) -> None:
     index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
+    index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     index.add_argument("--json", action="store_true", help="print the manifest as JSON")
     text = "how many of the gold passages a retriever finds"
     usage = "qr-jax recall --questions FILE [setting=value ...] [options]"
@@ -92,7 +94,8 @@ def _add_retrieval(command: Any) -> None:
 def _get(arguments: argparse.Namespace) -> int:
     from qr_jax.sets import get
 
-    got = get.get(arguments.name, arguments.files, arguments.out, revision=arguments.revision, say=terminal.say)
+    how = {"revision": arguments.revision, "check": not arguments.no_check, "say": terminal.say}
+    got = get.get(arguments.name, arguments.files, arguments.out, **how)
     terminal.result("\n".join(got.lines()))
     return 0
 
@@ -146,7 +149,8 @@ def _index(arguments: argparse.Namespace) -> int:
         raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     known = plugins.signature("retriever", "bm25").settings
     settings = {name: given.get(name, known[name].default) for name in ("method", "k1", "b", "stopwords")}
-    found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, replace=arguments.replace)
+    how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
+    found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
     unlike = {name: value for name, value in settings.items() if value != known[name].default}
     return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search import bm25_build, bm25_index
+from qr_jax.search import bm25_build, bm25_index, kept_index
 from qr_jax.search.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def bm25(
     *,
     corpus: Sequence[Passage],
-    # the index's folder, built there first where it is not; none: beside the corpus, or in memory
+    # the index's folder, built there first where it is not; none: beside the corpus, or in the user's cache
     index: str | None = None,
     method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
     k1: float = 1.5,  # how slowly a repeated word saturates
@@ -27,7 +27,7 @@ def bm25(
 
     `index` names a folder: its index is used if it was made of this very corpus with these settings, and is built there
     first if not (ValueError where the folder holds other files). None: if `qr-jax index` stored the corpus, the index
-    beside it is used if it has these settings; otherwise one is made in memory. The order is
+    beside it is used if it has these settings; otherwise that of the user's cache folder (`kept_index`). The order is
     exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
     empty corpus, an id twice, no word in any passage, an unknown method. Several threads may call the function.
 
@@ -55,7 +55,7 @@ def bm25(
 
 
 def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
-    """The index of the corpus with these settings: the folder's, that beside its passages, or one in memory."""
+    """The index of the corpus with these settings: the folder's, that beside its passages, or that of the cache."""
     if folder is not None:
         return bm25_index.load_or_build(folder, corpus, settings)
     if isinstance(corpus, Stored):
@@ -64,7 +64,7 @@ def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, An
             return bm25_index.load(corpus.folder)
         again = "`qr-jax index`, with the same files and folder, builds it again"
         log.warning("%s: its index is not used (%s), and another is made for it; %s", corpus.folder, reason, again)
-    return bm25_index.build(corpus, settings)
+    return kept_index.load_or_build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
