@@ -84,6 +84,7 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "export": ["export", run, "--hf", f"{folder}/hf_{{kind}}"],
         "probe": ["probe", run, "--queries", "4", "--samples", "4"],
         "report": ["report", run],
+        "bug-report": ["bug-report", run],
         "compare": ["compare", run, other],
         "oracle": ["oracle", "--queries", "2000", "--rollouts", "20000", "--seeds", "2"],
         "doctor": ["doctor"],

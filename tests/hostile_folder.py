@@ -31,6 +31,7 @@ import numpy as np
 
 from qr_jax import config, trust
 from qr_jax.cli import cli
+from qr_jax.cli.commands import doctor
 from qr_jax.config import Config, use
 from qr_jax.lab import launch, null_control, oracle, pass_rates
 from qr_jax.records import Passage
@@ -345,6 +346,7 @@ MORE = [
         "{out}/c",
     ],
     ["report", "{run}", "--out", "{out}/report.html"],
+    ["bug-report", "{run}", "--out", "{out}/bug.zip"],
     ["runs", "{out}/.."],
     ["oracle", "--rates", "{run}", "--rollouts", "64", "--seeds", "1", "--accept", "2"],
 ]
@@ -450,6 +452,7 @@ def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
 
 
 def main(home: Path, url: str, every: str = "1", *only: str) -> None:
+    doctor.examine = lambda: {}
     null_control.STRANGER_S = 2.0
     launch.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": NoProcess})
     noted = watch_connections()
@@ -458,6 +461,7 @@ def main(home: Path, url: str, every: str = "1", *only: str) -> None:
     sys.path.insert(0, str(work))
     run, out = work / "run", work / "out"
     own = home / ".config"  # what the user has allowed, and programs compiled here
+    bundle = work / "run.bug_report.zip"  # which the command says that it writes there
     whole = work / "whole"
     base(whole, home)
     os.environ["QR_JAX_DATA"] = str(home / "none")
@@ -474,8 +478,9 @@ def main(home: Path, url: str, every: str = "1", *only: str) -> None:
         began = time.monotonic()
         filled = [word.format(run=run, out=out) for word in words]
         result = attempt(filled)
-        written = [path for path in (*out.rglob("*"), run / "report.html") if path.is_file()]
+        written = [path for path in (*out.rglob("*"), run / "report.html", bundle) if path.is_file()]
         leaked = [str(path) for path in written if not path.is_symlink() and leaks(path)]
+        bundle.unlink(missing_ok=True)
         after = snapshot(home, (run, out, own))
         changed = sorted({path for path in before | after if before.get(path) != after.get(path)})
         about = {

@@ -362,7 +362,7 @@ def test_the_run_that_was_meant_is_named_and_no_folder_of_other_things(tmp_path,
         assert capsys.readouterr().err == f"error: {says}\n"
 
 
-@pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "probe", "export"])
+@pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "probe", "export", "bug-report"])
 def test_where_no_run_is_the_cure_is_said_and_neither_hub_nor_jax_is_asked(command, tmp_path):
     (tmp_path / "mine.py").write_text("")
     more = {"ask": ["who?"], "export": ["--hf", "out"]}.get(command, [])
@@ -406,8 +406,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(tmp_path, mon
             ["report", "runs/x", "--out", str(tmp_path / "mine")],
             "mine is there and is no earlier one of this command's",
         ),
+        (["bug-report", "runs/x", "--out", str(tmp_path / "mine")], "mine is there and is no earlier one of this"),
         (["report", "runs/x", "--out", str(tmp_path / "pipe")], "pipe is a pipe or a device; give --out the name of"),
+        (["bug-report", "runs/x", "--out", str(tmp_path / "pipe")], "pipe is a pipe or a device; give --out the"),
         (["report", "runs/x", "--out", "/proc/x.html"], "nothing can be written into /proc (No such file"),
+        (["bug-report", "runs/x", "--out", "/proc/x.zip"], "nothing can be written into /proc (No such file"),
         (["export", "runs/x", "--hf", "/proc/x"], "into /proc (No such file or directory), so /proc/x cannot be made"),
         (
             ["train", TINY, "--run", "/proc/x"],
@@ -566,8 +569,9 @@ def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_p
     with pytest.raises(SystemExit):
         cli.main(["serve-retriever", "--port", "65536"])
     assert "found '65536'; wanted a port" in capsys.readouterr().err
-    assert cli.main(["report", "runs/x", "--out", str(tmp_path / "none" / "file")]) == 2
-    assert f"there is no folder {tmp_path / 'none'} to write file into" in capsys.readouterr().err
+    for command in ("report", "bug-report"):
+        assert cli.main([command, "runs/x", "--out", str(tmp_path / "none" / "file")]) == 2
+        assert f"there is no folder {tmp_path / 'none'} to write file into" in capsys.readouterr().err
     (tmp_path / "plain").write_text("")
     with pytest.raises(ValueError, match="plain is a file; give --run the name of a folder"):
         runs.Run(tmp_path / "plain", Config(), stage="train")
@@ -882,8 +886,9 @@ def test_a_folder_as_a_report_s_file_is_no_folder_to_be_cleared(tmp_path, capsys
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(to_json(Config())))
     (tmp_path / "clone" / "python").symlink_to(sys.executable)
-    assert cli.main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
-    assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said
+    for command in ("report", "bug-report"):
+        assert cli.main([command, str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
+        assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said
 
 
 def test_a_word_of_other_bytes_is_refused_by_them(capsys):

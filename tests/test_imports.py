@@ -27,7 +27,7 @@ ROWS = (
     "assemble run.runs sets",
     "step run train sft evaluate evaluation.subject",
     "lab",
-    "cli",
+    "cli lab.bug_report",
     "__main__",
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row.split()}

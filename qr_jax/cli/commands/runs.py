@@ -1,4 +1,4 @@
-"""Commands that open runs' folders: list them, ask an agent, export its model."""
+"""Commands that open runs' folders: list them, ask an agent, export its model, pack a bug report."""
 
 import argparse
 import contextlib
@@ -32,6 +32,10 @@ def add(command: Any) -> None:
         made.set_defaults(takes_settings=True)
     export = command("export", _export, "write the model as a Hugging Face folder, with its card")
     options.add_run(export)
+    text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
+    bundle = command("bug-report", _bug_report, text)
+    bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    bundle.add_argument("--out", dest="file", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     options.add_json(ask, chat)
     export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
@@ -133,4 +137,18 @@ def _export(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import exporting
 
     terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype)))
+    return 0
+
+
+def _bug_report(arguments: argparse.Namespace) -> int:
+    from qr_jax.run import run_files
+
+    options.check_out(arguments.file, b"PK")
+    run_files.check_there(arguments.run)
+    from qr_jax.lab import bug_report
+
+    if not arguments.file:
+        options.check_out(bug_report.place(arguments.run), b"PK")
+    path, names = bug_report.write(arguments.run, arguments.file)
+    terminal.result(f"{path} holds {', '.join(names)}; look into it before you send it")
     return 0
