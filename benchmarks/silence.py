@@ -3,7 +3,7 @@
     python -m benchmarks.silence                 # commands but the quickstart, of a run of two steps (15 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
-Left out is what waits for others: chat, serve-retriever, `data get`, and `plan` (libtpu).
+Left out is what waits for others: chat, serve-retriever and `retriever check`, `data get`, and `plan` (libtpu).
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
 that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
 comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.

@@ -158,7 +158,8 @@ def read_answer(_: Path, files: Any) -> None:
     if "reranked" in named:
         protocols.rerank_results({"result": body["reranked"]}, [Passage("1", "t", "x"), Passage("2", "", "y")])
         return
-    name = "deepresearchgym" if "results" in named else "search_r1"
+    name = "search_r1" if "result" in named else "r1_searcher" if "answers" in named else "flashrag"
+    name = "deepresearchgym" if "results" in named else name
     protocols.PROTOCOLS[name].results(body, 2, 3)
 
 
@@ -166,7 +167,7 @@ def answers() -> list[Parts]:
     document = {"id": 1, "contents": '"T"\nx'}
     bare = [[document], [{"id": "2", "title": "a", "text": "b"}, "only text"]]
     scored = [[{"document": document, "score": 0.5}], []]
-    bodies = ({"result": scored}, {"result": bare}, bare, {"reranked": scored[:1]})
+    bodies = ({"result": scored}, {"answers": bare}, bare, [bare, [[1.0], [2, 3.5]]], {"reranked": scored[:1]})
     bodies += ({"results": [base64.b64encode(as_json({"Clean-Text": "x", "URL": "u"})).decode()]},)
     return [{"answer.json": as_json(body)} for body in bodies]
 
@@ -206,8 +207,8 @@ def read_sent(_: Path, files: Any) -> None:
 
 def sent() -> list[Parts]:
     dune = ["dune", "b"]
-    bodies = {"POST /retrieve": {"queries": dune, "topk": 3, "return_scores": True}}
-    bodies |= {"POST /retrieve?": {"query": "dune"}, "POST /retrieve?k": {"queries": dune, "k": 2}}
+    bodies = {"POST /retrieve": {"queries": dune, "topk": 3, "return_scores": True}, "POST /search": {"query": "dune"}}
+    bodies |= {"POST /batch_search": {"query": dune, "top_n": 2}, "POST /queries": {"queries": dune, "k": 2}}
     found = [{"head": f"GET {path} HTTP/1.1\r\nHost: localhost".encode(), "body.json": b""} for path in server.OPEN]
     for line, body in zip(bodies, map(as_json, bodies.values()), strict=True):
         head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close"

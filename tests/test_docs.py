@@ -385,7 +385,7 @@ def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
     listed = reference.plugin_settings()
     assert all(f"### {name} ({kind})" in listed for kind in plugins.CONTRACTS for name in plugins.names(kind))
     commands = dict(reference.leaves(cli.make_parser(), ""))
-    assert {"quickstart", "data check", "serve-retriever"} <= set(commands)
+    assert {"quickstart", "data check", "retriever check"} <= set(commands)
     assert all(f"## {name}\n" in reference.commands() for name in commands)
     assert reference.plain("m = fa / (fa\n+ fb) of P_Q, `a_b`") == "m = fa / (fa\n\\+ fb) of P\\_Q, `a_b`"
     assert reference.links_within("[log](../LOG.md)") == "[log](generated/log.md)"

@@ -21,6 +21,7 @@ from loopback import Last, raw, server
 from qr_jax.records import Passage
 from qr_jax.rollout.tools import Fault, run_searches
 from qr_jax.search import http_post
+from qr_jax.search.check import check
 from qr_jax.search.protocols import PROTOCOLS, contents, passage_of, rerank_results
 from qr_jax.search.retrievers.http import http
 from qr_jax.search.retrievers.serper import pages, serper
@@ -93,6 +94,9 @@ def test_long_queries_are_cut_and_half_characters_replaced():
         ("search_r1", "/retrieve", {"result": [[{"id": 7, "contents": '"T"\nx'}]]}),  # bare documents
         ("search_r1", "/retrieve", {"result": [[{"document": {"id": "7", "contents": '"T"\nx'}}]]}),  # no score
         ("skyrl", "/retrieve", {"result": [[{"document": {"id": "7", "title": "T", "text": "x"}, "score": 0.0}]]}),
+        ("flashrag", "/batch_search", [[{"id": "7", "contents": '"T"\nx'}]]),
+        ("flashrag", "/batch_search", [[[{"id": "7", "contents": "T\nx"}]], [[0.0]]]),
+        ("r1_searcher", "/queries", {"queries": ["a"], "answers": [[{"id": "7", "contents": "T\nx"}]]}),
     ],
 )
 def test_each_protocol_is_read_as_the_peers_write_it(protocol, path, answer):
@@ -105,6 +109,17 @@ def test_protocols_of_one_query_send_one_each():
     with server(lambda head, body: raw({"result": [found_for(body["query"], body["topk"])]})) as (url, asked):
         found = quick(url, protocol="skyrl")(["a", "b", "c"], 1)
     assert [some[0].id for some in found] == ["a1", "b1", "c1"] and len(asked) == 3
+
+
+def test_two_queries_of_flashrag_are_not_taken_for_documents_and_scores():
+    read = PROTOCOLS["flashrag"].results
+    one, two = {"id": "1", "contents": "x"}, {"id": "2", "contents": "y"}
+    assert [[p.id for p in some] for some in read([[one], [two]], 2, 1)] == [["1"], ["2"]]
+    assert [[(p.id, p.score) for p in some] for some in read([[[one], [two]], [[3], [4]]], 2, 1)] == [
+        [("1", 3)],
+        [("2", 4)],
+    ]
+    assert read([[], []], 2, 1) == [[], []] and read([[[], []], [[], []]], 2, 1) == [[], []]
 
 
 def test_a_passage_comes_back_from_what_is_sent_of_it():
@@ -201,14 +216,18 @@ def test_what_is_no_right_answer_is_an_error_and_a_fault(reply, settings, says):
     assert isinstance(done.by_query["a"], Fault) and url in done.by_query["a"].reason
 
 
-@pytest.mark.parametrize("protocol", ["search_r1", "skyrl"])
+@pytest.mark.parametrize("protocol", ["search_r1", "skyrl", "r1_searcher", "flashrag"])
 def test_what_a_server_sends_beyond_k_is_not_looked_at(protocol):
     items = [{"id": "1", "contents": "x"}, {"id": "2", "contents": "y"}, "no id", 3, None]
-    with server(raw({"result": [items]})) as (url, _):
+    key = {"flashrag": None, "r1_searcher": "answers"}.get(protocol, "result")
+    with server(raw({key: [items]} if key else [items])) as (url, _):
         search = quick(url, protocol=protocol)
         assert [passage.id for passage in search(["a"], 2)[0]] == ["1", "2"]
         with pytest.raises(ValueError, match="a passage is a int"):
             search(["a"], 4)
+    if protocol == "flashrag":
+        scored = PROTOCOLS[protocol].results([[items], [[3, 2, "high", None, 1]]], 1, 2)
+        assert [(passage.id, passage.score) for passage in scored[0]] == [("1", 3.0), ("2", 2.0)]
 
 
 RESPONSE_BYTES = 4_000_000
@@ -559,6 +578,14 @@ def test_a_query_is_cut_to_what_an_address_has_room_for():
         gym(url)(["\u6771" * 2000, "a" * 2000], 1)
     sent = sorted(len(head.split("query=")[1].split("&")[0]) for head, _ in asked)
     assert sent == [2000, 9 * (4000 // 9)]
+
+
+def test_retriever_check_asks_deepresearchgym(monkeypatch):
+    monkeypatch.setenv("CLUEWEB_API_KEY", "k3y-of-clueweb")
+    with server(packed(*({"ClueWeb22-ID": f"c{at}", "Clean-Text": "x y"} for at in range(3)))) as (url, asked):
+        found = check(url, "deepresearchgym", k=3, calls=3, token_env="CLUEWEB_API_KEY")
+    assert all("X-API-Key: k3y-of-clueweb" in head and head.startswith("GET ") for head, _ in asked)
+    assert not [problem for problem in found["problems"] if not problem.startswith("k:")]
 
 
 # ---- Serper

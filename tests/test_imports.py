@@ -23,7 +23,8 @@ ROWS = (
     "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.judge lab.suite",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder",
-    "rollout learner run.checkpoint search.server search.search_batcher search.search_json search.server_metrics",
+    "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
+    "search.server_metrics",
     "assemble run.runs sets",
     "step run train sft evaluate evaluation.subject",
     "lab",

@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmark
 
 from benchmarks.retrieval_server import ask_all
 from qr_jax.cli import cli
+from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.run import bounded_json
-from qr_jax.search import pages, server
+from qr_jax.search import pages, server, stored
 from qr_jax.search.limits import Held, Limits, Refused
 from qr_jax.search.pages import Pages
 from qr_jax.search.protocols import PROTOCOLS
@@ -97,6 +98,19 @@ def call(url: str, path: str, body=None, *, method: str | None = None, **headers
         connection.close()
 
 
+def test_large_passages_bound_what_a_query_and_a_search_call_may_have():
+    """A request of 81 bytes for 100 passages of 1.5 million characters took 2.7 GB, and others waited for 23 s."""
+    assert Limits().over([500] * 100) == Limits().over([]) == Limits()
+    large = Limits().over([1_500_000] * 100)
+    assert (large.k, large.default_k, large.call_passages) == (10, 3, 10)
+    assert Limits().over([5_000_000] + [500] * 99).call_passages == 316, (
+        "one large passage is no reason for small calls"
+    )
+    assert Limits().over([5_000_000] * 3).k == Limits.k, "there are no more"
+    passages = [Passage("i" * 1_500_000, "t", "x")] * 60
+    assert Limits().over(stored.largest(passages, Limits.k)).k == 10, "an id is in the answer too"
+
+
 def test_search_r1_gets_what_its_server_promises():
     with serving() as (_, url):
         status, bare = call(url, "/retrieve", {"queries": ["frank herbert dune"], "topk": 1})
@@ -114,10 +128,15 @@ def test_search_r1_gets_what_its_server_promises():
         assert len(call(url, "/retrieve", {"queries": ["novel capital"], "topk": None})[1]["result"][0]) == 3
 
 
-def test_skyrl_gets_one_query_s_passages():
+def test_the_other_peers_get_theirs():
     with serving() as (_, url):
         assert call(url, "/retrieve", {"query": "oslo"})[1]["result"][0][0]["id"] == "3"
-        assert call(url, "/retrieve", {"query": "dune", "k": 1})[1] == {"result": [[DUNE]]}
+        documents, scores = call(url, "/search", {"query": "dune", "top_n": 1, "return_score": True})[1]
+        assert documents == [DUNE] and len(scores) == 1
+        assert call(url, "/search", {"query": "dune", "top_n": 1})[1] == [DUNE]
+        assert call(url, "/batch_search", {"query": ["dune", "zebra"], "top_n": 1})[1] == [[DUNE], []]
+        answers = call(url, "/queries", {"queries": ["dune"], "k": 1})[1]
+        assert answers == {"queries": ["dune"], "answers": [[DUNE]]}
 
 
 @pytest.mark.parametrize("protocol", [name for name, way in PROTOCOLS.items() if not way.get])
@@ -126,7 +145,7 @@ def test_our_client_gets_through_it_what_the_search_gives(protocol):
     with serving() as (_, url):
         found = over_http(url=url, protocol=protocol)(queries, 2)
     plain = lambda results: [[(one.id, one.title, one.text) for one in some] for some in results]  # noqa: E731
-    assert plain(found) == plain(SEARCH(queries, 2))
+    assert plain(found) == plain(SEARCH(queries, 2)) and tuple(PROTOCOLS) == retrieval.PROTOCOLS
 
 
 @pytest.mark.parametrize(
@@ -197,7 +216,7 @@ def test_a_rollout_s_whole_turn_goes_in_one_request():
 def test_wrong_paths_methods_and_types_are_refused():
     with serving() as (app, url):
         status, said = call(url, "/access", {"urls": []})
-        assert status == 404 and said["detail"].startswith("there are /retrieve, /health, /metrics, /")
+        assert status == 404 and said["detail"].startswith("there are /retrieve, /search, /batch_search, /queries, /")
         assert call(url, "/retrieve/", {})[0] == 404
         assert call(url, "/retrieve") == (405, {"detail": "/retrieve wants POST"})
         assert call(url, "/health", {}) == (405, {"detail": "/health wants GET"})
@@ -607,7 +626,7 @@ def test_nobody_waits_for_ever_beside_clients_that_always_ask(good, others):
     async def waited() -> float:
         batcher = Batcher(search, limits, ServerMetrics(), lambda: 0)
         batcher._thread = Here()  # a call that a thread has but has not begun would be counted late
-        write = lambda passages: b"[]"  # noqa: E731
+        write = lambda passages: (b"[]", b"")  # noqa: E731
 
         async def client(name: int, count: int, k: int) -> None:
             for at in itertools.count():
@@ -629,13 +648,15 @@ def test_nobody_waits_for_ever_beside_clients_that_always_ask(good, others):
 
 
 def test_what_an_answer_repeats_counts_for_its_size():
-    """4,096 times one query with k 100 were 169 MB."""
+    """4,096 times one query with k 100 were 169 MB; 32 MB of queries that are sent back counted nothing."""
     book = [Passage(str(at), "", "word " * 200) for at in range(100)]
     with serving(lambda queries, k: [book[:k] for _ in queries], limits=Limits(answer_bytes=1_000_000)) as (app, url):
         status, said = call(url, "/retrieve", {"queries": ["x"] * 20, "topk": 100})
         assert status == 413 and "at most 1,000,000 are taken; ask for fewer queries or passages" in said["detail"]
-        assert call(url, "/retrieve", {"queries": ["x"] * 5, "topk": 100})[0] == 200
-        assert metric(app, "refused_total", reason="answers") == 1
+        status, said = call(url, "/queries", {"queries": ["\U0001f600" * 2000] * 100, "topk": 1})
+        assert status == 413 and "at most 1,000,000 are taken" in said["detail"]
+        assert call(url, "/queries", {"queries": ["x"] * 5, "topk": 100})[0] == 200
+        assert metric(app, "refused_total", reason="answers") == 2
         wait_for(lambda: app.answers.bytes == 0)  # given back just after the last byte is sent
 
 
@@ -703,7 +724,8 @@ def test_the_openapi_page_has_every_path_with_the_limits_in_force(access):
             token = {} if operation.get("security") == [] else {"Authorization": "Bearer lab-token-123"}
             body = {"urls": ["1"]} if path == "/access" else {"query": "dune"}
             status, answer = call(url, path, body if method == "post" else None, **token)
-            assert status == 200 and isinstance(answer, str) == (path == "/metrics")
+            (kind,) = operation["responses"]["200"]["content"]
+            assert status == 200 and isinstance(answer, str) == (kind == "text/plain")
         fields = page["paths"]["/retrieve"]["post"]["requestBody"]["content"]["application/json"]["schema"][
             "properties"
         ]

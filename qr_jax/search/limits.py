@@ -1,10 +1,13 @@
 """Limits of the retrieval server, and the refusal of a request that is over one of them."""
 
+import bisect
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 RETRY = {"Retry-After": "1"}
+ANSWER_CHARS = 16_000_000  # of a search call's passages, which are written while other clients wait
 SMALL_BYTES = 65_536  # a body or an answer up to this size is taken whatever the large ones hold
 
 
@@ -37,6 +40,18 @@ class Limits:
     connections: int = 1024  # open at once
     idle_s: int = 60  # how long a kept connection may send nothing, and how long a body or an answer may take
     grace_s: int = 20  # how long the last answers may take when the server ends
+
+    def over(self, largest: Sequence[int]) -> "Limits":
+        """Return these limits, tightened for large passages, whose characters `largest` lists, largest first.
+
+        Neither a query's passages nor all those of a search call then have more than ANSWER_CHARS.
+        """
+        if not (sums := list(itertools.accumulate(largest[: self.k]))):
+            return self
+        fit = max(bisect.bisect_right(sums, ANSWER_CHARS), 1)
+        k = self.k if fit == len(sums) else fit
+        most = max(ANSWER_CHARS * fit // max(sums[fit - 1], 1), 1)
+        return replace(self, k=k, default_k=min(self.default_k, k), call_passages=min(self.call_passages, most))
 
     def share(self, query: str, k: int) -> float:
         """Return how much of one search call this query takes."""

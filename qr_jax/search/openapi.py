@@ -12,28 +12,40 @@ REFUSALS = {
     "413": "the body or the answer is too large", "415": "the body is not said to be JSON", "500": "the search failed",
     "503": "too much waits or is held: try again after Retry-After", "504": "the search took too long",
 }  # fmt: skip
-GETS = {
-    "/health": "200, or 503 while a search hangs", "/metrics": "figures in Prometheus's text format",
-    "/openapi.json": "this page",
-}  # fmt: skip
 
 
 def page(limits: Limits, *, access: bool, has_token: bool) -> Schema:
     """Return the OpenAPI 3.1 page of a server with these limits; `access`: it answers /access too."""
     document = _object({"id": TEXT, "contents": TEXT} | ({"url": TEXT} if access else {}))
     scored = _object({"document": document, "score": NUMBER})
-    found = {"oneOf": [_list(_list(document)), _list(_list(scored))]}
-    texts = {"oneOf": [TEXT, _list(TEXT, limits.queries)]}
-    k = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.k, "default": limits.default_k}
-    asked = dict.fromkeys(("queries", "query"), texts) | dict.fromkeys(("topk", "k"), k)
-    asked |= {"return_scores": {"type": "boolean", "default": False}}
-    search = {"type": "object", "properties": asked, "anyOf": [{"required": ["queries"]}, {"required": ["query"]}]}
-    paths: Schema = {"/retrieve": _post("Search-R1, SkyRL", search, found)}
+    pair = lambda *items: {"type": "array", "prefixItems": list(items)}  # noqa: E731
+    several = [_list(_list(document)), pair(_list(_list(document)), _list(_list(NUMBER)))]
+    flashrag = {"oneOf": [*several, _list(document), pair(_list(document), _list(NUMBER))]}
+    asked, page_asked = _asked(limits), _object({"urls": _list(TEXT, limits.queries)})
+    posts = {
+        "/retrieve": ("Search-R1, SkyRL", asked, _object({"result": {"oneOf": [several[0], _list(_list(scored))]}})),
+        "/search": ("FlashRAG", asked, flashrag),
+        "/batch_search": ("FlashRAG", asked, flashrag),
+        "/queries": ("R1-Searcher", asked, _object({"queries": _list(TEXT), "answers": several[0]})),
+    }
     if access:
-        pages = _list({"oneOf": [document, {"type": "null"}]})
-        paths["/access"] = _post("ASearcher's pages", _object({"urls": _list(TEXT, limits.queries)}), pages)
-    for path, summary in GETS.items():
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
+        posts["/access"] = (
+            "ASearcher's pages",
+            page_asked,
+            _object({"result": _list({"oneOf": [document, {"type": "null"}]})}),
+        )
+    refusals = {status: _content(text, _object({"detail": TEXT})) for status, text in REFUSALS.items()}
+    paths: Schema = {}
+    for path, (summary, fields, answer) in posts.items():
+        responses = {"200": _content("found", answer)} | refusals
+        body = {"required": True} | _content("", fields)
+        paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+    for path, summary, kind in (
+        ("/health", "200, or 503 while a search hangs", "application/json"),
+        ("/metrics", "figures in Prometheus's text format", "text/plain"),
+        ("/openapi.json", "this page", "application/json"),
+    ):
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "", "content": {kind: {}}}}}}
     whole = {"openapi": "3.1.0", "info": {"title": "qr_jax's retrieval server", "version": "1"}, "paths": paths}
     if has_token:
         paths["/health"]["get"]["security"] = []
@@ -42,10 +54,13 @@ def page(limits: Limits, *, access: bool, has_token: bool) -> Schema:
     return whole
 
 
-def _post(summary: str, fields: Schema, result: Schema) -> Schema:
-    refusals = {status: _content(text, _object({"detail": TEXT})) for status, text in REFUSALS.items()}
-    responses = {"200": _content("found", _object({"result": result})), **refusals}
-    return {"post": {"summary": summary, "requestBody": _content("", fields), "responses": responses}}
+def _asked(limits: Limits) -> Schema:
+    """Return a search's request, which every path takes under the names of any of the protocols."""
+    texts = {"oneOf": [TEXT, _list(TEXT, limits.queries)]}
+    k = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.k, "default": limits.default_k}
+    fields = dict.fromkeys(("queries", "query"), texts) | dict.fromkeys(("topk", "k", "top_n"), k)
+    fields |= dict.fromkeys(("return_scores", "return_score"), {"type": "boolean", "default": False})
+    return {"type": "object", "properties": fields, "anyOf": [{"required": ["queries"]}, {"required": ["query"]}]}
 
 
 def _list(items: Schema, most: int | None = None) -> Schema:

@@ -137,16 +137,28 @@ def _lists(value: Any, count: int, name: str) -> list[list[Any]]:
     return value
 
 
-def _asked(queries: str | list[str], k: int, name: str) -> dict[str, Any]:
-    return {name: queries, "topk": k, "return_scores": True}
+def _under(key: str) -> Callable[[Any, int, int], Lists]:
+    """Return a reader of answers that hold the lists under a key of an object."""
+
+    def read(body: Any, count: int, k: int) -> Lists:
+        if not isinstance(body, Mapping) or key not in body:
+            fields = f"fields {_fields(body)}" if isinstance(body, Mapping) else type(body).__name__
+            raise UserError(f"the answer has no {key!r} ({fields or 'nothing in it'}); is this the right protocol?")
+        return [[passage_of(item) for item in row[:k]] for row in _lists(body[key], count, repr(key))]
+
+    return read
 
 
-def _result(body: Any, count: int, k: int) -> Lists:
-    """Read an answer that has the lists under `result`."""
-    if not isinstance(body, Mapping) or "result" not in body:
-        fields = f"fields {_fields(body)}" if isinstance(body, Mapping) else type(body).__name__
-        raise UserError(f"the answer has no 'result' ({fields or 'nothing in it'}); is this the right protocol?")
-    return [[passage_of(item) for item in row[:k]] for row in _lists(body["result"], count, "'result'")]
+def _flashrag_results(body: Any, count: int, k: int) -> Lists:
+    """Read [lists of documents, lists of scores], or the lists of documents alone."""
+    pair = isinstance(body, list) and len(body) == 2 and all(isinstance(part, list) for part in body)
+    if pair and len(body[0]) == count and all(isinstance(row, list) for row in body[0]):
+        documents, scores = body[0], _lists(body[1], count, "the scores")
+        if [len(row) for row in documents] != [len(row) for row in scores]:
+            raise UserError("the scores are not as many as the documents")
+        rows = [zip(items[:k], scores_of[:k], strict=True) for items, scores_of in zip(documents, scores, strict=True)]
+        return [[passage_of({"document": item, "score": score}) for item, score in row] for row in rows]
+    return [[passage_of(item) for item in row[:k]] for row in _lists(body, count, "the answer")]
 
 
 def _in_address(query: str) -> str:
@@ -195,8 +207,17 @@ def _document(row: Any, place: int) -> Passage:
 
 # return_scores is always true: Search-R1's own server fails, or loses documents, where it is false.
 PROTOCOLS: Mapping[str, Protocol] = {
-    "search_r1": Protocol("/retrieve", True, lambda queries, k: _asked(list(queries), k, "queries"), _result),
-    "skyrl": Protocol("/retrieve", False, lambda queries, k: _asked(queries[0], k, "query"), _result),
+    name: Protocol(path, batch, request, results)
+    for name, path, batch, results, request in (
+        ("search_r1", "/retrieve", True, _under("result"),
+         lambda queries, k: {"queries": list(queries), "topk": k, "return_scores": True}),
+        ("skyrl", "/retrieve", False, _under("result"),
+         lambda queries, k: {"query": queries[0], "topk": k, "return_scores": True}),
+        ("flashrag", "/batch_search", True, _flashrag_results,
+         lambda queries, k: {"query": list(queries), "top_n": k, "return_score": True}),
+        ("r1_searcher", "/queries", True, _under("answers"), lambda queries, k: {"queries": list(queries), "k": k}),
+    )
+} | {
     "deepresearchgym": Protocol("/search", False, lambda queries, k: {"query": _in_address(queries[0]), "k": k},
                                 _deepresearchgym_results, get=True),
 }  # fmt: skip

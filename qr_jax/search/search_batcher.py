@@ -16,7 +16,7 @@ from qr_jax.search.server_metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
 
-Row = bytes  # the passages of one query as its answer has them
+Row = tuple[bytes, ...]  # the passages of one query as its answer has them
 Write = Callable[[Sequence[Passage]], Row]
 
 
@@ -36,7 +36,7 @@ class _Asked:
             return
         self._found |= found
         self._missing -= len(found)
-        self._bytes += sum(map(len, found.values()))
+        self._bytes += sum(len(text) for row in found.values() for text in row)
         try:
             self._hold(self._bytes)
         except Refused as refused:

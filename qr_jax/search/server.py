@@ -1,4 +1,4 @@
-"""`qr-jax serve-retriever`: a search function behind the `POST /retrieve` of Search-R1 and SkyRL.
+"""`qr-jax serve-retriever`: a search function behind Search-R1's `POST /retrieve`, and the other peers' paths.
 
 Requests that come together are searched together. It listens on loopback unless a token is set.
 """
@@ -28,7 +28,7 @@ from qr_jax.search import openapi
 from qr_jax.search.limits import Held, Limits, Refused
 from qr_jax.search.pages import Pages
 from qr_jax.search.search_batcher import Batcher
-from qr_jax.search.search_json import document, read_asked, read_urls, write_result, write_row
+from qr_jax.search.search_json import document, read_asked, read_urls, write_answer, write_list, write_row
 from qr_jax.search.server_metrics import ServerMetrics
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ACCESS = "/access"
-PATHS = ("/retrieve", ACCESS)
+PATHS = ("/retrieve", "/search", "/batch_search", "/queries", ACCESS)
 OPEN = ("/health", "/metrics", "/openapi.json")
 PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")  # of the extra `search`
 HEADERS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
@@ -75,7 +75,7 @@ class App:
         self.answers = Held("answer", limits.answer_bytes, limits.answers_bytes, fewer, answers.inc)
         self.batcher = Batcher(self.search, limits, self.metrics, self.connections)
         self.paths = tuple(path for path in PATHS if path != ACCESS or self.pages is not None)
-        self._writes = {scores: partial(write_row, scores=scores, url=bool(self.pages)) for scores in (False, True)}
+        self._writes = {paired: partial(write_row, paired=paired, url=bool(self.pages)) for paired in (False, True)}
         self._began = time.monotonic()
         self.server = self._make_server()
 
@@ -143,11 +143,11 @@ class App:
         body = await self._body(request, hold_body)
         if path == ACCESS and self.pages is not None:
             return send_json(await write_pages(self.pages, read_urls(body, self.limits), hold_answer))
-        queries, k, scores = read_asked(body, self.limits)
+        queries, k, scores, single = read_asked(body, self.limits)
         self.metrics.queries.inc(len(queries))
-        rows = await self.batcher.ask(queries, k, self._writes[scores], hold_answer)
-        hold_answer(sum(map(len, rows)))  # before those of equal queries are joined
-        answer = write_result(rows)
+        rows = await self.batcher.ask(queries, k, self._writes[scores and path == "/retrieve"], hold_answer)
+        hold_answer(sum(len(text) for row in rows for text in row))  # before those of equal queries are joined
+        answer = write_answer(path, queries, rows, scores=scores, single=single)
         hold_answer(len(answer))
         return send_json(answer)
 
@@ -224,7 +224,7 @@ async def write_pages(pages: Pages, urls: Sequence[str], hold: Hold) -> bytes:
         rows.append(json.dumps(passage and document(passage, url=True)).encode())
         hold(size := size + len(rows[-1]))
         await asyncio.sleep(0)
-    return write_result(rows)
+    return b'{"result": %b}' % write_list(rows)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The command that serves a retriever over HTTP."""
+"""Commands for retrieval over HTTP: serve a retriever, and check a server."""
 
 import argparse
 import os
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.cli.commands.options import port, whole
+from qr_jax.cli.commands.options import add_json, port, show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
 
+PROTOCOLS = ("search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym")  # those of search/protocols.py
 SETTINGS = "of the retriever, as in k1=0.9, of=http of.url=URL, or parts=bm25,dense parts.dense.index=FOLDER"
 
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
-    text = "answer searches over HTTP (the POST /retrieve of Search-R1 and SkyRL)"
+    text = "answer searches over HTTP (Search-R1's POST /retrieve, and others')"
     serve = command("serve-retriever", _serve, text, usage="qr-jax serve-retriever [setting=value ...] [options]")
     serve.set_defaults(takes_settings=True)
     serve.epilog = f"setting=value: {SETTINGS}; `qr-jax settings retriever` lists them. "
@@ -37,6 +38,18 @@ def add(command: Any) -> None:
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
     text = "open at once; while there are more, each request gets 503 (1024)"
     serve.add_argument("--max-connections", type=whole(1), metavar="N", help=text)
+    parts = command("retriever", None, "check a retrieval server").add_subparsers(required=True, metavar="WHAT")
+    text = "ask a retrieval server what can go wrong; what is wrong exits with 1"
+    check = parts.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check.set_defaults(run_command=_check)
+    text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
+    check.add_argument("url", metavar="URL", help=text)
+    check.add_argument("--protocol", choices=PROTOCOLS, default="search_r1", help="how it is asked (search_r1)")
+    check.add_argument("--k", type=whole(1), default=3, metavar="N", help="passages a query (3)")
+    check.add_argument("--calls", type=whole(1), default=50, metavar="N", help="whose times are taken (50)")
+    check.add_argument("--query", action="append", metavar="TEXT", help="to ask; repeat it (some general questions)")
+    check.add_argument("--token-env", metavar="NAME", help="the environment variable with the server's token")
+    add_json(check)
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -89,19 +102,26 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     server.check_packages()
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     server.check_address(arguments.host, token)
-    limits = Limits(**limits_of(arguments))
-    search, about, pages = _open(chosen, arguments.corpus, arguments.access)
+    asked = Limits(**limits_of(arguments))
+    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
-    return chosen.name, server.serve, {"search": search, **where, "limits": limits, "about": about, "pages": pages}
+    limits = asked.over(largest)
+    if limits.k < asked.k:
+        terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
+    how = {"search": search, **where, "limits": limits, "about": about, "pages": pages}
+    return chosen.name, server.serve, how
 
 
-def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any]:
-    """Return the search, the server's description, and its pages.
+def _open(
+    chosen: Use, files: Sequence[str] | None, access: bool, most: int
+) -> tuple[Any, dict[str, Any], Any, list[int]]:
+    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
 
     ValueError if retriever, corpus and flags disagree.
     """
     from qr_jax import plugins
     from qr_jax.data import readers
+    from qr_jax.search import stored
     from qr_jax.search.pages import Pages
 
     make = plugins.bind("retriever", chosen)
@@ -113,7 +133,16 @@ def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, 
     if not files and corpus is not None and corpus.required:
         raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
-        return make(), {"retriever": chosen.name}, None
+        return make(), {"retriever": chosen.name}, None, []
     passages = readers.read_passages(",".join(files))
     about = {"retriever": chosen.name, "passages": len(passages)}
-    return make(corpus=passages), about, Pages(passages) if access else None
+    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, most)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from qr_jax.search import check
+
+    how = {"k": arguments.k, "calls": arguments.calls, "queries": arguments.query, "token_env": arguments.token_env}
+    found = check.check(arguments.url, arguments.protocol, **how)
+    show(found, arguments.json, check.format_report)
+    return 1 if found["problems"] else 0

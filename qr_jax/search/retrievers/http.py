@@ -16,7 +16,9 @@ EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
 def http(
     *,
     url: str,  # the server's address; without a path the protocol's is taken
-    protocol: Literal["search_r1", "skyrl", "deepresearchgym"] = "search_r1",  # how the server is asked
+    protocol: Literal[
+        "search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym"
+    ] = "search_r1",  # how the server is asked
     token_env: str | None = None,  # the environment variable with a bearer token or a key; none: none is sent
     batch: int = 64,  # queries of one request
     at_once: int = 8,  # requests that run at one time
