@@ -37,6 +37,7 @@ from benchmarks import (
     together,
     tool_call,
 )
+from benchmarks import plans as plan_runs
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
@@ -126,9 +127,9 @@ def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
     if not answer["fits"]:
         return (*start, f"{peak}: {answer['reason']}", "", "", "", took)
-    step_s, most = answer["seconds"]["step"], answer["largest"]
-    if most:
-        took += " with a search for the most: " + ", ".join(f"{name} {one['found']}" for name, one in most.items())
+    step_s = plan_runs.step_seconds(found["command"], answer["chips"])
+    if answer.get("largest"):
+        took += ", with more programs than the others"
     train = f"{answer['train']['peak_bytes'] / GIB:.2f} GiB"
     return (*start, peak, train, f"{step_s:.1f} s", f"{step_s * answer['steps'] / 3600:.1f} h", took)
 

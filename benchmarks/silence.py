@@ -3,7 +3,7 @@
     python -m benchmarks.silence                 # commands but the quickstart, of a run of two steps (15 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
-Left out is what waits for others: chat, view, serve-retriever and `retriever check`, `data get`, and `plan` (libtpu).
+Left out is what waits for others: chat, serve-retriever and `retriever check`, `data get`, and `plan` (libtpu).
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
 that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
 comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.
@@ -73,7 +73,6 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "train quickstart": ["train", "configs/quickstart.py", "--run", f"{folder}/q_{{kind}}"]
     }
     found = found if quickstart else {}
-    (folder / "answers.jsonl").write_text('{"id": "1", "prediction": "Oslo", "answers": ["Oslo"]}\n', encoding="utf-8")
     return found | {
         "train": [*train, run],
         "train, another": [*train, other, "seed=1"],
@@ -94,10 +93,8 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
         "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
         "data convert": ["data", "convert", f"{world}/train.jsonl", f"{folder}/converted_{{kind}}.jsonl"],
-        "score": ["score", f"{folder}/answers.jsonl"],
         "runs": ["runs", str(folder)],
         "settings": ["settings"],
-        "completion": ["completion", "bash"],
         "--help": ["--help"],
         "--version": ["--version"],
     }

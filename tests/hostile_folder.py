@@ -34,7 +34,6 @@ from qr_jax.cli import cli
 from qr_jax.cli.commands import doctor
 from qr_jax.config import Config, use
 from qr_jax.lab import launch, null_control, oracle, pass_rates
-from qr_jax.lab.report import view
 from qr_jax.records import Passage
 from qr_jax.search import bm25_index
 
@@ -347,12 +346,9 @@ MORE = [
         "{out}/c",
     ],
     ["report", "{run}", "--out", "{out}/report.html"],
-    ["report", "{out}/other", "{run}", "--out", "{out}/both.html"],
     ["bug-report", "{run}", "--out", "{out}/bug.zip"],
     ["runs", "{out}/.."],
     ["oracle", "--rates", "{run}", "--rollouts", "64", "--seeds", "1", "--accept", "2"],
-    ["view", "{run}", "--port", "0"],
-    ["view", "{out}/other", "{run}", "--port", "0"],
 ]
 
 
@@ -378,7 +374,7 @@ def commands() -> list[list[str]]:
                 words.append(GIVEN.get(str(action.metavar), "{out}/x"))
             elif action.required:
                 words += [action.option_strings[0], GIVEN.get(action.option_strings[0], "{out}/x")]
-        if takes and words[0] not in ("quickstart", "view", "oracle"):
+        if takes and words[0] not in ("quickstart", "oracle"):
             found.append(words)
     return found + MORE
 
@@ -457,7 +453,6 @@ def pairs(every: int = 1) -> list[tuple[str, list[str]]]:
 
 def main(home: Path, url: str, every: str = "1", *only: str) -> None:
     doctor.examine = lambda: {}
-    view.Server.serve_forever = lambda self, *more: self.current()
     null_control.STRANGER_S = 2.0
     launch.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": NoProcess})
     noted = watch_connections()

@@ -184,7 +184,7 @@ def test_a_judge_is_asked_after_the_answers_and_one_that_is_fooled_is_not_report
     assert "agrees with exact match on" in suite.format_table(found)
     with choosy("temperature", said="no") as (url, _):
         assert "answered 400" in answer(tmp_path / "a", limit=1, judge=(url, "grader-3"))["judge"]["refused"]
-        found = answer(tmp_path / "a", limit=1, judge=(url, "grader-3"), judge_leave_out=["temperature"])
+        found = answer(tmp_path / "a", limit=1, judge=(url, "grader-3"), judging={"leave_out": ["temperature"]})
     assert found["judge"]["judged"] == judge["judged"]
     assert found["manifest"]["judge"] | {"model": "grader-1"} == before | {"leave_out": ["temperature"]}
     with serving(lambda data, count: completion('{"correct": true}')) as (url, _):

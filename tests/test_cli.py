@@ -361,7 +361,7 @@ def test_the_run_that_was_meant_is_named_and_no_folder_of_other_things(tmp_path,
         assert capsys.readouterr().err == f"error: {says}\n"
 
 
-@pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "view", "probe", "export", "bug-report"])
+@pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "probe", "export", "bug-report"])
 def test_where_no_run_is_the_cure_is_said_and_neither_hub_nor_jax_is_asked(command, tmp_path):
     (tmp_path / "mine.py").write_text("")
     more = {"ask": ["who?"], "export": ["--hf", "out"]}.get(command, [])
@@ -565,10 +565,9 @@ def test_a_folder_that_is_written_into_leads_nowhere_and_has_no_pipe(words, put,
 
 
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):
-    for words in (["view", "runs/x"], ["serve-retriever"]):
-        with pytest.raises(SystemExit):
-            cli.main([*words, "--port", "65536"])
-        assert "found '65536'; wanted a port" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["serve-retriever", "--port", "65536"])
+    assert "found '65536'; wanted a port" in capsys.readouterr().err
     for command in ("report", "bug-report"):
         assert cli.main([command, "runs/x", "--out", str(tmp_path / "none" / "file")]) == 2
         assert f"there is no folder {tmp_path / 'none'} to write file into" in capsys.readouterr().err
@@ -789,7 +788,7 @@ main()
     assert 'qr-jax = "qr_jax.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("command", ["report", "view", "probe", "compare", "oracle --rates"])
+@pytest.mark.parametrize("command", ["report", "probe", "compare", "oracle --rates"])
 def test_what_asks_for_a_pool_says_of_a_cold_start_alone_that_it_is_one(tmp_path, capsys, command):
     """It was told as damaged, as of other questions, or to be gone on with by a command that is refused."""
     (tmp_path / "config.json").write_text(json.dumps(to_json(Config())))

@@ -94,21 +94,13 @@ def test_before_step_1_the_page_says_the_phase_and_draws_the_cold_start(tmp_path
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    shown = data_of(page.build(tmp_path).html, "run-data")
+    shown = data_of(page.build(tmp_path), "run-data")
     assert shown["status"].startswith(f"Before step 1: {told} (no process writes it now). Model ")
     monkeypatch.setattr(run_list, "is_held", lambda folder: True)
     assert page.status(read.run(tmp_path)).startswith(f"Before step 1: {told}. Model ")
     assert [*shown["charts"]] == (["cold-start"] if "sft/metrics.jsonl" in files else [])
     if shown["charts"]:
         assert shown["charts"]["cold-start"]["series"][0]["values"] == [1.0, 0.5, 1 / 3]
-
-
-def test_a_page_that_follows_its_run_sees_the_cold_start_go_on(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "sft").mkdir()
-    before = read.stamp(tmp_path)
-    (tmp_path / "sft" / "metrics.jsonl").write_text(COLD)
-    assert read.stamp(tmp_path) != before
 
 
 def test_the_page_opens_on_a_question_that_was_all_wrong_and_later_the_most_often_right(tmp_path):
@@ -142,7 +134,7 @@ def test_a_short_run_is_drawn_inside_its_axes(tmp_path, steps):
     null |= {"summary": {}, "plays": 8, "chances": {"hard": (0.1, 0.2), "easy": None}}
     null |= {"run": {"rollouts": ends, **dict.fromkeys(null_control.NAMES, [0.5] * steps)}}
     path = tmp_path / "page.html"
-    path.write_text(page.build(run, null=null).html, encoding="utf-8")
+    path.write_text(page.build(run, null=null), encoding="utf-8")
     shown = dom(path, tmp_path)
     batch = re.search(r'id="chart-batch".*?</figure>', shown, re.DOTALL)[0]
     left, right = (float(re.search(r'class="base" x1="([\d.]+)" x2="([\d.]+)"', batch)[at]) for at in (1, 2))

@@ -20,8 +20,8 @@ ROWS = (
     "logging.secrecy logging.terminal run.bounded_json run.bucket run.committed cli.interrupts run.kept_thread "
     "run.lease run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
-    "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.broken_verdict lab.differences "
-    "lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
+    "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.differences lab.judge lab.suite "
+    "sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "

@@ -26,7 +26,7 @@ from qr_jax.lab.probe_figures import (
     signal_chance,
     summarise,
 )
-from qr_jax.lab.report import page
+from qr_jax.lab.report import page, read
 from qr_jax.logging import metrics_writer
 from qr_jax.run import runs
 from qr_jax.settings import checks
@@ -280,7 +280,7 @@ def test_equal_policies_answer_the_same_questions_alike(run):
     assert json.loads((run / "probe.json").read_text()) == found
     table = probe.format_table(found)
     assert "drawn again after hard" in table and "+0.000 [+0.000, +0.000]" in table and "not seen" in table
-    facts = {fact["label"]: fact for fact in json.loads(page.build(run).run)["facts"]}
+    facts = {fact["label"]: fact for fact in page.overview(read.run(run), {})["facts"]}
     assert facts["Movement after hard"]["value"] == ".000" and "at step 5" in facts["Movement after hard"]["beside"]
 
 

@@ -1,25 +1,21 @@
 """The report of a run folder: figures by hand, what it leaves out and says, and what hostile text can do (nothing)."""
 
 import base64
-import gc
 import hashlib
-import http.client
 import json
 import os
 import re
 import shutil
 import subprocess
-import threading
 import tracemalloc
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qr_jax.cli import interrupts
 from qr_jax.lab import null_control
-from qr_jax.lab.report import charts, choose, history, page, read, series, view
+from qr_jax.lab.report import charts, choose, history, page, read, series
 from qr_jax.pool import figures
 from qr_jax.run import run_files
 
@@ -243,14 +239,14 @@ def test_a_live_run_is_read_up_to_the_last_whole_line(run):
     assert found.before == {"exact_match": 0.125}
     assert ([row["step"] for row in found.metrics], found.unread, found.ended) == ([1, 2, 3, 4], 1, False)
     assert max(row["step"] for row in found.draws) == 4  # step 5 has no metrics yet
-    html = page.build(run).html
+    html = page.build(run)
     assert data_of(html, "run-data")["status"].startswith("Step 4, 80 % of the budget.")
     group = data_of(html, "episodes-data")["groups"][0]
     assert (group["step"], len(group["samples"])) == (4, 1)
 
 
 def test_a_pipe_in_a_file_s_place_is_waited_for_by_nobody(run):
-    """As one that takes a file's place while `view` serves the run."""
+    """As one that takes a file's place while the report is made."""
     for name in ("metrics.jsonl", "ledger.jsonl", "summary.json", "config.json"):
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name)
@@ -279,7 +275,7 @@ def test_lines_longer_than_a_run_s_cost_no_memory_and_more_of_them_are_refused(r
 
 def test_a_run_before_its_first_step_has_a_page_and_a_folder_that_is_no_run_has_an_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert data_of(page.build(tmp_path).html, "run-data")["charts"] == {}
+    assert data_of(page.build(tmp_path), "run-data")["charts"] == {}
     with pytest.raises(ValueError, match="there is no folder .*nowhere"):
         page.write(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="there is no folder .*none to write page.html into; make it first"):
@@ -299,11 +295,11 @@ def test_what_no_row_of_ours_has_is_not_kept(run):
 def test_numbers_that_are_none_reach_the_page_as_null(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(metrics(4, **{"reward/outcome_mean": float("nan")})) + "\n")
-    assert data_of(page.build(run).html, "run-data")["charts"]["accuracy"]["series"][0]["values"][3] is None
+    assert data_of(page.build(run), "run-data")["charts"]["accuracy"]["series"][0]["values"][3] is None
 
 
 def test_secrets_among_the_settings_are_not_told(run):
-    assert ["log.api_key", "[redacted]"] in data_of(page.build(run).html, "run-data")["settings"]
+    assert ["log.api_key", "[redacted]"] in data_of(page.build(run), "run-data")["settings"]
 
 
 def test_hostile_text_is_data_and_nothing_else(tmp_path):
@@ -314,7 +310,7 @@ def test_hostile_text_is_data_and_nothing_else(tmp_path):
 
 
 def test_the_policy_allows_this_style_and_this_script_and_no_address(run):
-    html = page.build(run).html
+    html = page.build(run)
     policy = unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1])
     assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "connect-src" not in policy
     for kind, tag in (("style", "<style>(.*?)</style>"), ("script", "<script>(.*?)</script>")):
@@ -324,69 +320,6 @@ def test_the_policy_allows_this_style_and_this_script_and_no_address(run):
     addresses = set(re.findall(r"https?://[^\s'\"]+", html))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not a place
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|\son\w+=|style=", html)
-
-
-@pytest.fixture
-def served(run):
-    with view.Server([run], 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def test_ctrl_c_ends_the_page_with_0_and_is_not_raised_again(run, monkeypatch):
-    def interrupted(server):
-        raise interrupts.Interrupt
-
-    again, said = [], []
-    monkeypatch.setattr(view.Server, "serve_forever", interrupted)
-    monkeypatch.setattr(interrupts, "leave", lambda: again.append(True))  # which would end all tests
-    with pytest.raises(SystemExit) as ended:
-        view.view([run], port=0, say=said.append)
-    gc.collect()
-    assert ended.value.code == 0 and said[-1] == "ended" and not again
-
-
-def get(server: view.Server, path: str, method: str = "GET", **headers: str) -> Any:
-    """The answer, its body read as `text`."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    answer = connection.getresponse()
-    answer.text = answer.read().decode()
-    connection.close()
-    return answer
-
-
-def test_view_serves_this_machine_alone_and_three_things(served):
-    assert served.server_address[0] == "127.0.0.1"
-    answer = get(served, "/")
-    body = answer.text
-    assert answer.status == 200 and "connect-src 'self'" in unescape(body) and 'name="follow" content="5"' in body
-    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
-    assert get(served, "/", Host=f"localhost:{served.server_port}").status == 200
-    for host in ("evil.example", f"evil.example:{served.server_port}", "127.0.0.1", ""):
-        assert get(served, "/run.json", Host=host).status == 403
-    assert get(served, "/../config.json").status == 404
-    assert get(served, "/", "POST").status == 501
-    assert get(served, "/episodes.json", "HEAD").text == ""
-
-
-def test_view_makes_the_page_anew_as_the_run_goes_on(served, run):
-    before = get(served, "/run.json")
-    assert len(json.loads(before.text)["charts"]["accuracy"]["series"][0]["values"]) == 3
-    assert get(served, "/run.json", If_None_Match=before.headers["ETag"]).status == 304
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(metrics(4)) + "\n")
-    served._page_from = 0.0  # not wait for a second
-    after = get(served, "/run.json", If_None_Match=before.headers["ETag"])
-    assert after.status == 200 and json.loads(after.text)["status"].startswith("Step 4, 80 % of the budget.")
-
-
-def test_a_port_that_is_taken_is_said(served):
-    with pytest.raises(ValueError, match=f"port {served.server_port} cannot be had"):
-        view.Server(served.folders, served.server_port)
 
 
 def dom(path: Path, folder: Path) -> str:

@@ -563,23 +563,6 @@ def test_carr_without_a_verdict_is_a_fault_of_that_episode_alone(tmp_path, monke
     np.testing.assert_allclose(scores.score_G, [np.nan, 1, 0.7])  # the last one's chain had ended before
 
 
-def test_atom_searcher_s_judge_grades_each_turn_while_it_weighs_something(tmp_path):
-    """The turns bring Frank Herbert (1/2), Tacoma (1), and the answer names Tacoma (1): 5/6."""
-
-    def word(golds, text):
-        return "yes" if "Tacoma" in text else "partly" if "Frank" in text else "no"
-
-    searched = ("a", DUNE), ("b", FRANK)
-    with saying(word) as (url, seen):
-        group = [episode("Tacoma", *searched), episode(None, *searched)]
-        scores = atom_searcher(QUERY, group, steps=100, **at(url, tmp_path))
-        np.testing.assert_allclose(scores.score_G, [0.5 * 5 / 6 + 0.5, -1])
-        assert len(seen) == len(INJECTED) + 3
-        late = atom_searcher(QUERY, [episode("Tacoma city", *searched, step=100)], steps=100, **at(url, tmp_path))
-        np.testing.assert_allclose(late.score_G, [2 / 3])
-        assert len(seen) == len(INJECTED) + 3
-
-
 def test_contributions_by_a_judge_want_useful_passages_and_a_right_turn(tmp_path):
     def word(golds, text):
         return "yes" if "Tacoma" in text or "born" in text else "no"
@@ -590,22 +573,7 @@ def test_contributions_by_a_judge_want_useful_passages_and_a_right_turn(tmp_path
     assert scores.turn_GT == [[0, 1, 0, 0]] and scores.score_G.tolist() == [0]
 
 
-def test_ai_search_planner_s_judge_says_how_rational_the_search_was(tmp_path):
-    def word(golds, text):
-        return "yes" if "Tacoma" in text else "partly" if "Dune" in text else "no"
-
-    with saying(word) as (url, seen):
-        group = [episode("Oslo", ("x", FRANK)), episode("Oslo", ("x", DUNE)), episode("Oslo")]
-        scores = ai_search_planner(QUERY, group, process=0.4, cost=0.1, **at(url, tmp_path))
-        np.testing.assert_allclose(scores.score_G, [0.4 - 0.2, 0.2 - 0.2, -0.1], atol=1e-12)
-        count = len(seen)
-        ai_search_planner(QUERY, [episode("Oslo", ("y", OTHER))], process=0.0, **at(url, tmp_path))
-        assert len(seen) == count
-
-
-@pytest.mark.parametrize(
-    "reward", [ai_search_planner, partial(atom_searcher, steps=9), contributions, search_gen_v, carr]
-)
+@pytest.mark.parametrize("reward", [contributions, search_gen_v, carr])
 def test_without_a_verdict_an_episode_is_a_fault(reward, monkeypatch):
     """Never a 0: as the step grades it, by its score or by a turn's."""
     monkeypatch.setattr(_judged, "graded", lambda name, asked, bench, texts, budget: [np.nan] * len(texts))
@@ -643,7 +611,6 @@ def test_a_judge_sees_all_that_an_episode_read(tmp_path):
 
 def test_a_judge_that_is_fooled_or_has_no_model_refuses_every_reward(tmp_path):
     asks = {"carr": carr, "search_gen_v": search_gen_v, "contributions": contributions}
-    asks |= {"ai_search_planner": ai_search_planner, "atom_searcher": partial(atom_searcher, steps=9)}
     group = [episode("Tacoma", ("dune", DUNE))]
     best = {"carr": "supported", "search_gen_v": "support"}
     for name, reward in asks.items():
@@ -654,9 +621,9 @@ def test_a_judge_that_is_fooled_or_has_no_model_refuses_every_reward(tmp_path):
                 reward(QUERY, group, **at(url, tmp_path) | {"model": ""})
 
 
-@pytest.mark.parametrize("name", ["carr", "search_gen_v", "contributions", "ai_search_planner", "atom_searcher"])
+@pytest.mark.parametrize("name", ["carr", "search_gen_v", "contributions"])
 def test_without_a_url_nothing_is_asked_of_the_user_and_with_one_its_host_secret_and_file(name):
-    chosen = use(name, **({"steps": 9} if name == "atom_searcher" else {}))
+    chosen = use(name)
     assert trust.asks(replace(Config(), reward=chosen)) == []
     chosen = use(name, **chosen.settings, url="https://evil.example/v1", model="m", key_env="HF_TOKEN")
     written, sent = trust.asks(replace(Config(), reward=chosen))

@@ -32,7 +32,7 @@ REMOVED_OPTIONS: Mapping[str, str] = {
 }
 TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
-OWN_WORDS = ("quickstart", "train", "sft", "view", "serve-retriever", "chat")
+OWN_WORDS = ("quickstart", "train", "sft", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from qr_jax import answers, assemble, plugins
@@ -19,7 +20,7 @@ from qr_jax.data import readers
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import suite
-from qr_jax.lab.judge import CUT_TOKENS, Judge, of_rows
+from qr_jax.lab.judge import Judge, of_rows
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
 from qr_jax.run import run_files, run_lock
@@ -69,19 +70,14 @@ def answer(
     limit: int | None = None,
     samples: int | None = None,
     judge: tuple[str, str] | None = None,
-    judge_leave_out: Sequence[str] = (),
-    judge_tries: int = 1,
-    judge_temperature: float = 0.0,
-    judge_top_p: float = 1.0,
-    judge_cut_tokens: int = CUT_TOKENS,
+    judging: Mapping[str, Any] = MappingProxyType({}),
     say: Say = terminal.say,
 ) -> dict[str, Any]:
     """Answer a suite and return its score, with its manifest and the folder that it was written to.
 
     The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
-    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judge_leave_out`
-    what it is not sent (ChatEndpoint), `judge_tries` how often it is asked about an answer, of which it sees the first
-    `judge_cut_tokens`. Existing answers count; damaged rows are set aside. ValueError if `out` holds answers of another
+    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judging` further
+    settings of Judge. Existing answers count; damaged rows are set aside. ValueError if `out` holds answers of another
     manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
@@ -115,9 +111,7 @@ def answer(
             rows += list(_answers(ask, folder, waiting, searches, corpus_of, say))
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
-        how = {"tries": judge_tries, "temperature": judge_temperature, "top_p": judge_top_p}
-        how["cut_tokens"] = judge_cut_tokens
-        return _write_score(folder, name, asked, rows, missing, about, judge, {"leave_out": judge_leave_out, **how})
+        return _write_score(folder, name, asked, rows, missing, about, judge, judging)
 
 
 def _corpus(settings: Config, name: str) -> subject.Corpus:

@@ -94,23 +94,7 @@ def compare(
     many = [read(folder) for folder in folders]
     warnings = [] if measure else kinds_of_budget(many)
     measure = measure or next(iter(_limits(many[0])), BUDGETS[0]) if not warnings else BUDGETS[0]
-    warnings += unequal_budgets(many, measure)
-    warnings += [
-        f"{run.folder} went on for {run.since} steps and has not ended again: it is compared as it was after step "
-        f"{run.summary['steps']}"
-        for run in many if run.since
-    ]  # fmt: skip
-    warnings += [
-        f"{run.folder}: {INCOMPLETE} {when} training"
-        for run in many for when in ("before", "after") if is_incomplete(run.summary.get(when) or {})
-    ]  # fmt: skip
-    began = {run.settings.train.init for run in many}
-    warnings += [
-        f"{run.folder} began from {run.settings.train.init}, and what that was trained with is not in its budget"
-        for run in many if len(began) > 1 and run.settings.train.init
-    ]  # fmt: skip
-    if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
-        warnings.append(f"the last evaluations are not of one kind ({' | '.join(unlike)})")
+    warnings += unequal_budgets(many, measure) + _unlike(many)
     whole = [list(run.evaluation["exact_match"]) for run in many]
     asked = [name for name in whole[0] if all(name in run.evaluation["exact_match"] for run in many)]
     if not asked:
@@ -146,6 +130,27 @@ def compare(
         "faulted_questions": len(asked) - len(kept), "reach": reach, "null_seeds": null_seeds,
         "manifest": many[0].evaluation["manifest"], "rules": found, "warnings": warnings,
     }  # fmt: skip
+
+
+def _unlike(many: Sequence[Run]) -> list[str]:
+    """Return a warning for each run that went on, was evaluated in part, or began from others' weights or questions."""
+    warnings = [
+        f"{run.folder} went on for {run.since} steps and has not ended again: it is compared as it was after step "
+        f"{run.summary['steps']}"
+        for run in many if run.since
+    ]  # fmt: skip
+    warnings += [
+        f"{run.folder}: {INCOMPLETE} {when} training"
+        for run in many for when in ("before", "after") if is_incomplete(run.summary.get(when) or {})
+    ]  # fmt: skip
+    began = {run.settings.train.init for run in many}
+    warnings += [
+        f"{run.folder} began from {run.settings.train.init}, and what that was trained with is not in its budget"
+        for run in many if len(began) > 1 and run.settings.train.init
+    ]  # fmt: skip
+    if unlike := last_evaluation.unlike([(str(run.folder), run.evaluation["manifest"]) for run in many]):
+        warnings.append(f"the last evaluations are not of one kind ({' | '.join(unlike)})")
+    return warnings
 
 
 def kinds_of_budget(many: Sequence[Run]) -> list[str]:

@@ -23,7 +23,6 @@ from qr_jax.dialect import THINK_TAG
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import sha256
 from qr_jax.evaluation.scores import COMPLETE
-from qr_jax.lab.broken_verdict import at_end
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Query
 from qr_jax.run import run_files
@@ -43,6 +42,8 @@ FIRST_PAUSE_S = 0.5
 NEVER = 1_000_000_000  # failures in a row after which the endpoint is left alone: a run of answers ends long before
 FAULTS = 1 - COMPLETE  # of a judge's replies may be without a verdict
 CUT_OFF = ("length", "max_tokens", "content_filter")  # a completion that ended so is not the model's whole word
+BEGUN = re.compile(r"\s*+(?:```\w*+)?\s*+\{\s*+[\"']")  # a reply that begins with an object
+CLOSED = re.compile(r"\s*+,?\s*+\}[\s}\]`]*")  # and what may end it
 YES_NO = {"yes": "true", "no": "false", "1": "true", "0": "false"}  # in a verdict that is true or false
 PROMPT_VERSION = 2
 # For estimates alone: of an answer and of a reply; seconds; requests a minute.
@@ -367,7 +368,7 @@ def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool |
 
     Thoughts, code fences, prose, comments, other names, the name in any case, Python's spelling of JSON's constants, a
     verdict in quotes, yes, no, 1 and 0 for true and false, and an enclosing object are all accepted, and an object that
-    is no JSON for what its reason holds (broken_verdict.py). If the `judged` text itself holds a verdict, a reply that
+    is no JSON for what its reason holds (`_at_end`). If the `judged` text itself holds a verdict, a reply that
     is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for
     a name that stands twice in its object, and for a completion of several choices, cut off, or refused.
     """
@@ -401,10 +402,30 @@ def _verdicts(text: str, prompt: Prompt) -> tuple[list[list[Any]], bool]:
     except (ValueError, RecursionError):  # a thought without an end; nested too deep
         return [], False
     said = [words for words in said if words]
-    if (broken := at_end(outside, said, prompt.verdict, prompt.allowed)) is not None:
+    if (broken := _at_end(outside, said, prompt)) is not None:
         return [broken], False
     alone = alone and any(_is_verdict(name, prompt) and not _is_object(word) for name, word in found[0])
     return said, alone
+
+
+def _at_end(outside: str, inner: Sequence[Sequence[Any]], prompt: Prompt) -> list[Any] | None:
+    """Return the verdict that ends a broken object, as a list of one; an empty list where it is unclear.
+
+    `outside` is the reply without its whole objects, `inner` the verdicts in those: the reason may quote them. So the
+    verdict must stand outside of them, the last in the reply, and be the only one that is named. Quotation marks behind
+    a backslash name none. None where no object of the reply is broken, or none of it names a verdict.
+    """
+    words = "|".join(re.escape(str(word)) for word in prompt.allowed)
+    mention = re.compile(
+        rf"[\"']\s*+{re.escape(prompt.verdict)}\s*+[\"']\s*+:\s*+[\"']?\s*+({words})\b\s*+[\"']?", re.IGNORECASE
+    )
+    mentions = list(mention.finditer(outside))
+    if not mentions and not (inner and BEGUN.match(outside)):
+        return None
+    spelt = {str(word).lower(): word for word in prompt.allowed}
+    named = [spelt[found[1].lower()] for found in mentions] + [word for words in inner for word in words]
+    is_last = mentions and "{" in outside[: mentions[0].start()] and CLOSED.fullmatch(outside, mentions[-1].end())
+    return named[:1] if is_last and len({*map(repr, named)}) == 1 else []
 
 
 def _words(pairs: list[tuple[str, Any]], prompt: Prompt) -> list[Any]:

@@ -128,13 +128,7 @@ def _playing(agent: Mapping[str, Any]) -> Iterator[str]:
         yield f"A whole episode with transformers, by `docs/{SCRIPT}` of qr_jax, which needs nothing else of it:"
         yield _fenced(f'python {SCRIPT} . "a question" http://127.0.0.1:8000/retrieve', "bash")
         yield "The address is that of a retrieval server as Search-R1 has it (`qr-jax serve-retriever --corpus FILE`)."
-    if agent["prompt"] is None:
-        return
-    yield "The first turn with transformers, in this folder:"
-    yield _fenced(TRANSFORMERS, "python")
-    yield "The first turn with vLLM. **This was not run.**"
-    yield _fenced(VLLM, "python")
-    yield "What comes back is read by the environment: a search's passages are shown, and the model writes on."
+    yield "What the model writes is read by the environment: a search's passages are shown, and it writes on."
 
 
 def _limits(settings: Config, agent: Mapping[str, Any], dtype: str) -> Iterator[str]:
@@ -166,37 +160,3 @@ def _fenced(text: str, language: str = "text") -> str:
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
-
-
-TRANSFORMERS = """\
-import json
-import re
-
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-agent = json.load(open("agent.json", encoding="utf-8"))
-tokenizer = PreTrainedTokenizerFast.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".")
-before, after = agent["chat"]["prompt"]
-text = before + agent["prompt"].replace("{question}", "a question") + after
-ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-written = model.generate(ids, do_sample=False, max_new_tokens=agent["limits"]["turn_tokens"])[0, ids.shape[1] :]
-turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + tokenizer.decode(written)
-end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
-print(end[0] if end else turn)"""
-
-VLLM = """\
-import json
-import re
-
-from vllm import LLM, SamplingParams
-
-agent = json.load(open("agent.json", encoding="utf-8"))
-before, after = agent["chat"]["prompt"]
-text = before + agent["prompt"].replace("{question}", "a question") + after
-model = LLM(".")
-ids = model.get_tokenizer().encode(text, add_special_tokens=False)
-how = SamplingParams(temperature=0, max_tokens=agent["limits"]["turn_tokens"], stop_token_ids=agent["chat"]["end_ids"])
-turn = re.search(r"(<think>\\s*)?\\Z", text)[0] + model.generate({"prompt_token_ids": ids}, how)[0].outputs[0].text
-end = re.match(agent["reading"]["end"], turn)  # a stop string outside thoughts
-print(end[0] if end else turn)"""

@@ -155,7 +155,7 @@ def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
     if 2 * hard > drawn and cut > 0.5:
         return f"{cut:.0%} of the episodes are cut by length: raise rollout.turn_tokens or rollout.context_tokens"
     if 2 * hard > drawn and figures.get("rollout/searches") == 0:
-        return "No episode searched: see what the model writes (`qr-jax view`); it may need a cold start (sft.steps)"
+        return "No episode searched: see what the model writes (`qr-jax report`); it may need a cold start (sft.steps)"
     if hard == drawn:
         return "Every answer was wrong: train a cold start (sft.steps), begin with easier questions, or reward=f1"
     if easy == drawn:

@@ -7,7 +7,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class ServerMetrics:
-    """What a server has counted since its start; `gauges` are name -> help and a function of the present value."""
+    """Counts of a server since its start; `gauges` are name -> help and a function of the present value."""
 
     def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]] | None = None):
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram

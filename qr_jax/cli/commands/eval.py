@@ -1,4 +1,4 @@
-"""Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
+"""The command that scores an agent's answers to its own questions or a suite's."""
 
 import argparse
 from pathlib import Path
@@ -11,20 +11,17 @@ from qr_jax.logging import terminal
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
-JUDGING = ("judge_temperature", "judge_top_p", "judge_cut_tokens")
-SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", "judge_leave_out", "judge_tries", *JUDGING, "dry_run")
+JUDGING = ("leave_out", "tries", "temperature", "top_p", "cut_tokens")  # settings of Judge, here after judge_
+SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", *(f"judge_{name}" for name in JUDGING), "dry_run")
 
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
-    score = command("score", _score, "EM, F1 and cover match of predictions in a file")
-    score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
-    score.add_argument("--rows", action="store_true", help="each row's scores too")
     text = "answer evaluation questions, the run's own or a suite's, and score the answers"
     usage = "qr-jax eval RUN [setting=value ...] [options]"
     made = command("eval", _eval, text, usage=usage)
     made.set_defaults(takes_settings=True)
-    add_json(score, made)
+    add_json(made)
     add_asked(made)
     text = "qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
     made.add_argument("--suite", metavar="NAME", help=text)
@@ -50,14 +47,6 @@ def add(command: Any) -> None:
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from qr_jax.lab import score
-
-    found = score.score(arguments.file)
-    shown = {name: value for name, value in found.items() if name != "rows" or arguments.rows}
-    return show(shown, arguments.json, lambda _: score.format_table(found, rows=arguments.rows))
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -106,10 +95,9 @@ def _suite(arguments: argparse.Namespace) -> int:
         subject.config, name=arguments.suite, part=part,
         place=place, run=subject.run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
-        judge_leave_out=arguments.judge_leave_out or (), judge_tries=arguments.judge_tries or 1,
         say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
-        **{name: value for name in JUDGING if (value := getattr(arguments, name)) is not None},
+        judging={name: value for name in JUDGING if (value := getattr(arguments, f"judge_{name}")) is not None},
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0

@@ -52,10 +52,9 @@ def reading(where: Any) -> Iterator[None]:
         raise UserError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
 
 
-def add_run(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add the folder of a run, or of `several`, and the option that allows what it asks for."""
-    help = "the run's folder; several are laid over each other" if several else "the run's folder"
-    command.add_argument("run", type=Path, metavar="RUN", nargs="+" if several else None, help=help)
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add the folder of a run, and the option that allows what it asks for."""
+    command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     add_trust(command)
 
 

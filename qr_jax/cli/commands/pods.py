@@ -13,7 +13,7 @@ JSON = "print JSON; of several topologies, by name; a program that was refused, 
 
 def add(command: Any) -> None:
     """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
-    text = "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; "
+    text = "compile a config's programs for TPU slices that are not there: memory, time, cost; "
     text += "does it fit?"
     usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
     plan = command("plan", _plan, text, usage=usage)
@@ -22,7 +22,6 @@ def add(command: Any) -> None:
     text = "as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable"
     plan.add_argument("--topology", action="append", required=True, metavar="NAME", help=text)
     plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
-    plan.add_argument("--no-search", action="store_true", help="do not look for the largest rows and slots: quicker")
     plan.add_argument("--json", action="store_true", help=JSON)
     options.add_trust(plan)
 
@@ -46,9 +45,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = options.load(arguments, arguments.config, arguments.overrides)
     checks.check(config, reads=())  # what a step needs is the config's, not the data's
     names = list(dict.fromkeys(arguments.topology))
-    found = plan.plan(
-        config, names, search=not arguments.no_search, dollars_a_chip_hour=arguments.price, say=terminal.say
-    )
+    found = plan.plan(config, names, dollars_a_chip_hour=arguments.price, say=terminal.say)
     shown = found[names[0]] if len(names) == 1 else found
     options.show(shown, arguments.json, lambda _: "\n\n".join(starmap(plan.format_plan, found.items())))
     return 0 if all(one["fits"] for one in found.values()) else 1

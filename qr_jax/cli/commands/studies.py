@@ -1,4 +1,4 @@
-"""Commands that study which queries are drawn: simulate rules, probe a run, and show its report and page."""
+"""Commands that study which queries are drawn: simulate rules, probe a run, and write its report."""
 
 import argparse
 import json
@@ -14,7 +14,6 @@ from qr_jax.cli.commands.options import (
     is_own,
     load,
     open_run,
-    port,
     reading,
     show,
     whole,
@@ -47,18 +46,14 @@ def add(command: Any) -> None:
     probe.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the choice and of the sampling")
     add_json(oracle, probe)
     _add_compare(command)
-    text = "write the report of a run, or of several laid over each other: one HTML file that needs nothing else"
+    text = "write the report of a run: one HTML file that needs nothing else"
     report = command("report", _report, text)
-    text = "where it goes; by default report.html in the run; of several, overlay.html in the first"
+    text = "where it goes; by default report.html in the run"
     report.add_argument("--out", dest="file", type=Path, metavar="FILE", help=text)
     text = "draw the figures of the paper too, from the run's steps, with the paper's curves behind them"
     report.add_argument("--beside", choices=["paper"], help=text)
-    text = "serve the report of a run, or of several, on this machine, made anew as they go on"
-    view = command("view", _view, text)
-    view.add_argument("--port", type=port, default=8770, metavar="N", help="the port; 0: any free one")
     add_run(probe)
-    for made in (report, view):
-        add_run(made, several=True)
+    add_run(report)
 
 
 def _add_compare(command: Any) -> None:
@@ -185,41 +180,17 @@ def _report(arguments: argparse.Namespace) -> int:
     from qr_jax.run import run_files
 
     check_out(arguments.file, b"<!doctype html")
-    if arguments.beside and len(arguments.run) > 1:
-        raise UserError(f"--beside {arguments.beside} was given with {len(arguments.run)} runs; give one run")
-    named = _check_runs(arguments)
-    if not arguments.file:
-        run_files.check_writable(Path(arguments.run[0]), "--out")
-    from qr_jax.lab.report import overlay, page
-
-    with reading(named):
-        if len(arguments.run) > 1:
-            path = overlay.write(arguments.run, arguments.file)
-        else:
-            beside = bool(arguments.beside)
-            path = page.write(arguments.run[0], arguments.file, null=_null(arguments), beside=beside)
-    terminal.result(str(path))
-    return 0
-
-
-def _view(arguments: argparse.Namespace) -> int:
-    terminal.speak("stdout")
-    named = _check_runs(arguments)
-    with terminal.phase("opening the report"):
-        from qr_jax.lab.report import view
-
-    with reading(named):
-        view.view(arguments.run, port=arguments.port, null=lambda: _null(arguments))
-    return 0
-
-
-def _check_runs(arguments: argparse.Namespace) -> str:
-    """Return the runs' names for a message; ValueError for one that is no run with a pool."""
     from qr_jax.lab import run_folders
 
-    for run in arguments.run:
-        run_folders.check_trained(run)
-    return " or ".join(map(str, arguments.run))
+    run_folders.check_trained(arguments.run)
+    if not arguments.file:
+        run_files.check_writable(arguments.run, "--out")
+    from qr_jax.lab.report import page
+
+    with reading(str(arguments.run)):
+        path = page.write(arguments.run, arguments.file, null=_null(arguments), beside=bool(arguments.beside))
+    terminal.result(str(path))
+    return 0
 
 
 def _null(arguments: argparse.Namespace) -> Any:
@@ -228,8 +199,8 @@ def _null(arguments: argparse.Namespace) -> Any:
     from qr_jax.lab.report.charts import RATE_BINS
     from qr_jax.run import runs
 
-    own = is_own(arguments, arguments.run[0])
-    null = null_or_reason(arguments.run[0], runs.kinds, points=RATE_BINS, own=own)
+    own = is_own(arguments, arguments.run)
+    null = null_or_reason(arguments.run, runs.kinds, points=RATE_BINS, own=own)
     if "reason" in null:
         terminal.say(null["reason"])
     return null

@@ -1,6 +1,6 @@
-"""The needs of one slice's compiled programs, and the largest sizes that fit: the process that plan.py starts.
+"""The needs of one slice's compiled programs: the process that plan.py starts.
 
-`python -m qr_jax.lab.planning.planned` reads {"config", "topology", "search"} from its input and writes one answer.
+`python -m qr_jax.lab.planning.planned` reads {"config", "topology"} from its input and writes one answer.
 """
 
 import json
@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ from qr_jax.config import Config
 from qr_jax.lab.planning import ahead, estimate
 from qr_jax.lab.planning.plan import ANSWER, PROGRAMS, SAY
 from qr_jax.lab.planning.programs import Programs, model_shape, slice_of
-from qr_jax.models import flash
 from qr_jax.parallel import host_local, peaks
 from qr_jax.parallel import mesh as meshes
 
@@ -50,25 +48,25 @@ class Compiler:
     def __init__(self, say: Callable[[str], None]):
         self.say, self.compiles, self.compile_s = say, 0, 0.0
 
-    def __call__(self, name: str, lower: Callable[..., jax.stages.Lowered], *size: int) -> ahead.Program:
-        start, label = time.perf_counter(), " ".join(map(str, (name, *size)))
-        self.say(f"compiling {label}")
+    def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered]) -> ahead.Program:
+        start = time.perf_counter()
+        self.say(f"compiling {name}")
         try:
-            program = ahead.compiled(lower(*size))
+            program = ahead.compiled(lower())
         except jax.errors.JaxRuntimeError as error:
             needed = refused_bytes(str(error))
             if needed is None:
                 raise
-            self.say(f"{label}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
+            self.say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
             raise TooLarge(name, needed) from error
         finally:
             self.compiles += 1
             self.compile_s += time.perf_counter() - start
-        self.say(f"{label}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
+        self.say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
         return program
 
 
-def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> dict[str, Any]:
     """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
 
     `peak_bytes_per_chip` and the programs by name are always there: None where nothing was compiled, or a program was
@@ -89,22 +87,19 @@ def examine(settings: Config, topology: str, *, search: bool, say: Callable[[str
     try:
         compile_all(programs, compiler, made)
     except TooLarge as error:
-        about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
+        about |= {name: figures(name, program) for name, program in made.items()}
         about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
         return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": compiler.compile_s}
     held = resident(programs, made)
     by_phase = estimate.phases(held, own(made, held, programs.reordered))
-    found = {name: figures(programs, name, program, held) for name, program in made.items()}
-    what = load(programs)
+    found = {name: figures(name, program) for name, program in made.items()}
+    over = estimate.Shared(len(on.chips), programs.rollouts, programs.local.shape["heads"])
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
-    if search:
-        say("looking for the largest learner.rows and rollout.slots that fit; --no-search leaves this out")
-    most = largest(programs, compiler, made, held, limits.hbm_bytes) if search else {}
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
-        "memory_by_phase": by_phase, "resident": held, "largest": most,
-        "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
+        "memory_by_phase": by_phase, "resident": held,
+        "seconds": estimate.step(settings, programs.cfg, over, limits), "assumptions": estimate.assumptions(settings),
         "compile_s": compiler.compile_s, "compiles": compiler.compiles, "rollout_programs": at_a_start(programs),
     }  # fmt: skip
 
@@ -120,12 +115,11 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
 
 
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
-    """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
-    rows, slots = programs.config.learner.rows, programs.config.rollout.slots
+    """Compile all programs into `made`, up to a refusal."""
     made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
-    made["decode"] = compiler("decode", programs.decode, slots)
-    made["prefill"] = compiler("prefill", programs.prefill, slots)
-    made["train"] = compiler("train", programs.train, rows)
+    made["decode"] = compiler("decode", programs.decode)
+    made["prefill"] = compiler("prefill", programs.prefill)
+    made["train"] = compiler("train", programs.train)
 
 
 def fresh(program: ahead.Program) -> int:
@@ -139,8 +133,8 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
     Arguments alone would say too little: a program has none that it does not read (prefill ends before the last MLP).
     """
     laid = made["hand_over"].result_bytes
-    made_learner, batch = programs.learner(programs.config.learner.rows)
-    shapes = programs.rows(programs.config.rollout.slots)[1]
+    made_learner, batch = programs.learner()
+    shapes = programs.rows()[1]
     return {
         "state": max(a_device(made_learner.abstract), made["train"].argument_bytes - a_device(batch)),
         "slots": max(a_device(shapes["slots"]), made["decode"].argument_bytes - laid),
@@ -162,100 +156,17 @@ def a_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping[str, int]) -> dict[str, Any]:
-    """One program's figures; of decode those of one step, a token in every slot, but for memory."""
-    times = programs.config.rollout.chunk if name == "decode" else 1
-    kernels = kernel_flops(programs, program)
+def figures(name: str, program: ahead.Program) -> dict[str, Any]:
+    """Return one program's figures."""
     return {
         "per": PER[name], "peak_bytes": program.peak_bytes, "argument_bytes": program.argument_bytes,
-        "temporary_bytes": program.temporary_bytes, "flops": (program.cost.flops + kernels) // times,
-        "kernel_flops": kernels // times, "bytes_accessed": program.cost.bytes_accessed // times,
-        "bytes_least": least(programs, name, held),
-        "collectives": {kind: size // times for kind, size in program.cost.collectives.items()},
-        "compile_s": program.compile_s, "loops_without_bound": list(program.cost.unbounded),
+        "temporary_bytes": program.temporary_bytes, "compile_s": program.compile_s,
     }  # fmt: skip
-
-
-def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
-    """Bytes of HBM that one run of a program cannot spare on a chip, from the config.
-
-    `train`: the learner's state, read and written. `hand_over`: parameters read, the laid copy written. `decode`, a
-    step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to
-    keys and values once (no head, and of the last layer no more than its keys and values), and those it writes.
-    """
-    shapes = programs.rows(programs.config.rollout.slots)[1]
-    laid = shapes["laid"]
-    if name == "train":
-        return 2 * held["state"]
-    if name == "hand_over":
-        return a_device(programs.learner(programs.config.learner.rows)[0].abstract.params) + a_device(laid)
-    if name == "decode":
-        return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
-    last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}
-    return a_device((laid.layers[:-1], last, shapes["new"]))
-
-
-def kernel_flops(programs: Programs, program: ahead.Program) -> int:
-    """Count the FLOPs of splash attention's calls on a chip, each on its own rows and heads."""
-    cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
-    by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
-    return estimate.kernel_flops(
-        program.cost.kernels, rows=learn.rows // meshes.row_shards(mesh), length=learn.row_tokens,
-        heads=cfg.heads // (mesh.shape["tensor"] if by_heads else 1), head_dim=cfg.head_dim,
-        block=flash.block_size(learn.row_tokens),
-    )  # fmt: skip
 
 
 def at_a_start(programs: Programs) -> dict[str, int]:
     """Count the programs like these that a run compiles before its first rollout; others compile when first needed."""
-    return {"decode": 1, "prefill": len(programs.rows(programs.config.rollout.slots)[0].call_sizes)}
-
-
-def load(programs: Programs) -> estimate.Load:
-    settings = programs.config
-    batch = programs.learner(settings.learner.rows)[1]
-    return estimate.load(
-        config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
-        call_tokens=programs.call_tokens, micro=len(batch.used_M),
-    )  # fmt: skip
-
-
-def largest(
-    programs: Programs, compiler: Compiler, made: Mapping[str, ahead.Program], held: Mapping[str, int], limit: int
-) -> dict[str, dict[str, Any]]:
-    """The largest learner.rows and rollout.slots that fit, all else as the config has it."""
-    settings, shards = programs.config, meshes.row_shards(programs.mesh)
-    of, others = settings.pool, own(made, held, programs.reordered)
-    by_phase = estimate.phases(held, others)
-
-    def rows_need(rows: int) -> int:
-        program = compiler("train", programs.train, rows)
-        return program.peak_bytes + held["slots"] + held["store"]
-
-    def slots_need(slots: int) -> int:
-        more = slots / settings.rollout.slots
-        grown = {**held, "slots": int(more * held["slots"])}
-        if settings.rollout.store is None:
-            grown["store"] = int(more * held["store"])
-        decode = fresh(compiler("decode", programs.decode, slots))
-        return max(estimate.phases(grown, others | {"decode": decode}).values())
-
-    def most(size: int, found: int, need: Callable[[int], int], **bounds: int) -> dict[str, Any]:
-        def tolerant(size: int) -> int:
-            try:
-                return need(size)
-            except TooLarge as error:
-                return max(error.needed_bytes, limit + 1)
-
-        return estimate.most_that_fits(size, found, tolerant, limit, **bounds)
-
-    drawn = of.queries * of.oversample * of.samples
-    rows_end = -(-programs.episodes // shards) * shards  # a row an episode
-    slots_end = -(-drawn // programs.rollouts // programs.slot_step) * programs.slot_step  # a slot an episode
-    rows = most(settings.learner.rows, by_phase["train"], rows_need, step=shards, end=rows_end)
-    step, fullest = programs.slot_step, max(by_phase.values())
-    slots = most(settings.rollout.slots, fullest, slots_need, step=step, end=slots_end)
-    return {"learner.rows": rows, "rollout.slots": slots}
+    return {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}
 
 
 def main() -> None:
@@ -265,7 +176,7 @@ def main() -> None:
         print(f"{SAY}{asked['topology']}: {text}", flush=True)
 
     try:
-        answer = examine(config.from_json(asked["config"]), asked["topology"], search=asked["search"], say=say)
+        answer = examine(config.from_json(asked["config"]), asked["topology"], say=say)
     except ValueError as error:
         answer = {"error": str(error)}
     print(ANSWER + json.dumps(answer), flush=True)

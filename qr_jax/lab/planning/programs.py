@@ -71,7 +71,7 @@ def model_shape(config: Config) -> ModelConfig:
 
 
 class Programs:
-    """One config's programs on one slice; `rows` and `slots` may be others than the config's, to look for the most."""
+    """One config's programs on one slice."""
 
     def __init__(self, config: Config, cfg: ModelConfig, on: Slice):
         self.config, self.cfg, self.on = config, cfg, on
@@ -85,30 +85,24 @@ class Programs:
 
     # ---- the learner
 
-    @property
-    def episodes(self) -> int:
-        """Count the episodes of one update, at most."""
-        groups, samples = runtime.room(self.config)
-        return groups * samples
-
     @functools.cache  # noqa: B019
-    def learner(self, rows: int) -> tuple[learner.Learner, pack.Batch]:
+    def learner(self) -> tuple[learner.Learner, pack.Batch]:
         """Return the Learner on the slice's mesh, and the shapes of a batch as `Runtime.batch` packs it."""
         config, (queries, samples) = self.config, runtime.room(self.config)
-        settings, temperature = replace(config.learner, rows=rows), config.rollout.temperature
+        settings, temperature = config.learner, config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
         none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
         host = pack.pack(
-            [], none, rows=rows, row_tokens=settings.row_tokens, queries=queries, samples=samples,
+            [], none, rows=settings.rows, row_tokens=settings.row_tokens, queries=queries, samples=samples,
             share=settings.share_prefixes,
         )  # fmt: skip
         if made.needs_gold:
             host = replace(host, gold_logp_NT=np.zeros((queries * samples, gold.turns_axis(0)), np.float32))
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
 
-    def train(self, rows: int) -> jax.stages.Lowered:
+    def train(self) -> jax.stages.Lowered:
         """One update: the learner's `train_step`, its state donated."""
-        made, batch = self.learner(rows)
+        made, batch = self.learner()
         old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
         return made.train_step.jitted.lower(made.abstract, batch, np.float32(0), *old)
 
@@ -119,18 +113,7 @@ class Programs:
         """Count the rollouts that go on at a time."""
         return 1 if self.pod else self.on.hosts
 
-    @property
-    def slot_step(self) -> int:
-        """Return the number that slots come in multiples of."""
-        return self.local.shape["slots"]
-
-    @property
-    def call_tokens(self) -> int:
-        """Tokens of the largest prefill call, on one host."""
-        rollout = self.config.rollout
-        return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
-
-    def rows(self, slots: int) -> tuple[KVCache, dict[str, Any]]:
+    def rows(self) -> tuple[KVCache, dict[str, Any]]:
         """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
 
         `laid`, the caches `slots` (at their longest) and `store`, and `new`: what one prefill call writes.
@@ -138,9 +121,9 @@ class Programs:
         made: list[KVCache] = []
 
         def make():
-            rows = KVCache(self.cfg, replace(self.config.rollout, slots=slots), (), compute=self.config.model.compute)
+            rows = KVCache(self.cfg, self.config.rollout, (), compute=self.config.model.compute)
             made.append(rows)
-            full = {"slots": (slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
+            full = {"slots": (self.config.rollout.slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
             sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
             return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
 
@@ -148,18 +131,18 @@ class Programs:
         shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
         return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
 
-    def decode(self, slots: int) -> jax.stages.Lowered:
+    def decode(self) -> jax.stages.Lowered:
         """A chunk of tokens in every slot, the slots' cache at its longest."""
-        rows, shapes = self.rows(slots)
+        (rows, shapes), slots = self.rows(), self.config.rollout.slots
         numbers = [((slots,), jnp.int32)] * 3  # pending, used, room
         rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
         given = [jax.ShapeDtypeStruct(*shape) for shape in (*numbers, *rest)]
         how = {"cfg": self.cfg, "chunk": self.config.rollout.chunk, "sampling": rows.sampling, "mesh": self.local}
         return jitted.decode.lower(shapes["laid"], shapes["slots"], None, *given, **how)
 
-    def prefill(self, slots: int) -> jax.stages.Lowered:
+    def prefill(self) -> jax.stages.Lowered:
         """The largest call that puts known tokens into the cache, looking at rows of full length."""
-        rows, shapes = self.rows(slots)
+        rows, shapes = self.rows()
         tiles, tile = rows.call_sizes[-1], self.config.rollout.tile
         given = [jax.ShapeDtypeStruct((tiles, *more), jnp.int32) for more in ((), (tile,), (), ())]
         how = {"cfg": self.cfg, "view": rows.views[-1], "mesh": self.local}
@@ -178,7 +161,7 @@ class Programs:
     def to_rollout_params(self) -> jax.stages.Lowered:
         """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
         on = self.laid_over
-        params = self.learner(self.config.learner.rows)[0].abstract.params
+        params = self.learner()[0].abstract.params
         ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
         return host_local.program(self.cfg, self.config.model.compute, on).lower(params)

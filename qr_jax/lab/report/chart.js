@@ -34,7 +34,7 @@ function chart(host, spec) {
     const width = Math.floor(plot.clientWidth);
     if (!width) return;
     drawn = DRAWN[spec.kind](spec, view.axis, width, view.range);
-    const named = (spec.series.length > 1 || spec.overlaid) && (spec.kind === "groups" || above(spec, width));
+    const named = spec.series.length > 1 && (spec.kind === "groups" || above(spec, width));
     names.replaceChildren(...(named ? spec.series.map((series) => swatch(series.tone, series.name)) : []));
     plot.replaceChildren(drawn.svg, cursor.element);
     cursor.element.style.left = `${drawn.left}px`;

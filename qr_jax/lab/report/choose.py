@@ -1,7 +1,7 @@
 """Choose the episodes that the page shows, by a rule that the page states, within a size."""
 
 import json
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,35 +62,28 @@ def order(found: Histories, last: int) -> tuple[list[Key], dict[str, int]]:
     return list(wanted), counts
 
 
-def choose(run: read.Run, found: Histories, kept: MutableMapping[Key, Row] | None = None) -> dict[str, Any]:
-    """Return the groups on the page, newest first, with counts of the shown and of all.
-
-    `kept` holds the groups read before, and is replaced by those chosen now, so that a growing run is not read anew.
-    """
-    kept = {} if kept is None else kept
+def choose(run: read.Run, found: Histories) -> dict[str, Any]:
+    """Return the groups on the page, newest first, with counts of the shown and of all."""
     last = max((draw["step"] for draw in run.draws), default=0)
     keys, counts = order(found, last)
-    missing: dict[int, set[str]] = {}
+    wanted: dict[int, set[str]] = {}
     for step, query in keys:
-        if (step, query) not in kept:
-            missing.setdefault(step, set()).add(query)
-    read_now = {key: row for step, queries in missing.items() for key, row in _groups(run.folder, step, queries)}
-    there = {key: {**kept, **read_now}[key] for key in keys if key in kept or key in read_now}
-    kept.clear()
-    kept.update(there)
+        wanted.setdefault(step, set()).add(query)
+    groups = {key: row for step, queries in wanted.items() for key, row in _groups(run.folder, step, queries)}
+    there = {key: groups[key] for key in keys if key in groups}
     shown, size = [], 0
     for key, row in there.items():
         size += len(json.dumps(row))
         if size > MOST_BYTES:
             break
         shown.append(key)
-    groups = [_shown(there[key], key, found[key[1]], run) for key in sorted(shown, key=lambda key: -key[0])]
-    of_kind = {kind: sum(kind in group["kinds"] for group in groups) for kind in KINDS}
-    rule = _rule(last, len(groups), len(there), len(keys), len(run.draws))
-    at = {(group["step"], group["query"]): number for number, group in enumerate(groups)}
+    on_page = [_shown(there[key], key, found[key[1]], run) for key in sorted(shown, key=lambda key: -key[0])]
+    of_kind = {kind: sum(kind in group["kinds"] for group in on_page) for kind in KINDS}
+    rule = _rule(last, len(on_page), len(there), len(keys), len(run.draws))
+    at = {(group["step"], group["query"]): number for number, group in enumerate(on_page)}
     opens, why = next(((at[later], _why(was, later)) for was, later in learned(found) if later in at), (0, ""))
     return {
-        "groups": groups, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule + why, "opens": opens,
+        "groups": on_page, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule + why, "opens": opens,
     }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
 def write(found: Mapping[str, Any], path: Path, name: str) -> Path:
     """Write the page and return its path."""
     data = {"chart": accuracy(found), "tables": tables(found), "notes": notes(found)}
-    slots = page.frame(name, page.asset("page.css") + STYLE, SCRIPTS, connect=False) | {"data": page.as_json(data)}
+    slots = page.frame(name, page.asset("page.css") + STYLE, SCRIPTS) | {"data": page.as_json(data)}
     path.write_text(page.fill(page.asset("comparison.html"), slots), encoding="utf-8", errors="replace")
     return path
 

@@ -1,4 +1,4 @@
-// Puts the page together from the two JSON values in it, and follows a run that goes on when it is served.
+// Puts the page together from the two JSON values in it.
 
 (function () {
   const themes = ["auto", "light", "dark"];
@@ -38,19 +38,13 @@
       ),
     );
     for (const host of document.querySelectorAll("[data-charts]")) {
-      if (host.contains(document.activeElement)) continue; // somebody is reading there
-      host.replaceChildren();
       for (const id of host.dataset.charts.split(" ")) if (run.charts[id]) chart(host, run.charts[id]);
     }
-    one("#runs").replaceChildren(...several(run));
     one("#chance").replaceChildren(...beside(run));
     one("#beside").replaceChildren(...(run.beside || []).map((text) => make("p", { class: "note wide" }, text)));
     const place = one("#heat");
-    if (!place.contains(document.activeElement)) {
-      place.replaceChildren();
-      if (run.heat) heat(place, run.heat, (query) => shown && shown.open(query));
-    }
-    if (!one("#config").children.length && run.settings.length)
+    if (run.heat) heat(place, run.heat, (query) => shown && shown.open(query));
+    if (run.settings.length)
       one("#config").append(
         make(
           "details",
@@ -61,21 +55,12 @@
       );
     one("#tools").hidden = !document.querySelector(".plot");
     for (const section of document.querySelectorAll("main > section")) {
-      const empty = !section.querySelector(".chart, #config > *, #beside > *") && (section.id !== "episodes" || run.runs);
+      const empty = !section.querySelector(".chart, #config > *, #beside > *") && section.id !== "episodes";
       section.hidden = one(`nav a[href="#${section.id}"]`).hidden = Boolean(empty);
     }
     one("#foot").textContent = run.unread
       ? `${plural(run.unread, "line")} of the run’s files could not be read and ${run.unread === 1 ? "is" : "are"} left out.`
       : "";
-  }
-
-  // Of several runs: which line is whose, and the settings in which they differ.
-  function several(run) {
-    if (!run.runs) return [];
-    const { head, rows } = run.differences;
-    const list = run.runs.map((one) => make("li", {}, swatch(one.tone, make("b", {}, one.name)), ` ${one.status}`));
-    const table = rows.length ? [grid("Settings in which they differ", head, rows)] : [];
-    return [make("ul", { class: "runs" }, list), ...table];
   }
 
   function tools() {
@@ -101,26 +86,4 @@
       if (episodes) shown = reader(one("#reader"), episodes);
     }, 0),
   );
-
-  const seconds = Number(one("meta[name=follow]").content);
-  let tag = null;
-  async function follow() {
-    try {
-      const answer = await fetch("run.json", { headers: tag ? { "If-None-Match": tag } : {} });
-      if (answer.status === 200) {
-        const first = tag === null;
-        tag = answer.headers.get("ETag");
-        if (!first) {
-          overview(await answer.json());
-          const episodes = shown && (await (await fetch("episodes.json")).json());
-          if (episodes && !one("#reader").contains(document.activeElement)) shown = reader(one("#reader"), episodes);
-        }
-      }
-      document.body.classList.remove("lost");
-    } catch (_) {
-      document.body.classList.add("lost"); // the server has ended; what was read stays
-    }
-    setTimeout(follow, 1000 * seconds);
-  }
-  if (seconds) follow();
 })();

@@ -9,8 +9,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,6 @@ VAGUE = 1.5  # bounds of a chance whose ends differ by more than this factor say
 SCRIPTS = (*DRAWING, "heat.js", "episode.js", "episodes.js", "page.js")
 
 
-@dataclass(frozen=True)
-class Page:
-    """The whole page, and its two JSON values, which a page that follows its run requests again."""
-
-    html: str
-    run: str
-    episodes: str
-
-
 def write(
     folder: str | Path, out: str | Path | None = None, *, null: charts.Null | None = None, beside: bool = False
 ) -> Path:
@@ -46,24 +36,16 @@ def write(
     return save(build(folder, null=null, beside=beside), Path(folder) / "report.html" if out is None else Path(out))
 
 
-def save(made: Page, path: Path) -> Path:
-    path.write_bytes(made.html.encode("utf-8", errors="replace"))  # a lone surrogate is no text
+def save(text: str, path: Path) -> Path:
+    path.write_bytes(text.encode("utf-8", errors="replace"))  # a lone surrogate is no text
     return path
 
 
-def build(
-    folder: str | Path,
-    *,
-    null: charts.Null | None = None,
-    follow_s: float | None = None,
-    kept: MutableMapping[choose.Key, dict[str, Any]] | None = None,
-    beside: bool = False,
-) -> Page:
+def build(folder: str | Path, *, null: charts.Null | None = None, beside: bool = False) -> str:
     """Build the page of a run, which may be going on.
 
     `null`: the null control's figures, drawn beside the run's, or the reason why there are none, which the page says
-    (`null_control.null_or_reason`). `follow_s`: seconds between a served page's updates, None for a file. `kept`: for
-    `choose`. `beside`: with the paper's figures too.
+    (`null_control.null_or_reason`). `beside`: with the paper's figures too.
     """
     run = read.run(folder)
     found = history.histories(run.draws)
@@ -71,29 +53,27 @@ def build(
     if beside:
         paper = beside_paper.shown(run)
         data |= {"charts": data["charts"] | paper["charts"], "beside": paper["beside"]}
-    return of_data(data, choose.choose(run, found, kept), follow_s)
+    return of_data(data, choose.choose(run, found))
 
 
-def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None, follow_s: float | None) -> Page:
+def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None) -> str:
     """Build the page from its data: `data` as `overview` returns it, `episodes` as `choose`."""
-    run_json, episodes_json = as_json(data), as_json(episodes)
-    slots = frame(data["name"], asset("page.css"), SCRIPTS, connect=follow_s is not None)
-    slots |= {"follow": "" if follow_s is None else f"{follow_s:g}", "run": run_json, "episodes": episodes_json}
-    return Page(fill(asset("page.html"), slots), run_json, episodes_json)
+    slots = frame(data["name"], asset("page.css"), SCRIPTS)
+    return fill(asset("page.html"), slots | {"run": as_json(data), "episodes": as_json(episodes)})
 
 
-def frame(title: str, style: str, scripts: Sequence[str], *, connect: bool) -> dict[str, str]:
+def frame(title: str, style: str, scripts: Sequence[str]) -> dict[str, str]:
     """Return the slots that every page has: its title, style and script, and the policy that allows only these."""
     script = "\n".join(map(asset, scripts))
-    allowed = html.escape(policy(style, script, connect=connect))
+    allowed = html.escape(policy(style, script))
     return {"policy": allowed, "title": html.escape(title), "style": style, "script": script}
 
 
-def policy(style: str, script: str, *, connect: bool) -> str:
+def policy(style: str, script: str) -> str:
     """Return the Content-Security-Policy: nothing is loaded, and only this style and this script apply."""
     rules = ["default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "img-src data:"]
     rules += ["base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'"]
-    return "; ".join(rules + (["connect-src 'self'"] if connect else []))
+    return "; ".join(rules)
 
 
 def as_json(value: Any) -> str:

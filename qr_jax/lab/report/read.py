@@ -62,19 +62,6 @@ def run(folder: str | Path) -> Run:
     )  # fmt: skip
 
 
-def stamp(folder: str | Path) -> tuple:
-    """Return a value that changes whenever a file that the report reads does."""
-    folder = Path(folder)
-    names = ("config.json", "metrics.jsonl", "ledger.jsonl", "summary.json", run_files.BEFORE, "probe.json", "episodes")
-    names += ("run.lock", f"{COLD}/config.json", f"{COLD}/metrics.jsonl", f"{COLD}/summary.json")
-    found = []
-    for name in names:
-        with contextlib.suppress(OSError):
-            now = (folder / name).stat()
-            found.append((name, now.st_mtime_ns, now.st_size))
-    return tuple(found)
-
-
 def phase(begun: Run) -> str:
     """Return what a run without a step is doing, judged by the files that it has written."""
     cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0

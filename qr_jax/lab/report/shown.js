@@ -45,7 +45,7 @@ function reading(spec, axis, at) {
   const here = x.words && spec.x.length > 1 ? `${place}, ${written(x.values[at], "count")} ${x.label}` : place;
   const parts = spec.series.map((series) => {
     const own = indexAt(spec, series, axis, at);
-    if (own < 0) return spec.overlaid ? swatch(series.tone, `${series.name} –`) : null;
+    if (own < 0) return null;
     const value = series.values[own];
     const means = spec.smooth && !series.style ? smoothed(spec, series.values) : null;
     let more = means && value !== null ? ` (smoothed ${written(means[own], spec.unit)})` : "";

@@ -1,11 +1,9 @@
 """GSPO: one clipped ratio an episode, the geometric mean of its tokens' ratios."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.errors import UserError
 from qr_jax.learner import importance
+from qr_jax.methods.losses._sequence import clipped
 
 
 def gspo(
@@ -24,12 +22,4 @@ def gspo(
     meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
     as `clip`'s.
     """
-    if not (0 <= low <= 1 and high >= 0):
-        raise UserError(f"loss 'gspo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
-    ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric")
-    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
-    return loss_NL, {
-        "ratio": jax.lax.stop_gradient(ratio_NL),
-        "clip_low": ((adv_NL < 0) & (ratio_NL < 1 - low)).astype(jnp.float32),
-        "clip_high": ((adv_NL > 0) & (ratio_NL > 1 + high)).astype(jnp.float32),
-    }
+    return clipped("gspo", importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)

@@ -1,11 +1,10 @@
 """GSPO-token: GSPO's ratio of an episode, with an advantage and a gradient of each token's own."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.errors import UserError
 from qr_jax.learner import importance
+from qr_jax.methods.losses._sequence import clipped
 
 
 def gspo_token(
@@ -22,13 +21,6 @@ def gspo_token(
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 13 and 14). With one advantage an episode its value and gradient are
     `gspo`'s; with one a turn or token it is what GSPO means there. learner.reduce=sequence_mean. Metrics as `clip`'s.
     """
-    if not (0 <= low <= 1 and high >= 0):
-        raise UserError(f"loss 'gspo_token' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     episode_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"))
     ratio_NL = episode_NL * importance.ratio(logp_NL, jax.lax.stop_gradient(logp_NL), mask_NL)
-    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
-    return loss_NL, {
-        "ratio": episode_NL,
-        "clip_low": ((adv_NL < 0) & (episode_NL < 1 - low)).astype(jnp.float32),
-        "clip_high": ((adv_NL > 0) & (episode_NL > 1 + high)).astype(jnp.float32),
-    }
+    return clipped("gspo_token", ratio_NL, adv_NL, low, high)

@@ -6,16 +6,7 @@ import numpy as np
 
 from qr_jax import answers
 from qr_jax.errors import UserError
-from qr_jax.methods.rewards import _judged
 from qr_jax.records import Episode, Query, Scores
-from qr_jax.rewards import _format
-
-ENDPOINT = ("url", "key_env", "budget")
-RATIONAL = _judged.prompt(
-    "Is the `search`, all turns and what they found, a rational way to one of the `correct_answers`, without idle "
-    "or repeated queries?",
-    by="correct_answers", text="search", words=("no", "partly", "yes"),
-)  # fmt: skip
 
 
 def ai_search_planner(
@@ -24,33 +15,22 @@ def ai_search_planner(
     *,
     cost: float = 0.05,  # of one of the model's turns: the lambda of utility against cost
     process: float = 0.1,  # the weight of how rational the search was; 0 for fewer turns alone
-    url: str = "",  # of an OpenAI-compatible endpoint that judges; empty: the stand-in
-    model: str = "",  # its name there
-    cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
-    budget: int = 100_000,  # verdicts in it, at most
-    key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
 ) -> Scores:
     """Exact match + process P - cost * turns, P in [0, 1].
 
     after the abstract: AI-SearchPlanner (Mei et al. 2025, arXiv:2508.20368) trains a planner for a frozen model that
     answers, by that model's gain from the search (outcome), its word on the search (process), and a price of turns and
     queries. Its equations were not read: the sum, a price of turns alone and the weights are filled in. The frozen
-    model is outside: the policy answers, and the gain's other side, one number a question, drops out of GRPO. With
-    `url` a judge says P; without a verdict the episode is a fault. Stand-in, rule-based: P is the share of queries not
-    asked before, 1 where there are none. With process=0 this is the bare price of methods that ask for fewer turns.
-    The outcome is exact match: groups whose turns differ bear signal on the channel "reward", and where all are wrong
-    it speaks for answering at once.
+    model is outside: the policy answers, and the gain's other side, one number a question, drops out of GRPO. Stand-in,
+    rule-based: P is the share of queries not asked before, 1 where there are none. With process=0 this is the bare
+    price of methods that ask for fewer turns. The outcome is exact match: groups whose turns differ bear signal on the
+    channel "reward", and where all are wrong it speaks for answering at once.
     """
     if cost < 0 or process < 0:
         raise UserError(f"ai_search_planner has cost={cost} and process={process}; wanted 0 or more of both")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     turns_G = np.array([episode.model_turns for episode in episodes])
-    if url and process:
-        cards = [(query.question, query.answers, " ".join(map(" ".join, _format.rounds(e)))) for e in episodes]
-        grades = _judged.graded("ai_search_planner", RATIONAL, _judged.Bench(url, model, cache, key_env), cards, budget)
-        rational_G = np.array(grades)
-    else:
-        rational_G = np.array([_unrepeated(episode) for episode in episodes])
+    rational_G = np.array([_unrepeated(episode) for episode in episodes])
     return Scores(right_G + process * rational_G - cost * turns_G, right_G)
 
 

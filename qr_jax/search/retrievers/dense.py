@@ -60,16 +60,7 @@ def dense(
         batch_tokens=batch_tokens,
     )  # fmt: skip
 
-    def embed(start: int, stop: int) -> np.ndarray:
-        passages = [corpus[int(place)] for place in place_P[start:stop]]
-        return encode.passages([f"{passage_prefix}{p.title} {p.text}".strip() for p in passages])
-
-    if index is None:
-        vectors = dense_index.in_memory(len(place_P), storage, embed)
-    else:
-        made_of = {"corpus": corpus_hash(corpus), "model": encode.fingerprint, "width": encode.width}
-        settings = encode.settings | {"passage_prefix": passage_prefix}
-        vectors = dense_index.in_folder(Path(index), len(place_P), storage, embed, **made_of, settings=settings)
+    vectors = _vectors(corpus, place_P, encode, passage_prefix, index, storage)
     rows = nearest.lay_out(vectors.read, len(place_P), chosen)
     target = recall_target if approx else None
     for query_BD in encode.warm_up():
@@ -82,8 +73,35 @@ def dense(
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
         return [[corpus[at].scored(score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 
-    def search(queries: list[str], k: int) -> list[list[Passage]]:
-        results: list[list[Passage]] = [[] for _ in queries]
+    return _in_batches(search_batch)
+
+
+def _vectors(
+    corpus: Sequence[Passage],
+    place_P: np.ndarray,
+    encode: Embedder,
+    prefix: str,
+    index: str | None,
+    storage: dense_index.Storage,
+) -> dense_index.Vectors:
+    """Return the vectors of the passages in the order of `place_P`, from the index's folder if there is one."""
+
+    def embed(start: int, stop: int) -> np.ndarray:
+        passages = [corpus[int(place)] for place in place_P[start:stop]]
+        return encode.passages([f"{prefix}{p.title} {p.text}".strip() for p in passages])
+
+    if index is None:
+        return dense_index.in_memory(len(place_P), storage, embed)
+    made_of = {"corpus": corpus_hash(corpus), "model": encode.fingerprint, "width": encode.width}
+    settings = encode.settings | {"passage_prefix": prefix}
+    return dense_index.in_folder(Path(index), len(place_P), storage, embed, **made_of, settings=settings)
+
+
+def _in_batches(search_batch: SearchFunction) -> SearchFunction:
+    """Return a search of any number of queries, blank ones included, by one of at most QUERY_SIZES[-1]."""
+
+    def search(queries: list[str], k: int) -> list[Sequence[Passage]]:
+        results: list[Sequence[Passage]] = [[] for _ in queries]
         asked = [at for at, query in enumerate(queries) if query.strip() and k > 0]
         for start in range(0, len(asked), QUERY_SIZES[-1]):
             at_once = asked[start : start + QUERY_SIZES[-1]]
