@@ -17,11 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from qr_jax.settings.overrides import override
+
 from benchmarks import interleave
 from qr_jax import config as configs
 from qr_jax.lab.planning import estimate, programs
 from qr_jax.parallel import host_local, peaks
-from qr_jax.settings.overrides import override
 
 CHIPS_A_HOST = 4
 KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}  # a generation -> its chips' kind

@@ -158,9 +158,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = _makers().supporting_traces(
-            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
-        )
+        made = _makers().supporting_traces(queries, search, absent=absent, k=config.rollout.search_k, **_expert(config))
         pairs = [(trace, search) for trace in made]
     elif name == "retrieved":
         queries = questions(config, "train")

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import numpy as np
 
 from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train

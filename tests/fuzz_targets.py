@@ -35,7 +35,7 @@ from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
-from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
+from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, inputs, official, tables
 from qr_jax.settings import checks, settings
 
 Parts = Mapping[str, bytes | None]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax.cli import interrupts
 from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, history, page, read, series
 from qr_jax.pool import figures

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from qr_jax import assemble, evaluate, plugins
+from qr_jax import assemble, evaluate
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner

@@ -351,7 +351,7 @@ def _drawing(settings: Config) -> Drawing:
 
 
 def _gold_logp(settings: Config, agent: assemble.Agent) -> Callable[..., np.ndarray]:
-    """Bind methods/gold.py's `gold_logp` to this environment's words before an answer and the tokenizer's ids of golds."""
+    """Bind methods/gold.py's `gold_logp` to this environment's words before an answer and the golds' ids."""
     mark = "GOLD"
     prefix = assemble.expert_turn(settings)("", (), mark).partition(mark)[0]
     tokenizer = agent.tokenizer
