@@ -35,7 +35,7 @@ from qr_jax.run import bounded_json, checkpoint, committed
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
-from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, inputs, official, tables
+from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
 from qr_jax.settings import checks, settings
 
 Parts = Mapping[str, bytes | None]
@@ -309,9 +309,12 @@ def foreign_files() -> list[Parts]:
         with opener(held := pa.BufferOutputStream(), arrow_rows.schema) as opened:
             opened.write_table(arrow_rows)
         found.append({"rows.arrow": held.getvalue().to_pybytes()})
+    page = b"<html><head><meta charset=latin-1><title>Ada</title><script>x<y</script></head><p>Ada <b>wrote</b>.<li>It."
+    found.append({"page.html": page})
     return [
         *found,
         {"rows.csv": "title,text\nKöln,Am Rhein\n".encode("cp1252")},
+        {"book.txt": b"Ada wrote it.\n\nThen."},
     ]
 
 
@@ -514,7 +517,7 @@ LISTED = (
     Target("parquet", 2_000, row_tables, read_rows, pack_parquet, modules=(readers, formats, data_check, tables)),
     Target(
         "foreign", 4_000, foreign_files, read_foreign,
-        modules=(foreign, foreign_rows, formats, carried, tables, inputs),
+        modules=(foreign, foreign_rows, formats, carried, tables, html_text, inputs),
     ),
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),

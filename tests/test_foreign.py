@@ -304,17 +304,115 @@ def test_columns_of_one_answer_each_are_a_list(tmp_path):
     assert "rows whose 'Answer 1', 'answer 2' are 'answers' here: 1" in said
 
 
-def test_of_a_folder_what_is_no_file_of_rows_is_left_out_and_said(tmp_path):
-    kept(tmp_path, "rows.jsonl", '{"id": "a", "text": "x"}')
+def test_a_folder_of_text_files_gives_passages_of_its_paragraphs(tmp_path, capsys):
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    long = " ".join(f"This is sentence {at} of it." for at in range(30))
+    (tmp_path / "notes" / "Salt_Mill.txt").write_text(f"Salt Mill\n\n{long}\n\nShort one.\n\n" + "word " * 230)
+    (tmp_path / "notes" / "deep" / "b.md").write_bytes("Köln, question\n".encode("cp1252"))
+    (tmp_path / "notes" / "empty.txt").touch()
+    (tmp_path / "notes" / "picture.png").write_bytes(b"\x89PNG")
+    out = tmp_path / "c.jsonl"
+    assert cli.main(["data", "convert", str(tmp_path / "notes"), str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "the file's name their title: 3" in said and "files without a word, left out: 1" in said
+    passages = readers.read_passages(out)
+    assert [passage.id for passage in passages] == [*(f"Salt_Mill.txt#{at}" for at in range(1, 6)), "deep/b.md"]
+    assert passages[0].text.startswith("Salt Mill\nThis is sentence 0 of it. This") and passages[-1].title == "b"
+    assert passages[-1].text == "Köln, question"
+    words = [len(passage.text.split()) for passage in passages]
+    assert max(words) <= 100 and sum(words) == 2 + 30 * 6 + 2 + 230 + 2
+    assert all(passage.text.endswith((".", "word")) for passage in passages[:-1])
+    assert cli.main(["data", "convert", str(tmp_path / "notes" / "deep"), str(tmp_path / "d.jsonl")]) == 0
+    assert cli.main(["index", str(tmp_path / "notes"), str(tmp_path / "index")]) == 2
+    assert "`qr-jax data convert " in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert cli.main(["data", "convert", str(tmp_path / "none"), str(tmp_path / "e.jsonl")]) == 2
+    assert "holds no file that is read; wanted documents (.txt, .md, " in capsys.readouterr().err
+
+
+PAGE = """<!DOCTYPE html><html><head><meta charset=iso-8859-1><title>Caf\u00e9 &amp; bar</title>
+<style>p { color: red }</style><script>var text = "<p>no text</p>";</script></head>
+<body><h1>About</h1><p>One <b>bold</b>word.<br>Next</p><!-- unseen --><![if !vml]><template>later</template>
+<svg><title>picture</title></svg><table><tr><td>a</td><td>b</td></tr></table><ul><li>first<li>second</ul></body></html>"""
+
+
+def test_of_a_folder_of_documents_what_is_left_out_is_said_by_ending_and_count(tmp_path, capsys):
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    for at in range(42):
+        (folder / f"note{at:02d}.txt").write_text(f"Note {at}.")
+    (folder / "a.pdf").write_bytes(b"%PDF-1.4")
+    (folder / "b.docx").write_bytes(b"PK\x03\x04")
+    (folder / "c.PDF").write_bytes(b"%PDF-1.4")
+    (folder / "d.json").write_text("{}")
+    (folder / "Makefile").touch()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "note.txt").write_text("no document")
+    (folder / "deep" / "page.html").write_text(PAGE, "cp1252")
+    (folder / "more.markdown").write_text("# More")
+    out = tmp_path / "c.jsonl"
+    assert cli.main(["data", "convert", str(folder), str(out)]) == 0
+    said = capsys.readouterr().err
+    left = (
+        "files left out: 6, by their ending: .pdf 2, no ending 1, .docx 1, .json 1, hidden files 1 (the text of a .pdf"
+    )
+    assert left in said and "files of HTML, cut at paragraphs" in said and "Windows-1252" not in said
+    passages = {passage.id: passage for passage in readers.read_passages(out)}
+    assert len(passages) == 44 and passages["more.markdown"].text == "# More"
+    page = passages["deep/page.html"]
+    assert page.title == "Café & bar"
+    assert page.text == "About\nOne boldword. Next\na b\nfirst\nsecond"
+
+
+@pytest.mark.parametrize(
+    ("page", "title", "text"),
+    [
+        ("<p>One.<p>Two.", "my page", "One.\nTwo."),
+        ("<title>  A\n title </title>text &lt;p&gt; &eacute;", "A title", "text <p> é"),
+        ("<html><body><script>if (a < b) { '</div>' }</script>seen</body>", "my page", "seen"),
+        ("just text", "my page", "just text"),
+    ],
+)
+def test_a_page_alone_has_its_title_or_its_file_s_name(page, title, text, tmp_path):
+    (passage,), *_ = foreign.read(kept(tmp_path, "my_page.htm", page))
+    assert (passage.id, passage.title, passage.text) == ("my_page.htm", title, text)
+
+
+def test_a_page_s_encoding_is_the_one_that_it_names(tmp_path):
+    page = "<html><head><meta http-equiv='Content-Type' content='text/html; charset=shift_jis'></head><p>首都は東京"
+    (passage,), said, _ = foreign.read(kept(tmp_path, "p.html", page, "shift_jis"))
+    assert passage.text == "首都は東京" and not any("Windows-1252" in line for line in said)
+    (passage,), said, _ = foreign.read(kept(tmp_path, "q.html", page, "utf-8"))
+    assert passage.text == "首都は東京", "what is UTF-8 is read so, whatever it says"
+    unknown = "<meta charset=base64><p>Köln"
+    assert only(kept(tmp_path, "r.html", unknown, "cp1252"))[0].text == "Köln"
+
+
+def test_a_document_that_cannot_be_read_is_named_or_skipped(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, held in (("a.txt", b"text"), ("b.txt", b"%PDF-1.4"), ("c.md", b"\0\0"), ("d.txt", b"\x81")):
+        (folder / name).write_bytes(held)
+    with pytest.raises(ValueError, match=r"docs has 3 rows that cannot be read:\n  b.txt: b.txt is no text but a PDF"):
+        foreign.read(folder)
+    made, said, _ = foreign.read(folder, skip_broken=True)
+    assert [passage.id for passage in made] == ["a.txt"] and any(line.endswith(": 3") for line in said)
+
+
+def test_a_folder_of_documents_and_rows_is_not_guessed_at(tmp_path):
     (tmp_path / "notes.txt").write_text("text")
-    (passage,), said, _ = foreign.read(tmp_path)
-    assert passage.text == "x" and said == ["files left out: 1, by their ending: .txt 1"]
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("notes")
-    with pytest.raises(ValueError, match=r"texts holds no file that is read: .txt 1; wanted files of rows \(.parquet"):
-        foreign.read(tmp_path / "texts")
-    with pytest.raises(ValueError, match="a.txt: its first line is .notes.; wanted a first line of names"):
-        foreign.read(tmp_path / "texts" / "a.txt")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(Q))
+    with pytest.raises(
+        ValueError, match=r"holds 1 documents .notes.txt, ...\) and 1 files of rows .rows.jsonl, ...\); name"
+    ):
+        foreign.read(tmp_path)
+    assert len(foreign.read(f"{tmp_path}/*.txt").items) == len(foreign.read(f"{tmp_path}/**/*.jsonl").items) == 1
+    (tmp_path / "pdfs").mkdir()
+    (tmp_path / "pdfs" / "a.pdf").touch()
+    with pytest.raises(
+        ValueError, match=r"pdfs holds no file that is read: .pdf 1; wanted documents .* or files of rows"
+    ):
+        foreign.read(tmp_path / "pdfs")
 
 
 @pytest.mark.parametrize(
@@ -344,6 +442,7 @@ def test_questions_without_an_answer_are_left_out_of_a_table_and_counted(tmp_pat
 
 def test_a_table_may_be_named_txt(tmp_path):
     assert foreign.read(kept(tmp_path, "q.txt", "question\tanswer\nwho?\tme\n"))[0][0].answers == ("me",)
+    assert foreign.read(kept(tmp_path, "t.txt", "Answer, please.\n"))[0][0].text == "Answer, please."
 
 
 def test_many_rows_of_one_text_and_many_columns_take_no_time_of_their_square(tmp_path):

@@ -1,5 +1,6 @@
 """`qr-jax data convert` of files as the question sets' authors and hubs give them: questions, gold passages, corpus."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_a_gold_title_that_the_context_lacks_is_counted(facts, tmp_path):
     said = "rows with a gold passage that does not stand among the passages beside the question: 1"
     assert said in foreign.read(kept(tmp_path, "h.json", [row])).said
     assert said not in foreign.read(kept(tmp_path, "i.json", [row | {"supporting_facts": [["A", 0]]}])).said
+
+
+def test_packed_documents_of_a_folder_are_read(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a_b.txt").write_text("Plain.")
+    (folder / "l_m.txt.gz").write_bytes(gzip.compress(b"Packed."))
+    (folder / "p.html.gz").write_bytes(gzip.compress(b"<title>Page</title><p>Of HTML.</p>"))
+    (folder / "t.csv.gz").write_bytes(gzip.compress(b"a,b"))
+    found = foreign.read(folder)
+    assert {(one.title, one.text) for one in found.items} == {
+        ("a b", "Plain."), ("l m", "Packed."), ("Page", "Of HTML.")
+    }  # fmt: skip
+    assert any(line.startswith("files left out: 1, by their ending: .csv 1") for line in found.said)
 
 
 def test_hops_and_the_entities_on_the_way_are_those_of_data_get(tmp_path):

@@ -49,8 +49,9 @@ def read(
     """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
     Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
-    whose only answer normalises to nothing. With `skip_broken`, unreadable rows are counted and left out; otherwise a
-    ValueError names the first row of each kind of error and how many rows are alike.
+    whose only answer normalises to nothing. A file of text or
+    HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
+    first row of each kind of error and how many rows are alike.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -114,10 +115,15 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
 def _all_rows(
     files: Sequence[Input], encoding: str | None, said: Counter[str]
 ) -> Iterator[tuple[str, Row | ValueError]]:
-    """Yield the rows of all files, each with its place."""
+    """Yield the rows of all files, each with its place. An unreadable document counts as one unreadable row."""
     for one in files:
-        for number, row in foreign_rows.read(one.file, encoding, said):
-            yield f"{f'{one.name} ' * (len(files) > 1)}row {number}", row
+        try:
+            for number, row in foreign_rows.read(one, encoding, said):
+                yield f"{f'{one.name} ' * (len(files) > 1)}row {number}", row
+        except ValueError as error:
+            if not one.is_document:
+                raise
+            yield one.name, error
 
 
 def _broken(shown: str, wrong: Sequence[tuple[str, str]], files: int) -> str:

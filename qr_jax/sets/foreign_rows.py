@@ -1,4 +1,4 @@
-"""Files of rows as other programs keep them: tables, JSON of other shapes, other encodings, Arrow."""
+"""Files of rows as other programs keep them: tables, JSON of other shapes, other encodings, documents, Arrow."""
 
 import codecs
 import csv
@@ -13,8 +13,10 @@ from typing import Any
 from qr_jax.data import limits
 from qr_jax.data.parsing import ANSWERS, Row, show
 from qr_jax.errors import UserError
-from qr_jax.sets import carried, faults, inputs, tables
+from qr_jax.records import Passage
+from qr_jax.sets import carried, faults, html_text, inputs, tables, text_files
 from qr_jax.sets.formats import OTHER_SCHEMAS
+from qr_jax.sets.inputs import Input
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
@@ -23,22 +25,42 @@ QUOTES = "a cell that begins with a quote ends with one, and a quote within it i
 NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
 
 
-def read(file: Path, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
+def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield each row's number, from 1, and its object, or the ValueError of a row that cannot be read.
 
-    Raises ValueError if the whole file cannot be read.
+    Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
-    ends = inputs.ending(file)
+    file, ends = given.file, inputs.ending(given.file)
     if file.suffix == ".parquet" or ends in tables.ARROW_ENDS:
         return tables.rows(file)
     text = _text(file, encoding, said)
-    if not text.strip():
+    if not text.strip() and not given.is_document:
         raise UserError(f"{file.name} is empty")
-    if text.lstrip()[:1] not in ("{", "[") or ends in inputs.TABLE_ENDS:
-        return _of_table(file, text, said)
-    parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
-    rows = (row for part in parts for row in ([part] if isinstance(part, ValueError) else carried.questions(part)))
-    return enumerate(rows, 1)
+    is_text = given.is_document or ends in html_text.ENDS
+    if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in inputs.TABLE_ENDS:
+        parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
+        rows = (row for part in parts for row in ([part] if isinstance(part, ValueError) else carried.questions(part)))
+        return enumerate(rows, 1)
+    if is_text or ends in text_files.ENDS and not _is_head(text.lstrip().partition("\n")[0][:10_000], file):
+        made = _of_text(given, text, said)
+        return enumerate(({"id": one.id, "title": one.title, "text": one.text} for one in made), 1)
+    return _of_table(file, text, said)
+
+
+def _of_text(given: Input, text: str, said: Counter[str]) -> list[Passage]:
+    """Split a document into passages, titled by the page's own title or the file's name."""
+    is_html = inputs.ending(given.file) in html_text.ENDS
+    title, text = html_text.read(text) if is_html else ("", text)
+    made = text_files.passages(text, name=given.name, title=title or _stem(given.file).replace("_", " "))
+    kind, named = ("HTML", "the page's title") if is_html else ("plain text", "the file's name")
+    most = f"of at most {text_files.PASSAGE_WORDS} words"
+    said[f"files of {kind}, cut at paragraphs into passages {most}, {named} their title"] += 1
+    said["files without a word, left out"] += not made
+    return made
+
+
+def _stem(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).stem
 
 
 def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
@@ -49,7 +71,8 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
     taken = len(held) + limits.ITEM_BYTES * sum(map(held.count, (b",", b"[", b"{", b"\n", b";", b"\t", b"|")))
     limits.check_unpacked(file, taken, most, "in all")
     is_utf_16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    tried = ("utf-16",) if is_utf_16 else ("utf-8-sig", "cp1252")
+    declared = html_text.charset(held) if inputs.ending(file) in html_text.ENDS else None
+    tried = ("utf-16",) if is_utf_16 else ("utf-8-sig", *([declared] if declared else []), "cp1252")
     for name in (encoding,) if encoding else tried:
         try:
             text = held.decode(name)
@@ -60,7 +83,7 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
             continue
         if "\0" in text:
             raise UserError(f"{file.name} is no text: it holds NUL characters")
-        if name == "cp1252" and not any("Windows-1252" in note for note in said):
+        if name == "cp1252" and not declared and not any("Windows-1252" in note for note in said):
             other = "--encoding NAME reads them as another"
             said[f"{file.name} is no UTF-8: such files are read as Windows-1252; {other}"] = -1
         return text
@@ -182,6 +205,15 @@ def _separator(head: str, file: Path) -> str:
     """Return the separator that splits the first line into the most columns."""
     marks = sorted(SEPARATORS, key=lambda mark: (mark != "\t") == (file.suffix == ".tsv"))  # which wins a draw
     return max(marks, key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+
+
+def _is_head(line: str, file: Path) -> bool:
+    """Return True if the line has at least two known column names: prose may begin with one."""
+    try:
+        cells = next(csv.reader([line], delimiter=_separator(line, file)), [])
+    except csv.Error:
+        return False
+    return len({cell.strip().lower() for cell in cells} & KNOWN) > 1
 
 
 def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:

@@ -1,4 +1,4 @@
-"""The files that words of `qr-jax data convert` name: by name, by globs, in folders."""
+"""The files that words of `qr-jax data convert` name: by name, by globs, in folders of documents or of shards."""
 
 import glob
 import os
@@ -10,27 +10,29 @@ from typing import NamedTuple
 
 from qr_jax.data import limits, readers
 from qr_jax.errors import UserError
-from qr_jax.sets import tables
+from qr_jax.sets import tables, text_files
 
 SHARDS = (".parquet", ".jsonl", *tables.ARROW_ENDS)  # endings of files of rows, and of nothing else
 TABLE_ENDS = (".csv", ".tsv")
 ROWS = (*SHARDS, ".json", *TABLE_ENDS)
+ABOUT = ("README", "LICENSE")  # texts about the files beside them
 SPLITS = {"train", "training", "dev", "devel", "val", "valid", "validation", "eval", "test"}
 SHOWN = 8  # endings of files that are left out
 
 
 class Input(NamedTuple):
-    """A file, and the name that errors give it."""
+    """A file, the name that errors and ids give it, and True where it is a document whatever its text looks like."""
 
     file: Path
     name: str
+    is_document: bool = False
 
 
 def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
     """Find the files that the words name, in their order, and say what of a folder is left out.
 
-    A word may be several files with commas between them. ValueError: nothing is there, or the files are of more than
-    one split and were not named one by one with commas.
+    A word may be several files with commas between them. ValueError: nothing is there, a folder holds documents and
+    rows, or the files are of more than one split and were not named one by one with commas.
     """
     said: list[str] = []
     found = [one for word in words for one in _of_word(str(word), said)]
@@ -69,26 +71,34 @@ def _named(files: Sequence[Path]) -> list[Input]:
 
 
 def _of_folder(folder: Path, said: list[str]) -> list[Input]:
-    """Return the folder's shards, or else its tables and other JSON; what is of none of these is said."""
+    """The folder's documents, or else its shards, or else its tables; what is of none of these is said."""
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
     seen = [name for name in names if name not in hidden]
-    chosen = [name for name in seen if ending(name) in SHARDS] or [name for name in seen if ending(name) in ROWS]
+    documents = [name for name in seen if ending(name) in text_files.ENDS]
+    rows = [name for name in seen if ending(name) in SHARDS] or [name for name in seen if ending(name) in ROWS]
+    told = [name for name in documents if name.name.partition(".")[0].upper() not in ABOUT]
+    if told and rows and ending(rows[0]) in SHARDS:
+        both = f"{len(told)} documents ({told[0]}, ...) and {len(rows)} files of rows ({rows[0]}, ...)"
+        globs = " or ".join(repr(f"{folder}/**/*{name.suffix}") for name in (told[0], rows[0]))
+        raise UserError(f"{folder} holds {both}; name one kind, as in {globs}")
+    chosen = documents if told or not rows else rows
     left = Counter(ending(name) or "no ending" for name in seen if name not in {*chosen})
     left |= Counter({"hidden files": len(hidden)}) if hidden else Counter()
     listed = ", ".join(f"{end} {count}" for end, count in left.most_common(SHOWN))
     listed += f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
     if not chosen:
-        wanted = f"files of rows ({', '.join(ROWS)})"
+        wanted = f"documents ({', '.join(text_files.ENDS)}) or files of rows ({', '.join(ROWS)})"
         raise UserError(f"{folder} holds no file that is read{f': {listed}' * bool(listed)}; wanted {wanted}")
     if left:
-        said.append(f"files left out: {left.total()}, by their ending: {listed}")
-    return [Input(folder / name, str(name)) for name in chosen]
+        todo = "the text of a .pdf or .docx is taken out by pdftotext or pandoc"
+        said.append(f"files left out: {left.total()}, by their ending: {listed} ({todo})")
+    return [Input(folder / name, str(name), chosen is documents) for name in chosen]
 
 
 def _check_splits(found: Sequence[Input]) -> None:
     """Raise ValueError where files of rows are of more than one split, which a set for training must not hold."""
-    files = [one.file for one in found]
+    files = [one.file for one in found if not one.is_document]
     if len(files) < 2:
         return
     above = os.path.commonpath([file.absolute().parent for file in files])

@@ -160,9 +160,9 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
             is_first = hosts.index() == 0
             if not is_first:  # the others print errors alone
                 terminal.speak(None)
-            from qr_jax.run import runs
+            from qr_jax.lab import run_folders
 
-            if arguments.restart and (aside := hosts.by_first(lambda: runs.set_aside(folder, config))):
+            if arguments.restart and (aside := hosts.by_first(lambda: run_folders.set_aside(folder, config))):
                 terminal.say(f"begins anew; the folder that was there is {aside} now")
             if stage:
                 from qr_jax.sft import sft as run

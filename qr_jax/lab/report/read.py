@@ -35,7 +35,7 @@ class Run:
     probe: Mapping[str, Any] = field(default_factory=dict)
     cold: tuple[Row, ...] = ()
 
-    def share_spent(self, row: Row) -> float:
+    def share_spent(self, row: Mapping[str, Any]) -> float:
         """Return the share of the run's budget spent after a step: of its steps, or of another limit that is nearer."""
         limits = self.config.get("train", {})
         spent = {"steps": row["step"]} | {f"max_{name}": row.get(f"budget/{name}") or 0 for name in BUDGETS}

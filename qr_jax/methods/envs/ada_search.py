@@ -44,8 +44,9 @@ def ada_search(
     and then has a prompt for each way. reward=ada_search scores the decision; its stages of training are one.
     """
     told = [_without_decision(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
-    own = {"prompt": prompt, "invalid": INVALID, "last": LAST}
-    return plain.search_r1(query, told, max_turns=max_turns, max_invalid=max_invalid, **own)
+    return plain.search_r1(
+        query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, invalid=INVALID, last=LAST
+    )
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
