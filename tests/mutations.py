@@ -833,12 +833,6 @@ MUTATIONS = (
         "tests/test_run_lock.py::test_a_folder_set_aside_while_another_start_takes_it_is_not_locked_by_its_old_file",
     ),
     Mutation(
-        "qr_jax/run/runs.py",
-        "and self._made and self._locked:",
-        "and self._made:",
-        "tests/test_run_lock.py::test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone",
-    ),
-    Mutation(
         "qr_jax/data/characters.py",
         "MARKS = 30 ",
         "MARKS = 99_999 ",

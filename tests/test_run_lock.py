@@ -12,7 +12,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import pytest
-from killed_run import tiny
 
 from qr_jax import config
 from qr_jax.config import use
@@ -123,20 +122,6 @@ def test_a_folder_whose_cold_start_is_being_written_is_not_set_aside(tmp_path):
     assert run_folders.set_aside(folder, settings) == f"{folder}.set_aside_1" and not folder.exists()
 
 
-def test_who_is_refused_leaves_the_folder_that_it_made_and_another_took_alone(tmp_path, monkeypatch):
-    held = []
-
-    def after_another(folder):
-        held.append(RunLock(folder))
-        return RunLock(folder)
-
-    monkeypatch.setattr(runs, "RunLock", after_another)
-    with pytest.raises(ValueError, match="is being written by"):
-        runs.Run(tmp_path / "run", config.load("configs/two_layer.py", []), stage="train")
-    assert read(tmp_path / "run") == held[0].about
-    held[0].release()
-
-
 def test_a_ledger_that_is_shorter_than_its_checkpoint_says_is_named(tmp_path):
     run = runs.Run(tmp_path, config.load("configs/two_layer.py", []), stage="train", say=lambda line: None)
     state = {"embed": jnp.zeros(3)}
@@ -231,22 +216,3 @@ def test_a_folder_that_is_moved_away_beneath_a_run_ends_it(going_on, tmp_path):
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="run was moved or removed while it was written: move it back, and sta"):
         step(2)
-
-
-def test_a_start_that_was_refused_leaves_no_folder_where_it_made_it(tmp_path):
-    def refused(folder, *, error=ValueError, file=None):
-        with suppress(error):
-            run = runs.Run(folder, tiny(tmp_path), stage="train")
-            try:
-                if file:
-                    (folder / file).write_text("{}")
-                raise error
-            finally:
-                run.close()
-        return folder.exists()
-
-    assert not refused(tmp_path / "new/run") and (tmp_path / "new").is_dir()
-    assert refused(tmp_path / "with_a_file", file="base.json")
-    assert refused(tmp_path / "by_a_bug", error=KeyError)
-    (tmp_path / "mine").mkdir()
-    assert refused(tmp_path / "mine")

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, hosts, memory
 from qr_jax.pool.pool import KINDS
-from qr_jax.run import bucket, checkpoint, run_files, run_lock
+from qr_jax.run import bucket, checkpoint, run_files
 from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
@@ -59,12 +58,7 @@ class Run:
         self.folder, self.settings, self.stage, self.say = Path(folder), settings, stage, say
         self._within = within  # the run that this one is the cold start of
         run_files.check_writable(self.folder)
-        try:
-            self.folder.mkdir(parents=True)
-            self._made = True
-        except FileExistsError:
-            self._made = False
-        self._locked = False  # by process 0
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
         self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
         self._check_lock: Callable[[], None] = lambda: None  # of process 0: the same of the folder
@@ -72,23 +66,12 @@ class Run:
             hosts.by_first(self._take)
             self._start(settings)
         except BaseException:
-            self._leave_nothing()
             self._held.close()
             raise
 
-    def _leave_nothing(self) -> None:
-        """Remove the folder again where this start made it, was refused, and nothing came of it.
-
-        The lock is held meanwhile: without it the folder is another's.
-        """
-        if isinstance(sys.exception(), ValueError | Busy) and self._made and self._locked:
-            files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
-            if files <= {"config.json", run_lock.NAME, "logs/attempt_1/started"}:
-                shutil.rmtree(self.folder, ignore_errors=True)
-
     def _take(self) -> None:
         lock = RunLock(self.folder)
-        self._locked, self._check_lock = True, lock.check
+        self._check_lock = lock.check
         self._held.callback(lock.release)
         if not (lives := self.settings.train.bucket):
             return
@@ -368,7 +351,6 @@ class Run:
                 self._open = False
                 if self._copy:
                     self._copy.close()
-                self._leave_nothing()
 
     def _close_writer(self) -> None:
         if self._writer:
