@@ -1,5 +1,10 @@
 """Environment: a chat with a search tool called in JSON, three queries a turn (Coelho et al. 2026, 2606.10709).
 
+The wording is ours. The paper's agent is that of AReaL's examples/search_agent/tongyi_deepresearch without its page
+visits: it lists searches under "query", takes the first call of a turn alone, and shows results as the user's message.
+Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without "(Title:
+{title})", `passage` does.
+
 The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any case, a
 text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the
 name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `"action"`
@@ -76,17 +81,13 @@ def tool_call(
     invalid: str = INVALID,  # what a turn without a call or an answer is told
     last: str = LAST,  # what is said when no searches are left
 ) -> Say | Search | Stop:
-    """The environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`, decides.
+    """Return the environment's next move: the first block of the model's turn, a `<tool_call>` or an `<answer>`,
+    decides.
 
     A turn of calls, `{"name": "search", "arguments": {"queries": [...]}}`, runs the first `max_queries` different
     queries in order; how many others there were, and how many calls could not be read (not JSON, another tool,
     over 4,096 characters, no query or one over 1,000), is said with the results. An answer must stand in its tag:
     plain text ends nothing, so that a refusal or a half thought is never scored.
-
-    The wording is ours. The paper's agent is that of AReaL's examples/search_agent/tongyi_deepresearch without its page
-    visits: it lists searches under "query", takes the first call of a turn alone, and shows results as the user's
-    message. Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without
-    "(Title: {title})", `passage` does.
 
     A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid
     (AReaL's agent stops a turn at <tool_response> and runs the call before it; here that turn made up its result),

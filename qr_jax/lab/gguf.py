@@ -117,7 +117,7 @@ def dequantise(file: File, name: str) -> np.ndarray:
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:
-    """The shape of the model that the file's metadata describes."""
+    """Return the shape of the model that the file's metadata describes."""
     return _config(read_header(path))
 
 
@@ -139,7 +139,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
 
 
 def _translate(name: str) -> str:
-    """The Hugging Face name of a tensor, or its own where there is none."""
+    """Return the Hugging Face name of a tensor, or its own where there is none."""
     found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if found and found[2] in LAYER_NAMES:
         return f"model.layers.{found[1]}.{LAYER_NAMES[found[2]]}.{found[3]}"
@@ -195,7 +195,7 @@ def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
 
 
 def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
-    """The byte-level BPE tokenizer that the file carries, with its chat template."""
+    """Return the byte-level BPE tokenizer that the file carries, with its chat template."""
     file = read_header(path)
     model = file.need("tokenizer.ggml.model", str)
     cut = file.get("tokenizer.ggml.pre", str) or ""  # older files have none
@@ -215,7 +215,7 @@ def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
 
 
 def _describe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
-    """The tokenizer.json of the file's tokens and merges."""
+    """Return the tokenizer.json of the file's tokens and merges."""
     kinds = np.asarray(file.metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens)))).ravel().tolist()
     if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
         counts = f"{len(tokens)} tokens, {len(set(tokens))} of them different, and {len(kinds)} types of tokens"

@@ -57,7 +57,7 @@ def save(
 
 
 def _shards(shapes: dict[str, tuple[int, ...]], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
-    """File name -> the tensors it holds, filled in order."""
+    """Return file name -> the tensors it holds, filled in order."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
@@ -73,7 +73,7 @@ def _shards(shapes: dict[str, tuple[int, ...]], item_bytes: int, shard_bytes: in
 
 
 def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str = "float32") -> dict[str, Any]:
-    """The config.json of this model; ValueError when no family has its features.
+    """Return the config.json of this model; ValueError when no family has its features.
 
     Rope settings are written transformers 4's way, which 5 and vLLM read too.
     """

@@ -13,7 +13,8 @@ from qr_jax.learner.pack import Batch
 
 
 def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) -> jax.Array:
-    """Values of slots as [N, L], a row an episode in the order of the flattened grades; `empty` where there is no slot.
+    """Return values of slots as [N, L], a row an episode in the order of the flattened grades; `empty` where there is
+    no slot.
 
     Faults, episodes that were dropped and the padding of groups have no slot.
     """
@@ -28,7 +29,9 @@ def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) ->
 
 
 def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L"]:
-    """The weight of every token in the loss, counted over the whole global batch, with what was pruned or copied."""
+    """Return the weight of every token in the loss, counted over the whole global batch, with what was pruned or
+    copied.
+    """
     drawn, (queries, samples) = settings.over == "drawn", batch.grades.reward_QG.shape
     episode_ME = jnp.maximum(batch.episode_ME, 0)  # an empty slot has no token, whatever group it is put in
     weight_MEL = reduce.token_weights(
@@ -44,7 +47,7 @@ def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L
 
 
 def to_slots(advantage: jax.Array, batch: Batch) -> tuple[Float[Array, "M E L"], Float[Array, "M E"]]:
-    """(adv_MEL, reward_ME): the advantage (adv_QG, adv_QGT or adv_NL) and the reward of every episode slot.
+    """Return (adv_MEL, reward_ME): the advantage (adv_QG, adv_QGT or adv_NL) and the reward of every episode slot.
 
     The advantage is 0 where nothing was sampled. An adv_QGT of fewer turns than an episode has is refused once it is on
     the host (telling.check_advantage); in here its last turn stands for those beyond.

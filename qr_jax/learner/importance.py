@@ -40,7 +40,9 @@ def truncate(
     by: By = "token",
     high: float = 2.0,
 ) -> Float[Array, "N L"]:
-    """min(ratio, high) (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training")."""
+    """Return min(ratio, high) (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training").
+    """
     return jax.lax.stop_gradient(jnp.minimum(ratio(old_logp_NL, rollout_logp_NL, mask_NL, by=by), high))
 
 
@@ -53,7 +55,8 @@ def icepop(
     low: float = 0.5,
     high: float = 2.0,
 ) -> Float[Array, "N L"]:
-    """ratio inside [low, high], 0 outside; masks and denominators stay (IcePop, Ling team 2025, arXiv:2510.18855).
+    """Return ratio inside [low, high], 0 outside; masks and denominators stay (IcePop, Ling team 2025,
+    arXiv:2510.18855).
 
     By geometric mean it leaves out whole episodes, as verl's Geo-RS does; that one takes them out of the mask, too.
     """

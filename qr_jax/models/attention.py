@@ -31,7 +31,7 @@ def packed(q_NLHd, k_NLKd, v_NLKd, segment_NL, last_NL=None, *, kind: str = "xla
 
 
 def ends(segment_NL):
-    """The last column of each column's segment; -1 where padding."""
+    """Return the last column of each column's segment; -1 where padding."""
     length = segment_NL.shape[1]
     new_NL = jnp.concatenate([jnp.diff(segment_NL) != 0, jnp.ones_like(segment_NL[:, :1], bool)], axis=1)
     end_NL = jax.lax.cummin(jnp.where(new_NL, jnp.arange(length)[None], length), axis=1, reverse=True)

@@ -19,13 +19,13 @@ def _scores_by_query(q_SKGd, k_SKBd):
 
 
 def _scores(q_SKGd, k_SKBd, seen):
-    """float32 [S, K, G, B], MASKED where not seen ([S or 1, B])."""
+    """Return float32 [S, K, G, B], MASKED where not seen ([S or 1, B])."""
     score = jax.lax.platform_dependent(q_SKGd, k_SKBd, cpu=_scores_by_query, default=_scores_by_product)
     return jnp.where(seen[:, None, None], score * q_SKGd.shape[-1] ** -0.5, MASKED)
 
 
 def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J):
-    """Each slot's newest token over the cache's first `used_S` positions and the `seen_J` of its J newer ones.
+    """Return each slot's newest token over the cache's first `used_S` positions and the `seen_J` of its J newer ones.
 
     Both parts share one softmax, which is never joined in memory. Returns [S, H, d].
     """

@@ -7,18 +7,19 @@ from qr_jax.models.families import ModelConfig
 
 
 def parameter_count(cfg: ModelConfig) -> int:
-    """Number of parameters; tied embeddings count once."""
+    """Return the number of parameters; tied embeddings count once."""
     return sum(math.prod(shape) for shape in layout.expected(cfg).values())
 
 
 def matrix_parameters(cfg: ModelConfig) -> int:
-    """Parameters of the layers' matrix products; neither embedding nor head, norms and biases left out."""
+    """Return parameters of the layers' matrix products; neither embedding nor head, norms and biases left out."""
     query, keys = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     return cfg.layers * cfg.width * (2 * query + 2 * keys + 3 * cfg.mlp)
 
 
 def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int, forwards: int = 0) -> int:
-    """Operations (a multiplication and an addition are two) of one forward and backward pass over packed episodes.
+    """Return operations (a multiplication and an addition are two) of one forward and backward pass over packed
+    episodes.
 
     forward = 2 * matrix_parameters * tokens + 4 * layers * heads * head_dim * pairs + 2 * vocab * width * predicted,
     and backward twice that (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). `tokens` are those of the episodes,
@@ -32,7 +33,8 @@ def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int,
 
 
 def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: int, item_bytes: int) -> int:
-    """Bytes that decoding has to read: all weights once a step, and the keys and values of every position in use.
+    """Return bytes that decoding has to read: all weights once a step, and the keys and values of every position in
+    use.
 
     `positions` is summed over steps and the slots that decode in them. An embedding that is not the head too is not
     counted: of it a step reads one row a slot.

@@ -83,7 +83,7 @@ def init(cfg: ModelConfig, key) -> Params:
 
 
 def abstract(cfg: ModelConfig) -> Params:
-    """The parameter tree's shapes, nothing allocated."""
+    """Return the parameter tree's shapes, nothing allocated."""
     return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
 
 
@@ -93,7 +93,7 @@ def _layer_graph(cfg: ModelConfig):
 
 
 def head_weights(params: Params):
-    """The output matrix [V, D]: `head`, or the embedding when tied."""
+    """Return the output matrix [V, D]: `head`, or the embedding when tied."""
     return params.get("head", params["embed"])
 
 
@@ -138,6 +138,6 @@ def forward(
 
 
 def logits(cfg: ModelConfig, params: Params, hidden_NLD):
-    """float32 [N, L, V]. For tests; the learner goes block by block (logprob.py)."""
+    """Return float32 [N, L, V]. For tests; the learner goes block by block (logprob.py)."""
     head = head_weights(params).astype(hidden_NLD.dtype)
     return jnp.einsum("nld,vd->nlv", hidden_NLD, head, preferred_element_type=jnp.float32)

@@ -81,7 +81,7 @@ def reads_words(name: str, tokenizer: str | None) -> bool:
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """The shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
+    """Return the shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 
     A ValueError names the architecture or feature that this decoder does not have (sliding windows, biases that the
     family lacks, other activations, quantised weights), and any size that is missing or out of bounds.

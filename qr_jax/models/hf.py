@@ -21,7 +21,7 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 
 
 def resolve(name: str) -> Path:
-    """The folder or .gguf file that a model's name means: a path, "smollm2", or "organisation/model" on the hub.
+    """Return the folder or .gguf file that a model's name means: a path, "smollm2", or "organisation/model" on the hub.
 
     Hub files are fetched into the hub's own cache (weights, JSON and templates only; no code). ValueError when nothing
     is found.
@@ -72,7 +72,9 @@ def _smollm2() -> Path:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds one)."""
+    """Return the tokenizer of a Hugging Face folder, a .gguf file, or a words.json (the file, or a folder that holds
+    one).
+    """
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
         return plugins.around("lab.gguf").tokenizer(path)
@@ -95,7 +97,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:
-    """The shape alone, of a Hugging Face folder or a .gguf file; no weights are read."""
+    """Return the shape alone, of a Hugging Face folder or a .gguf file; no weights are read."""
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
         return plugins.around("lab.gguf").shape(path)
@@ -124,7 +126,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
 
 
 def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
-    """Every tensor of one safetensors file or of the shards that the index names."""
+    """Return every tensor of one safetensors file or of the shards that the index names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return safetensors_file.read_header(single)

@@ -37,7 +37,7 @@ def library() -> ModuleType:
 
 
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json with what its family leaves unsaid filled in, and its rope settings as `rope_parameters`.
+    """Return a config.json with what its family leaves unsaid filled in, and its rope settings as `rope_parameters`.
 
     No code of the model's is run, and a classifier's labels, which it would name one by one, are left out. ValueError
     where transformers refuses it.
@@ -50,7 +50,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer(folder: str | os.PathLike[str]) -> Any:
-    """The folder's tokenizer.json (in transformers' wrapper). ValueError where there is none, with the cure.
+    """Return the folder's tokenizer.json (in transformers' wrapper). ValueError where there is none, with the cure.
 
     Not by AutoTokenizer: since transformers 5 the classes that it picks by name (GPT2Tokenizer, LlamaTokenizer, ...)
     cut texts in their family's way, whatever the file says. SmolLM2 is a GPT2Tokenizer, and cuts numbers into digits.
@@ -68,7 +68,7 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
 
 
 def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
-    """The ids of generation_config.json that end a model's turn; none without the file."""
+    """Return the ids of generation_config.json that end a model's turn; none without the file."""
     if not (Path(folder) / GENERATION).is_file():
         return []
     try:

@@ -81,7 +81,7 @@ def run(
     *,
     at_once: int | None = None,
 ):
-    """x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
+    """Return x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
 
     `attend(kept, given, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer keeps them,
     and attends. Inside a program it is traced once for all layers, so what they keep has one shape. Called outside one,
@@ -132,7 +132,7 @@ def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1d
 
 
 def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
-    """float32 [V, N]: columns, as `run` gives them."""
+    """Return float32 [V, N]: columns, as `run` gives them."""
     head_VD = laid.embed if laid.head is None else laid.head
     hidden_DN = rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2)
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)

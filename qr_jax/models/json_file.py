@@ -11,7 +11,7 @@ LARGEST_BYTES = 64_000_000
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object. A ValueError says when the file is absent, too large, not JSON or not an object."""
+    """Return the object. A ValueError says when the file is absent, too large, not JSON or not an object."""
     if not path.is_file():
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent}")
@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; ValueError where a name stands in it twice, with two values."""
+    """Return the object; ValueError where a name stands in it twice, with two values."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if found.setdefault(name, value) != value:
@@ -37,7 +37,9 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def number(value: Any, name: str, *, above: float, most: float) -> float:
-    """The value of a setting as a float. ValueError unless it is a number above the one bound, at most the other."""
+    """Return the value of a setting as a float. ValueError unless it is a number above the one bound, at most the
+    other.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
         raise UserError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
     return float(value)

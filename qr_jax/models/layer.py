@@ -11,7 +11,7 @@ from qr_jax.models.families import ModelConfig
 
 
 def _along(vector, axis: int, like):
-    """A vector as an array of `like`'s rank that lies along one axis."""
+    """Return a vector as an array of `like`'s rank that lies along one axis."""
     return vector.reshape([-1 if at == axis % like.ndim else 1 for at in range(like.ndim)])
 
 
@@ -23,7 +23,9 @@ def rms_norm(x, weight, eps: float, axis: int):
 
 
 def turns(cfg: ModelConfig, position, axis: int):
-    """(cosine, sine) float32 of each channel pair's angle; `position` has size 1 along `axis` and where heads stand."""
+    """Return (cosine, sine) float32 of each channel pair's angle; `position` has size 1 along `axis` and where heads
+    stand.
+    """
     inverse_d, scale = rope.frequencies(cfg)
     angle = position.astype(jnp.float32) * _along(jnp.asarray(inverse_d), axis, position)
     return jnp.cos(angle) * scale, jnp.sin(angle) * scale
@@ -37,5 +39,5 @@ def rotate(x, turns, axis: int):
 
 
 def swiglu(gate, up):
-    """The inside of the MLP, between its products (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+    """Return the inside of the MLP, between its products (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
     return jax.nn.silu(gate) * up

@@ -60,7 +60,7 @@ def top_places(cfg: ModelConfig) -> dict[str, Place]:
 
 
 def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor name of a checkpoint of this shape -> its shape."""
+    """Return every tensor name of a checkpoint of this shape -> its shape."""
     shapes = {place.suffix: place.theirs for place in top_places(cfg).values()}
     for layer in range(cfg.layers):
         shapes |= {f"model.layers.{layer}.{place.suffix}": place.theirs for place in layer_places(cfg).values()}

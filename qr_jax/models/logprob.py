@@ -24,7 +24,8 @@ def token_logprobs(
     entropy: bool = False,
     constrain: Callable = lambda gradient_DV: gradient_DV,
 ) -> tuple[Float[Array, "R C"], Float[Array, "R C"] | None]:
-    """(logp_RC, entropy_RC): log softmax(hidden head^T / temperature) at the target, and the entropy of that softmax.
+    """Return (logp_RC, entropy_RC): log softmax(hidden head^T / temperature) at the target, and the entropy of that
+    softmax.
 
     Float32 nats; the entropy is None unless asked for. Targets lie in [0, V). At most `block` logits a token exist at
     once, forward and backward (which computes them again): a block is one matrix product in the inputs' dtype,
@@ -57,7 +58,7 @@ def token_logprobs(
 
 @jax.custom_vjp
 def _permuted(value_RC, order_RC, back_RC):
-    """Each row's columns in another order, and gradients back: by two gathers, for a scatter is slow on TPU."""
+    """Return each row's columns in another order, and gradients back: by two gathers, for a scatter is slow on TPU."""
     at = order_RC.reshape(*order_RC.shape, *[1] * (value_RC.ndim - 2))
     return jnp.take_along_axis(value_RC, at, axis=1, mode="promise_in_bounds")
 

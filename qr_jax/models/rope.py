@@ -11,7 +11,8 @@ from qr_jax.models.json_file import number
 
 
 def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
-    """Inverse frequencies float32 [head_dim / 2] and the factor on cosine and sine, as `transformers` 5 computes them.
+    """Return inverse frequencies float32 [head_dim / 2] and the factor on cosine and sine, as `transformers` 5 computes
+    them.
 
     Kinds of `rope_scaling`: default (or none), linear, llama3, yarn (Peng et al. 2023, arXiv:2309.00071).
     A ValueError names any other kind, or the entry that a kind lacks.
@@ -39,7 +40,7 @@ def _need(settings: dict[str, Any], key: str, kind: str) -> float:
 
 
 def _given(settings: dict[str, Any], key: str) -> float | None:
-    """The number of that name; None where it is absent, none or 0."""
+    """Return the number of that name; None where it is absent, none or 0."""
     return number(settings[key], key, above=1e-9, most=1e12) if settings.get(key) else None
 
 
@@ -72,7 +73,7 @@ def _yarn(cfg: ModelConfig, inverse: np.ndarray, settings: dict[str, Any]) -> tu
         scale = _magnitude(factor, one) / _magnitude(factor, all_dim) if one and all_dim else _magnitude(factor)
 
     def channel(turns: float) -> float:
-        """The channel that makes this many turns over the original context."""
+        """Return the channel that makes this many turns over the original context."""
         return cfg.head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
 
     low, high = channel(_given(settings, "beta_fast") or 32), channel(_given(settings, "beta_slow") or 1)

@@ -30,7 +30,7 @@ class Entry:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Entry]:
-    """Every tensor's entry. ValueError when the header is malformed, or says what the file does not hold."""
+    """Return every tensor's entry. ValueError when the header is malformed, or says what the file does not hold."""
     path = Path(path)
     try:
         with safetensors.safe_open(path, "np") as file:
@@ -41,7 +41,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Entry]:
 
 
 def read(entry: Entry) -> np.ndarray:
-    """The tensor in its own dtype. ValueError for one that is not of floats."""
+    """Return the tensor in its own dtype. ValueError for one that is not of floats."""
     if entry.dtype not in FLOATS:
         where = f"tensor {entry.name!r} of {entry.path.name}"
         raise UserError(f"{where} has dtype {entry.dtype!r}; supported: {', '.join(FLOATS)}")
@@ -51,5 +51,5 @@ def read(entry: Entry) -> np.ndarray:
 
 @functools.lru_cache(1)
 def _opened(path: Path, *_: int) -> Any:
-    """The file, kept open until another is read: its header is parsed as it is opened."""
+    """Return the file, kept open until another is read: its header is parsed as it is opened."""
     return safetensors.safe_open(path, "np")

@@ -34,23 +34,23 @@ class Tokenizer(Protocol):
     unknown_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of trusted text (the dialect's tags, an expert's turn): added tokens are recognised."""
+        """Return ids of trusted text (the dialect's tags, an expert's turn): added tokens are recognised."""
         ...
 
     def encode_glue(self, text: str) -> list[int]:
-        """Ids of a chat template's own text, as transformers has them."""
+        """Return ids of a chat template's own text, as transformers has them."""
         ...
 
     def encode_data(self, text: str) -> list[int]:
-        """Ids of untrusted text, none of them in `added_ids`; ValueError names the token if one were."""
+        """Return ids of untrusted text, none of them in `added_ids`; ValueError names the token if one were."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """A token's bytes: joined, they are the exact UTF-8 text of the ids, added tokens as their text."""
+        """Return a token's bytes: joined, they are the exact UTF-8 text of the ids, added tokens as their text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
+        """Return the pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
         ...
 
 
@@ -130,7 +130,7 @@ class FastTokenizer:
 
 
 def _content(token: Any) -> str:
-    """A special token's text: tokenizer_config.json has it bare or in an object."""
+    """Return a special token's text: tokenizer_config.json has it bare or in an object."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
@@ -155,7 +155,7 @@ def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
-    """The same tokenizer with no added vocabulary and without the tokens named, for data.
+    """Return the same tokenizer with no added vocabulary and without the tokens named, for data.
 
     add_special_tokens=False still turns "<|im_end|>" into its id, and encode_special_tokens=True leaves added tokens
     that are not marked special. Tokens that stand in the model's vocabulary too are taken out of it, unless a merge
@@ -180,7 +180,7 @@ def _byte_of() -> dict[str, int]:
 
 
 def _pieces(parsed: dict[str, Any], vocabulary: dict[str, int], added: dict[str, int]) -> dict[int, bytes]:
-    """Each token's bytes. ValueError for a scheme in which a token has none (WordPiece)."""
+    """Return each token's bytes. ValueError for a scheme in which a token has none (WordPiece)."""
     scheme = json.dumps([parsed.get(part) for part in ("decoder", "pre_tokenizer", "normalizer")], ensure_ascii=False)
     if "ByteLevel" in scheme:
         byte_of = _byte_of()

@@ -91,8 +91,9 @@ def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, 
 
 
 def machine() -> str:
-    """A name for this kind of machine. jax's own key leaves out what a CPU can do, and a program may end in SIGILL on a
-    CPU that can do less."""
+    """Return a name for this kind of machine. jax's own key leaves out what a CPU can do, and a program may end in
+    SIGILL on a CPU that can do less.
+    """
     known = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -109,7 +109,8 @@ def fitting(settings: config.Mesh, count: int) -> str:
 
 
 def _dimensions(path: tuple[Any, ...], leaf: Any) -> tuple[str, ...] | None:
-    """The logical names of an array, from the last dict key on its way and its rank; None: no rule, so replicated.
+    """Return the logical names of an array, from the last dict key on its way and its rank; None: no rule, so
+    replicated.
 
     Optimizer states hold copies of the parameter tree, so their arrays are found by the same last key; arrays of
     another rank under it (a factored second moment) have no rule.
@@ -128,7 +129,8 @@ def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
 
 
 def parameter_specs(mesh: Mesh, tree: Any) -> Any:
-    """A PartitionSpec for each array of a tree that holds parameters, copies of them (optimizer states) or counters.
+    """Return a PartitionSpec for each array of a tree that holds parameters, copies of them (optimizer states) or
+    counters.
 
     Arrays or jax.ShapeDtypeStructs. An array without a rule, or a dimension its axis does not divide, is replicated.
     """
@@ -141,7 +143,9 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def abstract(mesh: Mesh, tree: Any) -> Any:
-    """The tree (arrays or shapes) as jax.ShapeDtypeStructs laid over this mesh: what `Checkpoints.restore` takes."""
+    """Return the tree (arrays or shapes) as jax.ShapeDtypeStructs laid over this mesh: what `Checkpoints.restore`
+    takes.
+    """
 
     def laid(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -168,7 +172,7 @@ def spread(tree: Any, layout: Any) -> Any:
 
 @functools.cache
 def whole_everywhere(mesh: Mesh) -> Any:
-    """The jitted program that gathers a tree laid over the mesh whole onto each of its devices."""
+    """Return the jitted program that gathers a tree laid over the mesh whole onto each of its devices."""
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 

@@ -23,7 +23,7 @@ def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
 
 @functools.lru_cache(4)
 def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding):
-    """The program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
+    """Return the program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
 
     def create_all() -> dict[str, Cache]:
         return {name: create(cfg, rows, positions, dtype) for name, rows, positions in sizes}
@@ -36,7 +36,7 @@ def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
 
 
 def size(cache: Cache) -> tuple[int, int]:
-    """(rows, positions)"""
+    """Return (rows, positions)."""
     return cache[0][0].shape[0], cache[0][0].shape[2]
 
 
@@ -73,7 +73,7 @@ def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None
 
 
 def rows_of(part, row_R, positions: int):
-    """The first `positions` of rows `row_R`: [R, K, positions, d]; nothing else of the array is read."""
+    """Return the first `positions` of rows `row_R`: [R, K, positions, d]; nothing else of the array is read."""
     size = (1, part.shape[1], positions, part.shape[3])
     return jax.vmap(lambda row: jax.lax.dynamic_slice(part, (row, 0, 0, 0), size)[0])(row_R)
 
@@ -97,7 +97,7 @@ def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
 
 @functools.partial(jax.jit, static_argnames="positions")
 def resize(part, positions: int):
-    """The array with more positions, the new ones 0, or with only the first `positions`."""
+    """Return the array with more positions, the new ones 0, or with only the first `positions`."""
     if positions < part.shape[2]:
         return part[:, :, :positions]
     return jnp.pad(part, ((0, 0), (0, 0), (0, positions - part.shape[2]), (0, 0)))

@@ -59,7 +59,7 @@ class Chat:
             self.end_id = next((token for token in closing if token in tokenizer.eos_ids), self.end_id)
 
     def open(self, say: Say) -> list[int]:
-        """The prompt's ids, up to where the model begins to write.
+        """Return the prompt's ids, up to where the model begins to write.
 
         Tools are given to the template. If its output does not name them, our description of them stands in the system
         text (or before the prompt, where the template has no system messages). Without a template the ids are those of
@@ -76,7 +76,7 @@ class Chat:
         return ids + self.tokenizer.encode_glue(after)
 
     def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
-        """The ids to append after a turn of the model, up to where it writes on.
+        """Return the ids to append after a turn of the model, up to where it writes on.
 
         `inline` adds the text's ids alone: the model's message stays open. "user" and "tool" close it (without its end
         token where the model sampled that, `ended_by_eos`), hold the text in a message of their role, and open the
@@ -94,7 +94,7 @@ class Chat:
         return ids + self.tokenizer.encode_glue(after)
 
     def _joined(self, glue: str, data: str) -> list[int]:
-        """Ids of the glue and of the data after it, which takes over a blank that stands between them."""
+        """Return ids of the glue and of the data after it, which takes over a blank that stands between them."""
         blank = " " * glue.endswith(" ")
         return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 
@@ -108,7 +108,7 @@ class Chat:
         return template.render(self.tokenizer.template, **given, **special)
 
     def glue_prompt(self, tools: Tools) -> list[str]:
-        """The template's text around the data of a prompt: before, between and after."""
+        """Return the template's text around the data of a prompt: before, between and after."""
         system = [] if self.system is None else [SYSTEM]
         names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
         problem = ""
@@ -150,7 +150,7 @@ class Chat:
 
 
 def _conversations(system: list[str], about: list[str], tools: Tools):
-    """The forms of a prompt to try, best first: (messages, tools for the template)."""
+    """Yield the forms of a prompt to try, best first: (messages, tools for the template)."""
 
     def messages(first: list[str], user: list[str]) -> list[Message]:
         opening = [{"role": "system", "content": "\n\n".join(first)}] if first else []
@@ -177,7 +177,9 @@ def describe_tools(tools: Tools) -> list[str]:
 
 
 def cut(text: str, sentinels: Sequence[str]) -> list[str]:
-    """The pieces of a text before, between and after its sentinels; each sentinel must occur once, in this order."""
+    """Return the pieces of a text before, between and after its sentinels; each sentinel must occur once, in this
+    order.
+    """
     pieces = []
     for sentinel in sentinels:
         if text.count(sentinel) != 1:

@@ -60,7 +60,7 @@ def seconds(since: int) -> float:
 
 
 def told(since: int) -> str:
-    """The programs after the first `since`, by name, with their seconds: "decode 2, append 1 in 3.4 s"."""
+    """Return the programs after the first `since`, by name, with their seconds: "decode 2, append 1 in 3.4 s"."""
     names = Counter(name for name, _ in _heard().programs[since:])
     listed = ", ".join(f"{name} {count}" for name, count in names.most_common())
     return f"{listed} in {seconds(since):.1f} s"

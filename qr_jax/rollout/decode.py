@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
 @jax.jit
 def episode_keys(seed, purpose, step, query_N, sample_N):
-    """Key data [N, 2] of episodes: folded from seed, purpose, step, query and sample, never from slot or host."""
+    """Return key data [N, 2] of episodes: folded from seed, purpose, step, query, sample, never from slot or host."""
     key = jax.random.key(seed)
     for number in (purpose, step):
         key = jax.random.fold_in(key, number)

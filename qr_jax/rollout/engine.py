@@ -64,7 +64,7 @@ class Engine:
             self.rows.stop_at(self.completing[text])
 
     def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
-        """Tokens of the longest prompt of these queries."""
+        """Return the tokens of the longest prompt of these queries."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
     def warm_up(
@@ -149,7 +149,7 @@ class Engine:
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> bytes:
-    """A token's bytes; none for an id that stands for no text (Qwen's vocabularies are padded with such ids)."""
+    """Return a token's bytes; none for an id that stands for no text (Qwen's vocabularies are padded with such ids)."""
     try:
         return tokenizer.piece(token)
     except ValueError:
@@ -253,7 +253,7 @@ class _Rollout:
         self._say(live, say)
 
     def _fitted(self, live: EpisodeState) -> tuple[Say | Search | Stop, list[Turn]]:
-        """The environment's move and the turns, the last one's passages cut to `observation_tokens`."""
+        """Return the environment's move and the turns, the last one's passages cut to `observation_tokens`."""
         query, budget = self.queries[live.query_at], self.settings.observation_tokens
         move, turns = tools.fit_observation(self.env, query, live.turns, lambda text: len(self.encode(text)), budget)
         self.statistics.passages_cut += tools.count_cut(live.turns[-1], turns[-1])
@@ -274,7 +274,7 @@ class _Rollout:
         self.statistics.observation_tokens += len(ids)
 
     def _prompt(self, query_at: int) -> tuple[list[int], Say]:
-        """The ids of a query's prompt, and the Say that it comes from."""
+        """Return the ids of a query's prompt, and the Say that it comes from."""
         query = self.queries[query_at]
         say = self.env(query, [])
         assert isinstance(say, Say), "interfaces.py lets no other open an episode"
@@ -339,7 +339,7 @@ class _Rollout:
         return wishes
 
     def _move_on(self, live: EpisodeState) -> tuple[str, ...] | None:
-        """The model's turn is over: ask the environment. Returns the queries of a search, None for anything else."""
+        """Ask the environment after the model's turn. Return the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:

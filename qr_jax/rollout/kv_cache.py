@@ -152,7 +152,7 @@ class KVCache:
             self.grown += name == "slots"
 
     def _view(self, positions: int) -> int:
-        """The smallest view with room for so many, and for prompts; the longest where none has."""
+        """Return the smallest view with room for so many, and for prompts; the longest where none has."""
         return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
     def _resize(self, name: str, length: int) -> None:
@@ -184,7 +184,7 @@ class KVCache:
         self.sampling = Sampling(top_p, top_k if top_k < self.cfg.vocab else 0)
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:
-        """Key data [N, 2] of N episodes, computed `slots` at a time."""
+        """Return key data [N, 2] of N episodes, computed `slots` at a time."""
         size = self.slot_count
         blocks = []
         for at in range(0, max(len(query_N), 1), size):
@@ -246,13 +246,15 @@ class KVCache:
         return -(-tokens // self.settings.tile)
 
     def _call_size(self, tiles: int) -> int:
-        """The smallest call that holds all tiles, or, if that were more than half padding, the largest they fill."""
+        """Return the smallest call that holds all tiles, or, if that were more than half padding, the largest they
+        fill.
+        """
         smaller = [size for size in self.call_sizes if size <= tiles]
         whole = [size for size in self.call_sizes if size >= tiles]
         return whole[0] if whole and (not smaller or 2 * tiles >= whole[0]) else smaller[-1]
 
     def _appending(self, laid: DecodeParams, where: str, tiles: Sequence[Tile], view: int) -> partial:
-        """The call that puts the tiles into the rows."""
+        """Return the call that puts the tiles into the rows."""
         count = next(size for size in self.call_sizes if size >= len(tiles))
         ids_TI = np.zeros((count, self.settings.tile), np.int32)
         row_T, used_T, count_T = (np.zeros(count, np.int32) for _ in range(3))
@@ -272,7 +274,7 @@ class KVCache:
         self.moved += len(moves) * (out_of != into)
 
     def _moving(self, out_of: str, into: str, batch: Sequence[Move]) -> partial:
-        """The call that copies a batch of rows."""
+        """Return the call that copies a batch of rows."""
         size, dropped = next(size for size in self.move_sizes if size >= len(batch)), caches.size(self.caches[into])[0]
         from_R, to_R, used_R = np.zeros(size, np.int32), np.full(size, dropped, np.int32), np.zeros(size, np.int32)
         from_R[: len(batch)], to_R[: len(batch)], used_R[: len(batch)] = zip(*batch, strict=True)

@@ -106,7 +106,7 @@ class EpisodeState:
         return self.begun(pieces) + b"".join([pieces[token] for token in sampled]).decode("utf-8", errors="replace")
 
     def room(self, settings: Rollout) -> int:
-        """Tokens that may still be sampled in this turn."""
+        """Return how many tokens may still be sampled in this turn."""
         left = settings.turn_tokens - (len(self.ids) - self.turn_start)
         return min(left, settings.context_tokens - len(self.ids))
 

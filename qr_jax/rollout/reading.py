@@ -21,7 +21,7 @@ AGAIN = 3  # times a text is read and made inert before it is given up
 
 
 def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
-    """The tags beside dialect.NAMES that the environment's file declares (TAGS)."""
+    """Return the tags beside dialect.NAMES that the environment's file declares (TAGS)."""
     while isinstance(env, functools.partial):
         env = env.func
     return tuple(getattr(inspect.unwrap(env), "__globals__", {}).get("TAGS", ()))

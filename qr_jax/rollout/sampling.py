@@ -26,12 +26,14 @@ class Choice(NamedTuple):
 
 
 def block_size(vocab: int) -> int:
-    """The divisor of the vocabulary's size that is nearest its square root."""
+    """Return the divisor of the vocabulary's size that is nearest its square root."""
     return min((n for n in range(1, vocab + 1) if vocab % n == 0), key=lambda n: abs(math.log(n * n / vocab)))
 
 
 def restrict(logp_SV, sampling: Sampling):
-    """Log-probabilities with -inf outside the `top_k` largest and the smallest set that holds `top_p`; ties stay in."""
+    """Return log-probabilities with -inf outside the `top_k` largest and the smallest set that holds `top_p`; ties stay
+    in.
+    """
     if sampling.top_k:
         kth_S1 = jax.lax.top_k(logp_SV, sampling.top_k)[0][:, -1:]
         # normalised anew: top_p is a share of what top_k leaves

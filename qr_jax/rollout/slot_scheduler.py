@@ -50,7 +50,7 @@ class SlotScheduler:
         rows.begin()
 
     def active(self) -> list[tuple[int, EpisodeState]]:
-        """The slots that can decode, each with its episode."""
+        """Return the slots that can decode, each with its episode."""
         return [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
 
     def leave(self, live: EpisodeState) -> None:
@@ -151,7 +151,8 @@ class SlotScheduler:
     # ---- prompts
 
     def _prefix(self, order: Sequence[tuple[int, int]]) -> list[int]:
-        """The ids that the first two prompts both begin with; [] where sharing them is not worth it, or has no room.
+        """Return the ids that the first two prompts both begin with; [] where sharing them is not worth it, or has no
+        room.
 
         Tiles are what is computed: sharing must save the prompts more of them, judged by these two, than it takes.
         """

@@ -62,7 +62,8 @@ def run_searches(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Searched:
-    """The passages of each different query, at most k, or a Fault; an error of the search function is never raised.
+    """Return the passages of each different query, at most k, or a Fault; an error of the search function is never
+    raised.
 
     All queries go in one call. If it raises or gives anything but a list of passages for each query, every query still
     without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
@@ -159,7 +160,8 @@ def fit_observation(
     encode_length: Callable[[str], int],
     budget_tokens: int,
 ) -> tuple[Say | Search | Stop, tuple[Turn, ...]]:
-    """The environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the turns.
+    """Return the environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the
+    turns.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
     the end of its text, and dropped with the last word. The first passages of the queries stay: they are cut to one
