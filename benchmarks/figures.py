@@ -37,7 +37,6 @@ from benchmarks import (
     together,
     tool_call,
 )
-from benchmarks import plans as plan_runs
 from benchmarks.tables import markdown
 
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
@@ -127,7 +126,7 @@ def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
     if not answer["fits"]:
         return (*start, f"{peak}: {answer['reason']}", "", "", "", took)
-    step_s = plan_runs.step_seconds(found["command"], answer["chips"])
+    step_s = answer["seconds"]["step"]
     if answer.get("largest"):
         took += ", with more programs than the others"
     train = f"{answer['train']['peak_bytes'] / GIB:.2f} GiB"

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import hlo, interleave
+from benchmarks import interleave
 
 DEVICES, KINDS = 8, ("slots", "heads")
 TOPOLOGY = "v5e:4x4"
@@ -126,7 +126,7 @@ def ours(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any,
 
     def need(params: Any) -> tuple[int, int]:
         one = ahead.compiled(host_local.program(cfg, compute, on).lower(params))
-        return one.peak_bytes + first_sent(mesh, on, one), sum(hlo.cost(one.text).collectives.values())
+        return one.peak_bytes + first_sent(mesh, on, one), sum(one.cost.collectives.values())
 
     return need, lambda params: host_local.to_rollout_params(params, cfg, compute, mesh, kind)
 
@@ -156,7 +156,7 @@ def plain(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any
         at = meshes.replicated(on)
         whole = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=at), params)
         laid = ahead.compiled(to_decode_params.lower(whole))
-        sent = sum(size for one in (gathered, laid) for size in hlo.cost(one.text).collectives.values())
+        sent = sum(gathered.cost.collectives.values()) + sum(laid.cost.collectives.values())
         peak = max(gathered.peak_bytes, gathered.argument_bytes + laid.peak_bytes)
         wide = 0 if dtype == jnp.float32 else ahead.compiled(cast.lower(params)).argument_bytes
         return wide + peak + first_sent(mesh, on, gathered), sent

@@ -17,15 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qr_jax.settings.overrides import override
-
 from benchmarks import interleave
-from qr_jax import config as configs
-from qr_jax.lab.planning import estimate, programs
-from qr_jax.parallel import host_local, peaks
-
-CHIPS_A_HOST = 4
-KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}  # a generation -> its chips' kind
 
 PLANS = {
     "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4"),
@@ -77,25 +69,8 @@ def one(name: str) -> dict[str, Any]:
 
 def row(name: str, found: Mapping[str, Any]) -> list[Any]:
     answer = found["answer"]
-    step_s = step_seconds(found["command"], answer["chips"]) if answer["fits"] else "-"
+    step_s = answer["seconds"]["step"] if "seconds" in answer else "-"
     return [name, answer["fits"], answer["peak_bytes_per_chip"] / 2**30, step_s, found["wall_s"]]
-
-
-def step_seconds(command: Sequence[str], chips: int) -> float:
-    """The estimate of a step that the command of a plan, run before, would print now: by the config alone."""
-    name, *words = (word for word in command[2:] if not word.startswith("--"))
-    topology = words.pop()
-    settings = override(configs.load(interleave.ROOT / name), words)
-    cfg, hosts = programs.model_shape(settings), chips // CHIPS_A_HOST
-    is_pod = settings.mesh.rollout == "pod"
-    kind = host_local.choose(settings.mesh.rollout, cfg, settings.rollout, chips if is_pod else CHIPS_A_HOST, "tpu")
-    by_heads = {"pod": host_local.heads_of_pod(cfg, chips), "heads": CHIPS_A_HOST}.get(kind, 1)
-    device = KINDS[topology.partition(":")[0]]
-    peak = peaks.known(device, settings.model.compute)
-    assert peak, f"{device} is a known kind"
-    on = estimate.chip(device, peak.flops_a_s, peak.bytes_a_s)
-    over = estimate.Shared(chips, 1 if is_pod else hosts, by_heads)
-    return estimate.step(settings, cfg, over, on)["step"]
 
 
 if __name__ == "__main__":

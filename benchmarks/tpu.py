@@ -7,7 +7,7 @@
 Decode is one chip's program at Qwen3-1.7B's shape in bfloat16; `reads` is the HBM that a step reads and writes over
 weights + live cache, `temporaries` is over the cache (a copy of it would show as 1). The learner's step runs on a slice
 of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary_rows` counts arrays of more logits than a row has in a block
-(model.vocab_block), of which there should be none. benchmarks/hlo.py says how bytes and FLOPs are counted. None of
+(model.vocab_block), of which there should be none. lab/planning/hlo.py says how bytes and FLOPs are counted. None of
 it is a measurement.
 """
 
@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hlo, interleave
+from benchmarks import interleave
 
 CHIPS = {"v5e": ("v5e:1x1", "v5e:4x4"), "v5p": ("v5p:1x1x1", "v5p:2x2x2"), "v6e": ("v6e:1x1", "v6e:4x4")}
 ROW_TOKENS = 4096
@@ -107,20 +107,19 @@ def decode(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     device = ahead.devices(CHIPS[chip][0])[0]
     lowered = jitted.lower(*ahead.on_one(device, shapes), cfg=cfg, chunk=chunk, sampling=Sampling())
     program = ahead.compiled(lowered)
-    cost = hlo.cost(program.text)
     cache_bytes, least = nbytes(cache), nbytes(laid) + nbytes(cache)
     peak = peaks.known(device.device_kind, "bfloat16")
     assert peak, f"{device.device_kind} is a known kind"
     return {
-        "reads": cost.bytes_accessed / chunk / least,
+        "reads": program.cost.bytes_accessed / chunk / least,
         "temporaries": program.temporary_bytes / cache_bytes,
-        "GB_a_step": cost.bytes_accessed / chunk / 1e9,
+        "GB_a_step": program.cost.bytes_accessed / chunk / 1e9,
         "weights_and_cache_GB": least / 1e9,
-        "GFLOP_a_step": cost.flops / chunk / 1e9,
+        "GFLOP_a_step": program.cost.flops / chunk / 1e9,
         "peak_GB": program.peak_bytes / 1e9,
         "bound_ms_a_step": 1e3 * least / peak.bytes_a_s,
         "compile_s": program.compile_s,
-        **details(program.text, cost),
+        **details(program),
     }
 
 
@@ -130,7 +129,7 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from qr_jax.config import Learner, Model
-    from qr_jax.lab.planning import ahead
+    from qr_jax.lab.planning import ahead, hlo
     from qr_jax.learner import learner, pack
     from qr_jax.models.families import PRESETS
     from qr_jax.records import Grades
@@ -146,19 +145,18 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     at = made.train_step.batch_at(batch)
     batch = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), batch, at)
     program = ahead.compiled(made.train_step.jitted.lower(made.abstract, batch, np.float32(0)))
-    cost = hlo.cost(program.text)
     sizes = {"vocab": cfg.vocab, "width": cfg.width, "chips": len(chips), "block": model.vocab_block}
     whole = [str(array) for array, _ in hlo.largest_arrays(program.text) if holds_a_row(array.shape, **sizes)]
     return {
         "vocabulary_rows": len(whole),
         "peak_GB": program.peak_bytes / 1e9,
         "temporaries_GB": program.temporary_bytes / 1e9,
-        "TFLOP": cost.flops / 1e12,
-        "GB": cost.bytes_accessed / 1e9,
-        "collective_GB": sum(cost.collectives.values()) / 1e9,
+        "TFLOP": program.cost.flops / 1e12,
+        "GB": program.cost.bytes_accessed / 1e9,
+        "collective_GB": sum(program.cost.collectives.values()) / 1e9,
         "compile_s": program.compile_s,
         "chips": len(chips),
-        **details(program.text, cost),
+        **details(program),
     }
 
 
@@ -182,11 +180,13 @@ def nbytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def details(text: str, cost: hlo.Cost) -> dict[str, Any]:
+def details(program: Any) -> dict[str, Any]:
     """Who the bytes are from, the largest arrays, and what the text does not say; not in the table."""
-    largest = [[str(array), array.nbytes, source] for array, source in hlo.largest_arrays(text)[:12]]
-    by = dict(list(cost.bytes_by.items())[:12])
-    unbounded = list(cost.unbounded)
+    from qr_jax.lab.planning import hlo
+
+    largest = [[str(array), array.nbytes, source] for array, source in hlo.largest_arrays(program.text)[:12]]
+    by = dict(list(program.cost.bytes_by.items())[:12])
+    cost, unbounded = program.cost, list(program.cost.unbounded)
     return {
         "collectives": cost.collectives,
         "kernels": cost.kernels,

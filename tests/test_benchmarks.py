@@ -23,7 +23,6 @@ from benchmarks import (  # noqa: E402
     kept_runs,
     methods,
     paper_table,
-    plans,
     pool,
     real_agent,
     recycling_map,
@@ -171,14 +170,12 @@ def test_the_plans_of_the_lengths_of_the_paper_s_agent_are_those_that_are_kept()
         told = f"{hours:,.1f} h" if hours < 10 else f"{hours:,.0f} h"
         return f"| {lengths} | {peak / 2**30:.1f} GiB{more} | {told}, {hours * chips:,.0f} chip-hours |"
 
-    command = figures.result("plans")["v5e_16"]["command"]
-    first = plans.step_seconds(command, 16), usual["steps"], usual["chips"], usual["peak_bytes_per_chip"]
+    first = usual["seconds"]["step"], usual["steps"], usual["chips"], usual["peak_bytes_per_chip"]
     assert row("4,096, 512 | 64, 32", *first) in page
     assert not refused["fits"] and refused["exit_status"] == 1 and "decode needs" in refused["reason"]
     gib = refused["peak_bytes_per_chip"] / 2**30
     assert f"| 32,768, 10,000 | 64, 32 | refused: decoding needs {gib:.1f} GiB | - |" in page
-    step_s = plans.step_seconds(fits["command"].split(), 16)
-    last = step_s, fits["steps"], fits["chips"], fits["peak_bytes_per_chip"]
+    last = fits["step_s"], fits["steps"], fits["chips"], fits["peak_bytes_per_chip"]
     assert fits["largest_phase"] == "train" and row("32,768, 10,000 | 4, 2", *last, ", in training") in page
     assert fits["command"].removesuffix(" --no-search") in page  # an option of that time
     assert fits["command"].replace(" rollout.slots=4 rollout.store=2", "") == refused["command"]

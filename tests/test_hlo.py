@@ -1,15 +1,10 @@
 """Counting what a compiled program costs: by hand on small HLO texts as XLA writes them for TPU, and on CPU."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
-
-from benchmarks import hlo
+from qr_jax.lab.planning import hlo
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

@@ -1,8 +1,6 @@
 """A host's devices share its rollouts by slots or by heads, and episodes are those of one device."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,14 +9,11 @@ from jax.sharding import Mesh
 from rollouts import CFG, SETTINGS, WORDS, engine, flat, near_ties, random_params, roll, words_env, world
 
 from qr_jax import assemble, config
+from qr_jax.lab.planning import hlo
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import compiles, decode
 from qr_jax.rollout.engine import Engine
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
-
-from benchmarks import hlo
 
 SHAPE = replace(SETTINGS, slots=8, store=8, buckets=(64,))
 

@@ -12,9 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from qr_jax.cli import cli
-from qr_jax.config import Config, Mesh, Model, Pool, Rollout, load
+from qr_jax.config import Config, Mesh, Model, load
 from qr_jax.lab.planning import ahead, estimate, plan, planned, programs
-from qr_jax.models import costs, families
 from qr_jax.settings.checks import check
 
 pytestmark = pytest.mark.usefixtures("optimised")
@@ -23,7 +22,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (pip install libtpu; no TPU needed)")
 GIB = estimate.GIB
-CHIP = estimate.Chip("test", hbm_bytes=16 * GIB, flops_a_s=100e12, bytes_a_s=1e12)
+CHIP = estimate.Chip("test", hbm_bytes=16 * GIB, flops_a_s=100e12, bytes_a_s=1e12, links_a_s=2e11)
 
 
 # ---- memory
@@ -47,23 +46,43 @@ def test_a_config_that_fits_is_not_refused_and_one_that_does_not_is_told_why():
 # ---- work, time and money
 
 
+def test_kernel_flops_are_those_of_the_blocks_on_and_below_the_diagonal():
+    """Rows of 1,024 in blocks of 512: 3 blocks of 512 x 512; 2 products forward, 3 and 4 backward."""
+    calls = {"splash_mha_fwd": 2, "splash_mha_dq": 1, "splash_mha_dkv": 1, "another": 5}
+    found = estimate.kernel_flops(calls, rows=2, length=1024, heads=4, head_dim=128, block=512)
+    assert found == (2 * 2 + 3 + 4) * 2 * (3 * 512 * 512) * 128 * 4 * 2
+
+
+def test_a_program_takes_as_long_as_the_slowest_of_matrix_unit_memory_and_links():
+    program = {"flops": 40e12, "bytes_accessed": 0.6e12, "collectives": {"all-gather": 5e10, "all-reduce": 5e10}}
+    assert estimate.seconds(program, CHIP) == pytest.approx({"matrix unit": 1.0, "HBM": 1.0, "links": 1.0})
+
+
+def settings(**changes):
+    pool = {"queries": 32, "samples": 4, "oversample": 2}
+    made = {
+        "pool": pool,
+        "rollout": {"context_tokens": 1000},
+        "learner": {"rows": 16, "row_tokens": 1000, "updates": 1},
+    }
+    made["learner"]["keep_zero_variance"] = False
+    return made | changes
+
+
 def test_a_step_by_hand():
-    """256 episodes of 500 tokens, 150 sampled, on 4 hosts of 4 chips with 8 slots each: 64 x 150 / (8 x .8) = 1,500
-    decode steps, which read a quarter of the weights and of 8 x 1,000 positions at .6 TB/s; 16 chips of 40 TFLOP/s."""
-    config = Config(
-        model=Model(compute="bfloat16"), pool=Pool(queries=32, samples=4, oversample=2),
-        rollout=Rollout(context_tokens=1000, slots=8),
-    )  # fmt: skip
-    cfg = families.PRESETS["qwen3_1p7b"]
-    weights, position = costs.parameter_count(cfg), 2 * 28 * 8 * 128
-    layers, attended = 2 * costs.matrix_parameters(cfg), 4 * 28 * 16 * 128
-    decode = 1500 * 2 * (weights / 4 + 8 * 1000 * position / 4) / 0.6e12
-    prefill = (layers * 256 * 350 + attended * 256 * 350 * 250) / (16 * 40e12)
-    head = 2 * 151936 * 2048
-    learner = 3 * (layers * 128 * 500 + attended * 128 * 125_250 + head * 128 * 150) / (16 * 40e12)
-    found = estimate.step(config, cfg, estimate.Shared(chips=16, rollouts=4, by_heads=4), CHIP)
-    wanted = {"decode": decode, "prefill": prefill, "rollout": decode + prefill, "learner": learner}
-    assert found == pytest.approx(wanted | {"step": decode + prefill + learner})
+    """256 episodes of 500 tokens, 150 sampled, over 4 hosts of 8 slots: 64 x 150 / (8 x .8) = 1,500 decode steps, and
+    64 x 350 / 1,024 -> 22 prefill calls; 128 x 500 / (16,000 x .95) -> 5 of 8 micro-batches."""
+    what = estimate.load(settings(), hosts=4, slots=8, call_tokens=1024, micro=8)
+    nothing = {"flops": 0, "bytes_accessed": 0, "collectives": {}}
+    programs = {
+        "decode": nothing | {"bytes_accessed": 0.6e9},  # 1 ms at 60 % of 1 TB/s
+        "prefill": nothing | {"flops": 4e12},  # .1 s at 40 % of 100 TFLOP/s
+        "train": nothing | {"flops": 320e12},  # 8 s
+        "hand_over": nothing | {"collectives": {"all-gather": 5e10}},  # .5 s at 50 % of 200 GB/s
+    }
+    found = estimate.step(programs, CHIP, what)
+    wanted = {"decode": 1.5, "prefill": 2.2, "rollout": 3.7, "learner": 5.0, "hand_over": 0.5, "step": 9.2}
+    assert found == pytest.approx(wanted)
 
 
 def test_a_run_costs_its_chip_hours():
@@ -199,10 +218,11 @@ def test_every_row_of_the_paper_s_table_stands_on_every_pod_and_draws_as_many_qu
 
 
 def answer(**changes):
-    one = {"peak_bytes": 3 * GIB, "argument_bytes": GIB, "compile_s": 41.2}
+    one = {"peak_bytes": 3 * GIB, "argument_bytes": GIB, "flops": 2e9, "kernel_flops": 5e8, "bytes_accessed": 4e9}
+    one |= {"bytes_least": 3e9, "collectives": {"all-gather": 1.5e9}, "compile_s": 41.2}
     found = {name: one | {"per": planned.PER[name]} for name in plan.PROGRAMS}
     sizes = {"train": 4 * GIB, "hand_over": 2 * GIB, "prefill": GIB, "decode": GIB}
-    times = {"rollout": 30.0, "decode": 28.0, "prefill": 2.0, "learner": 6.0, "step": 36.0}
+    times = {"rollout": 30.0, "decode": 28.0, "prefill": 2.0, "learner": 5.0, "hand_over": 1.0, "step": 36.0}
     found |= {"chips": 16, "hosts": 4, "kind": "TPU v5 lite", "layout": "by heads", "hbm_bytes": 16 * GIB, "fits": True}
     found |= {"memory_by_phase": sizes, "resident": {"state": GIB}, "seconds": times, "assumptions": ["all goes well"]}
     found |= {"steps": 100}
@@ -215,8 +235,8 @@ def test_a_plan_prints_memory_work_time_and_money():
     assert "v5e:4x4: 16 chips on 4 hosts, TPU v5 lite" in text
     assert plan.format_plan("v5e:2x4", answer(chips=8, hosts=1)).startswith("v5e:2x4: 8 chips on 1 host, TPU v5 lite")
     row = next(line.split() for line in text.splitlines() if line.startswith("  train / update"))
-    assert row[-4:] == ["3.00", "1.00", "41", "s"]
-    assert "a step 36.0 s (rollout 30.00, learner 6.00" in text
+    assert row[-9:] == ["3.00", "1.00", "2.00", "4.00", "3.00", "all-gather", "1.50", "41", "s"]
+    assert "a step 36.0 s (rollout 30.00, learner 5.00, hand_over 1.00" in text
     assert "100 steps 1.00 h, 16.0 chip-hours, 19 dollars at 1.2 a chip-hour" in text
     assert "assumed: all goes well" in text and "a run compiles 17 of decode and 68 of prefill before" in text
 
@@ -263,14 +283,14 @@ def planned_on(topology, config):
 def test_a_config_that_is_too_large_is_refused_before_the_rest_is_compiled(tmp_path):
     found = planned_on("v5e:2x2", cut(tmp_path, slots=65536))
     assert not found["fits"] and found["peak_bytes_per_chip"] > 15.75 * GIB
-    assert found["hand_over"]["peak_bytes"] > 0  # compiled before it
+    assert found["hand_over"]["bytes_accessed"] > 0  # compiled before it
     assert [found[name] for name in ("decode", "prefill", "train")] == [None] * 3
     assert found["reason"].startswith("decode needs") and "a chip has 15.75 GiB: lower rollout.slots" in found["reason"]
 
 
 @needs_libtpu
 @pytest.mark.slow
-def test_what_is_resident_is_the_sum_by_hand(tmp_path):
+def test_what_is_resident_and_sent_is_the_sum_by_hand(tmp_path):
     """On a chip of 4: 2 layers, 8,192 words, width 2,048, 16 heads of 128 with 8 for keys, an MLP of 6,144."""
     found = planned_on("v5e:2x2", cut(tmp_path))
     attention, mlp, head = 2048 * 2048 * 2 + 2048 * 1024 * 2, 3 * 2048 * 6144, 8192 * 2048
@@ -280,5 +300,69 @@ def test_what_is_resident_is_the_sum_by_hand(tmp_path):
     assert held["slots"] == pytest.approx(cache, rel=0.001) and held["store"] == pytest.approx(cache, rel=0.001)
     assert held["state"] == pytest.approx(12 * params / 4, rel=0.001)  # float32 weights and two moments
     assert held["state"] >= 12 * (params - 2 * (2 * 2048 + 2 * 128) - 2048) / 4
+    assert found["train"]["bytes_least"] == 2 * held["state"]
     assert found["rollout_programs"]["decode"] == 17  # 128, 192, 256, 384, then four an octave up to 4,096
+    sent = sum(found["hand_over"]["collectives"].values())
+    assert sent == pytest.approx(2 * params / 4, rel=0.001)  # a chip's share, in bfloat16, from rows to heads
+    assert sum(found["train"]["collectives"].values()) > 2 * params  # more than all weights gathered once
     assert max(found["memory_by_phase"].values()) == found["peak_bytes_per_chip"] > sum(held.values())
+
+
+def short(config, **learner):
+    """With episodes of 128 tokens: activations are then small enough for VMEM, and weights are what HBM is read for."""
+    learner = replace(config.learner, row_tokens=128, **learner)
+    return replace(config, learner=learner, rollout=replace(config.rollout, context_tokens=128))
+
+
+def grown(small, large):
+    counted = ("flops", "bytes_accessed", "bytes_least")
+    return {name: {of: large[name][of] - small[name][of] for of in counted} for name in plan.PROGRAMS}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_doubling_the_mlp_adds_its_products_and_its_weights(tmp_path):
+    """By hand, on each of 4 chips, for 6,144 more columns of the MLP in 2 layers of width 2,048.
+
+    FLOPs: a forward pass has 3 products of them a token. Training (remat=full) computes gate and up again (the result
+    of down is not needed again), and each product has two gradients: 3 + 2 + 6 = 11. Prefill ends at the last layer's
+    keys and values, before its MLP. Bytes: decode reads the three matrices once, prefill those of one layer; hand-over
+    reads the learner's share in float32 and writes the rollouts' in bfloat16, what is sent in between lies in VMEM.
+    """
+    more = grown(*(planned_on("v5e:2x2", short(cut(tmp_path, mlp))) for mlp in (6144, 12288)))
+    columns, tokens = 2 * 2048 * 6144, 128  # one row of the micro-batch a chip
+    assert more["train"]["flops"] == pytest.approx(2 * 11 * columns * tokens, rel=0.03)
+    assert more["decode"]["flops"] == pytest.approx(2 * 3 * columns * 16 / 4, rel=0.03)
+    assert more["prefill"]["flops"] == pytest.approx(2 * 3 * columns / 2 * 1024 / 4, rel=0.03)
+    assert more["hand_over"]["flops"] == 0
+    assert more["decode"]["bytes_accessed"] == pytest.approx(3 * columns * 2 / 4, rel=0.03)
+    assert more["prefill"]["bytes_accessed"] == pytest.approx(3 * columns / 2 * 2 / 4, rel=0.03)
+    assert more["hand_over"]["bytes_accessed"] == pytest.approx(3 * columns * (4 + 2) / 4, rel=0.03)
+    assert more["decode"]["bytes_least"] == 2 * more["prefill"]["bytes_least"] == 3 * columns * 2 // 4
+    assert more["hand_over"]["bytes_least"] == 3 * columns * (4 + 2) // 4
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_doubling_the_mlp_moves_its_weights_gradients_and_moments_through_hbm(tmp_path):
+    """Bytes of an update by hand, on one chip and a row of 128 tokens, for 12,288 more columns in 2 layers of 2,048.
+
+    A matrix of both layers (200 MB in float32, then 400) is larger than VMEM: all of it goes through HBM. On 4 chips
+    XLA keeps some gathered weights and gradients in VMEM, which no sum by hand foresees.
+    """
+
+    def found(mlp):
+        config = short(cut(tmp_path, mlp), rows=1)
+        return planned_on("v5e:1x1", replace(config, mesh=Mesh(fsdp=1), pool=replace(config.pool, samples=1)))
+
+    more, columns = grown(found(12288), found(24576))["train"], 2 * 2048 * 12288
+    cast = 3 * (4 + 2)  # to bfloat16, all layers before the first
+    products = 3 * 2 + 2 * 2 + 3 * 2  # weights read: forward, gate and up again (remat=full), the inputs' gradients
+    gradients = 3 * (4 + 4)  # zeros, over which each layer writes its own
+    norm = 3 * 4  # of the gradients, to clip them
+    moments = 3 * (3 * 4 + 2 * 4)  # gradient and both moments read, these written; the update's norm on the way
+    weights = 3 * (3 * 4 + 4)  # read with both moments, written
+    by_hand = cast + products + gradients + norm + moments + weights
+    assert more["bytes_accessed"] == pytest.approx(columns * by_hand, rel=0.03)
+    assert more["bytes_least"] == columns * 3 * 12 * 2
+    assert more["flops"] == pytest.approx(2 * 11 * columns * 128, rel=0.03)

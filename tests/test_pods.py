@@ -20,13 +20,10 @@ from oracle import beta_rates, roll
 
 from qr_jax import config
 from qr_jax.config import use
+from qr_jax.lab.planning import hlo
 from qr_jax.logging import metrics_writer
 from qr_jax.parallel import watchdog
 from qr_jax.run import bucket
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
-
-from benchmarks import hlo
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 2, 4)

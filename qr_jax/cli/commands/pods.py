@@ -13,7 +13,7 @@ JSON = "print JSON; of several topologies, by name; a program that was refused, 
 
 def add(command: Any) -> None:
     """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
-    text = "compile a config's programs for TPU slices that are not there: memory, time, cost; "
+    text = "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; "
     text += "does it fit?"
     usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
     plan = command("plan", _plan, text, usage=usage)

@@ -1,4 +1,4 @@
-"""Compiling for TPUs that are not there: chips by name, shapes laid out on them, and a program's memory there."""
+"""Compiling for TPUs that are not there: chips by name, shapes laid out on them, and what a program costs there."""
 
 import fnmatch
 import re
@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
+from qr_jax.lab.planning import hlo
 from qr_jax.parallel.mesh import AXES
 
 GET_LIBTPU = "python -m pip install 'jax[tpu]'"  # the one that this jax was made for
@@ -37,6 +38,7 @@ class Program:
     """
 
     text: str  # optimised HLO
+    cost: hlo.Cost
     argument_bytes: int
     temporary_bytes: int
     result_bytes: int
@@ -92,7 +94,7 @@ def on_one(chip: Any, shapes: Any) -> Any:
 
 
 def compiled(lowered: jax.stages.Lowered) -> Program:
-    """Compile what `jitted.lower(...)` gave."""
+    """Compile what `jitted.lower(...)` gave, and count."""
     start = time.perf_counter()
     program = lowered.compile()
     compile_s = time.perf_counter() - start
@@ -100,6 +102,6 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
     assert text is not None and memory is not None, "XLA says both of a program that it has compiled"
     given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Program(
-        text, argument_bytes=given, temporary_bytes=memory.temp_size_in_bytes, result_bytes=results,
+        text, hlo.cost(text), argument_bytes=given, temporary_bytes=memory.temp_size_in_bytes, result_bytes=results,
         peak_bytes=max(memory.peak_memory_in_bytes, given + results), compile_s=compile_s,
     )  # fmt: skip

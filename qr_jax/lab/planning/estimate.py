@@ -1,25 +1,29 @@
-"""Estimates of a run: whether its compiled programs fit a chip, a step's time at best, and the price.
+"""Estimates of a run from its compiled programs: whether it fits a chip, a step's time at best, and the price.
 
-No device: sums over counts of bytes and FLOPs by the model's shape (models/costs.py). Nothing here is a measurement.
+No jax and no device: sums over counts of bytes and FLOPs (lab/planning/hlo.py). Nothing here is a measurement.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from qr_jax.config import Config
 from qr_jax.errors import UserError
-from qr_jax.models import costs
-from qr_jax.models.families import ModelConfig
 
 GIB = 2**30
-# How a chip's kind begins -> bytes of HBM that a program may use, as libtpu says when it refuses one.
-CHIPS: Mapping[str, float] = {"TPU v5 lite": 15.75 * GIB, "TPU v5": 95.74 * GIB, "TPU v6": 31.25 * GIB}
+# How a chip's kind begins -> bytes of HBM that a program may use (as libtpu says when it refuses one), bytes/s between
+# chips, all links of one together, one way (Google's figures: 1.6, 4.8 and 3.584 Tbit/s a chip).
+CHIPS: Mapping[str, tuple[float, float]] = {
+    "TPU v5 lite": (15.75 * GIB, 200e9),
+    "TPU v5": (95.74 * GIB, 600e9),
+    "TPU v6": (31.25 * GIB, 448e9),
+}
 # Assumed shares of what a chip can do, and how episodes look; the estimate prints them all.
-MATRIX_SHARE, HBM_SHARE = 0.4, 0.6
+SHARES = {"matrix unit": 0.4, "HBM": 0.6, "links": 0.5}
 EPISODE_SHARE = 0.5  # of rollout.context_tokens that an episode has on average
 SAMPLED_SHARE = 0.3  # of an episode's tokens, sampled by the model; the rest are prompt and passages
 BUSY_SHARE = 0.8  # of the slots, over a rollout: at its end few episodes are left
+PACKED_SHARE = 0.95  # of a learner's rows that episodes fill
 CAUSES = {
     "train": "lower learner.rows or learner.row_tokens, set model.remat=full, or raise mesh.fsdp on a larger slice",
     "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
@@ -30,33 +34,42 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip's capacity: bytes of HBM, FLOP/s, bytes/s of its memory."""
+    """One chip's capacity: bytes of HBM, FLOP/s, bytes/s of its memory and of its links."""
 
     kind: str
     hbm_bytes: int
     flops_a_s: float
     bytes_a_s: float
-
-
-@dataclass(frozen=True)
-class Shared:
-    """A slice's chips, the rollouts that go on at a time on it, and the chips that share the weights of one."""
-
-    chips: int
-    rollouts: int
-    by_heads: int
+    links_a_s: float
 
 
 def chip(kind: str, flops_a_s: float, bytes_a_s: float) -> Chip:
-    """Return the chip of a kind such as "TPU v5 lite"; ValueError names the kinds that are known."""
-    for start, hbm_bytes in CHIPS.items():
+    """The chip of a kind such as "TPU v5 lite"; ValueError names the kinds that are known."""
+    for start, (hbm_bytes, links_a_s) in CHIPS.items():
         if kind.startswith(start):
-            return Chip(kind, int(hbm_bytes), flops_a_s, bytes_a_s)
+            return Chip(kind, int(hbm_bytes), flops_a_s, bytes_a_s, links_a_s)
     raise unknown(kind)
 
 
 def unknown(kind: str) -> UserError:
     return UserError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
+
+
+def kernel_flops(kernels: Mapping[str, int], *, rows: int, length: int, heads: int, head_dim: int, block: int) -> int:
+    """FLOPs of splash attention's kernels on one chip, which HLO does not tell: `kernels` is name -> calls.
+
+    Blocks above the diagonal are skipped, the others computed whole. Products a block: forward 2, the gradient of the
+    queries 3, that of keys and values 4.
+    """
+    blocks = math.ceil(length / block)
+    pairs = blocks * (blocks + 1) // 2 * block * block
+    products = {"dq": 3, "dkv": 4}
+    found = 0
+    for name, calls in kernels.items():
+        if "splash" in name:
+            each = next((count for part, count in products.items() if part in name), 2)
+            found += calls * each * 2 * pairs * head_dim * heads * rows
+    return found
 
 
 def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
@@ -83,60 +96,76 @@ def too_large(name: str, found_bytes: int, hbm_bytes: int) -> str:
     return f"{needs}, and a chip has {hbm_bytes / GIB:.2f} GiB: {CAUSES[name]}"
 
 
-def step(settings: Config, cfg: ModelConfig, over: Shared, on: Chip) -> dict[str, float]:
-    """Estimate the seconds of a step's parts, `rollout` (decode and prefill) and `learner`, and of the whole.
+def seconds(program: Mapping[str, Any], on: Chip) -> dict[str, float]:
+    """Return one run's seconds by the matrix unit, by HBM and by the links, at the assumed shares of each."""
+    moved = sum(program["collectives"].values())
+    return {
+        "matrix unit": program["flops"] / (on.flops_a_s * SHARES["matrix unit"]),
+        "HBM": program["bytes_accessed"] / (on.bytes_a_s * SHARES["HBM"]),
+        "links": moved / (on.links_a_s * SHARES["links"]),
+    }
 
-    Decoding is bound by HBM, prefill and learner by the matrix unit. `assumptions` says what is not in it.
+
+@dataclass(frozen=True)
+class Load:
+    """The work of a step, from the config: whole step, all hosts together, but for `slots` and `call_tokens`."""
+
+    episodes: int  # rolled out
+    trained: int  # of them, at most
+    episode_tokens: float
+    sampled_tokens: float  # of an episode
+    hosts: int
+    slots: int  # of one host
+    call_tokens: int  # of one prefill call of a host
+    row_tokens: int  # of one micro-batch: rows x length
+    micro: int  # micro-batches that the train program was compiled for
+    updates: int = 1  # that the batch is trained in
+
+
+def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: int, micro: int) -> Load:
+    """The load of a step of a config (as JSON holds it) on so many hosts."""
+    pool, learner = settings["pool"], settings["learner"]
+    drawn = pool["queries"] * pool["oversample"]
+    tokens = EPISODE_SHARE * settings["rollout"]["context_tokens"]
+    trained = (drawn if learner["keep_zero_variance"] else pool["queries"]) * pool["samples"]
+    return Load(
+        episodes=drawn * pool["samples"], trained=trained, episode_tokens=tokens, sampled_tokens=SAMPLED_SHARE * tokens,
+        hosts=hosts, slots=slots, call_tokens=call_tokens, row_tokens=learner["rows"] * learner["row_tokens"],
+        micro=micro, updates=learner["updates"],
+    )  # fmt: skip
+
+
+def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dict[str, float]:
+    """Estimate the seconds of a step's parts, `rollout` (decode and prefill), `learner` and `hand_over`, and the whole.
+
+    Each part is bound by the slowest of matrix unit, HBM and links. `assumptions` says what is not in it.
     """
-    tokens, sampled = _episode(settings)
-    episodes, trained = _episodes(settings)
-    slots, item_bytes = settings.rollout.slots, 2 if settings.model.compute == "bfloat16" else 4
-    positions = slots * settings.rollout.context_tokens
-    weights = costs.decoding_bytes(cfg, steps=1, positions=0, item_bytes=item_bytes)
-    cache = costs.decoding_bytes(cfg, steps=0, positions=positions, item_bytes=item_bytes)
-    decode_steps = math.ceil(episodes / over.rollouts * sampled / (slots * BUSY_SHARE))
-    read = weights / over.by_heads + cache * over.rollouts / over.chips
-    given = int(episodes * (tokens - sampled))
-    prefill = costs.training_flops(cfg, tokens=given, pairs=int(given * tokens / 2), predicted=0) / 3
-    pairs = int(trained * tokens * (tokens + 1) / 2)
-    forwards = (settings.learner.updates > 1) + (settings.learner.kl_weight > 0)
-    learner = costs.training_flops(
-        cfg, tokens=int(trained * tokens), pairs=pairs, predicted=int(trained * sampled), forwards=forwards
-    )
-    rate = over.chips * on.flops_a_s * MATRIX_SHARE
-    parts = {"decode": decode_steps * read / (on.bytes_a_s * HBM_SHARE), "prefill": prefill / rate}
+    bound = {name: max(seconds(program, on).values()) for name, program in programs.items()}
+    here = math.ceil(what.episodes / what.hosts)
+    decode_steps = math.ceil(here * what.sampled_tokens / (what.slots * BUSY_SHARE))
+    calls = math.ceil(here * (what.episode_tokens - what.sampled_tokens) / what.call_tokens)
+    used = math.ceil(what.trained * what.episode_tokens / (what.row_tokens * PACKED_SHARE))
+    parts = {"decode": decode_steps * bound["decode"], "prefill": calls * bound["prefill"]}
+    parts |= {"learner": bound["train"] * min(used, what.micro) / what.micro, "hand_over": bound["hand_over"]}
     rollout = parts["decode"] + parts["prefill"]
-    return {"rollout": rollout, **parts, "learner": learner / rate, "step": rollout + learner / rate}
-
-
-def _episode(settings: Config) -> tuple[float, float]:
-    """Return an episode's tokens, and those of them that are sampled."""
-    tokens = EPISODE_SHARE * settings.rollout.context_tokens
-    return tokens, SAMPLED_SHARE * tokens
-
-
-def _episodes(settings: Config) -> tuple[int, int]:
-    """Return a step's episodes, and those of them that are trained on at most."""
-    pool = settings.pool
-    drawn = pool.queries * pool.oversample
-    trained = drawn if settings.learner.keep_zero_variance else pool.queries
-    return drawn * pool.samples, trained * pool.samples
+    return {"rollout": rollout, **parts, "step": rollout + parts["learner"] + parts["hand_over"]}
 
 
 def price(step_s: float, *, steps: int, chips: int, dollars_a_chip_hour: float) -> float:
-    """Return the dollars of all training steps; cold start, evaluation and compiling are not in it."""
+    """Dollars of all training steps; cold start, evaluation and compiling are not in it."""
     return step_s * steps * chips * dollars_a_chip_hour / 3600
 
 
-def assumptions(settings: Config) -> list[str]:
-    """Return the estimate's assumptions in words."""
-    tokens, (episodes, trained) = _episode(settings)[0], _episodes(settings)
+def assumptions(what: Load) -> list[str]:
+    """The estimate's assumptions in words."""
+    shares = ", ".join(f"{share:.0%} of its {name}" for name, share in SHARES.items())
+    old = f"learner.updates={what.updates}: the forward pass for old log-probabilities is neither compiled nor counted"
     return [
-        f"a chip reaches {MATRIX_SHARE:.0%} of its matrix unit in prefill and learner, {HBM_SHARE:.0%} of its HBM in "
-        "decoding; what is sent between chips takes no time of its own, nor what remat computes again",
-        f"{episodes} episodes of {tokens:.0f} tokens ({EPISODE_SHARE:.0%} of rollout.context_tokens),"
+        f"a chip reaches {shares}; each program takes as long as the slowest of the three",
+        f"{what.episodes} episodes of {what.episode_tokens:.0f} tokens ({EPISODE_SHARE:.0%} of rollout.context_tokens),"
         f" {SAMPLED_SHARE:.0%} of them sampled; a query's samples share no prefill",
-        f"{BUSY_SHARE:.0%} of the {settings.rollout.slots} slots of a rollout decode, over a cache at its full length",
-        f"all {trained} episodes that can be are trained on",
-        "searches, rewards, the hand-over, checkpoints, evaluation and the host's own work take no time",
+        f"{BUSY_SHARE:.0%} of the {what.slots} slots of a host decode, over a cache at its full length",
+        f"all {what.trained} episodes that can be are trained on, in rows filled to {PACKED_SHARE:.0%}",
+        "searches, rewards, checkpoints, evaluation and the host's own work take no time",
+        *([old] if what.updates > 1 else []),
     ]

@@ -84,7 +84,8 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     if found["train"] is None:
         return "\n".join([*lines, f"  {verdict}"])
     lines += [f"  {found['layout']}", "", *_table(found)]
-    lines.append("")
+    kernels = sum(found[name]["kernel_flops"] for name in PROGRAMS) / 1e9
+    lines += [f"  one run on one chip; GFLOP with {kernels:.2f} of attention kernels, which HLO does not count", ""]
     whole = f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}"
     for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
         lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
@@ -100,19 +101,22 @@ def _gib(size: float) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:
-    """Format the programs: memory of each by itself on one chip."""
-    rows: list[tuple[str, ...]] = [("program", "peak GiB", "arguments", "compiled in")]
+    """The programs: memory of each by itself, work and collectives of one run of it on one chip."""
+    heads = ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
+    rows: list[tuple[str, ...]] = [heads]
     for name in PROGRAMS:
         one = found[name]
+        moved = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in sorted(one["collectives"].items())) or "none"
+        work = (f"{one[part] / 1e9:.2f}" for part in ("flops", "bytes_accessed", "bytes_least"))
         memory = _gib(one["peak_bytes"]), _gib(one["argument_bytes"])
-        rows.append((f"{name} / {one['per']}", *memory, f"{one['compile_s']:.0f} s"))
+        rows.append((f"{name} / {one['per']}", *memory, *work, moved, f"{one['compile_s']:.0f} s"))
     return [f"  {line}" for line in aligned(rows)]
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:
     """The estimate of a step and a run, with what it assumes."""
     took = found["seconds"]
-    parts = ", ".join(f"{name} {took[name]:.2f}" for name in ("rollout", "learner"))
+    parts = ", ".join(f"{name} {took[name]:.2f}" for name in ("rollout", "learner", "hand_over"))
     inside = f"decode {took['decode']:.2f}, prefill {took['prefill']:.2f}"
     hours = took["step"] * found["steps"] / 3600
     lines = [f"  estimate, nothing measured: a step {took['step']:.1f} s ({parts}; of the rollout {inside})"]

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from qr_jax.config import Config
 from qr_jax.lab.planning import ahead, estimate
 from qr_jax.lab.planning.plan import ANSWER, PROGRAMS, SAY
 from qr_jax.lab.planning.programs import Programs, model_shape, slice_of
+from qr_jax.models import flash
 from qr_jax.parallel import host_local, peaks
 from qr_jax.parallel import mesh as meshes
 
@@ -87,19 +89,19 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     try:
         compile_all(programs, compiler, made)
     except TooLarge as error:
-        about |= {name: figures(name, program) for name, program in made.items()}
+        about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
         about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
         return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": compiler.compile_s}
     held = resident(programs, made)
     by_phase = estimate.phases(held, own(made, held, programs.reordered))
-    found = {name: figures(name, program) for name, program in made.items()}
-    over = estimate.Shared(len(on.chips), programs.rollouts, programs.local.shape["heads"])
+    found = {name: figures(programs, name, program, held) for name, program in made.items()}
+    what = load(programs)
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
         "memory_by_phase": by_phase, "resident": held,
-        "seconds": estimate.step(settings, programs.cfg, over, limits), "assumptions": estimate.assumptions(settings),
+        "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
         "compile_s": compiler.compile_s, "compiles": compiler.compiles, "rollout_programs": at_a_start(programs),
     }  # fmt: skip
 
@@ -115,7 +117,7 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
 
 
 def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
-    """Compile all programs into `made`, up to a refusal."""
+    """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
     made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
     made["decode"] = compiler("decode", programs.decode)
     made["prefill"] = compiler("prefill", programs.prefill)
@@ -156,17 +158,62 @@ def a_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def figures(name: str, program: ahead.Program) -> dict[str, Any]:
-    """Return one program's figures."""
+def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping[str, int]) -> dict[str, Any]:
+    """One program's figures; of decode those of one step, a token in every slot, but for memory."""
+    times = programs.config.rollout.chunk if name == "decode" else 1
+    kernels = kernel_flops(programs, program)
     return {
         "per": PER[name], "peak_bytes": program.peak_bytes, "argument_bytes": program.argument_bytes,
-        "temporary_bytes": program.temporary_bytes, "compile_s": program.compile_s,
+        "temporary_bytes": program.temporary_bytes, "flops": (program.cost.flops + kernels) // times,
+        "kernel_flops": kernels // times, "bytes_accessed": program.cost.bytes_accessed // times,
+        "bytes_least": least(programs, name, held),
+        "collectives": {kind: size // times for kind, size in program.cost.collectives.items()},
+        "compile_s": program.compile_s, "loops_without_bound": list(program.cost.unbounded),
     }  # fmt: skip
+
+
+def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
+    """Bytes of HBM that one run of a program cannot spare on a chip, from the config.
+
+    `train`: the learner's state, read and written. `hand_over`: parameters read, the laid copy written. `decode`, a
+    step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to
+    keys and values once (no head, and of the last layer no more than its keys and values), and those it writes.
+    """
+    shapes = programs.rows()[1]
+    laid = shapes["laid"]
+    if name == "train":
+        return 2 * held["state"]
+    if name == "hand_over":
+        return a_device(programs.learner()[0].abstract.params) + a_device(laid)
+    if name == "decode":
+        return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
+    last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}
+    return a_device((laid.layers[:-1], last, shapes["new"]))
+
+
+def kernel_flops(programs: Programs, program: ahead.Program) -> int:
+    """Count the FLOPs of splash attention's calls on a chip, each on its own rows and heads."""
+    cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
+    by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
+    return estimate.kernel_flops(
+        program.cost.kernels, rows=learn.rows // meshes.row_shards(mesh), length=learn.row_tokens,
+        heads=cfg.heads // (mesh.shape["tensor"] if by_heads else 1), head_dim=cfg.head_dim,
+        block=flash.block_size(learn.row_tokens),
+    )  # fmt: skip
 
 
 def at_a_start(programs: Programs) -> dict[str, int]:
     """Count the programs like these that a run compiles before its first rollout; others compile when first needed."""
     return {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}
+
+
+def load(programs: Programs) -> estimate.Load:
+    settings = programs.config
+    batch = programs.learner()[1]
+    return estimate.load(
+        config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
+        call_tokens=programs.call_tokens, micro=len(batch.used_M),
+    )  # fmt: skip
 
 
 def main() -> None:

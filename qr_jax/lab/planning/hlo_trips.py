@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 
-from benchmarks.hlo_text import VIEWS, Computation, Instruction, called
+from qr_jax.lab.planning.hlo_text import VIEWS, Computation, Instruction, called
 
 STATE = ((("state", None, 0),),)  # what is known of a condition's or a body's one parameter
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from benchmarks import hlo_text, hlo_trips
-from benchmarks.hlo_text import VIEWS, Array, Computation, Instruction
+from qr_jax.lab.planning import hlo_text, hlo_trips
+from qr_jax.lab.planning.hlo_text import VIEWS, Array, Computation, Instruction
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 COLLECTIVES += ("collective-broadcast",)
