@@ -73,6 +73,7 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "train quickstart": ["train", "configs/quickstart.py", "--run", f"{folder}/q_{{kind}}"]
     }
     found = found if quickstart else {}
+    (folder / "answers.jsonl").write_text('{"id": "1", "prediction": "Oslo", "answers": ["Oslo"]}\n', encoding="utf-8")
     return found | {
         "train": [*train, run],
         "train, another": [*train, other, "seed=1"],
@@ -93,6 +94,7 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
         "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
         "data convert": ["data", "convert", f"{world}/train.jsonl", f"{folder}/converted_{{kind}}.jsonl"],
+        "score": ["score", f"{folder}/answers.jsonl"],
         "runs": ["runs", str(folder)],
         "settings": ["settings"],
         "--help": ["--help"],

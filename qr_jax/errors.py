@@ -1,6 +1,7 @@
 """The errors that qr_jax raises on purpose, by whose they are, and the exit codes of its commands."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 # A command's exit codes. FAILED may pass if the same command is started again; USER_ERROR would not. A supervisor does
 # not start a run again that ended with GUARD_STOP or SERVICE_DOWN. LOST (sysexits.h, EX_TEMPFAIL): another process of
@@ -29,12 +30,20 @@ class GuardStop(Exception):
 
 
 class ServiceDown(Exception):
-    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written."""
+    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written.
 
-    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever"):
+    `failed`: what failed on this process, searches (their texts) or groups.
+    """
+
+    def __init__(self, text: str, what: Literal["retriever", "reward"] = "retriever", failed: Sequence[Any] = ()):
         super().__init__(text)
         self.what: Literal["retriever", "reward"] = what
+        self.failed = tuple(failed)
 
 
 class Outage(Exception):
     """Steps failed for longer than rollout.outage_s."""
+
+
+class FailsAgain(Exception):
+    """A step's searches or grades fail again, asked alone, while others succeed: this is no outage."""

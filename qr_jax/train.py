@@ -24,7 +24,7 @@ import jax
 
 from qr_jax import errors, evaluate, plugins
 from qr_jax.config import BUDGETS, Config, Evaluation, Train
-from qr_jax.errors import GuardStop, Interrupted, Outage, ServiceDown, UserError
+from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
@@ -65,6 +65,9 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
     except Outage as error:
         todo = "start the same command again when it is back"
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
+        raise SystemExit(errors.SERVICE_DOWN) from None
+    except FailsAgain as error:
+        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
@@ -128,7 +131,7 @@ def _step_or_wait(
                 return take_step(runtime, state, run_state, step)
             except ServiceDown as down:
                 retry = services.wait(runtime, down, step, retry)
-    except (Interrupted, Outage):
+    except (Interrupted, Outage, FailsAgain):
         runtime.save(step, state, run_state)
         raise
     except Exception as error:

@@ -10,6 +10,7 @@ import pytest
 from qr_jax import answers
 from qr_jax.cli import cli
 from qr_jax.data import parsing, readers
+from qr_jax.lab import score
 from qr_jax.records import Query
 from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats
 
@@ -134,6 +135,7 @@ def test_answers_are_split_at_their_separator_by_every_reader(row, golds, tmp_pa
     rows = {"id": "1", "question": "Which?", "prediction": golds[-1]} | row
     file = kept(tmp_path, "q.jsonl", json.dumps(rows) + "\n")
     assert readers.read_queries(file)[0].answers == only(file)[0].answers == golds
+    assert score.score(file)["em"] == 1
 
 
 @pytest.mark.parametrize(

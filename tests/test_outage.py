@@ -288,6 +288,91 @@ def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its
     assert last_checkpoint(tmp_path / "run")[1] == 1
 
 
+# ---- what fails again is no outage
+
+
+def asking(tmp_path, search=None, **more):
+    """The parts of a run that `services.wait` asks, its sayings, and what is in no cache."""
+    said = []
+    run = SimpleNamespace(say=said.append, stop_now=lambda: False, stops=lambda: False)
+    settings = replace(tiny(tmp_path), rollout=replace(tiny(tmp_path).rollout, search_retries=1, search_deadline_s=5.0))
+    world, data = SimpleNamespace(search=search), SimpleNamespace(queries=[QUERY])
+    return SimpleNamespace(settings=settings, run=run, world=world, data=data, grading=SimpleNamespace(**more)), said
+
+
+def raising(error):
+    """A search that raises for every fifth text, by its hash, and finds nothing for all others."""
+
+    def search(queries, k):
+        if any(zlib.crc32(text.encode()) % 5 == 0 for text in queries if text.startswith("q")):
+            raise error
+        return [[] for _ in queries]
+
+    return search
+
+
+BAD = [text for text in (f"q{at}" for at in range(200)) if zlib.crc32(text.encode()) % 5 == 0]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("'result' of the answer is a dict"), OSError("answered 500"), RuntimeError("no such shard")]
+)
+def test_searches_that_fail_again_while_others_are_answered_end_the_run_at_once_with_the_reason(tmp_path, error):
+    parts, said = asking(tmp_path, raising(error))
+    with pytest.raises(errors.FailsAgain) as ended:
+        services.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=BAD[:3]), 2, None)
+    told = f"the search {BAD[0]!r} failed again, asked alone ({type(error).__name__}: {error})"
+    assert str(ended.value).endswith(f"This is no outage, for the retriever answers other questions: {told}")
+    assert len(said) == 1 and "step 3 is not counted" in said[0]
+
+
+def test_a_search_that_hangs_again_while_others_are_answered_ends_the_run_too(tmp_path):
+    parts, _ = asking(tmp_path, lambda queries, k: time.sleep(60 * (queries == ["q"])) or [[] for _ in queries])
+    parts.settings = replace(parts.settings, rollout=replace(parts.settings.rollout, search_deadline_s=0.2))
+    with pytest.raises(errors.FailsAgain, match="the search 'q' failed again, asked alone .no result"):
+        services.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q"]), 2, None)
+
+
+def test_searches_that_a_retriever_answers_once_it_is_back_are_an_outage_s(tmp_path, monkeypatch):
+    """Down for two questions, back, and down again for one while what had failed is asked again."""
+    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.01)
+    asked = []
+
+    def search(queries, k):
+        asked.append(queries[0])
+        if len(asked) < 3 or 5 <= len(asked) <= 7:  # with one retry
+            raise OSError("gave no answer: connection refused")
+        return [[] for _ in queries]
+
+    parts, said = asking(tmp_path, search)
+    lost = services.wait(parts, errors.ServiceDown("3 of 4 searches failed", failed=["q1", "q2"]), 2, None)
+    assert lost.tries == 1 and said[-1] == "the retriever answers; step 3 is made again"
+    assert [text for text in asked if text.startswith("q")] == ["q1", "q2", "q2"]
+
+
+def test_answers_that_a_judge_cannot_grade_again_end_the_run_and_those_that_it_can_are_waited_for(tmp_path):
+    lost = {"Oslo"}
+
+    def reward(query, episodes):
+        return Scores(np.array([np.nan if episode.answer in lost else 1.0 for episode in episodes]))
+
+    none = np.zeros(0, np.int32)
+    episodes = [
+        Episode(QUERY, at, 0, none, none > 0, none, none, (), answer, "answered", True)
+        for at, answer in enumerate(("Oslo", "Bergen"))
+    ]
+    failed = grading.grade(reward, "r", 0, 0, QUERY, episodes)
+    assert failed.spent.ungraded == 1
+    parts, _ = asking(tmp_path, reward=reward)
+    down = errors.ServiceDown("3 of 4 groups could not be graded", "reward", [failed])
+    with pytest.raises(errors.FailsAgain, match="query 'q' could not be graded again .reward .* gave nan for sample 0"):
+        services.wait(parts, down, 4, None)
+    lost.clear()
+    parts, said = asking(tmp_path, reward=reward)
+    services.wait(parts, down, 4, None)
+    assert said[-1] == "the reward answers; step 5 is made again"
+
+
 def searches_its_questions(tmp_path, url):
     """A run without a cold start, each of whose episodes searches its question on the server."""
     base = tiny(tmp_path)
@@ -299,10 +384,8 @@ def searches_its_questions(tmp_path, url):
     )  # fmt: skip
 
 
-def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason_and_saves_it(tmp_path, monkeypatch):
+def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason_and_saves_it(tmp_path):
     """The same step was made again for an hour."""
-    monkeypatch.setattr(services, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(services, "TRIES", 2)
     good, broken = {"document": {"id": "1", "contents": "x"}}, {"document": {"id": "2", "contents": 7}}
     first = []
 
@@ -316,8 +399,11 @@ def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason
     with server(answered) as (url, _), pytest.raises(SystemExit) as ended:
         train.train(searches_its_questions(tmp_path, url), tmp_path / "run", say=said.append)
     assert ended.value.code == errors.SERVICE_DOWN
-    assert "answered a question after each of 2 tries, and the step failed again" in said[-1]
-    assert "its fields: id, contents" in said[-1] and "the same command" in said[-1]
+    assert (
+        said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
+    )
+    assert "its fields: id, contents" in said[-1] and "the same command goes on" in said[-1]
+    assert not any("made again" in line or "asking again" in line for line in said)
     assert last_checkpoint(tmp_path / "run")[1] == 0
 
 

@@ -136,6 +136,18 @@ def _has_no_answer(episode: Episode) -> bool:
     return episode.stop == "fault" and asked is not None and bool(asked.queries) and not asked.passages
 
 
+def unanswered(group: Group) -> list[Episode]:
+    """Return the episodes, of those on this process, that ended because a search failed."""
+    return [episode for episode in group.episodes if _has_no_answer(episode)]
+
+
+def before_grading(group: Group) -> list[Episode]:
+    """Return the group's episodes as they were before `grade` marked those without a grade as faults."""
+    return [
+        replace(episode, valid=True, fault=None) if episode.stop != "fault" else episode for episode in group.episodes
+    ]
+
+
 def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> Grades:
     """Join the groups' grades as one, [Q, G]: as wide as the widest and at least `samples`, padded with valid False.
 

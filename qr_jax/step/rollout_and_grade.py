@@ -189,12 +189,17 @@ def check_answered(whole: Statistics, groups: Sequence[Group], *, asks: bool = F
     if failed * 2 > sent or failed and faulty * 2 > len(groups):
         reason = next((each.fault for each in spent if each.fault), "no reason is known")
         without = f"{failed} of {sent} searches failed, and {faulty} of {len(groups)} groups with them"
-        raise ServiceDown(f"{without}; the first: {reason}")
+        asked = [
+            text for group in groups for episode in grading.unanswered(group) for text in episode.turns[-1].queries
+        ]
+        raise ServiceDown(f"{without}; the first: {reason}", failed=list(dict.fromkeys(asked)))
     tried = [each for each in spent if each.ungraded or each.stops.get("answered")] if asks else []
     ungraded = [each for each in tried if 2 * each.ungraded >= max(each.stops.get("answered", 0), 1)]
     if len(ungraded) * 2 > len(tried):
         reason = next(each.fault for each in ungraded if each.ungraded)
-        raise ServiceDown(f"{len(ungraded)} of {len(tried)} groups could not be graded; the first: {reason}", "reward")
+        failed = [group for group in groups if group.spent.ungraded and group.episodes]
+        without = f"{len(ungraded)} of {len(tried)} groups could not be graded"
+        raise ServiceDown(f"{without}; the first: {reason}", "reward", failed)
 
 
 def check_graded(groups: Sequence[Group]) -> None:

@@ -2,15 +2,17 @@
 
 A step most of whose searches or grades failed (`rollout_and_grade.check_answered`) is not counted; the run waits, and
 makes it again. Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has
-ENDPOINT (interfaces.py): another reward's missing grades are its own mistake, which no waiting mends.
+ENDPOINT (interfaces.py): another reward's missing grades are its own mistake, which no waiting mends. Nor does it mend
+what fails again by itself while other questions are answered: the run ends with that.
 """
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from qr_jax.errors import Interrupted, Outage, ServiceDown
+from qr_jax.errors import FailsAgain, Interrupted, Outage, ServiceDown
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.records import Episode, Query, Turn
@@ -23,7 +25,7 @@ from qr_jax.step.runtime import RunState, Runtime
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
-TRIES = 8  # of a step, while questions by themselves are answered: 7 minutes of pauses
+MOST_ASKED = 16  # searches or groups of a failed step that are tried again by themselves
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def made_episode(query: Query, sample: int, answer: str | None) -> Episode:
 def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | None) -> RetryState:
     """Wait until the service that is down answers a question; if the step failed before, pause first.
 
-    `retry`: what this returned when the step failed before. Raises Interrupted when told to stop; Outage after TRIES
-    tries, and rollout.outage_s after the first; and the error of a search function or reward whose code is to blame:
-    waiting will not mend it.
+    `retry`: what this returned when the step failed before. Raises Interrupted when told to stop, Outage
+    rollout.outage_s after the step first failed, FailsAgain if a search or group that failed fails again alone, and
+    the error of a search function or reward whose code is to blame: waiting will not mend it.
     """
     answer = {"retriever": answers, "reward": grades}[down.what]
     say, limit_s = runtime.run.say, runtime.settings.rollout.outage_s
@@ -77,10 +79,6 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | Non
     until = f"Waiting for the {down.what}, at most {limit_s:g} s from {retry.since} on"
     say(f"step {step + 1} is not counted: {down}. {until}")
     pause_s = min(FIRST_PAUSE_S * 2 ** (retry.tries - 1), LONGEST_PAUSE_S)
-    if retry.tries > TRIES:
-        raise Outage(
-            f"the {down.what} answered a question after each of {TRIES} tries, and the step failed again: {down}"
-        )
     again = retry.tries > 1
     while again or not hosts.by_first(lambda: answer(runtime)):
         waited_s = time.monotonic() - retry.began_s
@@ -97,8 +95,46 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | Non
         if runtime.run.stops():
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+    if refused := hosts.by_first(lambda: repeated(runtime, down)):
+        raise FailsAgain(f"{down}. This is no outage, for the {down.what} answers other questions: {refused}")
+    if runtime.run.stops():
+        raise Interrupted
     say(f"the {down.what} answers; step {step + 1} is made again")
     return retry
+
+
+def repeated(runtime: Runtime, down: ServiceDown) -> str | None:
+    """Say why a failed search or group fails twice more, asked alone, while others are answered after each try.
+
+    None if there is none such, or if the run is told to stop.
+    """
+    again, answer = {"retriever": (_search_again, answers), "reward": (_grade_again, grades)}[down.what]
+    try:
+        for failed in down.failed[:MOST_ASKED]:
+            work = partial(again, runtime, failed)
+            for tried in (1, 2):
+                reason = run_interruptible(work, runtime.run.stop_now)
+                if not reason or not answer(runtime):
+                    break
+                if tried == 2:
+                    return reason
+    except Interrupted:
+        return None
+    return None
+
+
+def _search_again(runtime: Runtime, text: str) -> str | None:
+    """Search once more for one text; return why it fails, or None."""
+    settings = runtime.settings.rollout
+    found = tools.run_searches(runtime.world.search, [text], settings.search_k, **tools.limits(settings)).by_query[text]
+    return f"the search {text!r} failed again, asked alone ({found.reason})" if isinstance(found, tools.Fault) else None
+
+
+def _grade_again(runtime: Runtime, group: grading.Group) -> str | None:
+    """Grade a group once more; return why it cannot be graded, or None."""
+    query, name = runtime.data.queries[group.index], runtime.settings.reward.name
+    graded = grading.grade(runtime.grading.reward, name, 0, 0, query, grading.before_grading(group))
+    return f"query {query.id!r} could not be graded again ({graded.spent.fault})" if graded.spent.ungraded else None
 
 
 def grades(runtime: Runtime) -> bool:

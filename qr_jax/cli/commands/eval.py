@@ -1,4 +1,4 @@
-"""The command that scores an agent's answers to its own questions or a suite's."""
+"""Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
 
 import argparse
 from pathlib import Path
@@ -17,11 +17,14 @@ SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", *(f"judge_{name}"
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
+    score = command("score", _score, "EM, F1 and cover match of predictions in a file")
+    score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
+    score.add_argument("--rows", action="store_true", help="each row's scores too")
     text = "answer evaluation questions, the run's own or a suite's, and score the answers"
     usage = "qr-jax eval RUN [setting=value ...] [options]"
     made = command("eval", _eval, text, usage=usage)
     made.set_defaults(takes_settings=True)
-    add_json(made)
+    add_json(score, made)
     add_asked(made)
     text = "qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
     made.add_argument("--suite", metavar="NAME", help=text)
@@ -47,6 +50,14 @@ def add(command: Any) -> None:
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     add_trust(made)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from qr_jax.lab import score
+
+    found = score.score(arguments.file)
+    shown = {name: value for name, value in found.items() if name != "rows" or arguments.rows}
+    return show(shown, arguments.json, lambda _: score.format_table(found, rows=arguments.rows))
 
 
 def _eval(arguments: argparse.Namespace) -> int:
