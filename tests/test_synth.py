@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +31,7 @@ from qr_jax.sets import data_check
 from qr_jax.sets.synth import card, run, synthesise
 from qr_jax.sets.synth import library as links
 from qr_jax.sets.synth.draft import Chance, Draft, Refused, check_words
-from qr_jax.sets.synth.generators import GENERATORS, iterative_search, walked
+from qr_jax.sets.synth.generators import GENERATORS, chains, iterative_search, questions_of_chain, walked
 from qr_jax.sets.synth.journal import Journal
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.prompts import ANSWER
@@ -683,9 +684,9 @@ def test_a_mix_draws_its_generators_as_often_as_it_says():
 
 
 class Shelf:
-    """A library of three passages, of which a search finds those that are not worn out."""
+    """A library of six passages, of which a search finds those that are not worn out."""
 
-    passages = [Passage(str(at), f"T{at}", f"text {at}") for at in range(3)]
+    passages = [Passage(str(at), f"T{at}", f"text {at}") for at in range(6)]
 
     def __init__(self, finds):
         self.finds = finds
@@ -705,15 +706,36 @@ class Pupil:
 
 
 def test_a_chain_keeps_its_questions_of_fewer_passages_and_one_that_fails_its_last():
-    whole = iterative_search(Shelf(9), Pupil(), Chance(1), documents=(3,))
+    whole = iterative_search(Shelf(9), Pupil(), Chance(1), documents=(1, 2, 3))
     assert [part.question for part in (*whole.earlier, whole)] == [f"question of {at}" for at in (1, 2, 3)]
     assert [len(part.passages) for part in (*whole.earlier, whole)] == [1, 2, 3] and whole.failed is None
     assert [part.searches for part in whole.earlier] == [(), (("query 0",),)] and len(whole.searches) == 2
     assert whole.hidden == ("name 1", "name 2") and whole.earlier[1].hidden == ("name 1",)
-    broken = iterative_search(Shelf(1), Pupil(), Chance(1), documents=(3,))
+    broken = iterative_search(Shelf(1), Pupil(), Chance(1), documents=(1, 2, 3))
     assert broken.question == "question of 2" and [part.question for part in broken.earlier] == ["question of 1"]
     assert broken.failed.reason == "a search found nothing new"
     assert iterative_search(Shelf(0), Pupil(), Chance(1), documents=(1,)).question == "question of 1"
+
+
+def test_chains_questions_on_the_way_have_the_shares_that_are_asked_for():
+    """All kept, questions of one document would be the most: the paper has 5 in 100."""
+    drawn = [count for count, share in card.PAPER_DOCUMENTS.items() for _ in range(share)]
+    lengths, kept = chains(drawn)
+    assert Counter(lengths) == {2: 9, 3: 7, 4: 6, 5: 6, 6: 6}
+    assert kept == {6: 1.0, 5: 1.0, 4: 1.0, 3: 1.0, 2: 1.0, 1: 5 / 34}
+    assert questions_of_chain(drawn) == pytest.approx(100 / 34) and questions_of_chain(()) == 2.5
+    found = Counter()
+    for number in range(2000):
+        whole = iterative_search(Shelf(9), Pupil(), Chance(7, number), documents=drawn)
+        found.update(len(part.passages) for part in (*whole.earlier, whole))
+    shares = {count: 100 * found[count] / found.total() for count in sorted(found)}
+    assert shares == pytest.approx(card.PAPER_DOCUMENTS, abs=1.5)
+
+
+def test_a_mix_counts_questions_and_not_candidates():
+    dealt = interleaved({"x": 90, "y": 90}, {"x": 30, "y": 27}, {"x": 3.0})
+    begun = Counter(name for name, _ in dealt[:37])
+    assert begun == {"x": 10, "y": 27}
 
 
 def test_a_chain_s_questions_are_each_verified_kept_and_counted(tmp_path, teacher):
@@ -737,7 +759,7 @@ def test_the_papers_page_says_the_shares_that_synthesis_has():
     page = (Path(__file__).parents[1] / "docs" / "paper.md").read_text(encoding="utf-8")
     chain, walk, compared = (card.PAPER_MIX[name] for name in ("iterative_search", "link_walk", "comparative_search"))
     said = f"set {card.PAPER_GYM} %, iterative search {chain} %, web graph {walk} %, comparative search {compared} % |"
-    assert said in page and f"are asked as {chain} to {walk} to {compared};" in page
+    assert said in page and f"are asked for as {chain} to {walk} to {compared}, " in page
     *counts, last = card.PAPER_DOCUMENTS.values()
     assert f"| 1 to 6: {', '.join(map(str, counts))} and {last} % |" in page
     parser = cli.make_parser()

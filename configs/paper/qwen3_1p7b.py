@@ -25,7 +25,8 @@ synthetic world; CORPUS is your passages of ClueWeb22, the key of DeepResearchGy
 
     export QR_JAX_DATA=runs/data          # {data}, below
     qr-jax synth CORPUS runs/data/clueweb22/cold_start --mix paper --documents paper --questions 15000 --traces 6300 \\
-        --env tool_call env.max_queries=3 --teacher URL --model NAME
+        --env tool_call env.max_queries=3 env.max_turns=6 $'env.passage=Doc {i}: {text}\\n' --retriever http \\
+        retriever.url=https://clueweb22.us retriever.protocol=deepresearchgym --teacher URL --model NAME
     qr-jax synth CORPUS runs/data/clueweb22/pool --mix paper --documents paper --questions 11500 --traces 0 --seed 1 \\
         --against runs/data/clueweb22/cold_start/questions.jsonl --teacher URL --model NAME
 

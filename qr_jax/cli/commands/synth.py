@@ -29,7 +29,7 @@ def add(command: Any) -> None:
     add("--model", metavar="NAME", help="the model that is asked there")
     add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
     add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
-    text = "how often each generator is asked: iterative_search=30,link_walk=27; paper: as in its data (all alike)"
+    text = "shares of the questions: iterative_search=30,link_walk=27; paper: as in its data (all asked alike)"
     add("--mix", type=_mix, metavar="NAME=N,...", help=text)
     add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
     add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")

@@ -1,6 +1,7 @@
 """Generators: functions that draft a question with a teacher, each in its own way (Coelho et al. 2026, 2606.10709)."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,17 +13,39 @@ from qr_jax.sets.synth.prompts import BEGIN, COMPARE, ENTITIES, HARDER, WALK
 from qr_jax.sets.synth.teacher import Teacher, numbers_of, text_of, texts_of
 
 HARDER_FOUND, COMPARED_FOUND = 5, 3  # passages of a search
+FINE = 1_000_000  # steps of a chance
 STARTS = 50  # passages tried for one from which so long a walk goes
 
 
-def iterative_search(library: Library, teacher: Teacher, chance: Chance, documents: Sequence[int] = (2, 3)) -> Draft:
+def chains(documents: Sequence[int]) -> tuple[list[int], dict[int, float]]:
+    """Return lengths to draw chains from, and the chance that a question of so many passages on the way is kept.
+
+    Then of all questions of whole chains as many need n passages as n is often among `documents`. A chain of n passes
+    by all shorter ones, so as many chains reach n as the largest share of n passages or more has.
+    """
+    shares, lengths, kept, reached = Counter(documents), list[int](), dict[int, float](), 0
+    for count in range(max(documents), 0, -1):
+        lengths += [count] * (shares[count] - reached)
+        reached = max(reached, shares[count])
+        kept[count] = shares[count] / reached
+    return lengths, kept
+
+
+def iterative_search(library: Library, teacher: Teacher, chance: Chance, documents: Sequence[int] = ()) -> Draft:
     """Draft a question of 2 or 3 passages, each but the first found by a search for what was known.
 
     It is made harder in rounds, so that its answer needs what was found. Every question on the way is kept beside the
-    last; a round that fails ends the chain with the question before it.
+    last, with `documents` by the chance of `chains`; a round that fails ends the chain with the question before it.
     """
+    lengths, kept = chains(documents) if documents else ([2, 3], {})
+    draft = _chain(library, teacher, chance, chance.pick(lengths))
+    way = [part for part in draft.earlier if chance.below(FINE) < kept.get(len(part.passages), 1.0) * FINE]
+    return replace(draft, earlier=tuple(way))
+
+
+def _chain(library: Library, teacher: Teacher, chance: Chance, length: int) -> Draft:
+    """Draft a chain of so many passages, with all questions on the way."""
     known = [library.passages[chance.below(len(library.passages))]]
-    rounds = chance.pick(documents) - 1
     hidden, searches = [], []
     question, answer, query = teacher.ask(
         BEGIN,
@@ -30,7 +53,7 @@ def iterative_search(library: Library, teacher: Teacher, chance: Chance, documen
         lambda reply: (text_of(reply, "question"), text_of(reply, "answer", 200), text_of(reply, "query")),
     )
     draft = Draft(question, (answer,), tuple(known), "0 rounds")
-    for at in range(1, rounds + 1):
+    for at in range(1, length):
         try:
             found = [
                 passage
@@ -114,6 +137,13 @@ def _compared(reply: Mapping[str, Any], size: int) -> tuple[str, str, tuple[int,
     places = numbers_of(reply, "passages", size, 2, 3)
     queries = texts_of(reply, "queries", len(places), len(places))
     return text_of(reply, "question"), text_of(reply, "answer", 200), places, queries
+
+
+def questions_of_chain(documents: Sequence[int]) -> float:
+    """Return how many questions a whole chain of `iterative_search` gives on average."""
+    lengths, kept = chains(documents) if documents else ([2, 3], {})
+    on_the_way = sum(kept.get(at, 1.0) for length in lengths for at in range(1, length))
+    return 1.0 + on_the_way / len(lengths)
 
 
 GENERATORS: Mapping[str, Callable[..., Draft]] = {

@@ -44,7 +44,7 @@ class Asked:
     price: tuple[float, float] | None = None
     licence: str | None = None
     against: Sequence[str] = ()
-    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
+    mix: Mapping[str, int] | None = None  # each generator's share of the questions; None: all asked alike
     documents: Mapping[int, int] | None = None  # how often so many passages are needed; None: each generator's own
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from qr_jax.logging import terminal
 from qr_jax.records import Query, Trace
 from qr_jax.sets.synth.draft import Chance, Draft, Refused
-from qr_jax.sets.synth.generators import GENERATORS
+from qr_jax.sets.synth.generators import GENERATORS, iterative_search, questions_of_chain
 from qr_jax.sets.synth.library import Library
 from qr_jax.sets.synth.play import Dialect, play, taught
 from qr_jax.sets.synth.repeats import Repeats
@@ -31,6 +31,7 @@ CANDIDATES = 20  # a question wanted: with fewer of them kept, the endpoint or t
 ATTEMPTS = 4  # trajectories of one question until one is right
 AHEAD = 2  # items begun, for each thread, beyond the one that is waited for
 EVERY_S = 5.0  # between two lines of progress
+EACH_ONE: Mapping[str, float] = {}  # every generator's candidate gives one question
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Work:
     traces: int
     at_once: int
     halt: threading.Event  # what ends the calls under way, so that no thread goes on alone
-    mix: Mapping[str, int] | None = None  # how often each generator is asked; None: all alike
+    mix: Mapping[str, int] | None = None  # each generator's share of the questions; None: all asked alike
 
 
 def synthesise(
@@ -117,7 +118,9 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
             return draft, Ended(str(ended))
         return draft, None
 
-    candidates = itertools.takewhile(lambda _: not made.ended, interleaved(author.candidates(), work.mix))
+    questions = {iterative_search.__name__: questions_of_chain(author.documents)}
+    dealt = interleaved(author.candidates(), work.mix, questions)
+    candidates = itertools.takewhile(lambda _: not made.ended, dealt)
     with in_order(attempt, candidates, work.at_once, work.halt) as settled:
         for (generator, number), (draft, fault) in (
             (candidate, part) for candidate, parts in settled for part in parts
@@ -230,10 +233,16 @@ def _now_and_then(say: Callable[[Made], None]) -> Callable[[Made], None]:
     return told_sometimes
 
 
-def interleaved(candidates: Mapping[str, int], mix: Mapping[str, int] | None = None) -> list[tuple[str, int]]:
-    """Return (generator, number) of every candidate: in turns, or in `mix`'s proportions, until each runs out."""
-    shares = dict.fromkeys(candidates, 1) if mix is None else mix
+def interleaved(
+    candidates: Mapping[str, int], mix: Mapping[str, int] | None = None, questions: Mapping[str, float] = EACH_ONE
+) -> list[tuple[str, int]]:
+    """Return (generator, number) of every candidate until each runs out: in turns, or their questions as `mix` has it.
+
+    `questions`: how many a candidate of a generator gives if all are kept, 1 if it is not named.
+    """
+    shares = dict.fromkeys(candidates, 1.0) if mix is None else mix
+    weight = {name: (1.0 if mix is None else questions.get(name, 1.0)) / share for name, share in shares.items()}
     every: list[tuple[float, Any, int]] = [
-        (number / share, name, number) for name, share in shares.items() for number in range(candidates[name])
+        (number * weight[name], name, number) for name in shares for number in range(candidates[name])
     ]
     return [(name, number) for _, name, number in sorted(every, key=lambda candidate: candidate[0])]
