@@ -24,7 +24,7 @@ help:  ## what there is to make
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qr_jax needs Python 3.11 or later, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "installing qr_jax and what it needs into $(VENV), which takes a minute or two"
-	@$(BEAT) test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) && $(PIP) -e .
+	@$(BEAT) test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) && $(PIP) -e '.[all]'
 	@touch $@
 
 $(DEV): $(STAMP)

