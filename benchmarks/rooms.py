@@ -9,10 +9,13 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-PACKAGE = "qr_jax"
+PACKAGE, TOP = "qr_jax", "the top"
+CORE = {"settings", "run", "logging", "pool", "data", "learner", "step", "rollout", "models", "parallel", "evaluation"}
+CORE |= {"envs", "rewards", "retrievers"}  # and the modules at the top; before the moves a room lay elsewhere
+CLAUSES = {"What", "Who", "Whose", "How", "Which", "Whether", "Where"}
 VAGUE = {"one", "made", "found", "of", "here", "some"}  # names for things that have a name
 Trees = Mapping[str, ast.Module]  # path in the repository -> its syntax tree
 STEP = ("take_step", "train_one")  # a training step's function, by its name at different commits; it stands in train.py
@@ -60,14 +63,25 @@ def figures(commit: str) -> dict[str, str]:
         "functions: median and longest, in lines": f"{median:.0f} and {size} ({where})",
         f"local names {', '.join(sorted(VAGUE))}": str(vague(trees)),
         f"modules within {CALLS} calls of a step": str(len(opened(trees))),
+        "docstrings that begin with a relative clause": f"{begin(trees, CLAUSES)} of {begin(trees)}",
+        "docstrings of functions that begin with an article": str(begin(trees, {"A", "An", "The"}, functions=True)),
         "lines in all": f"{sum(rooms.values()):,}",
+        "lines of the core": f"{sum(rooms[name] for name in rooms if name.strip('/') in CORE or name == TOP):,}",
         **{f"lines of {name}": f"{count:,}" for name, count in sorted(rooms.items())},
     }
 
 
 def room(path: str) -> str:
     parts = PurePosixPath(path).parts
-    return f"{parts[1]}/" if len(parts) > 2 else "the top"
+    return f"{parts[1]}/" if len(parts) > 2 else TOP
+
+
+def begin(trees: Trees, words: Collection[str] = (), *, functions: bool = False) -> int:
+    """Count the docstrings whose first word is one of these (of no words: all), with `functions` those of functions."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef) + (() if functions else (ast.ClassDef, ast.Module))
+    nodes = (node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, kinds))
+    first = [text.split()[0] for node in nodes if (text := ast.get_docstring(node))]
+    return sum(word in words for word in first) if words else len(first)
 
 
 def functions(trees: Trees) -> Iterator[tuple[int, str]]:

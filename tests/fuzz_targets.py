@@ -28,10 +28,10 @@ from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.lab import gguf, hf_folder
-from qr_jax.models import families, hf, json_file, rope, safetensors_file
+from qr_jax.models import families, hf, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
-from qr_jax.run import bounded_json, checkpoint, committed
+from qr_jax.run import checkpoint, committed, json_files
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
@@ -416,7 +416,7 @@ def _gguf_value(value: Any) -> bytes:
 
 
 def read_family(folder: Path, _: Any) -> None:
-    described = json_file.read_json(folder / "config.json")
+    described = json_files.read_json(folder / "config.json")
     if described.get("model_type") == "bert":
         encoder.from_hf(described)
         return
@@ -506,7 +506,7 @@ LISTED = (
     Target("config", 2_000, configs, read_config, modules=(config, settings, checks)),
     Target(
         "requests", 100_000, requests, read_request, refuses=(limits.Refused,), is_read_from_disk=False,
-        modules=(search_json, bounded_json),
+        modules=(search_json, json_files),
     ),
     Target("answers", 100_000, answers, read_answer, is_read_from_disk=False, modules=(protocols,)),
     Target(

@@ -17,11 +17,10 @@ AROUND = ("search", "sets", "lab", "methods", "cli")
 # from the room that it lies in.
 ROWS = (
     "errors records settings.settings data.characters data.loose_json lab.interpreter pool.noise logging.columns "
-    "logging.secrecy logging.terminal run.bounded_json run.bucket run.committed cli.interrupts run.kept_thread "
-    "run.lease run.run_lock",
+    "logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
-    "learner.kl learner.reduce learner.variance run.jsonl run.run_files search lab.differences lab.judge lab.suite "
-    "sets.tables cli.elsewhere cli.overrides",
+    "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files search "
+    "lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
@@ -38,7 +37,7 @@ APART = ((*CORE_PLUGINS, "methods", "search.retrievers"), ("rollout", "learner",
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "pool", "data", "logging", "config", "plugins", "answers", "dialect", "interfaces")
 HOST += ("evaluation", "errors", "envs", "retrievers", "rewards", "rollout.tools", "__main__", *AROUND)
-HOST += tuple(f"run.{name}" for name in ("bucket", "jsonl"))
+HOST += tuple(f"run.{name}" for name in ("bucket", "json_files"))
 # the builders are TFDS's own, and imported where a world or a set is opened
 EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder", "sets.qa_builders")
 # these stand beside host code and are none

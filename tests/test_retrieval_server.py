@@ -31,7 +31,7 @@ from benchmarks.retrieval_server import ask_all
 from qr_jax.cli import cli
 from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 from qr_jax.search import pages, server, stored
 from qr_jax.search.limits import Held, Limits, Refused
 from qr_jax.search.pages import Pages
@@ -481,8 +481,8 @@ def test_json_of_many_small_items_costs_neither_memory_nor_time(body):
     tracemalloc.start()
     begun = time.process_time()
     try:
-        with pytest.raises(bounded_json.TooMany, match="the body has"):
-            bounded_json.read(body, 4160)
+        with pytest.raises(json_files.TooMany, match="the body has"):
+            json_files.read_bounded(body, 4160)
         seconds, most_bytes = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -493,15 +493,15 @@ def test_json_of_many_small_items_costs_neither_memory_nor_time(body):
 def test_what_stands_in_a_query_does_not_count_as_an_item(text):
     asked = {"queries": [text, "x", text]}
     for ascii_only in (True, False):
-        assert bounded_json.read(json.dumps(asked, ensure_ascii=ascii_only).encode(), 4) == asked
-    with pytest.raises(bounded_json.TooMany, match="has 4 commas, lists and objects; at most 3 are taken"):
-        bounded_json.read(json.dumps(asked).encode(), 3)
+        assert json_files.read_bounded(json.dumps(asked, ensure_ascii=ascii_only).encode(), 4) == asked
+    with pytest.raises(json_files.TooMany, match="has 4 commas, lists and objects; at most 3 are taken"):
+        json_files.read_bounded(json.dumps(asked).encode(), 3)
 
 
 def test_items_cannot_hide_in_another_encoding_of_json():
     hidden = '["\u2200",' + "[]," * 1000 + '""]'  # half of the first sign is the byte of a quote
     with pytest.raises(ValueError, match="the body is in utf-16-le; wanted UTF-8"):
-        bounded_json.read(hidden.encode("utf-16-le"), 10)
+        json_files.read_bounded(hidden.encode("utf-16-le"), 10)
 
 
 def test_a_query_takes_the_share_of_a_call_that_it_costs():

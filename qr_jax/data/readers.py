@@ -19,7 +19,7 @@ from qr_jax.data import limits
 from qr_jax.data.parsing import Row, Unanswerable, passage_of, query_of, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def _object(file: Path, line: bytes, number: int) -> Row | ValueError:
     """Return a line's object, or the error of a line that is none; UserError if no line of the file can be read."""
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
-            bounded_json.check_items(line, limits.MOST_ROW_ITEMS, "the row")
+            json_files.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         if b"\0" in line:  # json.loads would read UTF-16
             raise UserError("NUL bytes")
         row = json.loads(line)

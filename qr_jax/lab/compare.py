@@ -20,7 +20,7 @@ from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
 from qr_jax.lab.differences import difference
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
-from qr_jax.run import jsonl, runs
+from qr_jax.run import json_files, runs
 from qr_jax.settings.settings import plain
 
 # Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
@@ -303,7 +303,7 @@ def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None
 def _unique(folder: Path, steps: int) -> tuple[int, int]:
     """Return how many queries were drawn in so many steps by the ledger, and how many were trained on."""
     drawn, trained_on = set(), set()
-    for draw in jsonl.every(folder / "ledger.jsonl", "step", "index", "accepted"):
+    for draw in json_files.rows(folder / "ledger.jsonl", "step", "index", "accepted"):
         if draw["step"] <= steps:
             drawn.add(draw["index"])
             trained_on |= {draw["index"]} if draw["accepted"] else set()

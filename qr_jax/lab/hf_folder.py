@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from qr_jax.errors import UserError
 from qr_jax.models import layout
 from qr_jax.models.families import FAMILIES, ModelConfig
-from qr_jax.models.json_file import write_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import RESERVED, FastTokenizer, Tokenizer, WordTokenizer
+from qr_jax.run.json_files import write_json
 
 SHARD_BYTES = 1_000_000_000  # of a file, all of whose tensors are in memory together
 

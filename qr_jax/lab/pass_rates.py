@@ -14,7 +14,7 @@ from qr_jax.errors import UserError
 from qr_jax.lab import paper_world, rate_bounds, run_folders
 from qr_jax.logging import metrics_writer
 from qr_jax.pool.noise import uniforms
-from qr_jax.run import jsonl
+from qr_jax.run import json_files
 from qr_jax.settings.settings import conform
 
 RATES = 92  # the first part of the keys of its random numbers
@@ -209,7 +209,7 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
     names = ("step", "index", "successes", "valid")
-    found = [[int(row[name]) for name in names] for row in jsonl.every(path, *names) if row["step"] in spent]
+    found = [[int(row[name]) for name in names] for row in json_files.rows(path, *names) if row["step"] in spent]
     for step, index, right, valid in found:
         if not (0 <= index < MOST_QUERIES and 0 <= right <= valid <= MOST_SAMPLES):
             wanted = f"an index from 0 to {MOST_QUERIES - 1:,}, and 0 <= successes <= valid <= {MOST_SAMPLES:,}"

@@ -13,7 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.logging.metrics import NAMES, about
 from qr_jax.logging.terminal import clock
-from qr_jax.run import jsonl
+from qr_jax.run import json_files
 
 FILE = "metrics.jsonl"
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
@@ -130,7 +130,7 @@ def read(folder: str | Path) -> list[dict[str, float | int | None]]:
 
     ValueError for a line that no run writes.
     """
-    return list(jsonl.every(Path(folder) / FILE, "step"))
+    return list(json_files.rows(Path(folder) / FILE, "step"))
 
 
 def discard_after(folder: str | Path, length: int, attempt: int, *, name: str = FILE) -> int:

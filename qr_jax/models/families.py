@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qr_jax.errors import UserError
 from qr_jax.models import hub
-from qr_jax.models.json_file import number
+from qr_jax.run.json_files import number
 from qr_jax.settings.settings import show
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")

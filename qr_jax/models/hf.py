@@ -12,9 +12,9 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.models import families, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.json_file import read_json
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
+from qr_jax.run.json_files import read_json
 from qr_jax.settings.settings import nearest, show
 
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]

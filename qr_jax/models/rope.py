@@ -7,7 +7,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.models.families import ROPE_KINDS, ModelConfig
-from qr_jax.models.json_file import number
+from qr_jax.run.json_files import number
 
 
 def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:

@@ -20,7 +20,7 @@ from qr_jax import trust
 from qr_jax.data.corpus_hash import CorpusHash, corpus_hash, hashed
 from qr_jax.errors import UserError
 from qr_jax.records import Passage
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 from qr_jax.search import bm25_build, index_files, stored
 from qr_jax.search.build_aside import build_aside, clear_left
 from qr_jax.search.index_files import MANIFEST, PARAMS, STARTS, WORDS
@@ -83,7 +83,7 @@ def load(path: Path) -> Index:
             index_files.array(path / name) for name in (SCORES, PLACES, ORDER, STARTS)
         )
         words = index_files.content(path / WORDS)
-        bounded_json.check_items(words, len(start_W), WORDS)
+        json_files.check_items(words, len(start_W), WORDS)
         index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
         fits = _fits(index)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

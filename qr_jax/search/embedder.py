@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qr_jax.errors import UserError
 from qr_jax.models import hf
-from qr_jax.models.json_file import read_json
+from qr_jax.run.json_files import read_json
 from qr_jax.search import encoder
 from qr_jax.search.encoder import Pooling
 

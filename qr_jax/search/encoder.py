@@ -15,7 +15,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.models import safetensors_file
-from qr_jax.models.json_file import number, read_json
+from qr_jax.run.json_files import number, read_json
 
 Params = dict[str, Any]
 Pooling = Literal["mean", "cls"]

@@ -27,7 +27,7 @@ import httpcore2
 
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import SHORTEST, looks_secret, redact, without
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 from qr_jax.run.kept_thread import KeptThread
 
 Item = TypeVar("Item")
@@ -213,9 +213,9 @@ class Endpoint:
         if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:
-            bounded_json.check_items(body, max(FEWEST_ITEMS, self.patience.response_bytes // ITEM_BYTES), "the answer")
+            json_files.check_items(body, max(FEWEST_ITEMS, self.patience.response_bytes // ITEM_BYTES), "the answer")
             return json.loads(body, parse_constant=_no_number)
-        except bounded_json.TooMany as error:
+        except json_files.TooMany as error:
             raise Failed(f"{self.url}: {error}", passing=False) from error
         except (ValueError, RecursionError) as error:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error

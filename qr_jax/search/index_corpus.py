@@ -17,7 +17,7 @@ from qr_jax.data import limits, parsing, readers
 from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.records import Passage
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 from qr_jax.search import bm25_build, bm25_index, build_aside
 from qr_jax.sets import tables
 
@@ -146,7 +146,7 @@ def _sample(file: Path) -> tuple[float, list[Passage]]:
     passages = []
     for row in rows:
         try:
-            row = bounded_json.read(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
+            row = json_files.read_bounded(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
             passages.append(parsing.passage_of(row))
         except (ValueError, TypeError):
             break

@@ -16,7 +16,7 @@ from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage
-from qr_jax.run import bounded_json
+from qr_jax.run import json_files
 from qr_jax.search import http_post
 
 Lists = list[list[Passage]]
@@ -191,9 +191,9 @@ def _document(row: Any, place: int) -> Passage:
     except ValueError as error:
         raise UserError(f"{name} is no base64: {row[:40]!r}") from error
     try:
-        bounded_json.check_items(data, DOCUMENT_ITEMS, name)
+        json_files.check_items(data, DOCUMENT_ITEMS, name)
         document = json.loads(redact(data.decode()))  # what echoes the key here was not seen in base64
-    except bounded_json.TooMany:
+    except json_files.TooMany:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is base64 of {data[:40]!r}, which is no JSON") from error

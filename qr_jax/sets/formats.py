@@ -18,7 +18,7 @@ from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, one_text, show, text
 from qr_jax.data.world.generate import World
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Trace
-from qr_jax.run import bounded_json, run_files
+from qr_jax.run import json_files, run_files
 from qr_jax.sets import carried, tables
 from qr_jax.sets.answer_columns import (
     as_text,
@@ -314,7 +314,7 @@ def _metadata(row: Row) -> dict[str, Any]:
     found = row.get("metadata") or {}
     if isinstance(found, str):
         if len(found) > limits.MOST_ROW_ITEMS:
-            bounded_json.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
+            json_files.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
         try:
             found = json.loads(found)
         except json.JSONDecodeError as error:

@@ -9,8 +9,8 @@ from typing import Any
 from qr_jax.config import BUDGETS
 from qr_jax.errors import UserError
 from qr_jax.lab import run_folders
-from qr_jax.run import jsonl, run_files
-from qr_jax.run.jsonl import Row
+from qr_jax.run import json_files, run_files
+from qr_jax.run.json_files import Row
 from qr_jax.settings.settings import with_new_names
 
 COLD = "sft"  # the folder of the cold start
@@ -79,7 +79,7 @@ def phase(begun: Run) -> str:
 
 def episodes(folder: Path, step: int) -> Iterator[Row]:
     """Yield the rows of a step's episodes; none if the step has no file."""
-    every = jsonl.readable(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns", nested=True)
+    every = json_files.readable_rows(folder / "episodes" / f"step_{step:06d}.jsonl", "query", "turns", nested=True)
     yield from (row for row in every if row is not None)
 
 
@@ -87,14 +87,14 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
     """Return the lines that are objects with the `needed` keys, and the number of complete lines that are not."""
     every: list[Row | None] = []
     with contextlib.suppress(OSError):
-        every.extend(jsonl.readable(path, *needed))
+        every.extend(json_files.readable_rows(path, *needed))
     read = [row for row in every if row is not None]
     return read, len(every) - len(read)
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = jsonl.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
+        found = json_files.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -5,7 +5,7 @@ import pytest
 
 from qr_jax.lab import compare, pass_rates
 from qr_jax.logging import metrics_writer
-from qr_jax.run import jsonl, run_files
+from qr_jax.run import json_files, run_files
 
 DEEP = '{"step": 2, "index": 0, "accepted": true, "successes": 0, "valid": 2, "a": ' + "[" * 10_000 + "]" * 10_000 + "}"
 WIDE = json.dumps({"step": 2, **{f"n{at}": 0 for at in range(4_000)}})
@@ -18,7 +18,7 @@ def test_a_line_that_no_run_writes_is_named_and_a_reader_of_what_can_be_read_cou
     file.write_text(f'{{"step": 1, "x": 2.5}}\n{line}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not what a run writes; wanted an object with step"):
         metrics_writer.read(tmp_path)
-    assert list(jsonl.readable(file, "step")) == [{"step": 1, "x": 2.5}, None]
+    assert list(json_files.readable_rows(file, "step")) == [{"step": 1, "x": 2.5}, None]
     (tmp_path / "ledger.jsonl").write_text(f"{line}\n")
     for read in (
         lambda: compare._unique(tmp_path, 5),

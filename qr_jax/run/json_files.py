@@ -1,0 +1,138 @@
+"""JSON of files and of other programs, read at a bounded cost: bodies, one object a file, and the rows of a .jsonl."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qr_jax.errors import UserError
+from qr_jax.run import run_files
+from qr_jax.settings.settings import show
+
+LARGEST_BYTES = 64_000_000  # of a file that holds one object
+MOST_NAMES = 2000  # of a row: metrics have some 120
+
+Row = dict[str, Any]
+
+
+class TooMany(UserError):
+    """More items than are taken."""
+
+
+def read_bounded(body: bytes | bytearray, most_items: int) -> Any:
+    """Parse JSON. ValueError if it is none; TooMany for over `most_items` commas, lists and objects outside of strings.
+
+    They are counted before anything is parsed.
+    """
+    check_items(body, most_items)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UserError("the body is no JSON") from error
+
+
+def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
+    """Raise TooMany for over `most_items` commas, lists and objects outside of strings, ValueError if not in UTF-8.
+
+    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. `json.loads` reads
+    UTF-16 and UTF-32 too, in which a byte of a quote may be half of another character.
+    """
+    encoding = json.detect_encoding(body)
+    if not encoding.startswith("utf-8"):
+        raise UserError(f"{name} is in {encoding}; wanted UTF-8")
+    outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
+    items = sum(map(outside.count, (b",", b"[", b"{")))
+    if items > most_items:
+        raise TooMany(f"{name} has {items:,} commas, lists and objects; at most {most_items:,} are taken")
+
+
+def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> bytes:
+    """Return the bytes outside of strings. TooMany for more than `most_quotes` quotes."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = body.count(b'"')
+    if quotes > most_quotes:
+        raise TooMany(f"{name} has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
+    return b"".join(body.split(b'"')[::2])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object. A ValueError says when the file is absent, too large, not JSON or not an object."""
+    if not path.is_file():
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent}")
+        raise UserError(f"{path.parent.name or path.parent} has no {path.name}; is it a Hugging Face model folder?")
+    if path.stat().st_size > LARGEST_BYTES:
+        raise UserError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not proper JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
+    return found
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; ValueError where a name stands in it twice, with two values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise UserError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
+    return found
+
+
+def number(value: Any, name: str, *, above: float, most: float) -> float:
+    """Return the value of a setting as a float. ValueError unless it is a number above the one bound, at most the
+    other.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
+        raise UserError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
+    return float(value)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rows(path: Path, *needed: str) -> Iterator[Row]:
+    """Yield the rows, none where there is no file. ValueError for a line that is no object with the `needed` keys."""
+    for number, row in enumerate(readable_rows(path, *needed), 1):
+        if row is None:
+            wanted = f"an object with {', '.join(needed)}, and at most {MOST_NAMES:,} names"
+            raise UserError(f"{path}, line {number}: not what a run writes; wanted {wanted}")
+        yield row
+
+
+def readable_rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Row | None]:
+    """Yield, line by line, an object with the `needed` keys; None for all else; nothing where there is no file, or a
+    pipe.
+
+    NaN and infinities are None, which a browser's parser does not know. Where rows are not `nested`, what is neither a
+    value nor a list of them is left out.
+    """
+    for line in run_files.lines(path) if path.is_file() else ():
+        row = parsed(line)
+        is_row = isinstance(row, dict) and len(row) <= MOST_NAMES and all(name in row for name in needed)
+        # each name once in memory
+        yield {sys.intern(name): row[name] for name in row if nested or _is_flat(row[name])} if is_row else None
+
+
+def parsed(text: bytes) -> Any:
+    """Return the JSON value, NaN and infinities as None; None for no JSON."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)  # 1e400 is infinite, and no constant
+    return value if math.isfinite(value) else None
+
+
+def _is_flat(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return not any(isinstance(part, (list, dict)) for part in parts)
