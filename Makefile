@@ -47,8 +47,12 @@ wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs 
 	@$(BEAT) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
-test: $(DEV)  ## the whole quick suite: 3,700 tests, 15 minutes on 2 cores
-	@echo "3,700 tests, 15 minutes on 2 cores; the first come after a minute"
+test: $(DEV)  ## the core's quick tests: MANY tests, MINUTES minutes on 2 cores; each small fault of `make mutations` fails one
+	@echo "MANY tests, MINUTES minutes on 2 cores; the first come after a minute"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/around -m "not slow and not tpu and not peers and not house and not thorough"
+
+test-all: $(DEV)  ## these, and those of search, sets, lab, methods, cli, docs and benchmarks: ALLMANY tests, ALLMINUTES minutes on 2 cores
+	@echo "ALLMANY tests, ALLMINUTES minutes on 2 cores; the first come after a minute"
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= a target, SEED= others, FULL=1
@@ -80,7 +84,7 @@ test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, a pod's ro
 
 test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the programs it plans
 	@$(BEAT) $(PIP) libtpu
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_plan.py tests/test_ahead.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/around/test_plan.py tests/around/test_ahead.py
 
 test-peers: $(DEV) $(PEERS)/.installed smollm2  ## an export's episode by transformers and torch, beside our own (minutes)
 	$(BIN)/python -m pytest -m peers

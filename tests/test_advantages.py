@@ -118,6 +118,7 @@ def test_gfpo_keeps_no_episode_that_left_the_loss():
     np.testing.assert_allclose(adv_QG, [[0.7071, -0.7071, 0, 0]], atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", ALL)
 def test_a_constant_group_of_any_size_and_any_fraction_gets_exact_zeros(function):
     for samples in range(2, 34):
@@ -363,6 +364,7 @@ def of_every_kind(graded, width=6):
     return given | {"logp_NL": -spread_NL, "old_logp_NL": 0.1 - spread_NL, "gold_logp_NT": -spread_NL[:, :4]}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", plugins.names("advantage"))
 def test_what_gives_a_group_of_equal_rewards_a_gradient_says_so(name):
     """A group with signal beside one all right and one all wrong: ZERO_VARIANCE says whether these two learn."""

@@ -84,6 +84,7 @@ def test_ends_by_hand():
     assert found.tolist() == [[1, 1, 2, -1, -1], [0, 4, 4, 4, 4], [-1] * 5]
 
 
+@pytest.mark.thorough
 def test_blocks_out_of_reach_are_not_visited():
     """Keys that are not a number would spoil any block they are multiplied into, masked or not."""
     q, k, v, segment_NL = inputs([[128, 128, 128]], 384)
@@ -100,6 +101,7 @@ def test_on_a_mesh_the_result_is_the_same():
     assert_same(with_gradients(attention.packed, *placed), with_gradients(plain, *arrays))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tensor", [None, 1, 2])
 def test_splash_gives_the_plain_formula_on_one_device_and_on_a_mesh(tensor):
     rows = [[100, 28], [128]] if tensor is None else [[100, 28], [128], [50, 70], [5]]

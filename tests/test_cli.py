@@ -361,6 +361,7 @@ def test_the_run_that_was_meant_is_named_and_no_folder_of_other_things(tmp_path,
         assert capsys.readouterr().err == f"error: {says}\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["ask", "eval", "chat", "report", "probe", "export", "bug-report"])
 def test_where_no_run_is_the_cure_is_said_and_neither_hub_nor_jax_is_asked(command, tmp_path):
     (tmp_path / "mine.py").write_text("")

@@ -95,6 +95,7 @@ def test_a_second_process_takes_the_programs_of_the_first_and_counts_them_all_th
     assert run(XDG_CACHE_HOME=str(tmp_path)) == [folder, value, compiled, compiled]
 
 
+@pytest.mark.thorough
 def test_the_folder_can_be_named_or_the_cache_be_off(tmp_path):
     ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
     both = {"QR_JAX_COMPILED": ours, "JAX_COMPILATION_CACHE_DIR": theirs}
@@ -109,6 +110,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     assert run(QR_JAX_COMPILED=str(tmp_path / "file"))[3] == 0
 
 
+@pytest.mark.thorough
 def test_each_process_of_a_run_keeps_what_it_compiled(tmp_path):
     """A program over all devices, and one that each process compiles for its own."""
     folder = str(tmp_path / compile_cache.machine())

@@ -12,8 +12,9 @@ from test_learner import CFG, MODEL, SETTINGS, batch, groups
 
 from qr_jax import config
 from qr_jax.config import use
-from qr_jax.learner import credit, gold, learner
+from qr_jax.learner import credit, learner
 from qr_jax.learner.pack import pack
+from qr_jax.methods import gold
 from qr_jax.models import decoder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Grades, grades

@@ -21,7 +21,7 @@ from qr_jax.rollout.kv_cache import KVCache, views_up_to
 from qr_jax.rollout.sampling import choose
 from qr_jax.run import begin, runs
 from qr_jax.settings import checks
-from qr_jax.step import run_state
+from qr_jax.step import runtime
 from qr_jax.step.runtime import bind
 
 
@@ -125,7 +125,7 @@ def test_keys_differ_by_seed_purpose_step_query_and_sample():
 
 
 def test_the_largest_seed_that_a_config_may_have_makes_keys_after_every_rollback():
-    assert config.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * run_state.ROLLBACK_SEEDS
+    assert config.LARGEST_SEED == 2**32 - 1 - begin.MOST_ROLLBACKS * runtime.ROLLBACK_SEEDS
     made = rollouts.engine(slots=4, buckets=(64,)).rows
     assert made.keys(config.LARGEST_SEED + 3 * 65536, 0, 0, [1], [2]).shape == (1, 2)
     assert checks.problems(config.Config(seed=config.LARGEST_SEED)) == []

@@ -81,6 +81,7 @@ def few():
     return made, flat(roll(made, random_params(), world().train[:8], 3, env=words_env))
 
 
+@pytest.mark.thorough
 def test_128_episodes_are_the_same_on_4_and_on_64_slots_but_at_near_ties(record_property):
     queries, params = world().train[:32], trained_params()
     four, many = engine(), engine(slots=64, chunk=8, buckets=(64,))
@@ -279,6 +280,7 @@ def test_a_sample_does_not_depend_on_its_place_or_its_company(few):
     assert roll(made, random_params(), [], 3) == [] and roll(made, random_params(), queries[:1], [0]) == [[]]
 
 
+@pytest.mark.thorough
 def test_what_a_rollout_needs_is_compiled_once():
     """Parameters laid out as a learner's, prompts of 1 to 280 tokens, with a common beginning or without, one query or
     many, sampled and greedy: done again in any order, they compile nothing."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from test_imports import AROUND, imported_names
 
 MINIMAL = Path(__file__).resolve().parents[1] / "examples" / "minimal.py"
@@ -28,6 +29,7 @@ def test_the_smallest_example_imports_only_the_core_and_has_at_most_200_lines():
     assert len(text.splitlines()) <= 200
 
 
+@pytest.mark.thorough
 def test_the_smallest_example_runs():
     """Two steps on a small world, in a process of one device: it learns in forty, which take two minutes."""
     done = subprocess.run([sys.executable, "-c", SMALL, str(MINIMAL)], capture_output=True, text=True, check=False)

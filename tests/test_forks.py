@@ -115,6 +115,7 @@ def test_what_the_run_itself_refuses_of_a_plug_in(tmp_path, changes, words):
         )
 
 
+@pytest.mark.thorough
 def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_path, monkeypatch):
     page = (Path(__file__).parents[1] / "docs/extending/environment.md").read_text(encoding="utf-8")
     (tmp_path / "my_env.py").write_text(page.split("`my_env.py`:\n\n```python\n")[1].split("```")[0])
@@ -130,6 +131,7 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
     assert json.loads(episodes.splitlines()[0])["turns"][0]["author"] == "model"
 
 
+@pytest.mark.thorough
 def test_the_docs_environment_of_two_tools_trains_from_traces_that_use_both(tmp_path, monkeypatch):
     """Its tags are words of the world in part; the second tool is answered by Say."""
     page = (Path(__file__).parents[1] / "docs/extending/environment.md").read_text(encoding="utf-8")
@@ -154,6 +156,7 @@ def test_the_docs_environment_of_two_tools_trains_from_traces_that_use_both(tmp_
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [

@@ -84,6 +84,7 @@ def run(tmp_path, monkeypatch, act, alarms_at, **more):
     return lambda: train.train(settings, tmp_path / "run", say=said.append), said
 
 
+@pytest.mark.thorough
 def test_stop_saves_the_step_and_ends_with_an_exit_code_of_its_own(tmp_path, monkeypatch):
     go, said = run(tmp_path, monkeypatch, "stop", alarms_at={3})
     with pytest.raises(SystemExit) as ended:
@@ -94,6 +95,7 @@ def test_stop_saves_the_step_and_ends_with_an_exit_code_of_its_own(tmp_path, mon
     assert last_checkpoint(tmp_path / "run")[1] == 5
 
 
+@pytest.mark.thorough
 def test_rollback_goes_to_the_best_probe_at_half_the_rate_and_says_so_in_the_checkpoint(tmp_path, monkeypatch):
     go, said = run(tmp_path, monkeypatch, "rollback", alarms_at={4})
     saved = []
@@ -114,6 +116,7 @@ def test_rollback_goes_to_the_best_probe_at_half_the_rate_and_says_so_in_the_che
     assert last == 5 and checkpoints.host(5)["rate"] == 0.5 and checkpoints.host(2)["rollbacks"] == 1
 
 
+@pytest.mark.thorough
 def test_warn_says_it_once_and_goes_on(tmp_path, monkeypatch):
     go, said = run(tmp_path, monkeypatch, "warn", alarms_at={3, 4})
     go()

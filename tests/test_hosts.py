@@ -84,6 +84,7 @@ def test_one_process_never_loads_jax():
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
 
 
+@pytest.mark.thorough
 def test_two_processes_exchange_and_one_process_resumes_their_checkpoint(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

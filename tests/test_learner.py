@@ -71,12 +71,14 @@ def reference():
     return gradient(bound, state, batch())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)])
 def test_loss_and_gradient_are_the_same_on_every_mesh(mesh, reference):
     bound, state = build(mesh)
     assert_close(gradient(bound, state, batch()), reference)
 
 
+@pytest.mark.thorough
 def test_loss_and_gradient_do_not_depend_on_micro_batches_or_packing(reference):
     bound, state = build()
     assert int(batch(rows=4).used_M.sum()) >= 4 and int(batch(rows=16).used_M.sum()) == 1
@@ -117,6 +119,7 @@ def alike():
     return made, graded
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [{}, {"entropy_weight": 0.1}, {"kl_weight": 0.1, "loss": config.use("gspo")}])
 def test_what_samples_begin_with_is_computed_once_and_the_gradient_is_that_of_whole_episodes(settings):
     """Also where a row has no room for a whole group, and over a mesh."""
@@ -230,6 +233,7 @@ def test_a_denominator_over_drawn_counts_what_was_left_out():
     assert half == pytest.approx(whole / 2, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(reference):
     shape = config.Mesh(1, 1, 1, devices=1)
     model = replace(MODEL, compute="bfloat16", remat="full")
@@ -244,6 +248,7 @@ def test_bfloat16_compute_keeps_float32_masters_and_stays_near_the_float32_step(
     assert sum(gap) ** 0.5 < 0.05 * norm
 
 
+@pytest.mark.thorough
 def test_remat_changes_no_gradient(reference):
     for remat in ("full", "attention", "dots"):
         bound = learner.make(CFG, replace(MODEL, remat=remat), SETTINGS, meshes.make_mesh(config.Mesh(devices=1)))
@@ -319,6 +324,7 @@ def test_the_learning_rate_warms_up_with_updates_and_falls_with_the_run():
     np.testing.assert_allclose([cosine.rate(0, done) for done in (0.0, 0.5, 1.0)], [2.0, 1.0, 0.0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("full", "share"), [(0, 1.0), (1, 1.0), (16, None)])
 def test_few_signal_groups_make_a_part_of_an_update(full, share):
     bound, state = build(full_groups=full)

@@ -69,6 +69,7 @@ def test_values_and_gradients_are_those_of_the_dense_formula(block):
         np.testing.assert_allclose(slope, wanted_slope, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 4])  # used columns of the fullest row: a quarter, half or all of 4
 def test_what_is_not_used_is_0_and_the_rest_as_if_all_were(most):
     hidden_RCD, head_VD, target_RC = inputs()
@@ -133,6 +134,7 @@ def test_it_works_inside_a_scan_over_micro_batches_with_remat():
         np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("head_spec", [(None, None), ("tensor", None), ("fsdp", "tensor"), (None, "fsdp")])
 def test_sharded_inputs_give_the_same_values_and_gradients(head_spec, used):

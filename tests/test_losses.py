@@ -86,6 +86,7 @@ def test_kl_estimates_by_hand():
     assert sorted(kl.ESTIMATES) == ["k1", "k2", "k3"]
 
 
+@pytest.mark.thorough
 def test_expected_values_and_gradients_of_the_kl_estimates_are_what_the_docstring_says():
     """Exact expectations over a distribution of three tokens, sampled from the policy."""
     logits_V, reference_V = jnp.array([0.5, -0.2, 0.1]), jax.nn.log_softmax(jnp.array([0.0, 0.3, -0.4]))
@@ -135,6 +136,7 @@ def test_importance_weights_carry_no_gradient(weights):
     assert slope_NL.tolist() == [[0, 0]]
 
 
+@pytest.mark.thorough
 def test_llds_prices_the_fall_of_right_episodes_alone():
     """Three episodes of two tokens: right and fallen in all, right and risen in all, wrong and fallen."""
     logp_NL = jnp.array([[-1.5, -0.9], [-1.2, -0.5], [-2.0, -2.0]], jnp.float32)

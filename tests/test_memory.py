@@ -59,6 +59,7 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
 
 
+@pytest.mark.thorough
 def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_hold_the_same(monkeypatch):
     asked = {"slots": 4, "store": 9, "buckets": (16, 64)}
     whole, by_layer = (Engine(CFG, WORDS, replace(SETTINGS, **asked)) for _ in range(2))
@@ -87,6 +88,7 @@ def test_a_large_model_s_rows_are_filled_and_copied_by_a_few_layers_at_once_and_
         np.testing.assert_array_equal(one.logp_L, other.logp_L)
 
 
+@pytest.mark.thorough
 def test_five_layers_are_run_three_at_once_and_two_and_hold_what_one_program_puts_there():
     cfg = replace(CFG, layers=5)
     laid = incremental.to_decode_params(cfg, decoder.init(cfg, jax.random.key(0)))

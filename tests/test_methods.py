@@ -71,6 +71,7 @@ def test_each_neighbour_s_docstring_says_where_its_formula_is_from(kind):
     assert unsaid == OF_NO_NEIGHBOUR[kind]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_s_update_can_be_traced(name):
     """By shapes alone: all that the learner would compile is built, and nothing is."""

@@ -352,6 +352,7 @@ def bomb(path: Path, kind: str) -> Path:
     return path / "bomb.jsonl.gz"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

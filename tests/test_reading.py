@@ -62,6 +62,7 @@ def test_a_text_is_made_inert_as_its_tokenizer_reads_it(kind):
     assert reading.inert(made, plain) == plain
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", NORMALIZERS)
 @pytest.mark.parametrize("env", [search_r1, tool_call])
 def test_no_tag_appears_in_the_ids_of_what_an_episode_was_shown(kind, env):

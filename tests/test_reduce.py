@@ -37,6 +37,7 @@ def test_no_token_at_all_gives_zero_weights(mode):
     assert not np.asarray(extra).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))

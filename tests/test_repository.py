@@ -149,7 +149,7 @@ def test_every_row_of_what_goes_wrong_names_tests_that_exist():
         tests = re.findall(r"`(\w+\.py)::(\w+)`", named)
         assert tests and named.count("`") == 2 * len(tests), fault
         for file, name in tests:
-            defined = ast.walk(ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")))
+            defined = ast.walk(ast.parse(next((ROOT / "tests").rglob(file)).read_text(encoding="utf-8")))
             assert name in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, f"{fault}: {name}"
 
 
@@ -168,6 +168,14 @@ def test_every_mutation_fits_its_file_and_names_a_test_that_exists():
         ast.parse(text.replace(mutation.found, mutation.planted))
         file, _, name = mutation.killed_by.partition("::")
         assert name.partition("[")[0] in {"", *functions_of(file)}, mutation
+        assert not file.startswith("tests/around/") and name.partition("[")[0] not in thorough(file), mutation
+
+
+def thorough(file: str) -> set[str]:
+    """The tests of a file that `make test` leaves out."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {one.name for one in functions if "pytest.mark.thorough" in map(ast.unparse, one.decorator_list)}
 
 
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():
@@ -176,7 +184,9 @@ def test_ci_runs_what_the_readme_tells_a_reader_to_run():
     fence = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1]
     told = set(re.findall(r"^make \S+", fence, re.MULTILINE)) | {"make test", "make docs"}
     lines = script.splitlines()
-    assert told and {"make lint", "make smollm2", *told} <= set(lines)
-    assert lines[-1] == "make test"  # so that the last line printed is pytest's
+    assert told and {"make lint", "make smollm2", *told} <= {*lines, "make test"}
+    assert (
+        lines[-1] == "make test-all"
+    )  # which has all of `make test`; the last, so that the last line printed is pytest's
     for name in (".ci/run", "tpu_scripts/setup.sh"):
         assert (ROOT / name).stat().st_mode & 0o111

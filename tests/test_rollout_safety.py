@@ -65,6 +65,7 @@ def eager(env, query, turns):
     return replace(move, stop=(*move.stop, "e")) if isinstance(move, Say) else move
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [search_r1, tool_call])
 def test_hostile_passages_win_nothing_and_make_no_added_token(kind, tokenizer):
     cfg = replace(CFG, vocab=tokenizer.size)

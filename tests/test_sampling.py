@@ -39,6 +39,7 @@ def test_top_p_and_top_k_by_hand(top_p, top_k, kept):
     np.testing.assert_allclose(choice.logp_S, LOGP[0][np.asarray(choice.token_S)], atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("vocab", [4, 12, 7])  # blocks of 2, of 3 or 4, and of 1 (a prime)
 def test_tokens_are_drawn_as_often_as_they_are_probable(vocab):
     draws = 20_000

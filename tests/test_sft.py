@@ -188,6 +188,7 @@ def cold_start(folder, say=lambda text: None):
     return sft.sft(replace(settings, learner=replace(settings.learner, rows=1)), folder, say=say)
 
 
+@pytest.mark.thorough
 def test_a_cold_start_says_a_sigterm_at_once_ends_at_the_next_micro_batch_and_goes_on_byte_for_byte(
     tmp_path, monkeypatch
 ):
@@ -229,6 +230,7 @@ def test_a_cold_start_says_a_sigterm_at_once_ends_at_the_next_micro_batch_and_go
     assert weights(tmp_path / "stopped", 3) == weights(tmp_path / "whole", 3)
 
 
+@pytest.mark.thorough
 def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins_again(tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "LONG", 0)
     for _ in range(2):

@@ -141,6 +141,7 @@ DRAFTED = {  # an expert's turns, each with a draft in its thought
 }
 
 
+@pytest.mark.thorough
 def test_a_model_that_drafts_in_its_thoughts_writes_what_the_cold_start_taught_and_only_its_acts_count():
     """Three traces are learnt by heart; greedy rollouts sample the very ids, with the same glue, and end as they do."""
     made = thinking()
@@ -319,6 +320,7 @@ def test_a_trace_whose_drafts_stand_in_thoughts_is_played_to_its_end():
             traces.check_played([Trace(QUERY, (first, ANSWER))], search_r1, None)
 
 
+@pytest.mark.thorough
 def test_turns_of_a_model_that_writes_at_random_end_outside_thoughts_and_where_an_observation_begins():
     """Of words, so that tags come often: each turn ends at its first stop string outside thoughts, or has none."""
     made = rollouts.engine(slots=64, chunk=8, buckets=(64,))

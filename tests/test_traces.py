@@ -143,6 +143,7 @@ def test_traces_that_the_environment_does_not_take_are_refused_before_anything_i
             traces.check_played([trace], search_r1, search_r1_turn)
 
 
+@pytest.mark.thorough
 def test_most_real_hotpotqa_questions_give_a_trace(real_data):
     queries = readers.first(readers.read_queries(real_data / "dev" / "hotpotqa.questions.jsonl"), 200)
     corpus = readers.read_passages(real_data / "corpus" / "hotpotqa.corpus.jsonl.gz")

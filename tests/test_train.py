@@ -133,6 +133,7 @@ def test_accepted_groups_wait_for_min_signal_and_are_in_the_checkpoint(finished)
     assert len(host["waiting"]) == waits[1]
 
 
+@pytest.mark.thorough
 def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(finished, tmp_path):
     folder, _ = finished
     stopped = start(folder / "stopped", cache=folder / "cache")
@@ -179,7 +180,7 @@ def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp
     before, said = signal.getsignal(number), []
     settings = tiny(tmp_path)
     outer = runs.Run(tmp_path / "outer", settings, stage="train", say=said.append)
-    inner = runs.Run(tmp_path / "inner", settings, stage="sft", say=said.append)
+    inner = runs.Run(tmp_path / "inner", settings, stage="sft", say=said.append, within=outer)
     left = []
     monkeypatch.setattr(runs.os, "_exit", left.append)
     try:
@@ -257,6 +258,7 @@ def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monke
     assert any(re.match(r"step 1: compiled .*\d in \d+\.\d s", line) for line in said)
 
 
+@pytest.mark.thorough
 def test_evaluations_follow_the_steps_that_reach_a_multiple_of_the_rollouts_whatever_a_step_costs(tmp_path):
     """Rounds that draw again make steps unlike; the run is stopped on the way, and its count goes on."""
     base = tiny(tmp_path)
@@ -383,6 +385,7 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
             runs.Run._refuse_another(SimpleNamespace(settings=more), one, "there")
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_other_lanes(tmp_path):
     base = tiny(tmp_path)
     more = replace(base, rollout=replace(base.rollout, lanes=2))
@@ -391,6 +394,7 @@ def test_a_run_goes_on_with_other_lanes(tmp_path):
     assert summary["steps"] == 3
 
 
+@pytest.mark.thorough
 def test_a_run_of_version_0_2_goes_on(tmp_path, monkeypatch):
     """Its checkpoints are of format 4, with the learning rate in the state, and its config names learner.lanes."""
     base, save = tiny(tmp_path), checkpoint.Checkpoints.save
@@ -456,6 +460,7 @@ def from_files(tmp_path_factory):
     return settings, folder, said
 
 
+@pytest.mark.thorough
 def test_questions_and_passages_of_ones_own_work_and_a_used_up_pool_stops_the_run(from_files):
     settings, folder, said = from_files
     rows = metrics_writer.read(folder / "run")
@@ -546,19 +551,20 @@ def test_the_summary_has_what_the_readme_names(finished):
 
 def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):
     packed = []
-    monkeypatch.setattr(
-        driver, "update", lambda learner, state, batch, updates: (SimpleNamespace(updates=state.updates + 1), [])
-    )
     monkeypatch.setattr(driver.log, "check_advantage", lambda *_: None)
-    monkeypatch.setattr(driver, "_at_rate", lambda parts, state, standing, step: state)
     monkeypatch.setattr(driver.learner, "takes_long", lambda params, settings: False)
-    parts = SimpleNamespace(settings=tiny(Path()), learner=None)  # min_signal=3
+    trainer = SimpleNamespace(
+        rate=lambda updates, done: 0.5,
+        update=lambda state, batch, rate: (SimpleNamespace(updates=state.updates + 1, rate=rate), []),
+    )
+    parts = SimpleNamespace(settings=tiny(Path()), learner=trainer)  # min_signal=3
     parts.batch = lambda state, groups, left_out, key: packed.append(left_out) or "all"
     standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
     state = SimpleNamespace(params={}, updates=0)
     assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed
     state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0)
     assert (state.updates, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
+    assert state.rate == 0.5 * standing.rate
     assert updated.groups == ("a", "b", "c") and updated.batch == "all"
 
 

@@ -38,7 +38,7 @@ deeds = {
 }
 last = {"is late": lambda: time.sleep(4), "writes no more": lambda: bucket.opened("s3://bucket/run")}
 
-def work(arguments):
+def work(arguments, stage):
     if what == "dies":
         watchdog.FAREWELL_S = 0.0  # nobody is left to hear it
     if what in last:
@@ -55,7 +55,7 @@ def work(arguments):
     print("whole", flush=True)
     return 0
 
-train._train = work
+train._run = work
 sys.exit(cli.main(["train", "config.py"]))
 """
 

@@ -246,7 +246,7 @@ class Runtime:
         )  # fmt: skip
         if self.gold_logp is None:
             return packed
-        none_NT = np.zeros((grades.valid_QG.size, plugins.around("methods.gold").turns_axis(0)), np.float32)
+        none_NT = np.zeros((packed.grades.valid_QG.size, plugins.around("methods.gold").turns_axis(0)), np.float32)
         return replace(
             packed, gold_logp_NT=self.gold_logp(self.learner, state, episodes, **sizes) if golds else none_NT
         )

@@ -139,7 +139,7 @@ def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_
 
 def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, capsys):
     corpus, questions = [written(tmp_path / "c.jsonl", CORPUS)], [written(tmp_path / "q.jsonl", QUESTIONS)]
-    model, index = str(Path(__file__).parent / "fixtures" / "bert"), str(tmp_path / "vectors")
+    model, index = str(Path(__file__).parents[1] / "fixtures" / "bert"), str(tmp_path / "vectors")
     words = ["parts=bm25,dense", "parts.dense.index=" + index, "retriever.parts.1.model=" + model, "parts.bm25.k1=0.9"]
     shared = {"corpus": corpus, "questions": questions, "k": 2, "json": True}
     assert data._recall(Namespace(retriever="hybrid", overrides=words, **shared)) == 0

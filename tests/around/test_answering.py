@@ -15,7 +15,7 @@ from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.lab import answering, suite
 from qr_jax.run import run_lock
 
-MODEL = Path(__file__).parent / "fixtures" / "qwen3"
+MODEL = Path(__file__).parents[1] / "fixtures" / "qwen3"
 SETTINGS = Config(
     model=Model("two_layer"),
     env=use("rollouts.words_env", searches=1, letter=""),  # every word ends a turn, and the first one is searched for

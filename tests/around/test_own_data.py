@@ -18,7 +18,7 @@ from qr_jax.run import checkpoint, runs
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import made_traces
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "fixtures" / "qwen3"
 PLACES = ("Oslo", "Bergen", "Lima", "Quito", "Accra", "Turin", "Porto", "Malmo")
 

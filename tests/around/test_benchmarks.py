@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_compare import played
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1].parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402

@@ -10,7 +10,7 @@ from qr_jax.records import Passage
 from qr_jax.search.retrievers.hybrid import fuse, hybrid
 from qr_jax.settings.settings import Use
 
-BERT = str(Path(__file__).parent / "fixtures" / "bert")
+BERT = str(Path(__file__).parents[1] / "fixtures" / "bert")
 CORPUS = [
     Passage("a", "Dune", "a novel by frank herbert."),
     Passage("b", "Oslo", "the capital of norway"),

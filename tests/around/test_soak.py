@@ -9,7 +9,7 @@ import pytest
 import soak
 import soak_books
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(script: str, *words: object) -> str:

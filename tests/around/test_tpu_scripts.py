@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("create", "launch", "logs", "resume", "watch", "fetch", "delete")
 SECRET = "0123456789abcdef-the-secret"
 URL = "gs://my-bucket/qr_jax/night-run"

@@ -14,7 +14,7 @@ from qr_jax.lab import score
 from qr_jax.records import Query
 from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats
 
-TINY = str(Path(__file__).parents[1] / "configs/two_layer.py")
+TINY = str(Path(__file__).parents[2] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from qr_jax.search import embedder, encoder
 from qr_jax.search.embedder import Embedder
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 BERT = FIXTURES / "bert"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from qr_jax import config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow

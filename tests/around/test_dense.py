@@ -17,7 +17,7 @@ from qr_jax.records import Passage
 from qr_jax.search import dense_index, embedder, nearest
 from qr_jax.search.retrievers.dense import dense
 
-BERT = str(Path(__file__).parent / "fixtures" / "bert")
+BERT = str(Path(__file__).parents[1] / "fixtures" / "bert")
 CORPUS = [
     Passage("b", "Dune", "a novel by frank herbert."),
     Passage("a", "Dune", "a novel by frank herbert."),

@@ -14,7 +14,7 @@ from qr_jax.data import readers
 from qr_jax.search import recall
 from qr_jax.sets import data_check, foreign, inputs, tables
 from qr_jax.settings.settings import use
-from tests.test_official import HOTPOTQA, ROWS, TWO_WIKI
+from tests.around.test_official import HOTPOTQA, ROWS, TWO_WIKI
 
 MUSIQUE = ROWS["musique"][0]
 HUB = HOTPOTQA | {  # the same row in columns, as `datasets` and Parquet have it

@@ -13,7 +13,7 @@ from qr_jax.lab import gguf, hf_folder
 from qr_jax.models import decoder, hf
 from qr_jax.models.families import ModelConfig
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TINY = ModelConfig(64, 32, 2, 4, 2, 8, 64, context_tokens=128, rope_theta=10000.0, norm_eps=1e-5)
 
 

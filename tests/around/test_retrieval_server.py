@@ -25,7 +25,7 @@ from loopback import raw as raw_answer
 from loopback import server as loopback_server
 from prometheus_client.parser import text_string_to_metric_families
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
+sys.path.insert(0, str(Path(__file__).resolve().parents[1].parent))  # for benchmarks/
 
 from benchmarks.retrieval_server import ask_all
 from qr_jax.cli import cli

@@ -14,7 +14,7 @@ from test_http_retriever import search_r1
 SECRETS = ("HF_TOKEN", "SERPER_API_KEY", "OPENAI_API_KEY", "WANDB_API_KEY", "QR_JAX_JUDGE_KEY")
 ASKS = ("code_", "host_", "bucket", "wandb", "cache", "worlds")  # beginnings of the traps that ask alone
 LONGEST_S = 60.0  # of a command, whatever a file of the run asks for
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def home_of_a_user(home: Path) -> Path:

@@ -18,7 +18,7 @@ from qr_jax.models.families import PRESETS, from_hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
 
 

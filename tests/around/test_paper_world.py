@@ -190,7 +190,7 @@ def test_the_oracles_table_has_what_was_published_under_the_rule():
 
 
 def test_the_implied_numbers_of_a_fit_are_made_again():
-    """The cheapest of the plays; what the pages say is held by tests/test_benchmarks.py."""
+    """The cheapest of the plays; what the pages say is held by tests/around/test_benchmarks.py."""
     kept = json.loads(paper_implies.FILE.read_text(encoding="utf-8"))["plays"]
     for model in paper_world.MODELS:
         assert paper_implies.played(model, "recycle", paper_world.fits(model)[3]) == kept[model]["recycle"][3]

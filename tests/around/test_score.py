@@ -9,7 +9,7 @@ from qr_jax import answers
 from qr_jax.cli import cli
 from qr_jax.lab.score import score
 
-PAIRS = Path(__file__).parent / "data" / "answer_pairs.jsonl"
+PAIRS = Path(__file__).parents[1] / "data" / "answer_pairs.jsonl"
 
 
 def write(folder, *rows):

@@ -18,7 +18,7 @@ from qr_jax.settings.checks import check
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (pip install libtpu; no TPU needed)")
 GIB = estimate.GIB

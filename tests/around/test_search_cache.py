@@ -19,7 +19,7 @@ from qr_jax.search.search_cache import SearchCache
 from qr_jax.settings.settings import use
 from qr_jax.step import log
 
-BERT = Path(__file__).parent / "fixtures" / "bert"
+BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 CORPUS = [Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "The capital of Norway.")]
 
 

@@ -26,7 +26,7 @@ from qr_jax.pool import pool
 from qr_jax.records import Query
 from qr_jax.step.runtime import RunState
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPEND = ("rollouts", 48)
 
 
@@ -154,7 +154,7 @@ def studied(tmp_path_factory):
     words = ["compare", str(folder / "config.json"), "--rules", "recycle", "--seeds", "1", "--budget", "rollouts=32"]
     words += ["--every", "1", "--folder", str(folder / "made"), "--trust"]
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     code = cli.main(words)
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     return words, folder / "made", code

@@ -18,7 +18,7 @@ from qr_jax.cli.commands import doctor
 from qr_jax.lab import bug_report
 from qr_jax.run import run_files
 
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 
 
 def test_the_file_has_config_numbers_and_machine_and_no_secret_question_or_answer(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import pytest
 from killed_run import tiny
 from test_retrieval_server import serving
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks/
+sys.path.insert(0, str(Path(__file__).resolve().parents[1].parent))  # for benchmarks/
 
 from benchmarks.interleave import PEER_PYTHON
 from qr_jax import assemble, config
@@ -24,7 +24,7 @@ from qr_jax.lab import exporting
 from qr_jax.models import hf
 from qr_jax.train import train
 
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "play_with_transformers.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "play_with_transformers.py"
 MOST_LINES = 31  # of the script, beside its docstring and its imports
 EXAMPLES = """\
 Question: Where is Bergen?

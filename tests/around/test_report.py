@@ -18,7 +18,7 @@ from qr_jax.lab.report import charts, choose, history, page, read, series
 from qr_jax.pool import figures
 from qr_jax.run import run_files
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1].parent
 HOSTILE = "</script><script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"><!-- \u2028 \ud800"
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
