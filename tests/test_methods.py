@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from killed_run import tiny
 from test_learner import CFG, MODEL, groups
-from test_noisy_search import engine
 
 from qr_jax import assemble, config, plugins, sft
 from qr_jax.cli.overrides import override
@@ -25,6 +24,7 @@ from qr_jax.records import Scores, Turn, grades
 from qr_jax.settings import checks
 from qr_jax.step import grading
 from qr_jax.train import train
+from tests.around.test_noisy_search import engine
 
 FILE = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "methods.py"))
 METHODS = {name: FILE[name] for name in FILE["METHODS"]}

@@ -32,6 +32,12 @@ print("rich" in sys.modules)
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_phase_is_open_before(monkeypatch):
+    """A thread that another test left behind may still be in one."""
+    monkeypatch.setattr(terminal._STATE, "phases", [])
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Off a terminal a phase is told after .1 s."""
