@@ -34,9 +34,13 @@ def mean(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
-    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run."""
-    error = float(np.std(mean_R, ddof=1)) / math.sqrt(len(mean_R)) if len(mean_R) > 1 else None
-    return {"by_run": [float(each) for each in mean_R], "run_error": error}
+    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run.
+
+    A run without a score (NaN) is None, and counts in no error.
+    """
+    known_R = mean_R[np.isfinite(mean_R)]
+    error = float(np.std(known_R, ddof=1)) / math.sqrt(len(known_R)) if len(known_R) > 1 else None
+    return {"by_run": [float(each) if np.isfinite(each) else None for each in mean_R], "run_error": error}
 
 
 def is_incomplete(figures: Mapping[str, Any]) -> bool:

@@ -287,7 +287,7 @@ def _macro(sets_figures: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[st
         whole = float(np.mean([score["mean"] for score in of_sets]))
         scores[name] = interval(whole, np.mean([means[name] for means in drawn], axis=0), few)
         if "by_run" in of_sets[0]:
-            scores[name] |= over_runs(np.mean([score["by_run"] for score in of_sets], axis=0))
+            scores[name] |= over_runs(np.mean(np.array([score["by_run"] for score in of_sets], float), axis=0))
     counts = {name: float(np.mean([figures[name] for figures in sets_figures])) for name in ("searches", "tokens")}
     return {"scores": scores} | counts
 

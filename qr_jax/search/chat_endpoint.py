@@ -35,10 +35,12 @@ LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an obj
 def key_header(url: str, key_env: str) -> dict[str, str] | None:
     """Return the header with the key in `key_env`; for api.openai.com, and no other host, OPENAI_API_KEY does too.
 
-    None where there is no key; ValueError for a key that no header can hold.
+    None where there is no key; ValueError for a key that no header can hold, and for that host without one.
     """
     names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
     known = next((name for name in names if os.environ.get(name)), None)
+    if known is None and OPENAI_KEY in names:
+        raise UserError(f"{OPENAI_HOST} wants a key; put it into the environment as {' or '.join(names)}")
     return {"Authorization": f"Bearer {secret(known)}"} if known else None
 
 

@@ -42,7 +42,7 @@ PASSING = (408, 425, 429)  # and 500 and above: another try may do better
 # What to look at after a refusal; a key's variable is named where it is known.
 PATH_WRONG = "is the URL's path right, and the model's name, where one is asked for?"
 KEY_WRONG = "is the key{known} right, and may it ask for this?"
-LOOK_AT = {401: KEY_WRONG, 403: KEY_WRONG, 404: PATH_WRONG, 405: PATH_WRONG}
+LOOK_AT = {401: KEY_WRONG, 403: KEY_WRONG, 404: PATH_WRONG, 405: PATH_WRONG, 429: "its rate limit is reached"}
 SERVER_FAILED = "the server itself failed, and its log says why"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FAILURES = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, httpcore2.ProxyError, OSError)

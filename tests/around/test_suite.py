@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qr_jax.cli import cli
 from qr_jax.cli.commands import eval as eval_commands
 from qr_jax.config import Config, to_json
+from qr_jax.evaluation.scores import over_runs
 from qr_jax.lab import suite
 
 
@@ -238,7 +239,8 @@ def test_the_paper_s_questions_are_one_file_dealt_to_its_seven_sets(data, tmp_pa
     assert "8 questions (nq 1, triviaqa 1," in told.err
     retried = "requests, and up to 3 more for each that fails or has no verdict;"
     assert f"judging this model takes at most 164 {retried}" in told.err
-    assert f"the paper's table of 11 such models takes at most 1,804 {retried}" in told.err
+    whole = "11 such models, as many as the paper's table has (its own are asked 3,197 questions, 8 samples each)"
+    assert f"{whole} takes at most 1,804 {retried}" in told.err
     found = json.loads(told.out)
     assert found["table"] == {name: 11 * value for name, value in found["judge"].items()}
     out.write_text(out.read_text().replace("Bamboogle", "bam"))
@@ -263,3 +265,28 @@ def test_the_files_of_gaia_hle_and_webwalkerqa_are_read_as_they_are(data, tmp_pa
     asked, _ = suite.questions(Config(), "web", part=suite.part("web"), searched=False)
     golds = {name: queries[0].answers for name, queries in asked.items()}
     assert golds == {"gaia": ("34689",), "hle": ("A. Asp", "Asp"), "webwalkerqa": ("By May.",)}
+
+
+def test_a_run_without_a_verdict_counts_in_no_error_over_runs():
+    found = over_runs(np.array([1.0, np.nan, 0.0, 1.0]))
+    assert found["by_run"] == [1.0, None, 0.0, 1.0]
+    assert found["run_error"] == pytest.approx(np.std([1, 0, 1], ddof=1) / 3**0.5)
+    assert over_runs(np.array([np.nan, 1.0]))["run_error"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--judge-top-p", "0.9"], "--judge-top-p says how a judge is asked; give --judge URL too"),
+        (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-top-p", "0"], "top_p over 0"),
+        (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-temperature", "-1"], "a temperature of 0"),
+        (["--judge", "https://api.openai.com/v1", "--judge-model", "m"], "api.openai.com wants a key"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_so_is_refused_before_anything_is_answered(
+    words, says, tmp_path, capsys, monkeypatch
+):
+    for name in ("OPENAI_API_KEY", "QR_JAX_JUDGE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["eval", str(tmp_path), "--suite", "paper", *words, "--dry-run"]) == 2
+    assert says in capsys.readouterr().err

@@ -88,8 +88,14 @@ def _suite(arguments: argparse.Namespace) -> int:
     suite.sets(arguments.suite)
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise UserError("--judge URL and --judge-model NAME go together; only one was given")
-    if arguments.judge_leave_out and not arguments.judge:
-        raise UserError("--judge-leave-out says what a judge is not sent; give --judge URL too")
+    judging = {name: value for name in JUDGING if (value := getattr(arguments, f"judge_{name}")) is not None}
+    if judging and not arguments.judge:
+        named = ", ".join(f"--judge-{name.replace('_', '-')}" for name in judging)
+        raise UserError(f"{named} says how a judge is asked; give --judge URL too")
+    if arguments.judge:
+        from qr_jax.lab.judge import Judge
+
+        Judge(arguments.judge, arguments.judge_model, Path("verdicts.jsonl"), **judging)  # refuses what is wrong now
     subject = _subject(arguments)
     place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
     run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
@@ -108,7 +114,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
         say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
-        judging={name: value for name in JUDGING if (value := getattr(arguments, f"judge_{name}")) is not None},
+        judging=judging,
     )  # fmt: skip
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
@@ -123,11 +129,13 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
     found = judge.cost(asked, samples, arguments.judge_tries or 1)
     counts = {name: len(queries) for name, queries in asked.items()}
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each")
+    absent = f"; missing: {', '.join(missing)}" if missing else ""
+    terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each{absent}")
     terminal.say(judge.format_cost(found))
     whole = {"table": judge.of_table(found)} if arguments.suite == "paper" else {}
     if whole:
-        terminal.say(judge.format_cost(whole["table"], f"the paper's table of {judge.TABLE_ROWS} such models"))
+        such = f"{judge.TABLE_ROWS} such models, as many as the paper's table has"
+        terminal.say(judge.format_cost(whole["table"], f"{such} (its own are asked 3,197 questions, 8 samples each)"))
     return {"questions": counts, "missing": missing, "samples": samples, "judge": found} | whole
 
 

@@ -90,7 +90,9 @@ def _mix(text: str) -> dict[str, int]:
 def _documents(text: str) -> dict[int, int]:
     shares = {str(count): share for count, share in PAPER_DOCUMENTS.items()} if text == "paper" else _shares(text)
     if not all(count.isdecimal() and 1 <= int(count) <= 6 for count in shares) or not any(int(c) > 1 for c in shares):
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted numbers of passages from 1 to 6, as in 2=34,3=25")
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; wanted numbers of passages from 1 to 6, one above 1 among them, as in 2=34,3=25"
+        )
     return {int(count): share for count, share in shares.items()}
 
 
