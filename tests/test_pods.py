@@ -140,7 +140,9 @@ def runs(tmp_path_factory):
         found |= play(folder)
         lives = bucket.opened(f"{url}/four")
         bucket.Copy(folder / "four" / "run", lives).pull()
-        found["compiled"] = [list(path.iterdir()) for path in (lives / bucket.COMPILED).glob("*/process_*")]
+        (machine,) = (lives / bucket.COMPILED).glob("*")  # where process 0 keeps its programs, the others in process_N
+        kept = [machine, *sorted(machine.glob("process_*"))]
+        found["compiled"] = [len([path for path in each.iterdir() if path.is_file()]) for each in kept]
     return folder, found
 
 
@@ -189,7 +191,7 @@ def test_new_machines_go_on_with_a_run_in_a_bucket(runs):
     folder, found = runs
     assert "going on after step 5 (attempt 2)" in found["four"][0][1]
     assert len(list(folder.glob("four/run_*_*"))) == 6 and not list(folder.glob("four/run_*/checkpoints"))
-    assert [len(programs) > 100 for programs in found["compiled"]] == [True] * 4
+    assert len(found["compiled"]) == 4 and min(found["compiled"]) > 40, found["compiled"]
     assert not list(folder.glob("four/**/compiled"))
 
 
