@@ -108,7 +108,7 @@ def test_a_changed_run_of_the_quickstart_is_noticed(tmp_path, monkeypatch):
         shutil.copy(kept_runs.file_of(name), tmp_path)
     (tmp_path / "quickstart_seeds.json").write_text(json.dumps(runs))
     monkeypatch.setattr(kept_runs, "file_of", lambda name: tmp_path / f"{name}.json")
-    assert claims.written(readme) == readme.replace(".810 +- .039", ".816 +- .049")
+    assert claims.written(readme) == readme.replace(".804 +- .042", ".809 +- .047")
 
 
 def test_a_figure_without_a_cell_is_refused(page):
