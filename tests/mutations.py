@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("qr_jax", "tests", "configs", "pyproject.toml")
+COPIED = ("qr_jax", "tests", "configs", "benchmarks", "pyproject.toml")
 LIMIT_S = 900.0  # of one test; a fault that makes it hang is noticed, too
 HANGS = -1
 DIED, LIVES, NOT_PLANTED, NO_TEST = "died", "LIVES", "not planted", "NO TEST RAN"
@@ -850,7 +850,7 @@ MUTATIONS = (
 def copy(folder: Path) -> None:
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name)
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".venv"))
         else:
             shutil.copy2(ROOT / name, folder / name)
 
