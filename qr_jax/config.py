@@ -214,6 +214,12 @@ BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_...
 LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
 
 
+def share_done(limits: Mapping[str, Any], spent: Mapping[str, float]) -> float:
+    """Return the share of a run that is done (0 to 1), by LIMITS: the largest over its steps and budgets; 1 without."""
+    shares = (spent[name] / limit for name in LIMITS if (limit := limits.get(name)))
+    return min(max(shares, default=1.0), 1.0)
+
+
 @dataclass(frozen=True)
 class Train:
     """The length of a run, and what it keeps."""

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from qr_jax import errors, evaluate, plugins
-from qr_jax.config import BUDGETS, Config, Evaluation, Train
+from qr_jax.config import BUDGETS, Config, Evaluation, Train, share_done
 from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDown, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
@@ -267,9 +267,7 @@ def _is_due(evaluation: Evaluation, step: int, before: int, after: int) -> bool:
 
 def _share_done(limits: Train, step: int, run_state: RunState) -> float:
     """Return the share of the run that is done (0 to 1): the largest over its steps and budgets."""
-    limit_of = {name: getattr(limits, f"max_{name}") for name in BUDGETS}
-    shares = [getattr(run_state, name) / limit for name, limit in limit_of.items() if limit]
-    return min(max(step / max(limits.steps, 1), *shares), 1.0) if shares else min(step / max(limits.steps, 1), 1.0)
+    return share_done(vars(limits), {"steps": step} | {f"max_{name}": getattr(run_state, name) for name in BUDGETS})
 
 
 def _last_step(limits: Train, step: int, run_state: RunState) -> int:

@@ -20,7 +20,7 @@ from qr_jax.data import readers
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import suite
-from qr_jax.lab.judge import Judge, of_rows
+from qr_jax.lab.judge import Judge, of_rows, verdicts_of
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
 from qr_jax.run import run_files, run_lock
@@ -294,7 +294,7 @@ def _write_score(
     _write_json(folder / "score.json", figures)
     if judge is None:
         return figures
-    endpoint = Judge(*judge, folder.parent / "verdicts.jsonl", **how)
+    endpoint = Judge(*judge, verdicts_of(folder), **how)
     said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}

@@ -131,6 +131,11 @@ class Asked:
     prompt: Prompt = CORRECT
 
 
+def verdicts_of(folder: Path) -> Path:
+    """Return the file of verdicts of a suite's answers in a folder; those beside it share the file."""
+    return folder.parent / "verdicts.jsonl"
+
+
 @dataclass
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.

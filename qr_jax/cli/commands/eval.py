@@ -92,13 +92,13 @@ def _suite(arguments: argparse.Namespace) -> int:
     if judging and not arguments.judge:
         named = ", ".join(f"--judge-{name.replace('_', '-')}" for name in judging)
         raise UserError(f"{named} says how a judge is asked; give --judge URL too")
-    if arguments.judge:
-        from qr_jax.lab.judge import Judge
-
-        Judge(arguments.judge, arguments.judge_model, Path("verdicts.jsonl"), **judging)  # refuses what is wrong now
     subject = _subject(arguments)
     place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
     run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
+    if arguments.judge:
+        from qr_jax.lab.judge import Judge, verdicts_of
+
+        Judge(arguments.judge, arguments.judge_model, verdicts_of(arguments.out or place / "any"), **judging)
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax.config import BUDGETS
+from qr_jax.config import BUDGETS, share_done
 from qr_jax.errors import UserError
 from qr_jax.lab import run_folders
 from qr_jax.run import json_files, run_files
@@ -37,9 +37,8 @@ class Run:
 
     def share_spent(self, row: Mapping[str, Any]) -> float:
         """Return the share of the run's budget spent after a step: of its steps, or of another limit that is nearer."""
-        limits = self.config.get("train", {})
         spent = {"steps": row["step"]} | {f"max_{name}": row.get(f"budget/{name}") or 0 for name in BUDGETS}
-        return min(max((count / limits[name] for name, count in spent.items() if limits.get(name)), default=1.0), 1.0)
+        return share_done(self.config.get("train", {}), spent)
 
 
 def run(folder: str | Path) -> Run:

@@ -21,8 +21,11 @@ def chains(documents: Sequence[int]) -> tuple[list[int], dict[int, float]]:
     """Return lengths to draw chains from, and the chance that a question of so many passages on the way is kept.
 
     Then of all questions of whole chains as many need n passages as n is often among `documents`. A chain of n passes
-    by all shorter ones, so as many chains reach n as the largest share of n passages or more has.
+    by all shorter ones, so as many chains reach n as the largest share of n passages or more has. Without `documents`
+    a chain has 2 or 3, and all questions on its way are kept.
     """
+    if not documents:
+        return [2, 3], {1: 1.0, 2: 1.0, 3: 1.0}
     shares, lengths, kept, reached = Counter(documents), list[int](), dict[int, float](), 0
     for count in range(max(documents), 0, -1):
         lengths += [count] * (shares[count] - reached)
@@ -37,9 +40,9 @@ def iterative_search(library: Library, teacher: Teacher, chance: Chance, documen
     It is made harder in rounds, so that its answer needs what was found. Every question on the way is kept beside the
     last, with `documents` by the chance of `chains`; a round that fails ends the chain with the question before it.
     """
-    lengths, kept = chains(documents) if documents else ([2, 3], {})
+    lengths, kept = chains(documents)
     draft = _chain(library, teacher, chance, chance.pick(lengths))
-    way = [part for part in draft.earlier if chance.below(FINE) < kept.get(len(part.passages), 1.0) * FINE]
+    way = [part for part in draft.earlier if chance.below(FINE) < kept[len(part.passages)] * FINE]
     return replace(draft, earlier=tuple(way))
 
 
@@ -141,8 +144,8 @@ def _compared(reply: Mapping[str, Any], size: int) -> tuple[str, str, tuple[int,
 
 def questions_of_chain(documents: Sequence[int]) -> float:
     """Return how many questions a whole chain of `iterative_search` gives on average."""
-    lengths, kept = chains(documents) if documents else ([2, 3], {})
-    on_the_way = sum(kept.get(at, 1.0) for length in lengths for at in range(1, length))
+    lengths, kept = chains(documents)
+    on_the_way = sum(kept[at] for length in lengths for at in range(1, length))
     return 1.0 + on_the_way / len(lengths)
 
 
