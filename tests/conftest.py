@@ -52,6 +52,13 @@ def _signals_are_heard_as_before():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_programs_are_kept_on_this_machine():
+    """jax opens its cache once a process: one in a test's bucket would be asked by every later test."""
+    yield
+    assert "://" not in str(jax.config.jax_compilation_cache_dir)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real questions and passages (QR_JAX_DATA, by default ../shared/data); the test skips without it."""

@@ -18,6 +18,7 @@ from loopback_bucket import led_there
 
 from qr_jax import config, errors
 from qr_jax.cli import cli
+from qr_jax.parallel import compile_cache
 from qr_jax.run import bucket, lease, runs
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
@@ -273,6 +274,8 @@ def test_a_run_whose_bucket_is_another_s_by_now_saves_no_checkpoint_and_cleans_u
 
 
 def test_a_command_whose_bucket_is_in_use_ends_with_75(place, take, tmp_path, capsys, monkeypatch):
+    # jax opens its cache once a process: the tests after this one would ask a bucket that is gone.
+    monkeypatch.setattr(compile_cache, "enable", lambda **_: None)
     first, _ = take("first")
     command = ["sft", "configs/two_layer.py", f"train.bucket={place}", "--run", str(tmp_path / "second")]
     assert cli.main(command) == errors.LOST
