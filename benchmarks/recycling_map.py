@@ -1,71 +1,119 @@
-"""Where recycling as published finds more signal than plain GRPO: simulated pools, and where real runs lie among them.
+"""E3 of configs/study/plan.md: over which pools does recycling train on more groups than plain GRPO, at equal rollouts?
 
-    python -m benchmarks.recycling_map                                  # the map: benchmarks/results/recycling_map.json
+    python -m benchmarks.recycling_map                              # points that are missing (half an hour; resumable)
+    python -m benchmarks.recycling_map --table                      # what is kept, as tables
     python -m benchmarks.recycling_map --runs runs/study/b/s4/grpo/*    # beside it: the shift and jump of these runs
 
-In the map every query's log-odds of a right answer grow by `shift` over the budget, and by `jump` more each time that
-the query itself is trained on ("memorising" of qr_jax/lab/pass_rates.py). `passes` is how often the budget would
-draw the whole pool. A figure is the signal groups of a rule over plain GRPO's, at equal rollouts. Signal is not yet
-learning.
+In a pool every query's log-odds of a right answer grow by `shift` over the budget, and by `jump` each time that the
+query is trained on ("memorising" of qr_jax/lab/pass_rates.py). A figure is the groups that a rule trains on, or the
+distinct queries, over plain GRPO's at equal rollouts. More groups are not yet more learning.
 """
 
 import argparse
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import interleave
-from qr_jax.lab import oracle, pass_rates
+from benchmarks.tables import markdown
+from qr_jax.lab import oracle, paper_world, pass_rates
+from qr_jax.pool.noise import uniforms
 
-FILE = interleave.ROOT / "benchmarks/results/recycling_map.json"
-SIZE, QUERIES = 1000, 16  # of the pool, of a step
-RULES = ("grpo", "recycle", "foresee")
-BETAS = ("0.35,0.35", "1,1", "0.3,1.2")  # most queries all right or all wrong; any rate; most all wrong
-PARTS = ("beta", "samples", "passes", "shift", "jump")
-SAMPLES, PASSES, SHIFTS, JUMPS = (4, 8), (1, 2, 4, 8), (0, 2, 4), (0, 1, 2, 4, 8)
+FILE = interleave.ROOT / "benchmarks/results/where_recycling_wins.json"
+SIZE, QUERIES, SEEDS = 1000, 16, 2  # of the pool, of a step; plays of a point
+ARMS = {"grpo": ("grpo", 1), "recycle": ("recycle", 1), "recycle_k2": ("recycle", 2), "foresee": ("foresee", 1)}
+SHAPES = {  # how a pool's pass rates begin: Beta(a, b), and the share of the queries that is at a fixed rate
+    "Beta(.35, .35)": ((0.35, 0.35), {}),
+    "any rate": ((1.0, 1.0), {}),
+    "Beta(.3, 1.2)": ((0.3, 1.2), {}),
+    "a third at 0, a third at 1": ((1.0, 1.0), {0.0: 1 / 3, 1.0: 1 / 3}),
+    "half coins": ((0.35, 0.35), {0.5: 0.5}),
+}
+SAMPLES, PER_QUERY, SHIFTS, JUMPS = (2, 4, 8), (4, 8, 16, 32), (0, 2, 4), (0, 1, 2, 4, 8)
+PLACE = ("shape", "shift", "jump", "per_query", "samples")
+FIXED = 93  # the first part of the keys that say which queries have a fixed rate
+PAPER_FITS = 4  # of each of the paper's models
 PRIOR = 0.1  # precision of a query's own log-odds in `shift_and_jump`: a query that was never right has no estimate
+Point = Mapping[str, Any]
 
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, metavar="RUN", help="run folders to place in the map")
-    parser.add_argument("--seeds", type=int, default=3, help="simulated runs of a point that is not there yet (3)")
+    parser.add_argument("--table", action="store_true", help="print what is kept, and play nothing")
     options = parser.parse_args(words)
-    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {**interleave.commit(), "points": [], "paper": []}
     if options.runs:
         fits = {
             f"{run.parent.name}/{run.name}": shift_and_jump(*pass_rates.read_run(run)[1::2]) for run in options.runs
         }
         kept["runs"] = {**kept.get("runs", {}), **fits}
-    else:
-        kept |= {"points": kept.get("points", []), **interleave.commit()}
-        there = {tuple(place[part] for part in PARTS) for place in kept["points"]}
-        for place in itertools.product(BETAS, SAMPLES, PASSES, SHIFTS, JUMPS):
-            if place not in there:
-                kept["points"].append(point(*place, seeds=options.seeds))
-                FILE.write_text(json.dumps(kept, indent=1) + "\n")
-    FILE.write_text(json.dumps(kept, indent=1) + "\n")
+        save(kept)
+    elif not options.table:
+        for part, points in (("points", missing(kept["points"])), ("paper", missing_of_the_paper(kept["paper"]))):
+            for found in points:
+                kept[part].append(found)
+                save(kept)
     print(table(kept))
 
 
-def point(beta: str, samples: int, passes: int, shift: float, jump: float, *, seeds: int) -> dict[str, Any]:
-    """A point of the map: its place, and the signal groups of each rule, summed over the seeds."""
-    rollouts, groups = passes * samples * SIZE, {}
-    for rule in RULES:
-        sampler = oracle.sampler(rule, queries=QUERIES, samples=samples, oversample=1, rollouts=rollouts)
-        signal = 0
-        for seed in range(seeds):
-            world = pass_rates.world(f"memorising:{beta},{shift},{jump}", SIZE, seed=seed)
-            played = oracle.play(sampler, world, size=SIZE, seed=seed)
-            signal += int(oracle.summary(played)["signal_groups"] or 0)
-        groups[rule] = signal
-    place = dict(zip(PARTS, (beta, samples, passes, shift, jump), strict=True))
-    return place | {"seeds": seeds, "signal_groups": groups}
+def save(kept: Mapping[str, Any]) -> None:
+    """Write the file, a point a line."""
+    parts = [f' "{name}": {json.dumps(value)}' for name, value in kept.items() if name not in ("points", "paper")]
+    for name in ("points", "paper"):
+        parts.append(f' "{name}": [\n' + ",\n".join(f"  {json.dumps(point)}" for point in kept[name]) + "\n ]")
+    FILE.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def missing(points: Sequence[Point]) -> Iterator[Point]:
+    """Play the points that are not there: their place, and by arm the mean groups and distinct queries."""
+    there = {tuple(point[part] for part in PLACE) for point in points}
+    for place in itertools.product(SHAPES, SHIFTS, JUMPS, PER_QUERY, SAMPLES):
+        if place not in there:
+            shape, shift, jump, per_query, samples = place
+            worlds = [world(shape, shift, jump, seed=seed) for seed in range(SEEDS)]
+            settings = {"queries": QUERIES, "samples": samples, "rollouts": per_query * SIZE}
+            yield dict(zip(PLACE, place, strict=True)) | counts(worlds, settings, SIZE)
+
+
+def missing_of_the_paper(points: Sequence[Point]) -> Iterator[Point]:
+    """Play the pools that are fitted to the paper's figures, at its settings, in groups of each size."""
+    there, size = {(point["model"], point["samples"]) for point in points}, paper_world.SETTING["size"]
+    for model, samples in itertools.product(paper_world.MODELS, SAMPLES):
+        if (model, samples) not in there:
+            worlds = [paper_world.world(model, size, seed=seed) for seed in range(PAPER_FITS)]
+            settings = {name: paper_world.SETTING[name] for name in ("queries", "rollouts")} | {"samples": samples}
+            yield {"model": model, "samples": samples} | counts(worlds, settings, size)
+
+
+def counts(worlds: Sequence[pass_rates.World], settings: Mapping[str, int], size: int) -> dict[str, dict[str, float]]:
+    """Play each arm in each world: by arm, mean numbers of the groups trained on and of distinct queries."""
+    groups, distinct = {}, {}
+    for arm, (rule, oversample) in ARMS.items():
+        plan = oracle.sampler(rule, oversample=oversample, **settings)
+        told = [oracle.summary(oracle.play(plan, one, size=size, seed=seed)) for seed, one in enumerate(worlds)]
+        groups[arm] = float(np.mean([summary["accepted_groups"] for summary in told]))
+        distinct[arm] = round(float(np.mean([summary["coverage"] for summary in told])) * size, 1)
+    return {"groups": groups, "distinct": distinct}
+
+
+def world(shape: str, shift: float, jump: float, *, seed: int) -> pass_rates.World:
+    """A pool of a shape: queries at a fixed rate are told by numbers keyed by (93, seed, query), the others move."""
+    (a, b), fixed = SHAPES[shape]
+    moves = pass_rates.world(f"memorising:{a},{b},{shift},{jump}", SIZE, seed=seed)
+    edges = np.cumsum([*fixed.values(), 1.0])
+    kind_P = np.searchsorted(edges, uniforms(SIZE, FIXED, seed), side="right")
+    fixed_P = np.array([*fixed, np.nan])[np.minimum(kind_P, len(fixed))]
+
+    def now(done: float, drawn_Q: np.ndarray, *trained: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(fixed_P[drawn_Q]), moves(done, drawn_Q, *trained), fixed_P[drawn_Q])
+
+    return now
 
 
 def shift_and_jump(size: int, draws: pass_rates.Draws) -> dict[str, float]:
@@ -100,33 +148,82 @@ def shift_and_jump(size: int, draws: pass_rates.Draws) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def table(kept: dict[str, Any]) -> str:
-    """In Markdown: recycling's signal groups over plain GRPO's, foresee's in brackets; then where runs lie."""
-    lines = []
-    for beta, samples in itertools.product(BETAS, SAMPLES):
-        rows = [place for place in kept.get("points", ()) if (place["beta"], place["samples"]) == (beta, samples)]
-        cells = {(place["passes"], place["shift"], place["jump"]): ratios(place["signal_groups"]) for place in rows}
-        lines += [
-            "",
-            f"Beta({beta}), {samples} samples",
-            "",
-            "| passes | shift | " + " | ".join(map(str, JUMPS)) + " |",
-        ]
-        lines += ["|---" * (len(JUMPS) + 2) + "|"]
-        for passes, shift in itertools.product(PASSES, SHIFTS):
-            shown = [cells.get((passes, shift, jump), "") for jump in JUMPS]
-            lines.append(f"| {passes} | {shift} | " + " | ".join(shown) + " |")
+def table(kept: Mapping[str, Any]) -> str:
+    """In Markdown: groups of each arm over plain GRPO's by shape, then by jump and budget; the paper's pools; runs."""
+    points = with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
+    parts = [by_shape(points), by_jump(points)]
+    if kept["paper"]:
+        parts.append(of_the_paper(with_ratios(kept["paper"], ("model",))))
     if "runs" in kept:
-        lines += ["", "| run | passes | shift | jump |", "|---|---|---|---|"]
+        rows = [("run", "passes", "shift", "jump")]
         for name, fit in kept["runs"].items():
             about = [f"{fit[part]:.2f} +- {1.96 * fit[part + '_se']:.2f}" for part in ("shift", "jump")]
-            lines.append(f"| {name} | {fit['passes']:.1f} | " + " | ".join(about) + " |")
-    return "\n".join(lines)
+            rows.append((name, f"{fit['passes']:.1f}", *about))
+        parts.append(markdown(rows))
+    return "\n".join(parts)
 
 
-def ratios(groups: dict[str, int]) -> str:
-    recycle, foresee = (groups[rule] / max(groups["grpo"], 1) for rule in ("recycle", "foresee"))
-    return f"{f'**{recycle:.2f}**' if recycle > 1 else f'{recycle:.2f}'} ({foresee:.2f})"
+def with_ratios(points: Sequence[Point], common: Sequence[str]) -> list[Point]:
+    """Add to each point `same` and `best`: each arm's groups over plain GRPO's at its K, and over the best of its K."""
+    best: dict[tuple, float] = {}
+    for point in points:
+        place = tuple(point[part] for part in common)
+        best[place] = max(best.get(place, 1.0), point["groups"]["grpo"])
+    return [
+        {
+            **point,
+            "same": {arm: count / max(point["groups"]["grpo"], 1.0) for arm, count in point["groups"].items()},
+            "best": {
+                arm: count / best[tuple(point[part] for part in common)] for arm, count in point["groups"].items()
+            },
+            "queries": {arm: count / max(point["distinct"]["grpo"], 1.0) for arm, count in point["distinct"].items()},
+        }
+        for point in points
+    ]
+
+
+def by_shape(points: Sequence[Point]) -> str:
+    """How many pools an arm wins, and its largest ratio, by how the pool begins."""
+    rows = [("pool begins at", "pools", *(f"{arm}: more groups (at most)" for arm in ARMS if arm != "grpo"))]
+    rows[0] += ("recycle: more than GRPO's best K",)
+    for shape in SHAPES:
+        own = [point for point in points if point["shape"] == shape]
+        if own:
+            cells = [won([point["same"][arm] for point in own]) for arm in ARMS if arm != "grpo"]
+            either = [max(point["best"]["recycle"], point["best"]["recycle_k2"]) for point in own]
+            rows.append((shape, str(len(own)), *cells, won(either)))
+    return markdown(rows)
+
+
+def won(ratios: Sequence[float]) -> str:
+    return f"{sum(ratio > 1 for ratio in ratios)} ({max(ratios):.2f})"
+
+
+def by_jump(points: Sequence[Point]) -> str:
+    """Recycling's groups over plain GRPO's at the same K, by jump and budget: the mean and the range."""
+    rows = [("jump", *(f"{per_query} rollouts a query" for per_query in PER_QUERY))]
+    for jump in JUMPS:
+        cells = []
+        for per_query in PER_QUERY:
+            own = [point for point in points if (point["jump"], point["per_query"]) == (jump, per_query)]
+            cells.append(ranged(point["same"]["recycle"] for point in own) if own else "")
+        rows.append((str(jump), *cells))
+    return markdown(rows)
+
+
+def of_the_paper(points: Sequence[Point]) -> str:
+    """Groups and distinct queries over plain GRPO's in the pools fitted to the paper's figures."""
+    others = [arm for arm in ARMS if arm != "grpo"]
+    rows = [("paper's pool", "K", "GRPO's groups", *(f"{arm}: groups, queries" for arm in others))]
+    for point in points:
+        cells = [f"{point['same'][arm]:.2f}, {point['queries'][arm]:.2f}" for arm in others]
+        rows.append((point["model"], str(point["samples"]), f"{point['groups']['grpo']:,.0f}", *cells))
+    return markdown(rows)
+
+
+def ranged(values: Iterable[float]) -> str:
+    known = [*values]
+    return f"{np.mean(known):.2f} ({min(known):.2f}-{max(known):.2f})"
 
 
 if __name__ == "__main__":

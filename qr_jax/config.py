@@ -265,7 +265,7 @@ class Log:
     tensorboard: bool = True  # to RUN/tensorboard
     wandb: bool = False  # to Weights & Biases, too
     aliases: tuple[Literal["verl", "trl"], ...] = ()  # metrics under these systems' names, too
-    episodes: bool = True  # write episodes/step.jsonl
+    episodes: bool = True  # write episodes/step_NNNNNN.jsonl
 
 
 @dataclass(frozen=True)

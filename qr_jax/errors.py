@@ -22,7 +22,7 @@ class Busy(OSError):
 
 
 class Interrupted(Exception):
-    """The run was told to stop, before anything of the step in progress was kept."""
+    """The run was told to stop. The last whole step is saved, and nothing of the step in progress was kept."""
 
 
 class GuardStop(Exception):

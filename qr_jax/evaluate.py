@@ -43,11 +43,11 @@ def measure(
     env: Callable | None = None,
     stop_now: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Greedy scores, and Pass@1 over `samples` answers when there are any, over the evaluation questions.
+    """Return greedy scores, and Pass@1 over `samples` answers when there are any, of the evaluation questions.
 
-    Faulty episodes are left out of the means and counted. Means come with `_se`, the standard error over questions,
-    Pass@1 with `_by_run` and `_run_error` too (`scores.over_runs`). `details` holds each question's exact match and
-    F1, and the first questions' searches in words.
+    `limit`: of the first so many questions (None: `evaluation.questions`). Faulty episodes are left out of the means
+    and counted. Means come with `_se`, the standard error over questions, Pass@1 with `_by_run` and `_run_error` too
+    (`scores.over_runs`). `details` holds each question's exact match and F1, and the first searches in words.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]
@@ -198,7 +198,7 @@ def run_error(figures: Mapping[str, Any], name: str) -> str:
 
 
 def counted(figures: Mapping[str, Any], name: str = "") -> int:
-    """Count the questions that a score is over: those without a fault."""
+    """Count the questions that a score is over: those with at least one answer that is no fault."""
     return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
 
 

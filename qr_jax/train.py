@@ -1,12 +1,12 @@
 """The loop: draw queries, roll them out, grade, settle the pool, learn from the groups that bear signal.
 
-    groups   = collect(pool, params)        draw queries, roll them out, grade and judge their groups (in rounds)
-    pool     = settle(pool, outcome)        accept B signal groups; the rule says which queries return
-    state    = update(state, groups)        mask -> advantages -> loss -> update
-    row      = log.write(record)            ledger, episodes, metrics
+    groups, outcome = collect(pool, params)    draw queries, roll out, grade, accept B signal groups (in rounds)
+    pool  = settle(pool, outcome)              verdicts into the pool; the rule says which queries may be drawn again
+    state = update(state, groups)              advantages -> loss -> optimizer, on the accepted groups
+    row   = log.write(record)                  ledger and episodes; the row of metrics, which the loop writes
 
-The first line is `step/rollout_and_grade.py`, the second `pool/pool.py`. Coelho et al. 2026, arXiv:2606.10709. Steps
-count from 0; checkpoint t is written after t steps and holds all that step t needs.
+They stand in `step/rollout_and_grade.py`, `pool/pool.py`, `learner/update.py` and `step/log.py`. Coelho et al. 2026,
+arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all that step t needs.
 """
 
 import contextlib

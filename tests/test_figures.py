@@ -116,7 +116,7 @@ def test_a_rule_after_which_nothing_is_left_to_draw_is_named():
     outcome, after = step(pool, [0, 1], [S, S], accept=2)
     row = figures.step_figures(pool, outcome, after, accept=2)
     reset = [row | {"pool/epoch": epoch} for epoch in range(3)]
-    assert "rule 'mine' gave every query weight 0" in figures.warning(reset, "mine")
+    assert "rule 'mine' left too few queries to draw" in figures.warning(reset, "mine")
     assert figures.warning([*reset, reset[-1]], "mine") is None  # the last step drew from what was left
 
 

@@ -367,3 +367,26 @@ def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
     assert len(calls) == 2 + some.used_M.sum() + 1
     whole, their_metrics = bound.train_step(build(sizes)[1], some, RATE)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), (made, metrics), (whole, their_metrics))
+
+
+@pytest.mark.parametrize(
+    ("settings", "forwards"),
+    [
+        ({}, 0),
+        ({"kl_weight": 0.1}, 1),
+        ({"loss": config.use("needs_reference")}, 1),
+        ({"updates": 2, "kl_weight": 0.1}, 2),
+        ({"advantage": config.use("needs_both")}, 2),  # entropies, and log-probabilities of the policy
+        ({"advantage": config.use("needs_both"), "updates": 2}, 3),  # of which the old policy's are there already
+    ],
+)
+def test_passes_that_are_forward_alone_are_counted_by_what_is_asked_for(settings, forwards, monkeypatch):
+    def needs_reference(logp_NL, ref_logp_NL, *, adv_NL=None):
+        return logp_NL, {}
+
+    def needs_both(grades, entropy_NL, old_logp_NL, logp_NL):
+        return grades.reward_QG
+
+    own, bind = {"needs_reference": needs_reference, "needs_both": needs_both}, learner.plugins.bind
+    monkeypatch.setattr(learner.plugins, "bind", lambda kind, use: own.get(use.name) or bind(kind, use))
+    assert build(**settings)[0].forwards == forwards

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: how a command hears them, and ends without losing what was made."""
+"""Ctrl-C in any command, and SIGTERM in those without a run (run/runs.py has a run's): nothing made is lost."""
 
 import os
 import signal

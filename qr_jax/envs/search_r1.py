@@ -1,4 +1,4 @@
-"""Environment: searches and answer between tags, all in one message of the model (Jin et al. 2025, 2503.09516)."""
+"""Environment: search and answer in tags; passages go into the model's own message (Jin et al. 2025, 2503.09516)."""
 
 from collections.abc import Sequence
 from typing import Annotated

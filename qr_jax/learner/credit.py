@@ -50,7 +50,7 @@ def to_slots(advantage: jax.Array, batch: Batch) -> tuple[Float[Array, "M E L"],
     """Return (adv_MEL, reward_ME): the advantage (adv_QG, adv_QGT or adv_NL) and the reward of every episode slot.
 
     The advantage is 0 where nothing was sampled. An adv_QGT of fewer turns than an episode has is refused once it is on
-    the host (telling.check_advantage); in here its last turn stands for those beyond.
+    the host (step/log.check_advantage); in here its last turn stands for those beyond.
     """
     at_ME = jnp.maximum(batch.episode_ME, 0)
     filled_ME = batch.episode_ME >= 0

@@ -31,8 +31,9 @@ class Learner:
     """The learner's programs, as `make` returns them.
 
     `train_step` is one update, whole; it donates its state. Its metrics are numbers, except "advantage": what the
-    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call
-    for each micro-batch, and calls `between` before each: if that raises, the state is unchanged. `old_logp` is the
+    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts`, which the cold start
+    uses, does the same by a call for each micro-batch; it calls `between` before each of them and before the optimizer,
+    and if that raises the state is unchanged. `gradient` is `train_step` without the optimizer. `old_logp` is the
     recompute pass for several updates a batch.
     """
 
@@ -44,6 +45,7 @@ class Learner:
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
     updates: int  # a batch
+    forwards: int  # passes of an update over its tokens that are forward alone
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
 
     def update(self, state: State, batch: Batch, rate: float) -> tuple[State, list[dict[str, Any]]]:
@@ -99,7 +101,7 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
 
 
 def takes_long(params: Any, settings: config.Learner, micro_batches: int = 1) -> bool:
-    """Return True if a micro-batch takes a tenth of a second of a laptop or more, or so many together a second.
+    """Return True if a micro-batch takes at least a tenth of a second on a laptop, or all together at least a second.
 
     A call for each micro-batch is then cheap, and a stop need not wait for all of them.
     """
@@ -150,6 +152,7 @@ def make(
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
         updates=settings.updates,
+        forwards=update.forwards,
         needs_gold="gold_logp_NT" in update.advantage_names,
     )
 

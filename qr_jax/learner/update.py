@@ -62,6 +62,14 @@ class Update:
         return bool(self.settings.kl_weight) or "ref_logp_NL" in self.loss_names
 
     @property
+    def forwards(self) -> int:
+        """Count the passes of an update that are forward alone: reference, old policy, and those of the advantage."""
+        recomputed = self.settings.updates > 1
+        logps = {"logp_NL"} if recomputed else {"logp_NL", "old_logp_NL"}  # of one update they are the same
+        entropy, logp = "entropy_NL" in self.advantage_names, bool(logps & self.advantage_names)
+        return self.with_reference + recomputed + entropy + logp
+
+    @property
     def with_entropy(self) -> bool:
         """Return True if the loss uses the entropy; an advantage's entropy is a separate pass."""
         return bool(self.settings.entropy_weight) or "entropy_NL" in self.loss_names

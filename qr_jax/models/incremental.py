@@ -132,7 +132,7 @@ def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1d
 
 
 def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
-    """Return float32 [V, N]: columns, as `run` gives them."""
+    """Return the logits, float32 [V, N]: a column for each token, in the order of `x_DN`."""
     head_VD = laid.embed if laid.head is None else laid.head
     hidden_DN = rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2)
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)

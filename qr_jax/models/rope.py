@@ -64,7 +64,10 @@ def _magnitude(scale: float, weight: float = 1.0) -> float:
 
 
 def _yarn(cfg: ModelConfig, inverse: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """Channels that turn often are kept, slow ones interpolated, with a linear ramp between (arXiv:2309.00071, 3.2)."""
+    """Return YaRN's inverse frequencies and factor of attention (arXiv:2309.00071, 3.2).
+
+    Channels that turn often are kept, slow ones interpolated, with a linear ramp between.
+    """
     context = _need(settings, "original_max_position_embeddings", "yarn")
     factor = _given(settings, "factor") or cfg.context_tokens / context
     scale = _given(settings, "attention_factor")

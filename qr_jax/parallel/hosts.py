@@ -110,7 +110,7 @@ def wait_for_all() -> None:
 
 
 def any_process(flag: bool) -> bool:
-    """Return True on every process if `flag` is true on any: so all stop at the same step after a SIGTERM."""
+    """Return True on every process if `flag` is true on any (a collective: every process must call it)."""
     return any(gather(bool(flag)))
 
 

@@ -43,7 +43,7 @@ KNOWN: dict[str, tuple[float, float, float]] = {
 
 @functools.cache
 def of(compute: str) -> Peak:
-    """Return the peak of this process's first device; the first call measures an unlisted kind (under a second)."""
+    """Return the peak FLOP/s and bytes/s of this process's first device; an unlisted kind is measured, in under 1 s."""
     device = jax.local_devices()[0]
     return known(device.device_kind, compute) or _measure(compute)
 

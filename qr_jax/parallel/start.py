@@ -124,7 +124,9 @@ def workers(environment: Mapping[str, str]) -> int:
 
 
 def metadata(pauses_s: tuple[float, ...] = METADATA_PAUSES_S) -> str | None:
-    """Return the metadata server's list of a slice's hosts; None if there is no such server, or it knows none."""
+    """Return the metadata server's list of a slice's hosts; None if there is no such server, or it
+    knows none. OSError if it does not answer.
+    """
     request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
     for pause_s in (*pauses_s, None):
         try:

@@ -140,7 +140,7 @@ class Watchdog:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=self.deadline_s)
 
     def _hung_up(self) -> bool:
-        """Return True if the coordinator has closed the connection and accepts no other."""
+        """Reconnect if the coordinator closed the connection; return True if it accepts no other."""
         if self.line is None or not select.select([self.line], [], [], 0)[0]:
             return False
         with contextlib.suppress(OSError):

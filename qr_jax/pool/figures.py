@@ -124,10 +124,13 @@ def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
 
 
 def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str | None:
-    """Warn, over two steps or more, if the rule left nothing to draw after each, or of `starvation`; otherwise None."""
+    """Warn, over two steps or more, if the pool was reset after each, or of `starvation`; otherwise None."""
     epochs = [int(step["pool/epoch"] or 0) for step in steps]
     if all(before < after for before, after in pairwise(epochs)):
-        return f"rule {rule!r} gave every query weight 0, and the pool was reset: look at its weights, or add questions"
+        return (
+            f"rule {rule!r} left too few queries to draw, and the pool was reset after every step: "
+            "look at its weights and pool.reset_below, or add questions"
+        )
     return starvation(over_steps(steps))
 
 

@@ -41,7 +41,7 @@ def brought(episode: Episode) -> list[str]:
 
 
 def brings_gold(episode: Episode, query: Query) -> bool:
-    """Return True if a gold that proves something (`answers.first_in`) stands in the passages found."""
+    """Return True if a gold answer that is no yes, no or single character is in the passages (`answers.first_in`)."""
     texts = [shown(passages) for turn in episode.turns for passages in turn.passages]
     return answers.first_in(" ".join(texts), query.answers) is not None
 

@@ -79,7 +79,7 @@ def rows_of(part, row_R, positions: int):
 
 
 def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
-    """Copy the positions in use of rows `from_R` over rows `to_R` of another cache; a `to` past the end is dropped.
+    """Copy the positions in use of rows `from_R` into rows `to_R` of another cache; a target past the end is skipped.
 
     The rest of rows `to_R` becomes 0: old values may not be finite, and 0 * nan is nan. The caches may have different
     numbers of positions; no row may have more in use than either.

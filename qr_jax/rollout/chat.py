@@ -125,7 +125,7 @@ class Chat:
     def _glue_tool(self) -> tuple[tuple[str, str], bool]:
         """Return the glue around a tool's message, and True where the template writes its text as JSON.
 
-        A user's message takes its place where the template knows no tool's, or changes what is in it.
+        If the template has no tool role, or changes the tool's text, the observation becomes a user's message.
         """
         for shown in (OBSERVATION, as_json(OBSERVATION)):
             with contextlib.suppress(ValueError):

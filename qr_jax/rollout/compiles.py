@@ -44,7 +44,7 @@ def _heard() -> _Heard:
 
 
 def count() -> int:
-    """Programs compiled since the first call of this function, which gives 0."""
+    """Return how many programs this process compiled since the first call of this function, which returns 0."""
     return len(_heard().programs)
 
 

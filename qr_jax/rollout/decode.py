@@ -58,7 +58,8 @@ def decode(
     sampling: Sampling,
     mesh: Mesh | None = None,
 ):
-    """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`.
+    """Sample up to `chunk` tokens in every slot; a slot ends when `room_S` is used up or at an id marked in `stop_V`,
+    and the chunk once at most 1 / LEFT of the slots that began it still decode.
 
     `row_S`: the cache rows of some slots, copied out for the chunk (past the end: none); None: slot n has row n.
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which

@@ -88,7 +88,7 @@ class Engine:
         return time.monotonic() - start
 
     def progress(self) -> tuple[int, int]:
-        """Episodes that are finished and wanted, of the rollout under way or of the last one."""
+        """Return how many episodes are finished and how many were asked for, in this rollout or the last one."""
         rollout = self.rollout
         return (len(rollout.done), rollout.total) if rollout else (0, 0)
 

@@ -34,7 +34,8 @@ class CpuCache(KVCache):
 
     by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
     rollouts = 0
-    left_bytes = 0  # of arrays that were resized since memory was given back
+    left_bytes = 0  # of a large cache's arrays that were resized since memory was given back
+    resizing_large = False
 
     def _creating(self, laid: DecodeParams) -> Callable[[], dict[str, caches.Cache]]:
         alone = mesh_of(laid) is None
@@ -65,12 +66,22 @@ class CpuCache(KVCache):
         if large or not self.rollouts % GIVE_BACK_EVERY:
             give_back()
 
+    def _resize(self, name: str, length: int) -> None:
+        self.resizing_large = memory.is_tight(self.caches[name])
+        super()._resize(name, length)
+        if self.left_bytes:
+            self._give_back()
+
     def _resized(self, *left: jax.Array) -> None:
-        """Give back what was resized: each array that was is too small for the next."""
-        self.left_bytes += sum(array.nbytes for array in left)
-        if self.left_bytes >= memory.LARGE:
-            give_back()
-            self.left_bytes = 0
+        """Give back what a large cache's arrays were: each is too small for the next."""
+        if self.resizing_large:
+            self.left_bytes += sum(array.nbytes for array in left)
+            if self.left_bytes >= memory.LARGE:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        give_back()
+        self.left_bytes = 0
 
     def _append_program(self, tiles: int) -> Callable[..., caches.Cache]:
         small = self.by_layer and tiles * self.settings.tile <= SMALL_CALL

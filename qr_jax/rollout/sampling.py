@@ -18,7 +18,7 @@ EVERYTHING = Sampling()
 
 
 class Choice(NamedTuple):
-    """Tokens, their log-probabilities (nats, before top-p and top-k), and how far each choice was from another."""
+    """Tokens, their log-probabilities (nats, before top-p and top-k), and by how much each choice led."""
 
     token_S: jax.Array
     logp_S: jax.Array

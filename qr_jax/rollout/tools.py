@@ -65,7 +65,7 @@ def run_searches(
     """Return the passages of each different query, at most k, or a Fault; an error of the search function is never
     raised.
 
-    All queries go in one call. If it raises or gives anything but a list of passages for each query, every query still
+    All queries go in one call. If it raises (as `plugins.checked` does for a wrong result), every query still
     without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
     rest. A query without passages after `deadline_s`, retries included, gets a Fault. A call that hangs is left behind
     in its daemon thread (nothing can end it), so a search function must bear a new call while an older one still runs.
@@ -211,9 +211,9 @@ def _size(passage: Passage) -> int:
 
 
 def _kept(passages: Sequence[Sequence[Passage]], chars: int) -> tuple[tuple[Passage, ...], ...]:
-    """Keep the passages' first `chars` characters in all: of each query's first to one length, then of the others.
+    """Share `chars` characters over the passages: evenly over each query's top passage, then over the rest in order.
 
-    Others come by rank, and in one rank by query.
+    That order is by rank, and within a rank by query. Each passage keeps its beginning.
     """
     places = sorted((rank, at) for at, ranked in enumerate(passages) for rank in range(len(ranked)))
     sizes = {place: _size(passages[place[1]][place[0]]) for place in places}
@@ -232,7 +232,9 @@ def _kept(passages: Sequence[Sequence[Passage]], chars: int) -> tuple[tuple[Pass
 
 
 def _cut(passage: Passage, chars: int, is_first: bool) -> Passage | None:
-    """Keep the passage's first characters, of title and text; None where too little is left of it."""
+    """Keep the first `chars` characters of title and text. None if nothing would be left; of a query's later passages
+    also if no word of the text and less than LONG_TITLE characters would be.
+    """
     if chars >= _size(passage):
         return passage
     text = _to_a_word(passage.text, chars - len(passage.title))
@@ -254,7 +256,7 @@ def _cut(passage: Passage, chars: int, is_first: bool) -> Passage | None:
 
 
 def _to_a_word(text: str, chars: int) -> str:
-    """Keep at most so many characters, up to a word's end; within a long word, or in a script without blanks, any."""
+    """Cut a text to at most `chars` characters: at a word's end, or anywhere in a long word or an unspaced script."""
     if chars <= 0 or chars >= len(text):
         return text if chars > 0 else ""
     end = cut_before(text, chars)

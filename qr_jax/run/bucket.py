@@ -1,4 +1,4 @@
-"""A run's copy in a bucket: all of its folder but the checkpoints, which are written straight to the bucket.
+"""A run's copy in a bucket: its folder but for checkpoints (written straight to the bucket), W&B's files and the lock.
 
 The copy is brought up to date before a checkpoint counts, so its metrics are never shorter than its checkpoint says.
 """
@@ -51,7 +51,7 @@ class Copy:
     """The copy of a run's `folder` at `place` (gs://BUCKET/PATH, or another folder). Only process 0 has a Copy."""
 
     def __init__(self, folder: Path, place: epath.Path, *, hold: Callable[[], None] = lambda: None):
-        """Take `hold`, which raises where the place is another run's by now; nothing is written then."""
+        """Call `hold` before each push: it raises if another run owns the place by now, and nothing is written."""
         self.folder, self.place, self._hold = folder, place, hold
         self._pushed_s = time.monotonic()
         self._background = ThreadPoolExecutor(1, "bucket")
@@ -89,7 +89,7 @@ class Copy:
     def pull(self) -> list[str]:
         """Copy the place's files here; returns the names of local files that differed, now in logs/replaced_N.
 
-        A local file that begins with the place's content is only newer, and stays. OSError when it does not answer.
+        A local file that begins with the place's content has only grown, and stays. OSError if there is no answer.
         """
         replaced: list[str] = []
         aside = self.folder / "logs" / f"replaced_{1 + len(list(self.folder.glob('logs/replaced_*')))}"
@@ -159,7 +159,7 @@ def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, which show whether a file changed; None for a file that is gone by now."""
+    """Return (size, time of change in ns), which show whether a file changed; None for a file that is gone by now."""
     with contextlib.suppress(FileNotFoundError):
         status = path.stat()
         return status.st_size, status.st_mtime_ns

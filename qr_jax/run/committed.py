@@ -84,7 +84,7 @@ def remove(place: epath.Path) -> None:
 
 
 def write(path: epath.Path, data: bytes) -> None:
-    """Write all of the file or nothing: beside it, synced and renamed; in a bucket an object is written at once."""
+    """Write a file atomically: into a temporary file, which is synced and renamed; an object in a bucket is atomic."""
     if "://" in str(path):
         path.write_bytes(data)
         return

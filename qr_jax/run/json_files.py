@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class TooMany(UserError):
-    """More items than are taken."""
+    """The JSON has more items than are allowed."""
 
 
 def read_bounded(body: bytes | bytearray, most_items: int) -> Any:
@@ -59,7 +59,7 @@ def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> by
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object. A ValueError says when the file is absent, too large, not JSON or not an object."""
+    """Read a JSON object from a model's folder. UserError if the file is absent, too large, no JSON or no object."""
     if not path.is_file():
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent}")

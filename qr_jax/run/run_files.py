@@ -116,7 +116,7 @@ def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
 
 
 def end_last_line(file: int) -> None:
-    """Write the end of the last line where a kill cut it off; `file` is open for reading and appending."""
+    """Append a newline if a kill cut off the last line; `file` is open for reading and appending."""
     size = os.fstat(file).st_size
     if size and os.pread(file, 1, size - 1) != b"\n":
         os.write(file, b"\n")

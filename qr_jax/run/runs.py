@@ -138,7 +138,7 @@ class Run:
         return self.stopping
 
     def _keep_config(self) -> None:
-        """Write config.json, the bucket's files copied here first. ValueError where either has other settings."""
+        """Copy the bucket's files here, write config.json. UserError if folder or bucket belongs to other settings."""
         begun = any(_is_begun(self.folder / name) for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
         self._config_before = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -386,7 +386,7 @@ def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkp
 def kinds(folder: str | Path) -> dict[str, np.ndarray]:
     """Read what the newest checkpoint in a run's folder says of its queries: `family_P` and `hops_P`; {} without one.
 
-    A rule that looks at them samples otherwise without them.
+    A rule that reads them would draw other queries without them.
     """
     place = Path(folder) / "checkpoints"
     steps = checkpoint.Checkpoints(place).steps() if place.is_dir() else []

@@ -215,7 +215,7 @@ def plain(value: Any) -> Any:
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config whose settings have the names of today, without those that are gone."""
+    """Return a written config with renamed settings under their new names, and without those that are gone."""
     found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
     for old, today in {**RENAMED, **dict.fromkeys(GONE, "")}.items():
         section, _, name = old.partition(".")

@@ -76,7 +76,8 @@ def write(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[st
     row |= times(timings, sum(group.spent.episodes for group in record.groups), record.updated.metrics)
     row |= cache_figures(runtime.world.search)
     context_tokens = sum(group.spent.context_tokens for group in record.groups)
-    row |= speed(settings, runtime.agent.cfg, context_tokens, record.updated.batch, timings.clock, timings.own)
+    trained = record.updated.batch, runtime.learner.forwards
+    row |= speed(settings, runtime.agent.cfg, context_tokens, *trained, timings.clock, timings.own)
     write_episodes(runtime, record)
     runtime.run.write_draws(draws(runtime, record))
     alarms = (gap_alarm(settings, row), update_alarm(settings, row))
@@ -247,13 +248,15 @@ def speed(
     cfg: ModelConfig,
     context_tokens: int,
     batch: pack.Batch | None,
+    forwards: int,
     clock: Sequence[float],
     statistics: Statistics,
 ) -> dict[str, Any]:
     """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
-    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing); work that was not
-    done has no figure. `statistics` are this process's own, and so are the figures of decoding and of memory.
+    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), with `forwards`
+    passes that are forward alone (`Learner.forwards`); work that was not done has no figure. `statistics` are this
+    process's own, and so are the figures of decoding and of memory.
     """
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
     row = {
@@ -268,7 +271,7 @@ def speed(
             tokens=int(filled_MRC.sum()),
             pairs=int((np.asarray(batch.position_MRC)[filled_MRC] + 1).sum(dtype=np.int64)),
             predicted=int(np.asarray(batch.mask_MEL).sum()),
-            forwards=(settings.learner.updates > 1) + (settings.learner.kl_weight > 0),
+            forwards=forwards,
         )
         row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
     if statistics.decode_s:

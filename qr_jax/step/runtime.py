@@ -90,7 +90,10 @@ def from_host(host: Mapping[str, Any]) -> RunState:
 def advanced(
     run_state: RunState, groups: Sequence[Group], kept: Sequence[Group], statistics: Statistics, family_P: np.ndarray
 ) -> RunState:
-    """Return the state after a step's rollouts on all processes, with its kept groups waiting to be trained on."""
+    """Return the state with a step's rollouts and costs added, and its kept groups waiting to be trained on.
+
+    Of all processes. The pool is left as it was.
+    """
     kept_indices = {group.index for group in kept}
     rest = [group.spent for group in groups if group.index not in kept_indices]
     tokens, episodes = run_state.left_out

@@ -1,4 +1,4 @@
-"""Query recycling: what was trained on leaves the pool, what showed no variance stays in it."""
+"""Query recycling: accepted queries leave the pool, those whose rewards did not vary stay in it."""
 
 import numpy as np
 from jaxtyping import Float64

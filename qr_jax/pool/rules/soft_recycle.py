@@ -1,4 +1,4 @@
-"""Soft recycling: what was trained on stays in the pool at a small weight."""
+"""Soft recycling: accepted queries stay in the pool at a small weight."""
 
 import numpy as np
 from jaxtyping import Float64
