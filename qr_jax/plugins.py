@@ -168,7 +168,8 @@ def constants(kind: str, name: str) -> dict[str, Any]:
             if known[constant] is int and declared[constant] < 1:
                 raise UserError(f"{here} is {value}; wanted at least 1")
         elif constant.isupper() and (meant := difflib.get_close_matches(constant, known, 1, cutoff=0.85)):
-            raise UserError(f"{here} is no constant of a {kind}; did you mean {meant[0]}?")
+            todo = f"did you mean {meant[0]}? A name of your own begins with _"
+            raise UserError(f"{here} is no constant of {kind}; {todo}")
     return declared
 
 
@@ -207,6 +208,8 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     if shadowed := {*parameters.settings} & {*CONTRACTS[kind].given}:
         named = ", ".join(sorted(shadowed))
         raise UserError(f"{kind} {use.name!r} has {named} after its *, which is data and no setting; put it before")
+    if "name" in parameters.settings:  # {kind}.name=... chooses the plug-in
+        raise UserError(f"{kind} {use.name!r} has a setting called name, which no config can set; call it otherwise")
     constants(kind, use.name)
     settings = {key: value for key, value in parameters.settings.items() if key not in CONTRACTS[kind].provided}
     for key in use.settings:
@@ -307,7 +310,8 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         raise UserError(f"unknown kind of plug-in {kind!r}{nearest(kind, CONTRACTS)}")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
         folder = f"qr_jax/{CONTRACTS[kind].folders[0]}/"
-        raise UserError(f"{kind} {name!r} is no name: wanted a file of {folder} or package.module.function")
+        own = f" ({Path(name).stem}.FUNCTION, with PYTHONPATH={Path(name).parent})" if name.endswith(".py") else ""
+        raise UserError(f"{kind} {name!r} is no name: wanted a file of {folder} or package.module.function{own}")
     if "." not in name:
         own_modules = modules(kind)
         if name not in own_modules:
@@ -344,13 +348,13 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
     elif len(data) != len(contract.given):
         raise UserError(
             f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
-            f"a {kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
+            f"{kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
         )
     elif {*data} == {*contract.given} and data != contract.given:
         raise UserError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
     elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
         given = ", ".join(contract.given)
-        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as a {other[0]} does; a {kind} is given ({given})")
+        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as {other[0]} does; {kind} is given ({given})")
 
 
 def with_parts(use: Use) -> Iterator[Use]:

@@ -91,8 +91,9 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
         step += 1
         if int(state.skipped) >= settings.learner.max_nonfinite:
             if not int(state.updates):
-                first, loss = f"none of the first {int(state.skipped)} updates was finite", settings.learner.loss.name
-                raise UserError(f"{first}; look at loss {loss!r}, or lower learner.lr")
+                loss, advantage = settings.learner.loss.name, settings.learner.advantage.name
+                look = f"look at loss {loss!r} and advantage {advantage!r}, or lower learner.lr"
+                raise UserError(f"none of the first {int(state.skipped)} updates was finite; {look}")
             state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite")
             continue
         run_state, raised = watched(runtime, state, run_state, step, row)

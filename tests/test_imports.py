@@ -19,8 +19,8 @@ ROWS = (
     "errors records settings.settings data.characters data.loose_json lab.interpreter pool.noise logging.columns "
     "logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
-    "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files search "
-    "lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
+    "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files "
+    "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "

@@ -87,7 +87,7 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def mine(logp_NL, text, *, low=0.5):\n    return low\n")
     with pytest.raises(ValueError, match="takes 'text' before its .*; it is given only: logp_NL"):
         plugins.check("loss", use("my_lab.ideas.mine"))
-    with pytest.raises(ValueError, match="takes 2 arguments .*; a retriever is given 0"):
+    with pytest.raises(ValueError, match="takes 2 arguments .*; retriever is given 0"):
         plugins.check("retriever", use("my_lab.ideas.mine"))
 
 
@@ -99,10 +99,10 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
         ("def mine(pool, so_far, **more): ...", r"takes \*args or \*\*kwargs; name each parameter"),
         ("def mine(*given): ...", r"takes \*args or \*\*kwargs"),
         ("import functools\nmine = functools.partial(max)", "is a functools.partial, which hides its file's constants"),
-        ("MOSTS = 3\ndef mine(pool, so_far): ...", "MOSTS is no constant of a rounds; did you mean MOST?"),
+        ("MOSTS = 3\ndef mine(pool, so_far): ...", "MOSTS is no constant of rounds; did you mean MOST?"),
         (
             "def mine(query, episodes): ...",
-            r"takes \(query, episodes\), as a reward does; a rounds is given \(pool, so_",
+            r"takes \(query, episodes\), as reward does; rounds is given \(pool, so_",
         ),
         ("def _make(f):\n    return lambda *given: f(*given)\nmine = _make(max)", r"takes \*args or \*\*kwargs"),
     ],
@@ -111,6 +111,12 @@ def test_a_function_that_could_not_be_called_as_the_run_calls_it_is_refused(tmp_
     foreign(tmp_path, monkeypatch, f"{text}\n")
     with pytest.raises(ValueError, match=rf"^rounds 'my_lab.ideas.mine':? {words}"):
         plugins.check("rounds", use("my_lab.ideas.mine"))
+
+
+def test_a_setting_may_not_be_called_name_which_chooses_the_plug_in(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def mine(pool, outcome, *, name: str = 'x'): ...\n")
+    with pytest.raises(ValueError, match="has a setting called name, which no config can set; call it otherwise"):
+        plugins.check("rule", use("my_lab.ideas.mine"))
 
 
 def test_a_setting_may_not_be_named_as_data_is(tmp_path, monkeypatch):

@@ -171,7 +171,7 @@ def test_how_a_run_s_judge_is_asked_may_change_and_whom_it_asks_may_not(tmp_path
     ):
         asked = use("judge", **{**settings.reward.settings, **more})
         runs.Run(tmp_path, replace(settings, reward=asked), stage="train", say=said.append).close()
-    assert "the reward's server is asked otherwise from here on: reward.settings.budget: None there, 7 here" in said
+    assert "the reward's server is asked otherwise from here on: reward.settings.budget: 100000 there, 7 here" in said
     with pytest.raises(ValueError, match="other settings .reward.settings.model"):
         other = use("judge", **{**settings.reward.settings, "model": "n"})
         runs.Run(tmp_path, replace(settings, reward=other), stage="train", say=said.append)

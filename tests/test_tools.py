@@ -122,6 +122,16 @@ def test_a_retriever_that_exits_is_a_fault():
     )
 
 
+def test_a_retriever_that_changes_its_list_of_queries_is_a_fault_that_says_so():
+    def search(queries, k):
+        queries.clear()
+        return []
+
+    fault = run(search, ["a", "b"], retries=0).by_query["a"]
+    told = "the retriever returned 0 lists of passages for 2 queries; does it change the list of queries?"
+    assert fault == Fault(told, wrong=True)
+
+
 def searched(*found: tuple[Passage, ...]) -> list[Turn]:
     queries = tuple(f"q{i}" for i in range(len(found)))
     call = '<tool_call>{"name": "search", "arguments": {"queries": ["q0", "q1"]}}</tool_call>'

@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.config import Config, use
 from qr_jax.records import Query
+from qr_jax.run import plugin_record
 from qr_jax.settings.settings import Use, plain
 
 SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
@@ -37,7 +38,7 @@ def manifest(
     (its weights' hash, most of all) and `judge` who judged.
     """
     chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
-    searched = {"name": chosen.name, "settings": _without_places(plain(chosen.settings))}
+    searched = _plugin("retriever", chosen)
     if models := models_of(chosen):
         searched["models"] = models
     prompt_sha256 = sha256(getattr(env(PROBE, []), "text", ""))
@@ -47,7 +48,7 @@ def manifest(
     asked = {name: {"count": len(part), "sha256": questions_sha256(part)} for name, part in questions.items()}
     return plain({
         "format": 2, "questions": asked, "split": split, "corpus_sha256": dict(corpora), "retriever": searched,
-        "env": {"name": settings.env.name, "settings": settings.env.settings, "prompt_sha256": prompt_sha256},
+        "env": _plugin("env", settings.env) | {"prompt_sha256": prompt_sha256},
         "decoding": decoding | {"seed": settings.seed if samples else None}, "judge": judge, "model": dict(model),
     })  # fmt: skip
 
@@ -55,6 +56,17 @@ def manifest(
 def sampling(settings: Config) -> dict[str, Any]:
     """Return the sampling settings of an evaluation's sampled answers, as `Engine.run` takes them."""
     return {name: getattr(settings.evaluation, name) for name in GREEDY}
+
+
+def _plugin(kind: str, chosen: Use) -> dict[str, Any]:
+    """Describe a plug-in: its name and the settings given; of one outside qr_jax all settings, and its file's SHA-256.
+
+    qr_jax's own plug-ins change with its version alone, a user's at any time.
+    """
+    about = {"name": chosen.name, "settings": _without_places(plain(chosen.settings))}
+    if code := plugin_record.code_sha256(kind, chosen.name):
+        about |= {"settings": _without_places(plugin_record.settings_of(kind, chosen)), "code_sha256": code}
+    return about
 
 
 def _without_places(value: Any) -> Any:

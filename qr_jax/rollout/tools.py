@@ -140,7 +140,11 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
 
     def work() -> None:
         try:
-            outcome.append(search(list(batch), k))
+            found = search(list(batch), k)
+            if len(found) != len(batch):
+                given = f"{len(found)} lists of passages for {len(batch)} queries"
+                raise PluginError(f"the retriever returned {given}; does it change the list of queries?")
+            outcome.append(found)
         except Exception as error:  # whatever a retriever raises is a fault, not the run's end
             named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             outcome.append(Fault(named[:300], isinstance(error, WRONG), error))

@@ -112,10 +112,10 @@ class Copy:
             each(bring, list(_names(self.place)))
         return sorted(replaced)
 
-    def config(self) -> Any | None:
-        """Return the copy's config.json; None where it has none."""
+    def json(self, name: str) -> Any | None:
+        """Return what a JSON file of the copy holds; None if there is no such file."""
         with as_os_error():
-            return json.loads(self.read("config.json")) if (self.place / "config.json").exists() else None
+            return json.loads(self.read(name)) if (self.place / name).exists() else None
 
     def read(self, name: str) -> bytes:
         return (self.place / name).read_bytes()

@@ -21,11 +21,11 @@ from qr_jax.errors import Busy, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, hosts, memory
 from qr_jax.pool.pool import KINDS
-from qr_jax.run import bucket, checkpoint, run_files
+from qr_jax.run import bucket, checkpoint, json_files, plugin_record, run_files
 from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
-from qr_jax.settings.settings import differences, few
+from qr_jax.settings.settings import few
 
 LEDGER = "ledger.jsonl"
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
@@ -141,19 +141,26 @@ class Run:
         """Copy the bucket's files here, write config.json. UserError if folder or bucket belongs to other settings."""
         begun = any(_is_begun(self.folder / name) for name in (bucket.CHECKPOINTS, metrics_writer.FILE))
         path, lives = self.folder / "config.json", self.settings.train.bucket
-        self._config_before = path.read_text(encoding="utf-8") if path.is_file() else None
-        if path.is_file() and begun:
-            self._refuse_another(config.load(path), str(self.folder))
+        own = [self.folder / name for name in ("config.json", plugin_record.FILE)]
+        self._configs_before = {path.name: path.read_text(encoding="utf-8") for path in own if path.is_file()}
+        kept, goes_on = self._plugins_before(), path.is_file() and begun
+        now = plugin_record.record(self.settings, kept)
+        if goes_on:
+            self._refuse_another(config.load(path), kept, now, str(self.folder))
         if self._copy and lives:
-            known = self._copy.config()
+            known = self._copy.json("config.json")
             if known is None and (self.folder / bucket.CHECKPOINTS).is_dir():
                 todo = "copy the folder there to go on with it (gcloud storage cp -r), or start another run with --run"
                 raise UserError(f"{self.folder} has checkpoints, and {lives} has no run: {todo}")
             if known is not None:
-                self._refuse_another(config.from_json(known), lives)
+                goes_on = True
+                self._refuse_another(config.from_json(known), kept, now, lives)
             if replaced := self._copy.pull():
                 self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
+        if goes_on and (changed := plugin_record.changed_code(kept, now)):
+            self.say(f"the code of {few(changed)} changed since this run began; what follows is by the new code")
         self.write_json("config.json", config.to_json(self.settings))
+        self.write_json(plugin_record.FILE, now)
         trust.remember(self.settings)
         if self._copy:
             with self._writable():
@@ -171,11 +178,18 @@ class Run:
             asked = "is there such a bucket, and may this machine's account write to it (Storage Object User)?"
             raise kind(f"train.bucket={self.settings.train.bucket} cannot be written ({error}): {asked}") from error
 
-    def _refuse_another(self, begun: Config, where: str) -> None:
+    def _plugins_before(self) -> plugin_record.Record:
+        """Return the record of its plug-ins that an earlier attempt left here, or in the bucket; {} without one."""
+        path = self.folder / plugin_record.FILE
+        if path.is_file():
+            return json_files.read_json(path)
+        return (self._copy.json(plugin_record.FILE) if self._copy else None) or {}
+
+    def _refuse_another(self, begun: Config, kept: plugin_record.Record, now: plugin_record.Record, where: str) -> None:
         may = MAY_CHANGE + (PACKING if self.settings.learner.updates == 1 else ())
         reward = plugins.constants("reward", self.settings.reward.name)
         asked = tuple(f"reward.settings.{name}:" for name in reward.get("ENDPOINT", ()))
-        every = differences(begun, self.settings)
+        every = plugin_record.differing_settings(begun, kept, self.settings, now)
         if otherwise := [name for name in every if name.startswith(asked)]:
             self.say(f"the reward's server is asked otherwise from here on: {few(otherwise, between='; ')}")
         if differ := [name for name in every if not name.startswith(may + asked)]:
@@ -294,9 +308,10 @@ class Run:
             _write(self.folder / name, json.dumps(value, indent=2) + "\n")
 
     def leave_config(self) -> None:
-        """Give the folder the config.json again that it had before this attempt, which did nothing."""
-        if hosts.index() == 0 and self._config_before is not None:
-            _write(self.folder / "config.json", self._config_before)
+        """Give the folder the config again that it had before this attempt, which did nothing."""
+        if hosts.index() == 0:
+            for name, text in self._configs_before.items():
+                _write(self.folder / name, text)
 
     def _listen(self) -> dict[int, Any]:
         """Let SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; return the handlers before.

@@ -195,6 +195,13 @@ def test_all_groups_of_the_last_step_are_shown_and_some_of_each_kind_of_those_be
     assert len(set(keys) - set(later)) <= 5  # a step later the choice is hardly another one
 
 
+def test_code_that_changed_during_the_run_is_said(run):
+    assert "changed" not in page.status(read.run(run))
+    kept = {"rule": {"name": "mine.rule", "earlier": ["ab"]}, "loss": {"name": "clip"}, "env": 3}
+    (run / "plugins.json").write_text(json.dumps(kept))
+    assert page.status(read.run(run)).endswith("The code of rule 'mine.rule' changed during the run.")
+
+
 def test_groups_stand_under_their_verdict_flips_and_faults(run):
     found = read.run(run)
     shown = choose.choose(found, history.histories(found.draws))

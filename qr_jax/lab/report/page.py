@@ -21,6 +21,7 @@ from qr_jax.lab.probe_figures import AGAIN
 from qr_jax.lab.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.logging.secrecy import looks_secret, redact
 from qr_jax.pool import figures
+from qr_jax.settings.settings import few
 
 DRAWING = ("elements.js", "shown.js", "plot.js", "groups.js", "chart.js")
 VAGUE = 1.5  # bounds of a chance whose ends differ by more than this factor say little
@@ -114,7 +115,13 @@ def status(run: read.Run) -> str:
         last = run.metrics[-1]
         part = f"Step {last['step']:,}, {100 * run.share_spent(last):.0f} % of the budget"
         done = f"{last['step']:,} steps, ended" if run.ended else part
-    return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}."
+    changed = [
+        f"{kind} {about.get('name')!r}"
+        for kind, about in run.plugins.items()
+        if isinstance(about, Mapping) and about.get("earlier")
+    ]
+    code = f" The code of {few(changed)} changed during the run." if changed else ""
+    return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}.{code}"
 
 
 def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:

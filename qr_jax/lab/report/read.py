@@ -9,7 +9,7 @@ from typing import Any
 from qr_jax.config import BUDGETS, share_done
 from qr_jax.errors import UserError
 from qr_jax.lab import run_folders
-from qr_jax.run import json_files, run_files
+from qr_jax.run import json_files, plugin_record, run_files
 from qr_jax.run.json_files import Row
 from qr_jax.settings.settings import with_new_names
 
@@ -34,6 +34,7 @@ class Run:
     unread: int = 0
     probe: Mapping[str, Any] = field(default_factory=dict)
     cold: tuple[Row, ...] = ()
+    plugins: Mapping[str, Any] = field(default_factory=dict)  # as run/plugin_record.py describes them
 
     def share_spent(self, row: Mapping[str, Any]) -> float:
         """Return the share of the run's budget spent after a step: of its steps, or of another limit that is nearer."""
@@ -58,6 +59,7 @@ def run(folder: str | Path) -> Run:
         before=summary.get("before") or _object(folder / run_files.BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
         unread=bad + worse + worst, probe=_object(folder / "probe.json"), cold=tuple(cold),
+        plugins=_object(folder / plugin_record.FILE),
     )  # fmt: skip
 
 

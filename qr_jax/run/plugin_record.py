@@ -1,0 +1,73 @@
+"""What a run's plug-ins were: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.config import Config, chosen_plugins
+from qr_jax.interfaces import CONTRACTS
+from qr_jax.settings.settings import Use, differences, plain
+
+FILE = "plugins.json"
+SECTION = {"rule": "pool", "rounds": "pool", "advantage": "learner", "loss": "learner"}  # of a config; others: none
+
+Record = Mapping[str, Mapping[str, Any]]  # kind -> name, settings, and of a user's file sha256 (and `earlier` ones)
+
+
+def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:
+    """Describe each plug-in of a config: its name, all its settings, and the SHA-256 of a file outside qr_jax.
+
+    Hashes that `before`, the record of an earlier attempt, has of the same plug-in are kept as `earlier`, in order.
+    """
+    found = {}
+    for kind, chosen in chosen_plugins(config).items():
+        found[kind] = {"name": chosen.name, "settings": settings_of(kind, chosen)}
+        if code := code_sha256(kind, chosen.name):
+            known = before.get(kind, {})
+            earlier = [*known.get("earlier", ()), *filter(None, [known.get("sha256")])]
+            found[kind] |= {"sha256": code, "earlier": [one for one in earlier if one != code]}
+    return found
+
+
+def settings_of(kind: str, chosen: Use) -> dict[str, Any]:
+    """Return all settings of a plug-in that a config can hold, defaults among them, as JSON holds them."""
+    held = plugins.signature(kind, chosen.name).settings
+    given = plugins.settings_of(kind, chosen)
+    names = [name for name, setting in held.items() if setting.type is not Any and name not in CONTRACTS[kind].provided]
+    return {name: plain(given[name]) for name in names}
+
+
+def code_sha256(kind: str, name: str) -> str | None:
+    """Return the SHA-256 of the file that a plug-in outside qr_jax is written in; None for one of qr_jax's own."""
+    home = plugins.home(kind, name)
+    if home.__name__.partition(".")[0] == plugins.ROOT.name or not (file := inspect.getsourcefile(home)):
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def changed_code(before: Record, now: Record) -> list[str]:
+    """List the plug-ins, as in "rule 'mine.rule'", whose file is another than an earlier attempt's."""
+    return [
+        f"{kind} {known['name']!r}"
+        for kind, known in now.items()
+        if known.get("sha256") and before.get(kind, known).get("sha256", known["sha256"]) != known["sha256"]
+    ]
+
+
+def differing_settings(begun: Config, before: Record, config: Config, now: Record) -> list[str]:
+    """List "name: 1 there, 2 here" of each setting in which a run that was begun differs from a config.
+
+    Of the same plug-in all settings are compared, defaults too: those of `before`, or, of a run without a record, those
+    that the run's config gives and today's defaults.
+    """
+    there, here = plain(begun), plain(config)
+    for kind, known in now.items():
+        parts = [tree[SECTION[kind]] if kind in SECTION else tree for tree in (there, here)]
+        if parts[0][kind]["name"] == parts[1][kind]["name"]:
+            kept = before.get(kind, {}).get("settings", known["settings"])
+            parts[0][kind]["settings"] = {**kept, **parts[0][kind]["settings"]}
+            parts[1][kind]["settings"] = dict(known["settings"])
+    return differences(there, here)

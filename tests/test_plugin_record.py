@@ -1,0 +1,105 @@
+"""What a run keeps of its plug-ins: that a default or a user's code changed is seen when the run goes on."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from qr_jax import config
+from qr_jax.config import use
+from qr_jax.evaluation import manifest
+from qr_jax.records import Query
+from qr_jax.run import plugin_record, runs
+
+RULE = """
+import numpy as np
+def rest(pool, outcome, *, steps: int = 2):
+    return np.ones(pool.size) * {weight}, {{}}
+"""
+SEARCH = """
+from qr_jax.records import Passage
+def find(*, least: int = {least}):
+    return lambda queries, k: [[Passage("1", "a", "b")] for _ in queries]
+"""
+
+
+@pytest.fixture(autouse=True)
+def read_anew(monkeypatch):
+    """Files that are written twice in a second are not read from their bytecode."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """Starts a run with a rule of its own file, and again after the file is written anew."""
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    (tmp_path / "mine").mkdir()
+
+    def start(text, **settings):
+        (tmp_path / "mine" / "resting.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "resting", raising=False)
+        base = config.load("configs/two_layer.py", [])
+        wanted = replace(base, pool=replace(base.pool, rule=use("resting.rest", **settings)))
+        said: list[str] = []
+        runs.Run(tmp_path / "run", wanted, stage="train", say=said.append).close()
+        (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+        return said, json.loads((tmp_path / "run" / plugin_record.FILE).read_text())
+
+    return start
+
+
+def test_all_settings_of_each_plug_in_are_kept_and_a_default_that_is_typed_is_no_other_setting(begun):
+    _, kept = begun(RULE.format(weight=1))
+    assert kept["rule"]["name"] == "resting.rest" and kept["rule"]["settings"] == {"steps": 2}
+    assert kept["loss"]["name"] == "clip" and kept["loss"]["settings"]["dual"] == 3 and "sha256" not in kept["loss"]
+    said, again = begun(RULE.format(weight=1), steps=2)
+    assert said == [] and again == kept
+
+
+def test_a_changed_default_is_refused_and_the_value_it_had_goes_on(begun):
+    begun(RULE.format(weight=1))
+    other = RULE.format(weight=1).replace("steps: int = 2", "steps: int = 5")
+    with pytest.raises(ValueError, match=r"other settings \(pool.rule.settings.steps: 2 there, 5 here\)"):
+        begun(other)
+    said, _ = begun(other, steps=2)
+    assert said == ["the code of rule 'resting.rest' changed since this run began; what follows is by the new code"]
+
+
+def test_changed_code_is_said_and_every_hash_is_kept(begun):
+    _, first = begun(RULE.format(weight=1))
+    said, second = begun(RULE.format(weight=2))
+    assert "the code of rule 'resting.rest' changed" in said[0]
+    assert (
+        second["rule"]["earlier"] == [first["rule"]["sha256"]] and second["rule"]["sha256"] != first["rule"]["sha256"]
+    )
+    said, third = begun(RULE.format(weight=2))
+    assert said == [] and third == second
+
+
+def test_a_run_without_a_record_goes_on_with_the_defaults_of_today(begun, tmp_path):
+    begun(RULE.format(weight=1))
+    (tmp_path / "run" / plugin_record.FILE).unlink()
+    assert begun(RULE.format(weight=1), steps=2)[0] == []
+    (tmp_path / "run" / plugin_record.FILE).unlink()
+    with pytest.raises(ValueError, match="pool.rule.settings.steps: 2 there, 3 here"):
+        begun(RULE.format(weight=1), steps=3)
+
+
+def test_scores_by_another_code_or_default_of_a_retriever_have_another_manifest(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = config.load("configs/two_layer.py", [])
+    made = []
+    for least in (1, 9):
+        (tmp_path / "finding.py").write_text(SEARCH.format(least=least))
+        monkeypatch.delitem(sys.modules, "finding", raising=False)
+        settings = replace(base, retriever=use("finding.find"))
+        made.append(
+            manifest.manifest(
+                settings, questions={"eval": [Query("q", "?", ("a",))]}, corpora={"eval": None}, split="all", samples=0,
+                env=lambda query, turns: None, model={},
+            )
+        )  # fmt: skip
+    differ = [line.partition(":")[0] for line in manifest.differences(*made)]
+    assert differ == ["retriever.settings.least", "retriever.code_sha256"]
+    assert "code_sha256" not in made[0]["env"]
