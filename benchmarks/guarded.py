@@ -8,7 +8,6 @@ A run that has a result is not made again; a run that was stopped goes on. Runs 
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import sys
@@ -22,7 +21,7 @@ from scipy.stats import t as student
 from benchmarks import interleave, study, study_results
 from benchmarks.tables import markdown, over_seeds, thousandths
 from qr_jax import config as configs
-from qr_jax.lab.launch import Job, Launcher
+from qr_jax.lab.launch import Job
 
 ROOT = interleave.ROOT
 RUNS, RESULTS, PLAN = ROOT / "runs/guarded", ROOT / "benchmarks/results/guarded", ROOT / "configs/study/plan.md"
@@ -51,18 +50,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def make(seeds: Sequence[int], at_once: int) -> list[Job]:
-    """Make the runs of these seeds that are missing, all arms of a seed before the next; the jobs that failed."""
-    launcher = Launcher(at_once, lambda line: print(line, flush=True))
+    """Make the missing runs of these seeds, all arms of a seed before the next; return the jobs that failed."""
     failed: list[Job] = []
-    with launcher.alone(RUNS):
-        for world, seed in ((world, seed) for world, own in SEEDS.items() for seed in own if seed in seeds):
-            pairs = [planned(rule, step, world, seed) for rule in RULES for step in STEPS]
-            missing = [(start, run) for start, run in pairs if not result(run).is_file()]
-            for run in (run for _, run in missing if run.done):
-                keep(run)
-            starts = {start.folder: start for start, run in missing if not run.done}
-            failed += launcher.run([*starts.values()])
-            failed += launcher.run([run for _, run in missing if not run.done], then=keep)
+    for world, seed in ((world, seed) for world, own in SEEDS.items() for seed in own if seed in seeds):
+        pairs = [planned(rule, step, world, seed) for rule in RULES for step in STEPS]
+        failed += study.make_missing(RUNS, pairs, result, keep, at_once)
     return failed
 
 
@@ -79,14 +71,7 @@ def result(run: Job) -> Path:
 
 
 def keep(run: Job) -> None:
-    """Write a finished run's figures with the plan's SHA-256, unless an evaluation at its ends is incomplete."""
-    if json.loads((run.folder / "summary.json").read_text())["incomplete"]:
-        print(f"{run.name} is not kept: an evaluation before or after training is INCOMPLETE (see {run.folder})")
-        return
-    figures = {"plan_sha256": hashlib.sha256(PLAN.read_bytes()).hexdigest(), **study.figures(run)}
-    del figures["series"]
-    result(run).parent.mkdir(parents=True, exist_ok=True)
-    result(run).write_text(json.dumps(figures).replace(', "', ',\n"') + "\n", encoding="utf-8")
+    study.keep_with_plan(run, result(run), PLAN)
 
 
 def read(rule: str, step: str, world: int) -> dict[int, dict[str, Any]]:
@@ -123,14 +108,14 @@ def p_value(values: Sequence[float]) -> float:
     return float(2 * student.sf(abs(np.mean(values)) / spread, len(values) - 1)) if spread else 1.0
 
 
-def verdict(values: Sequence[float]) -> str:
-    """The plan's verdict on a difference: the rule, the step, or undecided."""
+def verdict(values: Sequence[float], yes: str = "yes, the rule", level: str = "it was the step") -> str:
+    """The plan's verdict on a difference: `yes`, `level`, or undecided."""
     if len(values) < 2:
         return "undecided"
     mean, error, freedom = np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5, len(values) - 1
     if mean - student.ppf(0.975, freedom) * error > 0 and mean >= MARGIN:
-        return "yes, the rule"
-    return "it was the step" if abs(mean) + student.ppf(0.95, freedom) * error <= MARGIN else "undecided"
+        return yes
+    return level if abs(mean) + student.ppf(0.95, freedom) * error <= MARGIN else "undecided"
 
 
 def table() -> str:

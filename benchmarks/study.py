@@ -18,7 +18,7 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,35 @@ def alone(settings: Config) -> Config:
     data = replace(settings.data, train_limit=None)
     kept = {name: getattr(settings, name) for name in ("seed", "model", "env", "retriever", "rollout", "sft", "mesh")}
     return Config(data=data, learner=learner, reward=use("exact_match"), log=settings.log, **kept)
+
+
+def make_missing(
+    runs: Path,
+    pairs: Iterable[tuple[Job, Job]],
+    result: Callable[[Job], Path],
+    keep: Callable[[Job], None],
+    at_once: int,
+) -> list[Job]:
+    """Make each run (cold start, run) that has no result, and keep it when it ends; return the jobs that failed."""
+    launcher = Launcher(at_once, lambda line: print(line, flush=True))
+    missing = [(start, run) for start, run in pairs if not result(run).is_file()]
+    with launcher.alone(runs):
+        for run in (run for _, run in missing if run.done):
+            keep(run)
+        starts = {start.folder: start for start, run in missing if not run.done}
+        failed = launcher.run([*starts.values()])
+        return failed + launcher.run([run for _, run in missing if not run.done], then=keep)
+
+
+def keep_with_plan(run: Job, path: Path, plan: Path) -> None:
+    """Write a finished run's figures with the plan's SHA-256, unless an evaluation at its ends is incomplete."""
+    if json.loads((run.folder / "summary.json").read_text())["incomplete"]:
+        print(f"{run.name} is not kept: an evaluation before or after training is INCOMPLETE (see {run.folder})")
+        return
+    found = {"plan_sha256": hashlib.sha256(plan.read_bytes()).hexdigest(), **figures(run)}
+    del found["series"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found).replace(', "', ',\n"') + "\n", encoding="utf-8")
 
 
 def cold_start(runs: Path, settings: Config) -> Path:

@@ -53,7 +53,17 @@ def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
 
 # The paper's own rules and those it is compared with, whose docstrings have their papers; and what is of no paper.
 OF_NO_NEIGHBOUR = {
-    "rule": {"bounded_dapo", "difficulty_pools", "foresee", "greso", "grpo", "mopps", "recycle", "soft_recycle"},
+    "rule": {
+        "bounded_dapo",
+        "difficulty_pools",
+        "foresee",
+        "foresee_learnable",
+        "greso",
+        "grpo",
+        "mopps",
+        "recycle",
+        "soft_recycle",
+    },
     "rounds": {"once", "refill"},
     "env": {"search_r1", "tool_call"},
     "retriever": {"bm25", "cached", "dense", "http", "hybrid", "none", "reranked", "serper", "sharded"},

@@ -59,6 +59,8 @@ flips_8 = _setting(*FLIPS, "pool.samples=8", "pool.queries=16")
 STEP = ("learner.lr=7e-4", "learner.warmup_updates=20", "evaluation.every_rollouts=2816", "evaluation.half=b")
 guarded_grpo = _setting(*PAPER, *STEP, "rule=grpo")
 guarded_recycle = _setting(*PAPER, *STEP, "rule=recycle", "pool.oversample=2")
+# E4 of plan.md: s3's questions and budget, evaluated at ten places (race.py)
+race = _setting(BUDGET, "learner.lr=7e-4", "learner.warmup_updates=20", "evaluation.every_rollouts=3000")
 screen = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000"])  # of configs/methods.py: which train at all
 screen_500 = load(f"{METHODS}:grpo", [*NO_LIMIT, "train.max_rollouts=15000", "data.train_limit=500"])
 finals = load(f"{METHODS}:grpo", [*NO_LIMIT, BUDGET])  # its best, again

@@ -1,0 +1,200 @@
+"""E4 of configs/study/plan.md: a fair race of rules, tuned alike and then run on fresh seeds in two new worlds.
+
+    python -m benchmarks.race tuning      # three candidates an arm, three seeds each; then five more of each arm's best
+    python -m benchmarks.race final       # tuned plain GRPO and the two arms that led, 32 seeds in each of two worlds
+    python -m benchmarks.race --table     # what is kept, from benchmarks/results/race/
+
+A run that has a result is not made again; a run that was stopped goes on (six hours a stage on two cores).
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import guarded, interleave, study, study_results
+from benchmarks.tables import markdown, over_seeds, thousandths
+from qr_jax import config as configs
+from qr_jax.lab.launch import Job
+
+ROOT = interleave.ROOT
+RUNS, RESULTS, PLAN = ROOT / "runs/race", ROOT / "benchmarks/results/race", ROOT / "configs/study/plan.md"
+TUNING, MORE = range(70, 73), range(73, 78)  # seeds of every candidate, and of each arm's best
+FINAL = {2: range(100, 132), 3: range(140, 172)}  # by the world's seed
+WORLD, BUDGET = 0, 30_000
+RATES = {"5e-4": "learner.lr=5e-4", "7e-4": "learner.lr=7e-4", "1e-3": "learner.lr=1e-3"}
+GROUPS = {2: ("pool.samples=2", "pool.queries=64"), 4: ("pool.samples=4", "pool.queries=32")}
+GROUPS[8] = ("pool.samples=8", "pool.queries=16")  # each 128 rollouts a step
+SPEED = ("rule=grpo", "rounds=speed")
+GUARDS = ("pool.reset_below=0.7", "pool.min_signal=4", "learner.full_groups=8")
+
+
+def in_three(*words: str, other: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """A rule's candidates: groups of 8, groups of 4, and groups of 8 with another value of a setting of its own."""
+    return {
+        "groups of 8": (*GROUPS[8], *words),
+        "groups of 4": (*GROUPS[4], *words),
+        "other": (*GROUPS[8], *words, *other),
+    }
+
+
+ARMS: dict[str, dict[str, tuple[str, ...]]] = {
+    **{
+        f"grpo in {k}s": {rate: (*GROUPS[k], "rule=grpo", word) for rate, word in RATES.items()} for k in GROUPS
+    },
+    "dapo": in_three("rule=bounded_dapo", "rounds=refill", other=("rounds.max_rounds=3",)),
+    "greso": in_three("rule=greso", other=("pool.oversample=2",)),
+    "speed": {
+        "4 and 4": (*GROUPS[4], *SPEED, "rounds.further=4", "rounds.max_rounds=2"),
+        "4 and 12": (*GROUPS[4], *SPEED, "pool.queries=16", "rounds.further=12", "rounds.max_rounds=2"),
+        "2 and 6": (*GROUPS[2], *SPEED, "pool.queries=16", "rounds.further=6", "rounds.max_rounds=4"),
+    },
+    "vcrl": in_three("rule=vcrl", other=("learner.lr=1e-3",)),
+    "prompt_replay": in_three("rule=prompt_replay", other=("learner.lr=1e-3",)),
+    "retire": in_three("rule=retire", other=("rule.review=0.2",)),
+    "kimi": in_three("rule=kimi", other=("learner.lr=1e-3",)),
+    "recycle guarded": in_three("rule=recycle", *GUARDS, other=("pool.oversample=2",)),
+    "foresee": in_three("rule=foresee", other=("rule.rho=0.8",)),
+    "foresee_learnable": in_three("rule=foresee_learnable", other=("rule.power=2.0",)),
+}  # fmt: skip
+GRPO = [arm for arm in ARMS if arm.startswith("grpo")]
+Runs = Mapping[int, Mapping[str, Any]]
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="?", choices=("tuning", "final"), help="whose missing runs are made")
+    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
+    options = parser.parse_args(words)
+    failed: list[Job] = []
+    if options.stage and not options.table:
+        failed = (tune if options.stage == "tuning" else finish)(options.jobs)
+    print(table())
+    return 1 if failed else 0
+
+
+def tune(at_once: int) -> list[Job]:
+    """Make the runs of the first stage: every candidate's, a seed after the other, then more of each arm's best."""
+    failed: list[Job] = []
+    for seed in TUNING:
+        pairs = [planned("tuning", arm, name, WORLD, seed) for arm in ARMS for name in ARMS[arm]]
+        failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+    if not failed:
+        for seed in MORE:
+            pairs = [planned("tuning", arm, best(arm), WORLD, seed) for arm in ARMS]
+            failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+    return failed
+
+
+def finish(at_once: int) -> list[Job]:
+    """Make the runs of the second stage, all arms of a seed before the next."""
+    failed: list[Job] = []
+    for pair in zip(*FINAL.values(), strict=True):
+        for world, seed in zip(FINAL, pair, strict=True):
+            pairs = [planned("final", arm, best(arm), world, seed) for arm in finalists()]
+            failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+    return failed
+
+
+def planned(stage: str, arm: str, candidate: str, world: int, seed: int) -> tuple[Job, Job]:
+    """The cold start and the run of a candidate."""
+    words = [f"seed={seed}", f"data.world.seed={world}", f"evaluation.half={'a' if stage == 'tuning' else 'b'}"]
+    settings = configs.load(f"{ROOT}/configs/study/settings.py:race", [*words, *ARMS[arm][candidate]])
+    folder = RUNS / place(stage, arm, candidate, world) / f"seed_{seed}"
+    return study.from_cold_start(RUNS, f"{arm}, {candidate}, world {world}, seed {seed}", folder, settings)
+
+
+def place(stage: str, arm: str, candidate: str, world: int) -> Path:
+    """Where a candidate's runs lie in RUNS, and their results in RESULTS."""
+    return Path(stage) / f"world_{world}" / f"{arm} {candidate}".replace(" ", "_")
+
+
+def result(run: Job) -> Path:
+    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
+
+
+def keep(run: Job) -> None:
+    study.keep_with_plan(run, result(run), PLAN)
+
+
+def read(stage: str, arm: str, candidate: str, world: int) -> dict[int, dict[str, Any]]:
+    """The kept runs of a candidate by seed, with their accuracy over the last 30 % of the rollouts."""
+    runs = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((RESULTS / place(stage, arm, candidate, world)).glob("seed_*.json"))
+    ]
+    return {run["seed"]: run | {"accuracy": study_results.accuracy(run, BUDGET)} for run in runs}
+
+
+def best(arm: str) -> str:
+    """The candidate of an arm with the highest mean over the seeds that all candidates have; ValueError before that."""
+    means = {}
+    for name in ARMS[arm]:
+        runs = read("tuning", arm, name, WORLD)
+        if lacking := [seed for seed in TUNING if seed not in runs]:
+            raise ValueError(f"{arm}, {name} has no result of seeds {lacking}: run `python -m benchmarks.race tuning`")
+        means[name] = np.mean([runs[seed]["accuracy"] for seed in TUNING])
+    return max(means, key=means.__getitem__)
+
+
+def standing() -> dict[str, float]:
+    """Each arm's mean over all eight seeds of its best candidate, the best first; ValueError before they are there."""
+    found = {}
+    for arm in ARMS:
+        runs = read("tuning", arm, best(arm), WORLD)
+        if lacking := [seed for seed in (*TUNING, *MORE) if seed not in runs]:
+            raise ValueError(f"{arm} has no result of seeds {lacking}: run `python -m benchmarks.race tuning`")
+        found[arm] = float(np.mean([runs[seed]["accuracy"] for seed in (*TUNING, *MORE)]))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def finalists() -> list[str]:
+    """The best arm of plain GRPO, and the two best of the others."""
+    by_mean = [*standing()]
+    others = [arm for arm in by_mean if arm not in GRPO]
+    return [next(arm for arm in by_mean if arm in GRPO), *others[:2]]
+
+
+def gaps(worlds: Iterable[int] = FINAL) -> dict[str, list[float]]:
+    """By rule of the second stage, its accuracy less plain GRPO's, of each seed of the worlds that both have."""
+    base, *others = finalists()
+    found: dict[str, list[float]] = {arm: [] for arm in others}
+    for arm, world in itertools.product(others, worlds):
+        theirs, ours = (read("final", name, best(name), world) for name in (base, arm))
+        for seed in sorted({*theirs} & {*ours}):
+            if theirs[seed]["before"] != ours[seed]["before"]:
+                raise ValueError(f"{arm}, world {world}, seed {seed}: the two runs began from different cold starts")
+            found[arm].append(ours[seed]["accuracy"] - theirs[seed]["accuracy"])
+    return found
+
+
+def table() -> str:
+    """Every candidate's accuracy in the first stage; then, when it is over, the second stage's differences."""
+    rows = [("arm", "candidate", "accuracy", "seeds")]
+    for arm, name in [(arm, name) for arm, candidates in ARMS.items() for name in candidates]:
+        values = [run["accuracy"] for run in read("tuning", arm, name, WORLD).values()]
+        rows.append((arm, name, over_seeds(values), str(len(values))))
+    parts = [markdown(rows)]
+    try:
+        found = gaps()
+    except ValueError as error:
+        return "\n".join([*parts, f"The second stage has not begun: {error}."])
+    adjusted = guarded.holm(found)
+    compared = [(f"less {finalists()[0]}", "difference", "seeds", "p by Holm", "verdict")]
+    for arm, values in found.items():
+        p = thousandths(adjusted[arm]) if arm in adjusted else ""
+        compared.append((arm, over_seeds(values, "+"), str(len(values)), p, guarded.verdict(values, "better", "level")))
+        for world in FINAL:
+            own = gaps([world])[arm]
+            compared.append((f"{arm}, world {world}", over_seeds(own, "+"), str(len(own)), "", ""))
+    return "\n".join([*parts, markdown(compared)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
