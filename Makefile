@@ -6,8 +6,17 @@ STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 
+# jax 0.11 dropped Python 3.11: an environment of 3.11 gets the last jax for it, a later one today's.
+PINS := import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-3.13.txt")
+CONSTRAINTS := $(or $(shell "$(or $(wildcard $(BIN)/python),$(PYTHON))" -c '$(PINS)'),constraints.txt)
+
+# Each is called, as pyenv's own python3.13 on PATH may stand for a version that is not switched on.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+PYTHON_313 = $(shell for python in python3.13 $(PYENV)/3.13*/bin/python3.13; do \
+	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)
+
 # Bytecode is left to the first import: most modules of what is installed are never imported.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c $(CONSTRAINTS)
 
 # A line now and then beside what takes long and says nothing.
 BEAT = (while sleep 5; do echo "still at work"; done) & trap "kill $$!" EXIT;
@@ -19,9 +28,9 @@ PEERS := benchmarks/peers/.venv
 help:  ## what there is to make
 	@sed -n 's/^\([.a-z0-9-]*\):.*## /\1: /p' Makefile
 
-.venv: $(DEV)  ## the environment alone, development tools included, with the versions of constraints.txt
+.venv: $(DEV)  ## the environment alone, development tools included, with the versions of constraints.txt, or constraints-3.13.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qr_jax needs Python 3.11 or later, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "installing qr_jax and what it needs into $(VENV), which takes a minute or two"
 	@$(BEAT) test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) && $(PIP) -e '.[all]'
@@ -51,6 +60,12 @@ test: $(DEV)  ## the core's quick tests: 3,000 tests, 7 minutes on 2 cores; each
 	@echo "3,000 tests, 7 minutes on 2 cores; the first come after a minute"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/around -m "not slow and not tpu and not peers and not house and not thorough"
 
+test-3.13:  ## the same on Python 3.13, in .venv-3.13; passed over where there is no python3.13
+	$(if $(PYTHON_313),$(MAKE) smollm2 test VENV=.venv-3.13 PYTHON="$(PYTHON_313)",@echo "passed over: no python3.13 on PATH nor in $(PYENV)")
+
+test-slow: $(DEV)  ## the slow tests that .ci/run has: two processes, killed runs, a wheel (a minute on 2 cores)
+	$(BIN)/python -m pytest -m slow tests/test_pods.py tests/around/test_wheel.py
+
 test-all: $(DEV)  ## these, and those of search, sets, lab, methods, cli, docs and benchmarks: 5,200 tests, 17 minutes on 2 cores
 	@echo "5,200 tests, 17 minutes on 2 cores; the first come after a minute"
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -71,10 +86,10 @@ kills: $(DEV)  ## 100 random kills of one process and 100 of two, each run compa
 mutations: $(DEV)  ## small faults planted one at a time in a copy, each of which a named test must notice; ONLY= a word
 	$(BIN)/python -m tests.mutations $(if $(ONLY),--only $(ONLY))
 
-audit: $(DEV)  ## known holes in the packages of constraints.txt, by pip-audit, which asks the network
+audit: $(DEV)  ## known holes in the packages of the environment's constraints, by pip-audit, which asks the network
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
 	@$(BEAT) $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement $(CONSTRAINTS)
 
 licences: $(DEV) $(DOCS)  ## docs/licences.md: the licence of every package that is installed with the program
 	$(BIN)/python docs/licences.py

@@ -381,7 +381,7 @@ def _made_by(path: Path, name: str) -> Config:
     except Exception as error:  # the file is its user's program: whatever is wrong there, the user mends it there
         if isinstance(error, UserError):  # what it asked of us, which says by itself what to do
             raise
-        text = error.msg if isinstance(error, SyntaxError) else f"{error}{_meant(error)}"  # whose text names the line
+        text = error.msg if isinstance(error, SyntaxError) else _told(error)  # whose text names the line
         raise UserError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
@@ -393,13 +393,13 @@ def _made_by(path: Path, name: str) -> Config:
     return config
 
 
-def _meant(error: Exception) -> str:
-    """Suggest a setting (or none: "") where the error is about one that a section of the config lacks."""
-    named = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+def _told(error: Exception) -> str:
+    """Return the error's text, with our guess (not Python 3.13's) where a section of the config lacks a setting."""
+    named = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     section = globals().get(named[1]) if named else None
     if not named or not dataclasses.is_dataclass(section):
-        return ""
-    return nearest(named[2], [field.name for field in dataclasses.fields(section)])
+        return str(error)
+    return named[0] + nearest(named[2], [field.name for field in dataclasses.fields(section)])
 
 
 def _line_of(error: BaseException, path: Path) -> str:

@@ -633,7 +633,7 @@ def test_the_tpu_script_says_what_it_would_do():
     assert done.returncode == 0, done.stderr
     made, installed, examined = done.stdout.splitlines()
     assert made.split()[1:] == ["-m", "venv", ".venv"]
-    assert "-c constraints.txt -e" in installed and "tpu" in installed
+    assert "-c constraints" in installed and "tpu" in installed
     assert examined.split() == [".venv/bin/qr-jax", "doctor"]
     assert run("--dryrun").returncode == 2
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch):
     def full(*_):
         raise OSError("no room")
 
-    monkeypatch.setattr(compile_cache.compilation_cache, "put_executable_and_time", full)
+    monkeypatch.setattr("jax._src.compilation_cache.put_executable_and_time", full)
     with pytest.warns(UserWarning, match="jit_f is not kept for the next start: OSError: no room"):
         compile_cache._write("key", 1.5, "jit_f", None, None, ())
     compile_cache._write("key", 1.5, "jit_f", None, None, ["a callback"])  # and is not tried

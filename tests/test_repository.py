@@ -2,16 +2,21 @@
 
 import ast
 import functools
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+import yaml
 from mutations import MUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = ("constraints.txt", "constraints-3.13.txt")  # of Python 3.11, and of those after it
 TOP = {"pyproject.toml", "qr_jax", "configs", "tpu_scripts", "tests", "README.md"}
-TOP |= {"LICENSE", "LOG.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".pre-commit-config.yaml"}
+TOP |= {"LICENSE", "LOG.md", "Makefile", ".ci", ".gitignore", ".pre-commit-config.yaml"} | set(CONSTRAINTS)
 TOP |= {".github", ".gitattributes", "benchmarks", "docs", "examples", "SECURITY.md"}
 TOP |= {"CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"}
 LARGEST_BYTES = 2 * 2**20
@@ -41,8 +46,8 @@ def test_the_top_level_is_what_a_build_needs():
         "tpu_scripts",
         "tests",
         "Makefile",
-        "constraints.txt",
         "LICENSE",
+        *CONSTRAINTS,
     } <= found
     assert any(path.stat().st_size for path in files() if path.parent == ROOT / "tpu_scripts")
 
@@ -65,8 +70,9 @@ def test_no_file_names_a_place_of_one_machine():
     assert found == []
 
 
-def test_versions_are_pinned_by_name_and_version_alone():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_versions_are_pinned_by_name_and_version_alone(file):
+    lines = (ROOT / file).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", line) for line in pins), pins
     assert pins == sorted(pins, key=lambda line: re.sub(r"[-_.]+", "-", line.split("==")[0]).lower())
@@ -74,9 +80,10 @@ def test_versions_are_pinned_by_name_and_version_alone():
 
 def test_what_sets_up_and_tests_reaches_for_no_address():
     for name in (
-        "constraints.txt",
+        *CONSTRAINTS,
         "Makefile",
         ".ci/run",
+        ".github/workflows/tests.yml",
         "tpu_scripts/setup.sh",
         "pyproject.toml",
         ".pre-commit-config.yaml",
@@ -86,12 +93,13 @@ def test_what_sets_up_and_tests_reaches_for_no_address():
         assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host", text), name
 
 
-def test_every_dependency_is_pinned():
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_every_dependency_is_pinned(file):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [line for line in project["dependencies"] + sum(extras.values(), []) if not line.startswith("qr_jax[")]
     names = {re.split(r"[\[<>=!~ ]", line)[0] for line in wanted}
-    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {line.split("==")[0] for line in (ROOT / file).read_text().splitlines() if "==" in line}
     plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in names} - plain == set()
 
@@ -135,7 +143,9 @@ def test_every_package_that_is_asked_for_or_pinned_has_its_licence_in_the_docs()
     extras = project["optional-dependencies"]
     asked = project["dependencies"] + [line for name in ("lab", "search", "sets", "dev") for line in extras[name]]
     asked = [line for line in asked if not line.startswith("qr_jax[")]
-    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = [
+        name for file in CONSTRAINTS for name in re.findall(r"^([\w.-]+)==", (ROOT / file).read_text(), re.MULTILINE)
+    ]
     wanted = names(re.findall(r"^[\w.-]+", line)[0] for line in asked) | names(pinned) - {"libtpu"}  # of TPUs alone
     assert sorted(wanted - names(name for name, _ in rows)) == [], "make licences"
     assert [name for name, licence in rows if licence == "not said"] == []
@@ -178,15 +188,72 @@ def thorough(file: str) -> set[str]:
     return {one.name for one in functions if "pytest.mark.thorough" in map(ast.unparse, one.decorator_list)}
 
 
+def commands_of_ci() -> list[str]:
+    """What .ci/run does, a command each, without its preparations."""
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    return [line for line in lines if line.startswith(("make ", ".venv/bin/python "))]
+
+
 def test_ci_runs_what_the_readme_tells_a_reader_to_run():
-    script = (ROOT / ".ci" / "run").read_text()
-    assert "set -euo pipefail" in script
+    assert "set -euo pipefail" in (ROOT / ".ci/run").read_text()
     fence = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1]
     told = set(re.findall(r"^make \S+", fence, re.MULTILINE)) | {"make test", "make docs"}
-    lines = script.splitlines()
-    assert told and {"make lint", "make smollm2", *told} <= {*lines, "make test"}
+    commands = commands_of_ci()
+    assert told and {"make lint", "make smollm2", "make test-3.13", *told} <= {*commands, "make test"}
     assert (
-        lines[-1] == "make test-all"
+        commands[-1] == "make test-all"
     )  # which has all of `make test`; the last, so that the last line printed is pytest's
     for name in (".ci/run", "tpu_scripts/setup.sh"):
         assert (ROOT / name).stat().st_mode & 0o111
+
+
+def test_a_fork_s_workflow_runs_what_ci_runs_each_job_on_a_python_it_has():
+    """One after the other, its jobs are .ci/run."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    jobs = list(workflow["jobs"].values())
+    assert [step["run"] for job in jobs for step in job["steps"] if "run" in step] == commands_of_ci()
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in jobs:
+        (python,) = [
+            step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})
+        ]
+        assert python == ("3.13" if {"run": "make test-3.13"} in job["steps"] else "3.11")
+
+
+def make(*words: str) -> str:
+    """What make says it would do, or does, untouched by a make that runs this test."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--no-print-directory", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_takes_the_versions_of_the_python_it_installs_for():
+    wanted = CONSTRAINTS[sys.version_info >= (3, 12)]
+    shown = make("--dry-run", ".venv", "VENV=absent", f"PYTHON={sys.executable}")
+    assert set(re.findall(r"-c (constraints\S+)", shown)) == {wanted}
+
+
+def test_the_suite_runs_on_3_13_where_there_is_one_and_says_so_where_not():
+    said = make("test-3.13", "PYTHON_313=")
+    assert said.startswith("passed over: no python3.13 on PATH nor in ") and said.count("\n") == 1
+    shown = make("--dry-run", "test-3.13", f"PYTHON_313={sys.executable}", "VENV=absent")
+    assert f"{sys.executable} -m venv .venv-3.13" in shown or (ROOT / ".venv-3.13/.installed").exists()
+    assert ".venv-3.13/bin/python -m pytest -n 2" in shown
+
+
+def test_the_versions_that_are_said_to_be_supported_are_those_that_are_pinned_and_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = [line.rpartition(" ")[2] for line in project["classifiers"]]
+    rows = re.findall(
+        r"^\| (3\.\d+(?:, 3\.\d+)*) \| (\S+) \| (\S+) \| `(\S+)` \|",
+        (ROOT / "docs/dependencies.md").read_text(),
+        re.MULTILINE,
+    )
+    assert [python for row in rows for python in row[0].split(", ")] == pythons
+    assert project["requires-python"] == f">={pythons[0]}" and [row[3] for row in rows] == list(CONSTRAINTS)
+    (bound,) = [line for line in project["dependencies"] if line.startswith("jax>")]
+    least, most = (tuple(map(int, part.split("."))) for part in re.findall(r"[\d.]+", bound))
+    for _, jax, flax, file in rows:
+        pinned = (ROOT / file).read_text().splitlines()
+        assert f"jax=={jax}" in pinned and f"jaxlib=={jax}" in pinned and f"flax=={flax}" in pinned
+        assert least <= tuple(map(int, jax.split(".")[:2])) < most

@@ -7,9 +7,9 @@ usage() {
 usage: tpu_scripts/setup.sh [--dry-run]
 
 Runs on a host of a Cloud TPU, in a checkout of the repository; what launch.sh starts runs it on every host. It makes
-.venv, installs qr_jax with the versions of constraints.txt and the TPU runtime, and shows what `qr-jax doctor` finds;
-on a slice of several hosts that is left out, for jax would wait there for all of them. It may be run again. Where there
-is no Python 3.11 or later (Ubuntu 22.04 has 3.10), root gets it by apt-get.
+.venv, installs qr_jax with the versions of constraints.txt (of constraints-3.13.txt from Python 3.12 on) and the TPU
+runtime, and shows what `qr-jax doctor` finds; on a slice of several hosts that is left out, for jax would wait there for
+all of them. It may be run again. Where there is no Python 3.11 or later (Ubuntu 22.04 has 3.10), root gets it by apt-get.
 
   --dry-run   print the commands and stop
   --help      print this
@@ -60,7 +60,13 @@ fi
 if "$dry_run" || [ ! -x .venv/bin/python ]; then
   run "$python" -m venv .venv
 fi
-run .venv/bin/python -m pip install -c constraints.txt -e '.[all,tpu]'
+interpreter="$python"
+[ ! -x .venv/bin/python ] || interpreter=.venv/bin/python
+constraints=constraints.txt # as in the Makefile: jax 0.11 dropped Python 3.11
+if "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+  constraints=constraints-3.13.txt
+fi
+run .venv/bin/python -m pip install -c "$constraints" -e '.[all,tpu]'
 hosts=1
 count='import os; from qr_jax.parallel import start; print(start.workers(os.environ))'
 "$dry_run" || hosts="$(.venv/bin/python -c "$count")"

@@ -1,6 +1,6 @@
 """The model that all contenders run: Qwen3's architecture at SmolLM2-135M's sizes, weights from a seed. Only numpy.
 
-Rope's theta is 1e6 because Tunix 0.1.6's qwen3 takes no other (`apply_rope` is called without the config's).
+Rope's theta is 1e6 because qwen3 of Tunix 0.1.6 and 0.1.7 takes no other (`apply_rope` is called without the config's).
 """
 
 from collections.abc import Iterator

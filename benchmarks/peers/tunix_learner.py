@@ -1,7 +1,7 @@
-"""Contender: GRPO updates by Tunix 0.1.6, as its GRPOLearner makes them.
+"""Contender: GRPO updates by Tunix 0.1.7, as its GRPOLearner makes them.
 
 An update there is one call of the step that PeftTrainer jits (tunix/sft/peft_trainer.py, `jit_train_and_eval_step`,
-by rl/trainer.py's Trainer): nnx.value_and_grad of `grpo_loss_fn` (rl/grpo/grpo_learner.py), the gradient's norm and the
+by rl/trainer.py's Trainer): nnx.value_and_grad of `grpo_loss_fn` (rl/algo_core.py), the gradient's norm and the
 optimizer, which is donated. A batch is prompts padded on the left and completions padded on the right to the longest
 that may be (max_prompt_length, max_tokens_to_generate); logits of all positions and words exist at once. Without KL
 (beta 0) and with one iteration a batch there is no other pass. Timed is the step alone: neither metrics nor queues.
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tunix.rl import common, trainer
+from tunix.rl import algo_core, common, trainer
 from tunix.rl.grpo import grpo_learner
 from tunix.sft import peft_trainer
 
@@ -31,6 +31,7 @@ def prepare(lr: float = 1e-6) -> dict[str, Any]:
     algorithm = grpo_learner.GRPOConfig(
         num_generations=episodes.SAMPLES, beta=0.0, epsilon=0.2, loss_agg_mode="token-mean"
     )
+    algorithm.temperature = 1.0  # the rollout's, which GRPOLearner sets there
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b1=0.9, b2=0.95))
     made = trainer.Trainer(
         tunix_model.build(), optimizer, peft_trainer.TrainingConfig(eval_every_n_steps=1_000_000),
@@ -38,7 +39,7 @@ def prepare(lr: float = 1e-6) -> dict[str, Any]:
     )  # fmt: skip
     made.is_managed_externally = True
     made.with_loss_fn(
-        lambda policy, train_example, algo_config: grpo_learner.grpo_loss_fn(
+        lambda policy, train_example, algo_config: algo_core.grpo_loss_fn(
             policy, train_example, algo_config=algorithm, pad_id=PAD, eos_id=EOS
         ),
         has_aux=True,
@@ -58,7 +59,7 @@ def padded(load_name: str, seed: int) -> common.TrainExample:
     completion = np.full((len(prompt), episodes.LONGEST - episodes.PROMPT_TOKENS), PAD, np.int32)
     for row, ids in enumerate(batch.ids):
         completion[row, : len(ids) - episodes.PROMPT_TOKENS] = ids[episodes.PROMPT_TOKENS :]
-    advantages = grpo_learner.compute_advantages(batch.reward_QG.reshape(-1), episodes.SAMPLES)
+    advantages = algo_core.compute_advantages(batch.reward_QG.reshape(-1), episodes.SAMPLES)
     return common.TrainExample(
         prompt_ids=jnp.asarray(prompt), prompt_mask=jnp.asarray(prompt != PAD), completion_ids=jnp.asarray(completion),
         completion_mask=jnp.asarray(completion != PAD), advantages=jnp.asarray(advantages, jnp.float32),

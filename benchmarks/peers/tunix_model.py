@@ -1,4 +1,4 @@
-"""The shared model as Tunix's qwen3 (google-tunix 0.1.6, tunix/models/qwen3/model.py)."""
+"""The shared model as Tunix's qwen3 (google-tunix 0.1.7, tunix/models/qwen3/model.py)."""
 
 import jax
 import jax.numpy as jnp

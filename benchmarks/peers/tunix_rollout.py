@@ -1,4 +1,4 @@
-"""Contender: rollouts by Tunix 0.1.6, turn by turn as its agent learner does them, and in one batch by its sampler.
+"""Contender: rollouts by Tunix 0.1.7, turn by turn as its agent learner does them, and in one batch by its sampler.
 
 What its agentic learner does (tunix/rl/agentic/agentic_rl_learner.py, `_model_call`): every turn of every episode is a
 call of `RLCluster.generate` with one text, so the sampler (tunix/generate/sampler.py, by rl/rollout/vanilla_rollout.py)

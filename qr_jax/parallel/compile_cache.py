@@ -12,9 +12,9 @@ from pathlib import Path
 
 import jax
 from etils import epath
-from jax._src import compilation_cache, compiler
 
 from qr_jax import trust
+from qr_jax.parallel import jax_private
 from qr_jax.run import bucket
 
 LARGEST_BYTES = 4 * 2**30  # of one process; beyond that the least recently used programs are deleted
@@ -50,7 +50,9 @@ def enable(
         folder /= machine()
     if process:
         folder /= f"process_{process}"
-        _write_from_others()
+        # jax writes in process 0 alone, so that no two hosts write one file, and has no setting for it. These have a
+        # folder of their own, and a program for one host's devices differs from host to host.
+        jax_private.replace("compiler", "_cache_write", _write)
     local = "://" not in str(folder)
     if local:
         with contextlib.suppress(OSError):  # a home that is read-only: jax warns, and compiles
@@ -75,17 +77,13 @@ def _remove_torn(folder: Path) -> None:
             path.unlink()
 
 
-def _write_from_others() -> None:
-    """Let processes other than 0 keep programs too. jax writes in process 0 alone, so that no two hosts write one file;
-    but a program for one host's devices differs from host to host. `_write` replaces a private function of jax."""
-    compiler._cache_write = _write
-
-
-def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, executable, host_callbacks) -> None:
+def _write(cache_key: str, compile_time_secs: float, module_name: str, backend, executable, host_callbacks=()) -> None:
+    """Keep a program, as jax does in process 0; jax 0.10 also gives the program's callbacks to the host."""
     if host_callbacks:  # the program holds addresses of this process
         return
+    put = jax_private.get("compilation_cache", "put_executable_and_time")
     try:
-        compilation_cache.put_executable_and_time(cache_key, module_name, executable, backend, int(compile_time_secs))
+        put(cache_key, module_name, executable, backend, int(compile_time_secs))
     except Exception as error:  # as jax does: a run does not end for a program that it could not keep
         warnings.warn(f"{module_name} is not kept for the next start: {type(error).__name__}: {error}", stacklevel=2)
 

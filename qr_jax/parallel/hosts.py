@@ -13,7 +13,7 @@ import numpy as np
 
 from qr_jax import errors
 from qr_jax.errors import UserError
-from qr_jax.parallel import plain
+from qr_jax.parallel import jax_private, plain
 from qr_jax.records import Episode
 
 SMALLEST_MESSAGE_BYTES = 4096
@@ -89,19 +89,18 @@ def by_first(function: Callable[[], Any]) -> Any:
 
 def say_stop() -> None:
     """Tell the others at once, without a collective, that this process was asked to stop; they see `stop_said`."""
-    if jax := _distributed():
-        _store(jax).key_value_set(f"{STOP}/{index()}", "", allow_overwrite=True)
+    if _distributed():
+        _store().key_value_set(f"{STOP}/{index()}", "", allow_overwrite=True)
 
 
 def stop_said() -> bool:
     """Return True if a process has called `say_stop`; no collective, so one may ask while the others decode."""
-    jax = _distributed()
-    return bool(jax and count() > 1 and _store(jax).key_value_dir_get(STOP))
+    return bool(_distributed() and count() > 1 and _store().key_value_dir_get(STOP))
 
 
-def _store(jax: Any) -> Any:
-    """Return the coordination service's key-value store; jax has no public name for it."""
-    return jax._src.distributed.global_state.client
+def _store() -> Any:
+    """Return the key-value store of jax's coordination service."""
+    return jax_private.get("distributed", "global_state.client")
 
 
 def wait_for_all() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from qr_jax import errors
-from qr_jax.parallel import hosts
+from qr_jax.parallel import hosts, jax_private
 
 BEATS = "qr_jax/beat"
 ENDED, FAILED, WRONG = "ended", "failed", "wrong"  # last words in a heartbeat's place
@@ -64,11 +64,9 @@ class Watchdog:
     """Two threads: one beats and reads, and may wait on the store; the other watches the clock and the connection."""
 
     def __init__(self, deadline_s: float):
-        from jax._src.distributed import global_state  # jax has no public name for the store
-
         self.deadline_s, self.me, self.count = deadline_s, jax.process_index(), jax.process_count()
-        self.store: Any = global_state.client
-        self.coordinator = str(global_state.coordinator_address)
+        self.store: Any = jax_private.get("distributed", "global_state.client")
+        self.coordinator = str(jax_private.get("distributed", "global_state.coordinator_address"))
         self.closing, self.writing = threading.Event(), threading.Lock()
         self.held: BaseException | None = None  # an error that waits for its cause to be named
         self.answered_s = time.monotonic()  # when the store last answered

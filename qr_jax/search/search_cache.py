@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class SearchCache:
         self.asked = self.hits = 0
         self._lock = threading.Lock()
         self._file = _open(self._path)
+        weakref.finalize(self, self._file.close)  # from 3.13 on Python warns of a connection that is left open
         self._broken = False
 
     def __call__(self, queries: list[str], k: int) -> list[Sequence[Passage]]:

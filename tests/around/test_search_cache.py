@@ -47,6 +47,14 @@ def test_what_was_asked_before_is_read_and_the_rest_searched_in_one_call(tmp_pat
     assert cache([], 2) == []
 
 
+def test_a_cache_that_nobody_has_closes_its_file(tmp_path):
+    cache = SearchCache(counting()[0], tmp_path / "c", "x")
+    file = cache._file
+    del cache
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        file.execute("SELECT 1")
+
+
 def test_another_k_or_retriever_is_another_search(tmp_path):
     search, calls = counting()
     SearchCache(search, tmp_path / "c", "x")(["a"], 2)

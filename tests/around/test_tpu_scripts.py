@@ -260,7 +260,8 @@ def test_the_installation_starts_jax_on_a_slice_of_one_host_alone(cloud, names, 
     program(python, f'[ "$1" = -c ] || {{ mkdir -p "$3/bin"; cp {tool} "$3/bin/python"; cp {tool} "$3/bin/qr-jax"; }}')
     cloud.environment |= {"PYTHON": str(python), "PYTHONPATH": str(ROOT), "TPU_WORKER_HOSTNAMES": names}
     installed, last = cloud.run("setup").splitlines()
-    assert installed == "python -m pip install -c constraints.txt -e .[all,tpu]"
+    constraints = "constraints.txt" if sys.version_info < (3, 12) else "constraints-3.13.txt"
+    assert installed == f"python -m pip install -c {constraints} -e .[all,tpu]"
     assert last == "qr-jax doctor" if hosts == 1 else f"on one of {hosts} hosts it would wait" in last
 
 
