@@ -19,7 +19,7 @@ from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "gemma3")
 
 
 def logits(cfg, params, ids_NL):
