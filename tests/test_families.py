@@ -260,7 +260,10 @@ def test_gemma_s_two_ropes_are_read_as_transformers_5_writes_them():
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        ({"layer_types": ["sliding_attention"] * 25 + ["chunked_attention"]}, "layer_types ['chunked_attention']; wanted 'sliding_attention' or"),
+        (
+            {"layer_types": ["sliding_attention"] * 25 + ["chunked_attention"]},
+            "layer_types ['chunked_attention']; wanted 'sliding_attention' or",
+        ),
         ({"layer_types": ["full_attention"] * 25}, "must be equal to the number of `layer_types` (25)"),
         ({"sliding_window": None}, "sliding_window = None; wanted a whole number"),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0; wanted a whole number"),
