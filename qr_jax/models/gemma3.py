@@ -1,14 +1,11 @@
 """Gemma 3's config.json: its text part, its sliding layers and its two ropes (Gemma Team 2025, arXiv:2503.19786)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.run.json_files import number
 from qr_jax.settings.settings import show
-
-if TYPE_CHECKING:
-    from qr_jax.models.families import ModelConfig
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 # What the 4B's published config.json leaves to transformers' class.
@@ -64,15 +61,3 @@ def split_rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         rest["rope_parameters"] = held.get(FULL)
     theta = SLIDING_THETA if theta is None else theta
     return number(theta, "rope_local_base_freq", above=1, most=1e12), rest
-
-
-def settings(cfg: "ModelConfig") -> dict[str, Any]:
-    """Return what config.json has of a Gemma 3 beside what every family has."""
-    return {
-        "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
-        "sliding_window": cfg.window,
-        "layer_types": [SLIDING if sliding else FULL for sliding in cfg.sliding],
-        "rope_local_base_freq": cfg.sliding_theta,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    }
