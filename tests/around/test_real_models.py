@@ -65,7 +65,7 @@ def test_a_gemma_3_folder_trains_on_eight_devices(tmp_path):
     hf_folder.save(tmp_path / "model", cfg, decoder.init(cfg, jax.random.key(0)), tokenizer, "float32")
     assert hf.load_tokenizer(tmp_path / "model").eos_ids == tokenizer.eos_ids == (EOS, END)
     assert hf.shape(tmp_path / "model") == cfg
-    two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8))
+    two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8, rollout="slots"))
 
 
 def test_a_q6_k_gguf_file_trains(tmp_path):
