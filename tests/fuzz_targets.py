@@ -28,7 +28,7 @@ from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.lab import gguf, hf_folder
-from qr_jax.models import families, hf, rope, safetensors_file
+from qr_jax.models import families, gemma3, hf, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import checkpoint, committed, json_files
@@ -42,6 +42,7 @@ Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))
 CALL = {"name": "search", "arguments": {"queries": ["a", "b"]}}
 QWEN = hf_folder.to_hf(families.PRESETS["qwen3_0p6b"], eos_ids=[2], pad_id=0)
+GEMMA = hf_folder.to_hf(families.PRESETS["gemma3_1b"], eos_ids=[1], pad_id=0)
 BERT = {name: 64 for name in encoder.LARGEST} | {"model_type": "bert", "type_vocab_size": 2}
 QUESTION = {"id": "q1", "question": "Who wrote it?", "answers": ["Ada", "The"], "entities": ["it"], "hops": 2}
 SHORT = limits.Limits(idle_s=1)
@@ -430,7 +431,10 @@ def family_configs() -> list[Parts]:
     llama3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
     newer = {key: value for key, value in QWEN.items() if key not in ("rope_scaling", "rope_theta")}
     newer |= {"rope_parameters": {"rope_theta": 1e4} | llama3, "layer_types": ["full_attention"] * 28}
-    return [{"config.json": as_json(one)} for one in (QWEN, QWEN | {"rope_scaling": yarn}, newer, BERT)]
+    kinds = {"full_attention": {"rope_theta": 1e6} | llama3, "sliding_attention": {"rope_theta": 1e4}}
+    vision = {"model_type": "gemma3", "text_config": GEMMA | {"rope_parameters": kinds, "rope_scaling": None}}
+    known = QWEN, QWEN | {"rope_scaling": yarn}, newer, GEMMA, vision, BERT
+    return [{"config.json": as_json(one)} for one in known]
 
 
 def read_tokenizer(folder: Path, _: Any) -> None:
@@ -522,7 +526,7 @@ LISTED = (
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
     Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf,)),
-    Target("families", 3_000, family_configs, read_family, modules=(families, encoder, rope)),
+    Target("families", 3_000, family_configs, read_family, modules=(families, gemma3, encoder, rope)),
     Target("tokenizer", 2_000, tokenizer_folders, read_tokenizer, is_folder=True, modules=(hf,)),
     Target(
         "checkpoints", 2_000, checkpoint_parts, read_checkpoints, pack_checkpoint, is_folder=True,

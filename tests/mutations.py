@@ -336,9 +336,27 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/models/attention.py",
-        "& (query[None, :, None] <= lasts[j][:, None, :])",
-        "& (0 <= lasts[j][:, None, :])",
+        "& (query[None, :, None] <= last_BNj[j][:, None, :])",
+        "& (0 <= last_BNj[j][:, None, :])",
         "tests/test_attention.py::test_branches_see_their_trunk_and_not_each_other",
+    ),
+    Mutation(  # a window of columns, which in a tree are not positions
+        "qr_jax/models/attention.py",
+        "seen &= position_BNj[i][:, :, None] - position_BNj[j][:, None, :] < window",
+        "seen &= (query[:, None] - key[None] < window)[None]",
+        "tests/test_attention.py::test_branches_see_their_trunk_and_not_each_other",
+    ),
+    Mutation(  # a chunk's later tokens would see further back than its first
+        "qr_jax/models/cached_attention.py",
+        "used_S[:, None] + at - at_B[None] < window",
+        "used_S[:, None] - at_B[None] < window",
+        "tests/test_gemma.py::test_log_probabilities_are_those_of_a_forward_pass_without_a_cache",
+    ),
+    Mutation(
+        "qr_jax/models/incremental.py",
+        "turns_of[slides], given)",
+        "turns_of[0], given)",
+        "tests/test_gemma.py::test_log_probabilities_are_those_of_a_forward_pass_without_a_cache",
     ),
     Mutation(
         "qr_jax/learner/pack.py",

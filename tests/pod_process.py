@@ -42,7 +42,10 @@ def settle_recorded(folder: Path) -> None:
 
 
 def work_out_a_gradient(folder: Path) -> None:
-    """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices."""
+    """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices.
+
+    Of two models: the learner's test's, and one of its size with Gemma 3's layers.
+    """
     import jax
     import numpy as np
     import test_learner
@@ -53,16 +56,18 @@ def work_out_a_gradient(folder: Path) -> None:
     from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
 
-    draw = np.random.default_rng(0)
+    draw, leaves = np.random.default_rng(0), []
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
-    made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh)
-    shapes = decoder.abstract(test_learner.CFG)
-    weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype(leaf.dtype), shapes)
-    state = made.init(assemble.place(weights, mesh))
-    loss, gradient, _ = made.gradient(state, test_learner.batch())
-    leaves = jax.tree.leaves(assemble.on_one_device(gradient, mesh))
+    gemma = replace(test_learner.CFG, kv_heads=1, gemma3=True, sliding=(True, False), window=6)
+    for cfg in (test_learner.CFG, gemma):
+        made = learner.make(cfg, test_learner.MODEL, test_learner.SETTINGS, mesh)
+        shapes = decoder.abstract(cfg)
+        weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype("f4"), shapes)
+        state = made.init(assemble.place(weights, mesh))
+        loss, gradient, _ = made.gradient(state, test_learner.batch())
+        leaves += [loss, *jax.tree.leaves(assemble.on_one_device(gradient, mesh))]
     if hosts.index() == 0:
-        np.savez(folder / f"gradient_{hosts.count()}.npz", np.asarray(loss), *(np.asarray(leaf) for leaf in leaves))
+        np.savez(folder / f"gradient_{hosts.count()}.npz", *map(np.asarray, leaves))
 
 
 def read_decoding(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_written_configs_read_back_the_same(name):
 
 def test_features_that_no_family_has_are_not_written():
     cfg = replace(PRESETS["two_layer"], qk_norm=True, qkv_bias=True)
-    with pytest.raises(ValueError, match="none of qwen3, qwen2, llama, mistral has qk_norm=True and qkv_bias=True"):
+    with pytest.raises(ValueError, match="gemma3_text has qk_norm=True and qkv_bias=True and gemma3=False"):
         to_hf(cfg, eos_ids=[1], pad_id=0)
 
 
@@ -67,7 +67,7 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "gemma3"}, "model_type 'gemma3'"),
+        ({"model_type": "gemma2"}, "model_type 'gemma2'"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
         ({"use_sliding_window": True}, "sliding windows"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows"),
@@ -213,6 +213,79 @@ def test_mistral_is_read_without_its_sliding_window_and_refused_with_it():
     for written in (MISTRAL | {"sliding_window": 4096}, {k: v for k, v in MISTRAL.items() if k != "sliding_window"}):
         with pytest.raises(ValueError, match="sliding windows"):
             from_hf(written)
+
+
+GEMMA3_1B = {  # Gemma-3-1B-it's published config.json
+    "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attn_logit_softcapping": None,
+    "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 106], "final_logit_softcapping": None,
+    "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "intermediate_size": 6912,
+    "max_position_embeddings": 32768, "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26,
+    "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512,
+    "sliding_window_pattern": 6, "torch_dtype": "bfloat16", "vocab_size": 262144,
+}  # fmt: skip
+LINEAR = {"factor": 8.0, "rope_type": "linear"}
+GEMMA3_4B = {  # Gemma-3-4B-it's, whose text part leaves much to transformers' class
+    "architectures": ["Gemma3ForConditionalGeneration"], "eos_token_id": [1, 106], "image_token_index": 262144,
+    "mm_tokens_per_image": 256, "model_type": "gemma3", "torch_dtype": "bfloat16",
+    "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": LINEAR, "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model", "num_hidden_layers": 27},
+}  # fmt: skip
+
+
+def test_gemma_s_published_configs_are_the_presets():
+    assert from_hf(GEMMA3_1B) == PRESETS["gemma3_1b"]
+    assert from_hf(GEMMA3_4B) == PRESETS["gemma3_4b"]
+
+
+def test_gemma_s_two_ropes_are_read_as_transformers_5_writes_them():
+    plain = {name: value for name, value in GEMMA3_1B.items() if "rope" not in name and "pattern" not in name}
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    both = {"full_attention": LINEAR | {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 5e3}}
+    cfg = from_hf(plain | {"rope_parameters": both, "layer_types": (kinds * 5)[:26]})
+    assert cfg == replace(PRESETS["gemma3_1b"], rope_scaling=tuple(LINEAR.items()), sliding_theta=5e3)
+    one = from_hf(plain | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}})
+    assert one == PRESETS["gemma3_1b"]
+    near, far = (frequencies(cfg, sliding=sliding)[0] for sliding in (True, False))
+    np.testing.assert_allclose([near[0], near[64], far[0], far[64]], [1, 5e3**-0.5, 1 / 8, 1e-3 / 8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hidden_activation": "gelu"}, "hidden_activation 'gelu' (wanted 'gelu_pytorch_tanh')"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (
+            {"layer_types": ["sliding_attention"] * 25 + ["chunked_attention"]},
+            "layer_types ['chunked_attention']; wanted 'sliding_attention' or",
+        ),
+        ({"layer_types": ["full_attention"] * 25}, "must be equal to the number of `layer_types` (25)"),
+        ({"sliding_window": None}, "sliding_window = None; wanted a whole number"),
+        ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0; wanted a whole number"),
+        ({"rope_local_base_freq": 0.5}, "rope_local_base_freq = 0.5; wanted a number above 1"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 5e3}}},
+            "rope_local_base_freq = 10000 and rope_parameters.sliding_attention.rope_theta = 5000.0; wanted one value",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
+            "rope_parameters.rope_theta = 500000.0 and rope_theta = 1000000; wanted one value",
+        ),
+        ({"rope_parameters": {"sliding_attention": LINEAR}}, "and of 'sliding_attention' rope_theta alone"),
+        ({"rope_parameters": {"full_attention": {}, "rope_theta": 1e6}}, "wanted 'full_attention', and of"),
+        ({"model_type": "gemma3"}, "architectures ['Gemma3ForCausalLM'] is not supported for gemma3"),
+        ({"model_type": "gemma3", "architectures": None}, "text_config = None; wanted an object"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
+def test_what_gemma_s_decoder_lacks_is_refused_by_name(change, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        from_hf(copy.deepcopy(GEMMA3_1B | change))
 
 
 def test_frequencies_by_hand():

@@ -12,7 +12,7 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from qr_jax.errors import UserError
-from qr_jax.models import layout
+from qr_jax.models import gemma3, layout
 from qr_jax.models.families import FAMILIES, ModelConfig
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import RESERVED, FastTokenizer, Tokenizer, WordTokenizer
@@ -77,10 +77,13 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
 
     Rope settings are written transformers 4's way, which 5 and vLLM read too.
     """
-    features = (cfg.qk_norm, cfg.qkv_bias)
-    name = next((name for name, family in FAMILIES.items() if (family.qk_norm, family.qkv_bias) == features), None)
+    features = ("qk_norm", "qkv_bias", "gemma3")
+    has = [getattr(cfg, name) for name in features]
+    name = next((name for name, of in FAMILIES.items() if [getattr(of, name) for name in features] == has), None)
     if name is None:
-        raise UserError(f"none of {', '.join(FAMILIES)} has qk_norm={cfg.qk_norm} and qkv_bias={cfg.qkv_bias}")
+        wanted = " and ".join(f"{name}={value}" for name, value in zip(features, has, strict=True))
+        raise UserError(f"none of {', '.join(FAMILIES)} has {wanted}")
+    act, of_mlp = FAMILIES[name].activation
     config: dict[str, Any] = {
         "architectures": [FAMILIES[name].architecture],
         "model_type": name,
@@ -91,7 +94,7 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
         "num_key_value_heads": cfg.kv_heads,
         "head_dim": cfg.head_dim,
         "intermediate_size": cfg.mlp,
-        "hidden_act": "silu",
+        act: of_mlp,
         "max_position_embeddings": cfg.context_tokens,
         "rope_theta": cfg.rope_theta,
         "rope_scaling": dict(cfg.rope_scaling) or None,
@@ -106,7 +109,19 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
     }
     if not cfg.qkv_bias:  # Qwen2's attention has its biases without a switch
         config["attention_bias"] = False
-    return config
+    return config | (_of_gemma3(cfg) if cfg.gemma3 else {})
+
+
+def _of_gemma3(cfg: ModelConfig) -> dict[str, Any]:
+    """Return what config.json has of a Gemma 3 beside what every family has."""
+    return {
+        "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
+        "sliding_window": cfg.window,
+        "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
+        "rope_local_base_freq": cfg.sliding_theta,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    }
 
 
 def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:

@@ -128,7 +128,9 @@ def make(
     """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""
     loss = plugins.bind("loss", settings.loss)
     advantage = plugins.bind("advantage", settings.advantage)
-    kind = attention.choose(model.attention, mesh.devices.flat[0].platform, model.compute, settings.row_tokens)
+    kind = attention.choose(
+        model.attention, mesh.devices.flat[0], model.compute, length=settings.row_tokens, head_dim=cfg.head_dim
+    )
     if settings.share_prefixes and kind == "splash":
         told = "learner.share_prefixes is not for splash's attention, whose masks know no branches"
         raise UserError(f"{told}: set it to false, or model.attention=xla")

@@ -24,16 +24,21 @@ def _scores(q_SKGd, k_SKBd, seen):
     return jnp.where(seen[:, None, None], score * q_SKGd.shape[-1] ** -0.5, MASKED)
 
 
-def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J):
-    """Return each slot's newest token over the cache's first `used_S` positions and the `seen_J` of its J newer ones.
+def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, at, window: int = 0):
+    """Return each slot's newest token over the cache's first `used_S` positions and the first at + 1 of its J newer.
 
-    Both parts share one softmax, which is never joined in memory. Returns [S, H, d].
+    With a `window` it sees the nearest so many of them alone, itself included. Both parts share one softmax, which is
+    never joined in memory. Returns [S, H, d].
     """
     slots, heads, dim = q_SHd.shape
     kv_heads, positions = k_SKBd.shape[1:3]
     q_SKGd = q_SHd.reshape(slots, kv_heads, heads // kv_heads, dim)
-    old = _scores(q_SKGd, k_SKBd, jnp.arange(positions)[None] < used_S[:, None])
-    new = _scores(q_SKGd, new_k_SKJd, seen_J[None])
+    at_B, at_J = jnp.arange(positions), jnp.arange(new_k_SKJd.shape[2])
+    seen_SB, seen_J = at_B[None] < used_S[:, None], at_J <= at
+    if window:
+        seen_SB &= used_S[:, None] + at - at_B[None] < window
+        seen_J &= at - at_J < window
+    old, new = _scores(q_SKGd, k_SKBd, seen_SB), _scores(q_SKGd, new_k_SKJd, seen_J[None])
     top = jnp.maximum(old.max(axis=-1, keepdims=True), new.max(axis=-1, keepdims=True))
     total, out = 0.0, 0.0
     for score, v in ((old, v_SKBd), (new, new_v_SKJd)):
@@ -43,18 +48,22 @@ def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, seen_J):
     return (out / total).reshape(slots, heads, dim).astype(q_SHd.dtype)
 
 
-def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T):
+def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T, window: int = 0):
     """Tiles of I tokens, each over the row of the cache that it has itself been written to, up to its own position.
 
-    `length_T` positions of each row are in use. Returns [T, I, H, d].
+    With a `window` a token sees the nearest so many positions alone, its own included. `length_T` positions of each row
+    are in use. Returns [T, I, H, d].
     """
     count, size, heads, dim = q_TIHd.shape
     kv_heads, positions = k_TKBd.shape[1:3]
     q = q_TIHd.reshape(count, size, kv_heads, heads // kv_heads, dim)
     score = jnp.einsum("tikgd,tkbd->tkgib", q, k_TKBd, preferred_element_type=jnp.float32) * dim**-0.5
-    seen_TIB = not_after(jnp.arange(positions)[None], position_TI)
+    at_B = jnp.arange(positions)
+    seen_TIB = not_after(at_B[None], position_TI)
+    if window:
+        seen_TIB &= position_TI[..., None] - at_B[None, None] < window
     # what stands past them need not be finite, and 0 * nan is nan
-    held_TB = jnp.arange(positions)[None] < length_T[:, None]
+    held_TB = at_B[None] < length_T[:, None]
     v_TKBd = jnp.where(held_TB[:, None, :, None], v_TKBd, jnp.zeros((), v_TKBd.dtype))
     weight = jax.nn.softmax(jnp.where(seen_TIB[:, None, None], score, MASKED), axis=-1).astype(v_TKBd.dtype)
     # turned around afterwards: with the turn inside the product XLA on CPU has no bfloat16 program for it

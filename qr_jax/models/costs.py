@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from qr_jax.models import layout
 from qr_jax.models.families import ModelConfig
 
@@ -17,27 +19,36 @@ def matrix_parameters(cfg: ModelConfig) -> int:
     return cfg.layers * cfg.width * (2 * query + 2 * keys + 3 * cfg.mlp)
 
 
-def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int, forwards: int = 0) -> int:
+def attended(cfg: ModelConfig, seen_N: np.ndarray) -> float:
+    """Return the sum over tokens of the positions that each attends to, the mean over layers.
+
+    `seen_N` are those up to it, itself included; a layer that slides attends to the nearest `cfg.window` of them.
+    """
+    whole, near = int(np.sum(seen_N, dtype=np.int64)), int(np.minimum(seen_N, cfg.window).sum(dtype=np.int64))
+    return whole + (near - whole) * sum(cfg.sliding) / cfg.layers
+
+
+def training_flops(cfg: ModelConfig, *, tokens: int, pairs: float, predicted: int, forwards: int = 0) -> int:
     """Return operations (a multiplication and an addition are two) of one forward and backward pass over packed
     episodes.
 
     forward = 2 * matrix_parameters * tokens + 4 * layers * heads * head_dim * pairs + 2 * vocab * width * predicted,
     and backward twice that (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). `tokens` are those of the episodes,
-    prompts and observations included, padding not; `pairs` those of a token and one it attends to, itself included, so
-    an episode of n tokens has n(n + 1)/2; `predicted` the tokens whose log-probability is trained, the only ones that
-    need the head. `forwards` is the number of further passes that are forward alone (old or reference policy). What
-    rematerialisation does again is not counted, nor are norms, rotations and the softmax.
+    prompts and observations included, padding not; `pairs` those of a token and one it attends to (`attended`), so an
+    episode of n tokens has n(n + 1)/2 where no layer slides; `predicted` the tokens whose log-probability is trained,
+    the only ones that need the head. `forwards` is the number of further passes that are forward alone (old or
+    reference policy). What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
     """
-    layers = 2 * matrix_parameters(cfg) * tokens + 4 * cfg.layers * cfg.heads * cfg.head_dim * pairs
+    layers = 2 * matrix_parameters(cfg) * tokens + round(4 * cfg.layers * cfg.heads * cfg.head_dim * pairs)
     return (3 + forwards) * (layers + 2 * cfg.vocab * cfg.width * predicted)
 
 
-def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: int, item_bytes: int) -> int:
+def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: float, item_bytes: int) -> int:
     """Return bytes that decoding has to read: all weights once a step, and the keys and values of every position in
     use.
 
-    `positions` is summed over steps and the slots that decode in them. An embedding that is not the head too is not
-    counted: of it a step reads one row a slot.
+    `positions` is summed over steps and the slots that decode in them, the mean over layers (`attended`). An embedding
+    that is not the head too is not counted: of it a step reads one row a slot.
     """
     weights = parameter_count(cfg) - (0 if cfg.tied else cfg.vocab * cfg.width)
-    return item_bytes * (steps * weights + positions * 2 * cfg.layers * cfg.kv_heads * cfg.head_dim)
+    return item_bytes * (steps * weights + round(positions * 2 * cfg.layers * cfg.kv_heads * cfg.head_dim))

@@ -1,4 +1,4 @@
-"""The decoder: Qwen3, Qwen2.5 and Llama in one Flax NNX module, its layers stacked and scanned.
+"""The decoder: Qwen3, Qwen2.5, Llama and Gemma 3 in one Flax NNX module, its layers stacked and scanned.
 
 NNX stays in this file. Beyond it parameters are a plain dict of stacked arrays (`layers` first axis = layer), because a
 jitted call with a dozen arrays dispatches in microseconds and one with a module in tens of milliseconds.
@@ -15,7 +15,7 @@ from flax import nnx
 from qr_jax.models import attention
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.flash import SAVED as ATTENTION
-from qr_jax.models.layer import rms_norm, rotate, swiglu, turns
+from qr_jax.models.layer import embedded, gated, rms_norm, rotate, scaled, turns
 from qr_jax.models.linear import NAME as LINEAR
 from qr_jax.models.linear import linear
 
@@ -28,14 +28,18 @@ def _normal(key, shape, inputs):
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * inputs**-0.5)
 
 
+def _fresh_norm(cfg: ModelConfig) -> Callable:
+    return jnp.zeros if cfg.gemma3 else jnp.ones  # Gemma's norms are 1 + weight
+
+
 class Layer(nnx.Module):
-    """Pre-norm attention and a SwiGLU MLP, of layer.py's parts. How keys and values are attended to is the caller's."""
+    """Pre-norm attention and a gated MLP, of layer.py's parts. How keys and values are attended to is the caller's."""
 
     def __init__(self, cfg: ModelConfig, key):
         self.cfg = cfg
         width, heads, kv_heads, dim, mlp = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp
-        keys = jax.random.split(key, 7)
-        self.attn_norm = nnx.Param(jnp.ones(width))
+        keys, fresh = jax.random.split(key, 7), _fresh_norm(cfg)
+        self.attn_norm = nnx.Param(fresh(width))
         self.q = _normal(keys[0], (width, heads, dim), width)
         self.k = _normal(keys[1], (width, kv_heads, dim), width)
         self.v = _normal(keys[2], (width, kv_heads, dim), width)
@@ -44,8 +48,10 @@ class Layer(nnx.Module):
             self.q_bias = nnx.Param(jnp.zeros((heads, dim)))
             self.k_bias, self.v_bias = (nnx.Param(jnp.zeros((kv_heads, dim))) for _ in range(2))
         if cfg.qk_norm:
-            self.q_norm, self.k_norm = (nnx.Param(jnp.ones(dim)) for _ in range(2))
-        self.mlp_norm = nnx.Param(jnp.ones(width))
+            self.q_norm, self.k_norm = (nnx.Param(fresh(dim)) for _ in range(2))
+        self.mlp_norm = nnx.Param(fresh(width))
+        if cfg.gemma3:
+            self.attn_out_norm, self.mlp_out_norm = (nnx.Param(fresh(width)) for _ in range(2))
         self.gate = _normal(keys[4], (width, mlp), width)
         self.up = _normal(keys[5], (width, mlp), width)
         self.down = _normal(keys[6], (mlp, width), mlp)
@@ -53,18 +59,24 @@ class Layer(nnx.Module):
     def __call__(self, x_NLD, turns_NL1d, attend: Callable):
         """`attend(q, k, v) -> out_NLHd`; returns the new stream."""
         cfg, kind = self.cfg, x_NLD.dtype
-        h = rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps, axis=-1)
+
+        def norm(x, weight):
+            return rms_norm(cfg, x, weight[...], axis=-1)
+
+        h = norm(x_NLD, self.attn_norm)
         q, k, v = (linear(h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
         if cfg.qkv_bias:
             biases = (self.q_bias, self.k_bias, self.v_bias)
             q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
         if cfg.qk_norm:
-            q, k = (rms_norm(y, w[...], cfg.norm_eps, axis=-1) for y, w in ((q, self.q_norm), (k, self.k_norm)))
-        out_NLHd = attend(rotate(q, turns_NL1d, axis=-1), rotate(k, turns_NL1d, axis=-1), v)
-        x_NLD = x_NLD + linear(out_NLHd, self.o[...].astype(kind), over=2)
-        h = rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps, axis=-1)
-        h = swiglu(*(linear(h, w[...].astype(kind)) for w in (self.gate, self.up)))
-        return x_NLD + linear(h, self.down[...].astype(kind))
+            q, k = norm(q, self.q_norm), norm(k, self.k_norm)
+        q, k = (rotate(y, turns_NL1d, axis=-1) for y in (q, k))
+        h = linear(attend(scaled(cfg, q), k, v), self.o[...].astype(kind), over=2)
+        x_NLD = x_NLD + (norm(h, self.attn_out_norm) if cfg.gemma3 else h)
+        h = norm(x_NLD, self.mlp_norm)
+        h = gated(cfg, *(linear(h, w[...].astype(kind)) for w in (self.gate, self.up)))
+        h = linear(h, self.down[...].astype(kind))
+        return x_NLD + (norm(h, self.mlp_out_norm) if cfg.gemma3 else h)
 
 
 class Decoder(nnx.Module):
@@ -72,13 +84,13 @@ class Decoder(nnx.Module):
         embed_key, head_key, layers_key = jax.random.split(key, 3)
         self.embed = _normal(embed_key, (cfg.vocab, cfg.width), cfg.width)
         self.layers = nnx.vmap(lambda layer_key: Layer(cfg, layer_key))(jax.random.split(layers_key, cfg.layers))
-        self.norm = nnx.Param(jnp.ones(cfg.width))
+        self.norm = nnx.Param(_fresh_norm(cfg)(cfg.width))
         if not cfg.tied:
             self.head = _normal(head_key, (cfg.vocab, cfg.width), cfg.width)
 
 
 def init(cfg: ModelConfig, key) -> Params:
-    """Random float32 parameters (normal, variance 1 / inputs; norms 1, biases 0) as a plain dict of stacked arrays."""
+    """Random float32 parameters (normal, variance 1 / inputs; norms by 1, biases 0): a plain dict of stacked arrays."""
     return nnx.to_pure_dict(nnx.split(Decoder(cfg, key))[1])
 
 
@@ -121,20 +133,31 @@ def forward(
 ):
     """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
 
-    `attend(q, k, v, segment_NL, last_NL)` is that attention (attention.packed with what the caller has bound).
-    `constrain` is applied to the stream between layers: the caller's sharding constraint.
+    `attend(q, k, v, segment_NL, last_NL, sliding)` is that attention (attention.packed with what the caller has bound).
+    `constrain` is applied to the stream between layers: the caller's sharding constraint. Which layers slide is data of
+    the scan, so that one body serves both kinds.
     """
-    turns_NL1d, graph = turns(cfg, position_NL[:, :, None, None], axis=-1), _layer_graph(cfg)
+    graph, at_NL11 = _layer_graph(cfg), position_NL[:, :, None, None]
+    turns_NL1d = turns(cfg, at_NL11, axis=-1)
+    sliding_turns_NL1d = turns(cfg, at_NL11, axis=-1, sliding=True) if cfg.sliding else None
 
-    def body(x_NLD, layer):
-        return nnx.merge(graph, layer)(
-            constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL, last_NL)
-        ), None
+    def body(x_NLD, xs):
+        layer, slides = xs
+        angles, sliding = turns_NL1d, None
+        if sliding_turns_NL1d is not None:
+            angles = jax.tree.map(lambda near, far: jnp.where(slides, near, far), sliding_turns_NL1d, turns_NL1d)
+            sliding = attention.Sliding(slides, cfg.window, position_NL)
 
-    x_NLD = constrain(params["embed"][ids_NL].astype(compute))
+        def own(q, k, v):
+            return attend(q, k, v, segment_NL, last_NL, sliding)
+
+        return nnx.merge(graph, layer)(constrain(x_NLD), angles, own), None
+
+    x_NLD = constrain(embedded(cfg, params["embed"], ids_NL, compute))
     unroll = cfg.layers if cfg.layers <= FEW_LAYERS else 1
-    x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, params["layers"], unroll=unroll)
-    return rms_norm(x_NLD, params["norm"], cfg.norm_eps, axis=-1)
+    slides_of = jnp.asarray(cfg.sliding) if cfg.sliding else None
+    x_NLD, _ = jax.lax.scan(_remat(body, remat), x_NLD, (params["layers"], slides_of), unroll=unroll)
+    return rms_norm(cfg, x_NLD, params["norm"], axis=-1)
 
 
 def logits(cfg: ModelConfig, params: Params, hidden_NLD):

@@ -1,12 +1,12 @@
-"""Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama and Mistral models, and named presets."""
+"""Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama, Mistral and Gemma 3 models, and named presets."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from qr_jax.errors import UserError
-from qr_jax.models import hub
+from qr_jax.models import gemma3, hub
 from qr_jax.run.json_files import number
 from qr_jax.settings.settings import show
 
@@ -16,6 +16,7 @@ ROPE_NAME = re.compile("rope|rotary")
 ROPE_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")  # beside that object
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
 LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**22, "max_position_embeddings": 2**31}
+LARGEST |= {"sliding_window": 2**30, "query_pre_attn_scalar": 2**16}
 
 
 class Family(NamedTuple):
@@ -26,6 +27,12 @@ class Family(NamedTuple):
     qkv_bias: bool = False
     windowed: bool = False  # whether a sliding_window in config.json is in use without a switch that says so
     interleaved: bool = False  # whether llama.cpp interleaves the halves of each q and k head in GGUF, for its own rope
+    gemma3: bool = False  # ModelConfig.gemma3
+
+    @property
+    def activation(self) -> tuple[str, str]:
+        """Return config.json's name of the MLP's activation, and the one that the decoder has."""
+        return ("hidden_activation", "gelu_pytorch_tanh") if self.gemma3 else ("hidden_act", "silu")
 
 
 FAMILIES = {
@@ -33,6 +40,7 @@ FAMILIES = {
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
     "llama": Family("LlamaForCausalLM", interleaved=True),
     "mistral": Family("MistralForCausalLM", windowed=True, interleaved=True),
+    "gemma3_text": Family("Gemma3ForCausalLM", qk_norm=True, gemma3=True),
 }
 # What config.json must say itself: a class's own default would be another model's size.
 SAID = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")
@@ -41,7 +49,12 @@ SAID += ("max_position_embeddings",)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of one decoder. `rope_scaling`: sorted items of the Hugging Face config's dict, hashable; () for none."""
+    """Shape of one decoder. `rope_scaling`: sorted items of the Hugging Face config's dict, hashable; () for none.
+
+    With `gemma3` a layer is that of Gemma 3 (arXiv:2503.19786): norms of 1 + weight before and after attention and MLP,
+    an MLP with GELU, an embedding times the root of its width. Its `sliding` layers, one bool a layer, see the nearest
+    `window` positions alone, the token's own included, and turn by `sliding_theta`, unscaled.
+    """
 
     vocab: int
     width: int
@@ -57,6 +70,17 @@ class ModelConfig:
     tied: bool = True
     qk_norm: bool = False  # of each query's and key's head, before its rotation
     qkv_bias: bool = False
+    gemma3: bool = False
+    sliding: tuple[bool, ...] = ()  # () for none
+    window: int = 0
+    sliding_theta: float = 10_000.0
+    query_scalar: int | None = None  # scores are divided by its root; None: by the root of head_dim
+
+
+def _gemma3(*sizes: int, window: int, **more: Any) -> ModelConfig:
+    """Return a published Gemma 3: every sixth layer sees all positions, the others slide."""
+    cfg = ModelConfig(*sizes, rope_theta=1e6, qk_norm=True, gemma3=True, window=window, query_scalar=256, **more)
+    return replace(cfg, sliding=tuple(layer % 6 != 5 for layer in range(cfg.layers)))
 
 
 # Sizes as published in each model's config.json; `quickstart` has 0.37M parameters with its world's 434 words.
@@ -72,6 +96,11 @@ PRESETS: dict[str, ModelConfig] = {
     "mistral_7b_v0p3": ModelConfig(
         32768, 4096, 32, 32, 8, 128, 14336, 32768, rope_theta=1e6, norm_eps=1e-5, tied=False
     ),
+    "gemma3_270m": _gemma3(262144, 640, 18, 4, 1, 256, 2048, 32768, window=512),
+    "gemma3_1b": _gemma3(262144, 1152, 26, 4, 1, 256, 6912, 32768, window=512),
+    "gemma3_4b": _gemma3(  # its text part
+        262208, 2560, 34, 8, 4, 256, 10240, 131072, window=1024, rope_scaling=(("factor", 8.0), ("rope_type", "linear"))
+    ),
 }
 
 
@@ -83,9 +112,11 @@ def reads_words(name: str, tokenizer: str | None) -> bool:
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """Return the shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 
-    A ValueError names the architecture or feature that this decoder does not have (sliding windows, biases that the
-    family lacks, other activations, quantised weights), and any size that is missing or out of bounds.
+    Of a Gemma 3 with a vision tower it is that of the text part. A ValueError names the architecture or feature that
+    this decoder does not have (sliding windows, biases that the family lacks, other activations, quantised weights),
+    and any size that is missing or out of bounds.
     """
+    config = gemma3.text_part(config)
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"model_type {show(name)} is not supported; supported: {', '.join(FAMILIES)}")
@@ -96,8 +127,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     for key in SAID:
         _size(config, key)
     _refuse_features(config, name)
+    sliding_theta, config = gemma3.split_rope(config) if family.gemma3 else (None, config)
     _refuse_rope(config)
-    whole = hub.described(_agreed(config))
+    whole = _described(_agreed(config), family)
     _refuse_features(whole, name)
     theta, scaling = _rope(whole)
     heads = _size(whole, "num_attention_heads")
@@ -117,8 +149,28 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         qk_norm=family.qk_norm,
         qkv_bias=family.qkv_bias,
     )
+    if sliding_theta is not None:
+        cfg = replace(
+            cfg,
+            gemma3=True,
+            sliding=gemma3.sliding_layers(whole["layer_types"]),
+            window=_size(whole, "sliding_window"),
+            sliding_theta=sliding_theta,
+            query_scalar=_size(whole, "query_pre_attn_scalar"),
+        )
     check(cfg)
     return cfg
+
+
+def _described(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Return `hub.described`. Of a Gemma 3 the rope is described as Llama's: its own class wants one of each kind."""
+    if not family.gemma3:
+        return hub.described(config)
+    names = (*ROPE_OBJECTS, "rope_theta")
+    rope = {name: config[name] for name in names if config.get(name) is not None}
+    rope = hub.described({"model_type": "llama", "rope_theta": gemma3.THETA, **rope})
+    own = hub.described({name: value for name, value in config.items() if name not in names})
+    return own | {"rope_parameters": rope["rope_parameters"]}
 
 
 def check(cfg: ModelConfig) -> None:
@@ -127,6 +179,10 @@ def check(cfg: ModelConfig) -> None:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:
         raise UserError(f"head_dim {cfg.head_dim} is odd; rotary embeddings turn pairs of channels")
+    if cfg.sliding and (len(cfg.sliding) != cfg.layers or cfg.window < 1):
+        raise UserError(
+            f"{len(cfg.sliding)} layers slide or not, over {cfg.window} tokens; wanted {cfg.layers}, and 1 or more"
+        )
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -137,18 +193,20 @@ def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> in
 
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
-    kinds = config.get("layer_types") or []
+    family, kinds = FAMILIES[name], config.get("layer_types") or []
     if not isinstance(kinds, (list, tuple)):
         raise UserError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
-    windows = (
-        "sliding windows" + ' (where its attention is whole, write "sliding_window": null)' * FAMILIES[name].windowed
-    )
+    windows = "sliding windows" + ' (where its attention is whole, write "sliding_window": null)' * family.windowed
+    slides = config.get("use_sliding_window", family.windowed and config.get("sliding_window"))
+    act, wanted = family.activation
     refused = {
-        windows: bool(config.get("use_sliding_window", FAMILIES[name].windowed and config.get("sliding_window")))
-        or any(kind != "full_attention" for kind in kinds),
-        "attention_bias": bool(config.get("attention_bias")) and not FAMILIES[name].qkv_bias,
+        windows: not family.gemma3 and (bool(slides) or any(kind != gemma3.FULL for kind in kinds)),
+        "attention_bias": bool(config.get("attention_bias")) and not family.qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),
-        f"hidden_act {show(config.get('hidden_act'))} (wanted 'silu')": config.get("hidden_act", "silu") != "silu",
+        f"{act} {show(config.get(act))} (wanted {wanted!r})": config.get(act, wanted) != wanted,
+        "attn_logit_softcapping": bool(config.get("attn_logit_softcapping")),
+        "final_logit_softcapping": bool(config.get("final_logit_softcapping")),
+        "use_bidirectional_attention": bool(config.get("use_bidirectional_attention")),
         "quantization_config (load the unquantised weights)": bool(config.get("quantization_config")),
         "partial_rotary_factor": config.get("partial_rotary_factor") not in (None, 1, 1.0),
     }

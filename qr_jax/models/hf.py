@@ -1,6 +1,7 @@
 """Hugging Face folders: found, and loaded into our parameter tree."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.run.json_files import read_json
 from qr_jax.settings.settings import nearest, show
 
+IMAGE = "<image_soft_token>"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt"]
 
 
@@ -92,8 +94,20 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     template = template.get("default") if isinstance(template, Mapping) else template
     if not isinstance(template, str | None):
         raise UserError(f"the chat template of {path.name} is {show(template)}; wanted a text")
-    described = found.backend_tokenizer.to_str()
+    described = _within(path, found.backend_tokenizer.to_str())
     return FastTokenizer(described, settings, template=template, eos_ids=hub.turn_ends(path))
+
+
+def _within(path: Path, described: str) -> str:
+    """Return a tokenizer.json without the token for images that the folder's model does not embed.
+
+    Gemma 3's smaller models have the larger ones' tokenizer, whose last token stands behind their vocabulary.
+    """
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    size, whole = config.get("vocab_size"), json.loads(described)
+    added = whole.get("added_tokens") or []
+    beyond = [one for one in added if one["content"] == IMAGE and isinstance(size, int) and one["id"] >= size]
+    return json.dumps(whole | {"added_tokens": [one for one in added if one not in beyond]}) if beyond else described
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:
@@ -116,6 +130,8 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     cfg = shape(path)
     rope.frequencies(cfg)
     entries = _entries(path)
+    if cfg.gemma3:
+        entries = {own: entry for name, entry in entries.items() if (own := layout.text_name(name)) is not None}
     wanted = layout.expected(cfg)
     ignored = {name for name in entries if name.endswith("rotary_emb.inv_freq")}
     ignored |= {"lm_head.weight"} if cfg.tied else set()

@@ -3,6 +3,7 @@
 Its import takes a second, which a run of a preset does not pay.
 """
 
+import copy
 import functools
 import os
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     No code of the model's is run, and a classifier's labels, which it would name one by one, are left out. ValueError
     where transformers refuses it.
     """
-    shape = {name: value for name, value in config.items() if name not in LABELS}
+    shape = copy.deepcopy({name: value for name, value in config.items() if name not in LABELS})  # it writes into it
     try:
         return library().AutoConfig.for_model(**shape).to_dict()
     except Exception as error:  # each class validates in its own way

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
-from qr_jax.models.layer import rms_norm, rotate, swiglu, turns
+from qr_jax.models.layer import embedded, gated, rms_norm, rotate, scaled, turns
 
 
 @jax.tree_util.register_dataclass
@@ -83,58 +83,65 @@ def run(
 ):
     """Return x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
 
-    `attend(kept, given, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer keeps them,
-    and attends. Inside a program it is traced once for all layers, so what they keep has one shape. Called outside one,
-    so many layers `at_once` are a call of one program, which takes over what they kept.
+    `attend(kept, given, window, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer
+    keeps them, and attends, over the nearest `window` positions where the layer slides (0: over all). Inside a program
+    it is traced once for all layers of a kind, so what they keep has one shape. Called outside one, so many layers
+    `at_once` are a call of one program, which takes over what they kept.
     """
-    x_DN, turns_1dN = begin(cfg, laid.embed, ids_N, position_N)
+    x_DN, *turns_of = begin(cfg, laid.embed, ids_N, position_N)
     after_L: tuple[Any, ...] = ()
-    step = at_once or cfg.layers
+    step, slides_L = at_once or cfg.layers, cfg.sliding or (False,) * cfg.layers
     for at in range(0, cfg.layers, step):
         layers, kept_l = laid.layers[at : at + step], tuple(kept_L[at : at + step])
-        x_DN, kept_l = run_layers(cfg, attend, layers, kept_l, x_DN, turns_1dN, given)
+        x_DN, kept_l = run_layers(cfg, attend, slides_L[at : at + step], layers, kept_l, x_DN, turns_of, given)
         after_L += kept_l
     return x_DN, after_L
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def begin(cfg: ModelConfig, embed, ids_N, position_N):
-    return embed[ids_N].T, turns(cfg, position_N[None, None], axis=-2)
+    """Return x_DN before the first layer, and the turns [1, d, N] of layers that do not slide and of those that do."""
+    kinds = (False, True) if cfg.sliding else (False,)
+    at_11N = position_N[None, None]
+    return embedded(cfg, embed, ids_N, embed.dtype).T, *(turns(cfg, at_11N, axis=-2, sliding=kind) for kind in kinds)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "attend"), donate_argnames="kept_l")
-def run_layers(cfg: ModelConfig, attend: Callable, layers, kept_l, x_DN, turns_1dN, given):
+@functools.partial(jax.jit, static_argnames=("cfg", "attend", "slides_l"), donate_argnames="kept_l")
+def run_layers(cfg: ModelConfig, attend: Callable, slides_l, layers, kept_l, x_DN, turns_of, given):
     after_l = []
-    for weights, kept in zip(layers, kept_l, strict=True):
-        x_DN, kept = _run_layer(cfg, attend, weights, kept, x_DN, turns_1dN, given)
+    for slides, weights, kept in zip(slides_l, layers, kept_l, strict=True):
+        window = cfg.window if slides else 0
+        x_DN, kept = _run_layer(cfg, attend, window, weights, kept, x_DN, turns_of[slides], given)
         after_l.append(kept)
     return x_DN, tuple(after_l)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "attend"))  # traced once; XLA writes it out again for each layer
-def _run_layer(cfg: ModelConfig, attend: Callable, weights, kept, x_DN, turns_1dN, given):
+@functools.partial(jax.jit, static_argnames=("cfg", "attend", "window"))  # traced once a kind; XLA writes it out again
+def _run_layer(cfg: ModelConfig, attend: Callable, window: int, weights, kept, x_DN, turns_1dN, given):
     count = x_DN.shape[1]
 
-    def norm_and_turn(y_XdN, weight_d):
-        y_XdN = rms_norm(y_XdN, weight_d, cfg.norm_eps, axis=-2) if cfg.qk_norm else y_XdN
-        return jnp.moveaxis(rotate(y_XdN, turns_1dN, axis=-2), 2, 0)
+    def norm(y, name):
+        return rms_norm(cfg, y, weights[name], axis=-2) if name in weights else y
 
-    h_DN = rms_norm(x_DN, weights["attn_norm"], cfg.norm_eps, axis=-2)
+    def norm_and_turn(y_XdN, name):
+        return jnp.moveaxis(rotate(norm(y_XdN, name), turns_1dN, axis=-2), 2, 0)
+
+    h_DN = norm(x_DN, "attn_norm")
     y_KXdN = jnp.einsum("kxdi,in->kxdn", weights["qkv"], h_DN)
     if cfg.qkv_bias:
         y_KXdN = y_KXdN + weights["qkv_bias"][..., None]
-    q_NHd = norm_and_turn(y_KXdN[:, :-2].reshape(cfg.heads, cfg.head_dim, count), weights.get("q_norm"))
-    k_NKd, v_NKd = norm_and_turn(y_KXdN[:, -2], weights.get("k_norm")), jnp.moveaxis(y_KXdN[:, -1], 2, 0)
-    out_NHd, kept = attend(kept, given, q_NHd, k_NKd, v_NKd)
-    x_DN = x_DN + weights["o"] @ out_NHd.reshape(count, -1).T
-    h_DN = rms_norm(x_DN, weights["mlp_norm"], cfg.norm_eps, axis=-2)
-    return x_DN + weights["down"] @ swiglu(*jnp.einsum("xmi,in->xmn", weights["gate_up"], h_DN)), kept
+    q_NHd = norm_and_turn(y_KXdN[:, :-2].reshape(cfg.heads, cfg.head_dim, count), "q_norm")
+    k_NKd, v_NKd = norm_and_turn(y_KXdN[:, -2], "k_norm"), jnp.moveaxis(y_KXdN[:, -1], 2, 0)
+    out_NHd, kept = attend(kept, given, window, scaled(cfg, q_NHd), k_NKd, v_NKd)
+    x_DN = x_DN + norm(weights["o"] @ out_NHd.reshape(count, -1).T, "attn_out_norm")
+    h_DN = gated(cfg, *jnp.einsum("xmi,in->xmn", weights["gate_up"], norm(x_DN, "mlp_norm")))
+    return x_DN + norm(weights["down"] @ h_DN, "mlp_out_norm"), kept
 
 
 def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
     """Return the logits, float32 [V, N]: a column for each token, in the order of `x_DN`."""
     head_VD = laid.embed if laid.head is None else laid.head
-    hidden_DN = rms_norm(x_DN, laid.norm, cfg.norm_eps, axis=-2)
+    hidden_DN = rms_norm(cfg, x_DN, laid.norm, axis=-2)
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)
 
 

@@ -15,18 +15,25 @@ def _along(vector, axis: int, like):
     return vector.reshape([-1 if at == axis % like.ndim else 1 for at in range(like.ndim)])
 
 
-def rms_norm(x, weight, eps: float, axis: int):
-    """Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; in float32 up to the weight."""
+def embedded(cfg: ModelConfig, table_VD, ids, kind):
+    """Return embeddings [..., D] in the dtype `kind`; Gemma's times the root of the width, rounded to that dtype."""
+    x = table_VD[ids].astype(kind)
+    return x * jnp.asarray(cfg.width**0.5, kind) if cfg.gemma3 else x
+
+
+def rms_norm(cfg: ModelConfig, x, weight, axis: int):
+    """Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; in float32 up to the weight; Gemma has 1 + weight, in float32."""
     x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=axis, keepdims=True) + eps)
-    return _along(weight, axis, x).astype(x.dtype) * x32.astype(x.dtype)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=axis, keepdims=True) + cfg.norm_eps)
+    weight = _along(weight, axis, x).astype(x.dtype)
+    return ((1 + weight.astype(jnp.float32)) * x32).astype(x.dtype) if cfg.gemma3 else weight * x32.astype(x.dtype)
 
 
-def turns(cfg: ModelConfig, position, axis: int):
+def turns(cfg: ModelConfig, position, axis: int, *, sliding: bool = False):
     """Return (cosine, sine) float32 of each channel pair's angle; `position` has size 1 along `axis` and where heads
-    stand.
+    stand. `sliding`: those of the layers that slide.
     """
-    inverse_d, scale = rope.frequencies(cfg)
+    inverse_d, scale = rope.frequencies(cfg, sliding=sliding)
     angle = position.astype(jnp.float32) * _along(jnp.asarray(inverse_d), axis, position)
     return jnp.cos(angle) * scale, jnp.sin(angle) * scale
 
@@ -38,6 +45,12 @@ def rotate(x, turns, axis: int):
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=axis).astype(x.dtype)
 
 
-def swiglu(gate, up):
-    """Return the inside of the MLP, between its products (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
-    return jax.nn.silu(gate) * up
+def scaled(cfg: ModelConfig, q):
+    """Return the queries so that scores over the root of head_dim are those over the root of `cfg.query_scalar`."""
+    wanted = cfg.query_scalar or cfg.head_dim
+    return q if wanted == cfg.head_dim else q * jnp.asarray((cfg.head_dim / wanted) ** 0.5, q.dtype)
+
+
+def gated(cfg: ModelConfig, gate, up):
+    """Return the inside of the MLP, between its products (Shazeer 2020, arXiv:2002.05202, eq. 6); Gemma's is eq. 5."""
+    return (jax.nn.gelu(gate, approximate=True) if cfg.gemma3 else jax.nn.silu(gate)) * up

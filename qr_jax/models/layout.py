@@ -33,6 +33,12 @@ def layer_places(cfg: ModelConfig) -> dict[str, Place]:
         "up": Place("mlp.up_proj.weight", (F, D), (D, F)),
         "down": Place("mlp.down_proj.weight", (D, F), (F, D)),
     }
+    if cfg.gemma3:
+        places |= {
+            "attn_out_norm": Place("post_attention_layernorm.weight", (D,), (D,)),
+            "mlp_norm": Place("pre_feedforward_layernorm.weight", (D,), (D,)),
+            "mlp_out_norm": Place("post_feedforward_layernorm.weight", (D,), (D,)),
+        }
     if cfg.qkv_bias:
         places |= {
             "q_bias": Place("self_attn.q_proj.bias", (H * hd,), (H, hd)),
@@ -57,6 +63,17 @@ def top_places(cfg: ModelConfig) -> dict[str, Place]:
     if not cfg.tied:
         places["head"] = Place("lm_head.weight", table, table)
     return places
+
+
+def text_name(name: str) -> str | None:
+    """Return a tensor's name without the prefix that a Gemma 3 with a vision tower has; None of that tower's tensors.
+
+    Published files have `language_model.model.`, and those that transformers 5 holds in memory `model.language_model.`.
+    """
+    if name.removeprefix("model.").startswith(("vision_tower.", "multi_modal_projector.")):
+        return None
+    name = name.removeprefix("language_model.")
+    return f"model.{name.removeprefix('model.language_model.')}" if name.startswith("model.language_model.") else name
 
 
 def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

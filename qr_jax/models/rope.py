@@ -10,17 +10,17 @@ from qr_jax.models.families import ROPE_KINDS, ModelConfig
 from qr_jax.run.json_files import number
 
 
-def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:
+def frequencies(cfg: ModelConfig, *, sliding: bool = False) -> tuple[np.ndarray, float]:
     """Return inverse frequencies float32 [head_dim / 2] and the factor on cosine and sine, as `transformers` 5 computes
-    them.
+    them; `sliding`: those of the layers that slide, which have a theta of their own and are not scaled.
 
     Kinds of `rope_scaling`: default (or none), linear, llama3, yarn (Peng et al. 2023, arXiv:2309.00071).
     A ValueError names any other kind, or the entry that a kind lacks.
     """
-    settings: dict[str, Any] = dict(cfg.rope_scaling)
-    kind = settings.get("rope_type", "default")
+    settings: dict[str, Any] = {} if sliding else dict(cfg.rope_scaling)
+    kind, theta = settings.get("rope_type", "default"), cfg.sliding_theta if sliding else cfg.rope_theta
     exponent = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / np.float32(cfg.head_dim)
-    inverse = (np.float32(1.0) / np.float32(cfg.rope_theta) ** exponent).astype(np.float32)
+    inverse = (np.float32(1.0) / np.float32(theta) ** exponent).astype(np.float32)
     if kind == "default":
         return inverse, 1.0
     if kind == "linear":

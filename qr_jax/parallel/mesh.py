@@ -29,6 +29,7 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("embed", "head"), ("vocabulary", "width")),
     "norm": ("norm",),
     **dict.fromkeys(("attn_norm", "mlp_norm", "q_norm", "k_norm"), ("layers", "norm")),
+    **dict.fromkeys(("attn_out_norm", "mlp_out_norm"), ("layers", "norm")),
     "q": ("layers", "width", "heads", "head size"),
     **dict.fromkeys(("k", "v"), ("layers", "width", "key/value heads", "head size")),
     "o": ("layers", "heads", "head size", "width"),

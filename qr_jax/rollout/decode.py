@@ -104,14 +104,13 @@ def decode(
     return cache, sampled
 
 
-def _one_token(kept, given, q_SHd, k_SKd, v_SKd):
+def _one_token(kept, given, window, q_SHd, k_SKd, v_SKd):
     """Add each slot's newest token to the buffer of the chunk's tokens; attend over it and the slot's cache row."""
     (k_SKBd, v_SKBd), fresh = kept
     at, used_S = given
     pairs = zip(fresh, (k_SKd, v_SKd), strict=True)
     new_k, new_v = (jax.lax.dynamic_update_slice_in_dim(b, x[:, :, None], at, axis=2) for b, x in pairs)
-    seen_J = jnp.arange(new_k.shape[2]) <= at
-    out_SHd = cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k, new_v, seen_J)
+    out_SHd = cached_attention.one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k, new_v, at, window)
     return out_SHd, (kept[0], (new_k, new_v))
 
 
@@ -147,14 +146,14 @@ def append_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfi
 def _tiles_in(view: int, mesh: Mesh | None):
     """Return the function that writes tiles into their rows and attends over the rows' first `view` positions."""
 
-    def attend(kept, given, q_NHd, k_NKd, v_NKd):
+    def attend(kept, given, window, q_NHd, k_NKd, v_NKd):
         row_T, used_T, count_T, position_TI = given
         new = (jnp.swapaxes(part.reshape(*position_TI.shape, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
         pairs = zip(kept, new, strict=True)
         kept = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
         k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in kept)
         q_TIHd = q_NHd.reshape(*position_TI.shape, *q_NHd.shape[1:])
-        out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T)
+        out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T, window)
         return out.reshape(q_NHd.shape), kept
 
     return attend

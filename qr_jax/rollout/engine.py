@@ -17,6 +17,7 @@ import numpy as np
 from qr_jax import config, dialect
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.logging import terminal
+from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
@@ -323,7 +324,7 @@ class _Rollout:
         token_NC, logp_NC, count_N = (np.asarray(part)[at_N] for part in chunk)
         self.statistics.decode_s += time.monotonic() - start - (self.statistics.search_wait_s - waited)
         self.statistics.decode_steps += int(count_N.max())
-        self.statistics.cache_positions += int(np.sum(count_N * used_N + count_N * (count_N - 1) // 2))
+        self.statistics.cache_positions += self._read(used_N, count_N)
         wishes, eos_ids = [], self.tokenizer.eos_ids
         for at, (_, live) in enumerate(active):
             n = int(count_N[at])
@@ -337,6 +338,13 @@ class _Rollout:
                 if wish is not None:
                     wishes.append((live, wish))
         return wishes
+
+    def _read(self, used_N: np.ndarray, count_N: np.ndarray) -> int:
+        """Return the cached positions that a chunk read, summed over its tokens: of each, those before it."""
+        step_C = np.arange(self.settings.chunk)
+        seen_NC = used_N[:, None] + step_C[None] + 1
+        seen_X = seen_NC[step_C[None] < count_N[:, None]]
+        return round(costs.attended(self.rows.cfg, seen_X)) - len(seen_X)
 
     def _move_on(self, live: EpisodeState) -> tuple[str, ...] | None:
         """Ask the environment after the model's turn. Return the queries of a search, None for anything else."""

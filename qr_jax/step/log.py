@@ -269,7 +269,7 @@ def speed(
         flops = costs.training_flops(
             cfg,
             tokens=int(filled_MRC.sum()),
-            pairs=int((np.asarray(batch.position_MRC)[filled_MRC] + 1).sum(dtype=np.int64)),
+            pairs=costs.attended(cfg, np.asarray(batch.position_MRC)[filled_MRC] + 1),
             predicted=int(np.asarray(batch.mask_MEL).sum()),
             forwards=forwards,
         )

@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from qr_jax.lab import hf_folder
 from qr_jax.models import decoder, hf, safetensors_file
 from qr_jax.models.families import PRESETS, from_hf
 from qr_jax.models.hf import load_tokenizer
+from qr_jax.models.logprob import token_logprobs
 from qr_jax.models.tokenizer import WordTokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "gemma3")
 
 
 def logits(cfg, params, ids_NL):
@@ -36,6 +38,60 @@ def test_logits_are_those_of_transformers(family):
     found = logits(cfg, params, stored["ids"])[:, stored["positions"]]
     assert np.abs(stored["logits"]).max() > 2  # the reference is not all near zero
     assert np.abs(found - stored["logits"]).max() <= 2e-4
+
+
+def test_gemma_s_gradient_is_that_of_transformers():
+    """Of each tensor its norm, and entries spread over it, held against the norm: the largest gap here was 3e-6."""
+    cfg, params = hf.load(FIXTURES / "gemma3")
+    ids_NL = jnp.maximum(np.load(FIXTURES / "gemma3" / "logits.npz")["ids"], 1)
+    position_NL = jnp.broadcast_to(jnp.arange(ids_NL.shape[1])[None], ids_NL.shape)
+
+    def loss(params):
+        hidden_NLD = decoder.forward(cfg, params, ids_NL, position_NL, jnp.ones_like(ids_NL))[:, :-1]
+        return -token_logprobs(hidden_NLD, decoder.head_weights(params), ids_NL[:, 1:], block=48)[0].mean()
+
+    parts = hf_folder.take_apart(cfg, jax.jit(jax.grad(loss))(params))
+    stored = np.load(FIXTURES / "gemma3" / "gradient.npz")
+    assert sorted(parts) == sorted(stored.files)
+    for name, part in parts.items():
+        norm, *wanted = stored[name]
+        slope = part().ravel()
+        entries = slope[np.linspace(0, slope.size - 1, len(wanted)).astype(int)]
+        assert abs(np.linalg.norm(slope) - norm) <= 1e-5 * norm and np.abs(entries - wanted).max() <= 1e-5 * norm, name
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_gemma_with_a_vision_tower_is_read_alone(prefix, tmp_path):
+    """Under the prefix of published files, and under that of transformers 5's memory."""
+    weights = load_file(FIXTURES / "gemma3" / "model.safetensors")
+    renamed = {name.replace("model.", prefix, 1): weight for name, weight in weights.items()}
+    tower = "model." if prefix.startswith("model.") else ""
+    for name in ("vision_tower.vision_model.head.weight", "multi_modal_projector.mm_soft_emb_norm.weight"):
+        renamed[tower + name] = np.zeros(3, np.float32)
+    save_file(renamed, tmp_path / "model.safetensors")
+    text = json.loads((FIXTURES / "gemma3" / "config.json").read_text())
+    whole = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    cfg, params = hf.load(tmp_path)
+    own_cfg, own = hf.load(FIXTURES / "gemma3")
+    assert cfg == own_cfg
+    jax.tree.map(np.testing.assert_array_equal, params, own)
+
+
+def test_what_is_left_of_a_gemma_is_refused_in_one_line(tmp_path):
+    shutil.copytree(FIXTURES / "gemma3", tmp_path / "copy")
+    shard, config = tmp_path / "copy" / "model.safetensors", tmp_path / "copy" / "config.json"
+    config.write_text(config.read_text().replace("gemma3_text", "qwen3").replace("Gemma3", "Qwen3"))
+    with pytest.raises(ValueError, match="this qwen3 model uses what the decoder does not have: sliding windows"):
+        hf.load(tmp_path / "copy")
+    shutil.copy(FIXTURES / "qwen3" / "config.json", config)
+    with pytest.raises(ValueError, match="does not hold the model that its config describes; 43 tensors not known"):
+        hf.load(tmp_path / "copy")
+    shutil.copy(FIXTURES / "gemma3" / "config.json", config)
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="model.safetensors is no whole safetensors file .*; fetch it again") as told:
+        hf.load(tmp_path / "copy")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,8 +121,6 @@ def test_an_export_in_bfloat16_rounds_each_weight_once(tmp_path):
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path):
-    from safetensors.numpy import load_file
-
     cfg, params = hf.load(FIXTURES / "qwen2")
     hf_folder.save(tmp_path / "out", cfg, params, WordTokenizer(["a"]), "float32")
     found = load_file(tmp_path / "out" / "model.safetensors")

@@ -53,6 +53,13 @@ def test_kernel_flops_are_those_of_the_blocks_on_and_below_the_diagonal():
     assert found == (2 * 2 + 3 + 4) * 2 * (3 * 512 * 512) * 128 * 4 * 2
 
 
+def test_kernel_flops_of_layers_that_slide_are_those_of_the_blocks_in_their_window():
+    """Rows of 2,048 in blocks of 512: 10 blocks, and within 512 tokens 1 + 2 + 2 + 2; three of four layers slide."""
+    sizes = {"rows": 1, "length": 2048, "heads": 1, "head_dim": 256, "block": 512}
+    found = estimate.kernel_flops({"splash_mha_fwd": 4}, **sizes, sliding=0.75, window=512)
+    assert found == 2 * 2 * (10 + 3 * 7) * 512 * 512 * 256
+
+
 def test_a_program_takes_as_long_as_the_slowest_of_matrix_unit_memory_and_links():
     program = {"flops": 40e12, "bytes_accessed": 0.6e12, "collectives": {"all-gather": 5e10, "all-reduce": 5e10}}
     assert estimate.seconds(program, CHIP) == pytest.approx({"matrix unit": 1.0, "HBM": 1.0, "links": 1.0})

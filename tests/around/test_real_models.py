@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import tokenizers
 from killed_run import tiny
+from test_gemma import CFG as GEMMA
+from test_gemma import END, EOS, tokenizer_folder
 from test_gguf import tiny_metadata, write
 from test_tokenizer import sentencepiece
 
-from qr_jax.config import Model, use
+from qr_jax.config import Mesh, Model, use
 from qr_jax.lab import hf_folder
 from qr_jax.logging import metrics_writer
 from qr_jax.models import decoder, hf, layout
@@ -21,8 +23,8 @@ from qr_jax.train import train
 SHORT = {"prompt": "{question} ", "passage": "{text} ", "think": False}
 
 
-def two_steps(model, tmp_path):
-    settings = tiny(tmp_path)
+def two_steps(model, tmp_path, **changes):
+    settings = replace(tiny(tmp_path), **changes)
     settings = replace(
         settings,
         model=Model(name=str(model), vocab_block=512),
@@ -53,6 +55,17 @@ def test_a_sentencepiece_like_folder_of_mistral_trains(tmp_path):
     of = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
     (folder / "config.json").write_text(json.dumps(written | of))
     two_steps(folder, tmp_path)
+
+
+def test_a_gemma_3_folder_trains_on_eight_devices(tmp_path):
+    """Its windows of 16 are shorter than a prompt; four query heads over two devices, the one of keys on both."""
+    named, size = tokenizer_folder(tmp_path / "tokenizer", beyond=True)
+    cfg = replace(GEMMA, vocab=size, context_tokens=1024, window=16)
+    tokenizer = hf.load_tokenizer(named)
+    hf_folder.save(tmp_path / "model", cfg, decoder.init(cfg, jax.random.key(0)), tokenizer, "float32")
+    assert hf.load_tokenizer(tmp_path / "model").eos_ids == tokenizer.eos_ids == (EOS, END)
+    assert hf.shape(tmp_path / "model") == cfg
+    two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8, rollout="slots"))
 
 
 def test_a_q6_k_gguf_file_trains(tmp_path):

@@ -55,21 +55,36 @@ def unknown(kind: str) -> UserError:
     return UserError(f"no figures of a chip {kind!r}; known: {', '.join(CHIPS)}")
 
 
-def kernel_flops(kernels: Mapping[str, int], *, rows: int, length: int, heads: int, head_dim: int, block: int) -> int:
+def kernel_flops(
+    kernels: Mapping[str, int],
+    *,
+    rows: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    block: int,
+    sliding: float = 0.0,
+    window: int = 0,
+) -> int:
     """FLOPs of splash attention's kernels on one chip, which HLO does not tell: `kernels` is name -> calls.
 
-    Blocks above the diagonal are skipped, the others computed whole. Products a block: forward 2, the gradient of the
-    queries 3, that of keys and values 4.
+    Blocks above the diagonal are skipped, and those out of the `window` where a layer slides, which the share `sliding`
+    of the layers does; the others are computed whole. Products a block: forward 2, the gradient of the queries 3, that
+    of keys and values 4.
     """
-    blocks = math.ceil(length / block)
-    pairs = blocks * (blocks + 1) // 2 * block * block
+
+    def pairs_within(reach: int) -> int:
+        first = [max(0, query * block - reach + 1) // block for query in range(math.ceil(length / block))]
+        return sum(query - key + 1 for query, key in enumerate(first)) * block * block
+
+    pairs = (1 - sliding) * pairs_within(length) + sliding * pairs_within(window)
     products = {"dq": 3, "dkv": 4}
-    found = 0
+    found = 0.0
     for name, calls in kernels.items():
         if "splash" in name:
             each = next((count for part, count in products.items() if part in name), 2)
             found += calls * each * 2 * pairs * head_dim * heads * rows
-    return found
+    return round(found)
 
 
 def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:

@@ -31,6 +31,8 @@ from qr_jax.step import grading, runtime
 HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
 HUB |= {"Qwen/Qwen2.5-1.5B": "qwen2p5_1p5b", "Qwen/Qwen2.5-1.5B-Instruct": "qwen2p5_1p5b"}
 HUB |= {"Qwen/Qwen2.5-3B": "qwen2p5_3b", "Qwen/Qwen2.5-3B-Instruct": "qwen2p5_3b"}
+HUB |= {"google/gemma-3-270m": "gemma3_270m", "google/gemma-3-270m-it": "gemma3_270m"}
+HUB |= {f"google/gemma-3-{size}-{kind}": f"gemma3_{size}" for size in ("1b", "4b") for kind in ("pt", "it")}
 HOST_LAYOUTS = {1: "2x2", 2: "2x2x1"}  # of a host's 4 chips, by the dimensions of the slice less one
 
 
