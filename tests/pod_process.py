@@ -42,27 +42,35 @@ def settle_recorded(folder: Path) -> None:
 
 
 def work_out_a_gradient(folder: Path) -> None:
-    """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices."""
+    """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices.
+
+    Of the whole model, then of adapters, whose weights after an update stand behind their gradient.
+    """
     import jax
     import numpy as np
     import test_learner
 
     from qr_jax import assemble, config
     from qr_jax.learner import learner
-    from qr_jax.models import decoder
+    from qr_jax.models import decoder, lora
     from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
 
-    draw = np.random.default_rng(0)
+    draw, cfg, model = np.random.default_rng(0), test_learner.CFG, test_learner.MODEL
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
-    made = learner.make(test_learner.CFG, test_learner.MODEL, test_learner.SETTINGS, mesh)
-    shapes = decoder.abstract(test_learner.CFG)
-    weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype(leaf.dtype), shapes)
-    state = made.init(assemble.place(weights, mesh))
-    loss, gradient, _ = made.gradient(state, test_learner.batch())
-    leaves = jax.tree.leaves(assemble.on_one_device(gradient, mesh))
-    if hosts.index() == 0:
-        np.savez(folder / f"gradient_{hosts.count()}.npz", np.asarray(loss), *(np.asarray(leaf) for leaf in leaves))
+    adapted = replace(model, lora=config.Lora(rank=4))
+    base = decoder.abstract(cfg)
+    for name, its_model, shapes in (("gradient", model, (base,)), ("lora", adapted, lora.abstract(cfg, adapted))):
+        made = learner.make(cfg, its_model, test_learner.SETTINGS, mesh)
+        weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype("f4"), shapes)
+        state = made.init(*(assemble.place(tree, mesh) for tree in weights))
+        loss, gradient, _ = made.gradient(state, test_learner.batch())
+        trees = [gradient]
+        if name == "lora":
+            trees.append(made.train_step(state, test_learner.batch(), test_learner.RATE)[0].params)
+        leaves = jax.tree.leaves(assemble.on_one_device(trees, mesh))
+        if hosts.index() == 0:
+            np.savez(folder / f"{name}_{hosts.count()}.npz", np.asarray(loss), *(np.asarray(leaf) for leaf in leaves))
 
 
 def read_decoding(folder: Path) -> None:

@@ -17,7 +17,9 @@ def matrix_parameters(cfg: ModelConfig) -> int:
     return cfg.layers * cfg.width * (2 * query + 2 * keys + 3 * cfg.mlp)
 
 
-def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int, forwards: int = 0) -> int:
+def training_flops(
+    cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int, forwards: int = 0, adapters: int | None = None
+) -> int:
     """Return operations (a multiplication and an addition are two) of one forward and backward pass over packed
     episodes.
 
@@ -25,11 +27,16 @@ def training_flops(cfg: ModelConfig, *, tokens: int, pairs: int, predicted: int,
     and backward twice that (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). `tokens` are those of the episodes,
     prompts and observations included, padding not; `pairs` those of a token and one it attends to, itself included, so
     an episode of n tokens has n(n + 1)/2; `predicted` the tokens whose log-probability is trained, the only ones that
-    need the head. `forwards` is the number of further passes that are forward alone (old or reference policy). What
+    need the head. `forwards` is the number of further passes that are forward alone (old or reference policy). With so
+    many parameters of `adapters` the model's own matrices need no gradient, a third of their three passes. What
     rematerialisation does again is not counted, nor are norms, rotations and the softmax.
     """
-    layers = 2 * matrix_parameters(cfg) * tokens + 4 * cfg.layers * cfg.heads * cfg.head_dim * pairs
-    return (3 + forwards) * (layers + 2 * cfg.vocab * cfg.width * predicted)
+    passes = 3 + forwards
+    matrices = 2 * matrix_parameters(cfg) * tokens + 2 * cfg.vocab * cfg.width * predicted
+    attention = 4 * cfg.layers * cfg.heads * cfg.head_dim * pairs
+    if adapters is None:
+        return passes * (matrices + attention)
+    return (passes - 1) * matrices + passes * (attention + 2 * adapters * tokens)
 
 
 def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: int, item_bytes: int) -> int:

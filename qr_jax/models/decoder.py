@@ -5,7 +5,7 @@ jitted call with a dozen arrays dispatches in microseconds and one with a module
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.flash import SAVED as ATTENTION
 from qr_jax.models.layer import rms_norm, rotate, swiglu, turns
 from qr_jax.models.linear import NAME as LINEAR
-from qr_jax.models.linear import linear
+from qr_jax.models.linear import adapted
 
 Params = dict[str, Any]
 FEW_LAYERS = 4  # so many are not scanned: nothing is stacked for the backward pass (a quickstart update: .91)
@@ -50,21 +50,24 @@ class Layer(nnx.Module):
         self.up = _normal(keys[5], (width, mlp), width)
         self.down = _normal(keys[6], (mlp, width), mlp)
 
-    def __call__(self, x_NLD, turns_NL1d, attend: Callable):
-        """`attend(q, k, v) -> out_NLHd`; returns the new stream."""
+    def __call__(self, x_NLD, turns_NL1d, attend: Callable, adapters: Mapping[str, Any]):
+        """`attend(q, k, v) -> out_NLHd`; returns the new stream. `adapters` are those of this layer (lora.py)."""
         cfg, kind = self.cfg, x_NLD.dtype
         h = rms_norm(x_NLD, self.attn_norm[...], cfg.norm_eps, axis=-1)
-        q, k, v = (linear(h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
+        q, k, v = (self._product(name, h, adapters) for name in ("q", "k", "v"))
         if cfg.qkv_bias:
             biases = (self.q_bias, self.k_bias, self.v_bias)
             q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
         if cfg.qk_norm:
             q, k = (rms_norm(y, w[...], cfg.norm_eps, axis=-1) for y, w in ((q, self.q_norm), (k, self.k_norm)))
         out_NLHd = attend(rotate(q, turns_NL1d, axis=-1), rotate(k, turns_NL1d, axis=-1), v)
-        x_NLD = x_NLD + linear(out_NLHd, self.o[...].astype(kind), over=2)
+        x_NLD = x_NLD + self._product("o", out_NLHd, adapters, over=2)
         h = rms_norm(x_NLD, self.mlp_norm[...], cfg.norm_eps, axis=-1)
-        h = swiglu(*(linear(h, w[...].astype(kind)) for w in (self.gate, self.up)))
-        return x_NLD + linear(h, self.down[...].astype(kind))
+        h = swiglu(*(self._product(name, h, adapters) for name in ("gate", "up")))
+        return x_NLD + self._product("down", h, adapters)
+
+    def _product(self, name: str, x, adapters: Mapping[str, Any], over: int = 1):
+        return adapted(name, x, getattr(self, name)[...], adapters, over=over)
 
 
 class Decoder(nnx.Module):
@@ -126,9 +129,10 @@ def forward(
     """
     turns_NL1d, graph = turns(cfg, position_NL[:, :, None, None], axis=-1), _layer_graph(cfg)
 
-    def body(x_NLD, layer):
+    def body(x_NLD, arrays):
+        adapters, layer = arrays.get("lora", {}), {name: arrays[name] for name in arrays if name != "lora"}
         return nnx.merge(graph, layer)(
-            constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL, last_NL)
+            constrain(x_NLD), turns_NL1d, lambda *qkv: attend(*qkv, segment_NL, last_NL), adapters
         ), None
 
     x_NLD = constrain(params["embed"][ids_NL].astype(compute))
