@@ -147,9 +147,11 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
     odd += [f"r = {show(rank)}"] if type(rank) is not int or not 0 < rank < 2**16 else []
     odd += [f"lora_alpha = {show(alpha)}"] if type(alpha) not in (int, float) or not 0 < float(alpha) < 1e6 else []
     targets = said.get("target_modules")
-    named = [f"{name}_proj" for name in lora.MATRICES["all-linear"]] if targets == "all-linear" else targets
     known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
-    if not isinstance(named, list) or not named or not {*map(str, named)} <= {*known}:
+    named = {*known} if targets == "all-linear" else set()
+    if isinstance(targets, list):  # of names alone, or each matrix of each layer by its full name
+        named = {str(target).rpartition(".")[2] for target in targets}
+    if not named or not named <= {*known}:
         odd.append(f"target_modules = {show(targets)} (wanted some of {few(list(known), 7)})")
     if odd:
         raise UserError(
