@@ -3,6 +3,7 @@
     make quickstart                                       # or:
     qr-jax train configs/quickstart.py                    # greedy exact match .46 -> .78 in 100 steps
     qr-jax train configs/quickstart.py loss.high=0.3      # any setting can be overridden
+    qr-jax train configs/quickstart.py model.lora.rank=16 # adapters, on what the cold start made of the whole model
     qr-jax train configs/quickstart.py train.shuffle_rewards=true --run runs/shuffled   # the control: it must not rise
 
 0.37M parameters, 2,000 training questions, a cold start of 400 steps on expert traces from ten worlds of other facts,
@@ -45,7 +46,7 @@ config = Config(
         chunk=6,
     ),
     learner=Learner(lr=1e-3, warmup_updates=20, rows=4, row_tokens=192, clip_norm=1.0),
-    sft=Sft(steps=400, traces=64, max_tokens=192, lr=3e-3, warmup_steps=10),
+    sft=Sft(steps=400, traces=64, max_tokens=192, lr=3e-3, warmup_steps=10, whole=True),
     evaluation=Evaluation(questions=1000, every=20, during=200),
     train=Train(steps=100, checkpoint_every=20),
     mesh=Mesh(devices=2),

@@ -45,7 +45,8 @@ class Agent:
     cfg: ModelConfig
     tokenizer: Tokenizer
     engine: Engine
-    weights: Callable[[], Any]  # the initial float32 parameters: loaded from files, or random by the config's seed
+    # the initial parameters, float32 unless given another dtype: loaded from files, or random by the config's seed
+    weights: Callable[..., Any]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -284,10 +285,11 @@ def agent(config: Config) -> Agent:
         path = hf.resolve(model.name)
         cfg, tokenizer = hf.shape(path), load_tokenizer(model.tokenizer or path)
 
-    def weights() -> Any:
+    def weights(dtype: Any = np.float32) -> Any:
         if model.name in families.PRESETS:
-            return decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
-        return hf.load(path)[1]
+            made = decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
+            return jax.tree.map(lambda leaf: leaf.astype(dtype), made)
+        return hf.load(path, dtype)[1]
 
     mesh, rollout = config.mesh, config.rollout
     by_one = mesh.data * mesh.fsdp * mesh.tensor == 1 or mesh.rollout == "one" or jax.default_backend() == "cpu"

@@ -43,16 +43,27 @@ Growing = Annotated[
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Adapters of low rank (Hu et al. 2021, arXiv:2106.09685): they are trained, and the model under them is frozen, in
+    model.compute."""
+
+    rank: Natural = 0  # of each adapter; 0: none, and the whole model is trained
+    alpha: Positive = 32.0  # an adapter's product is scaled by alpha / rank
+    layers: Literal["attention", "mlp", "all-linear"] = "all-linear"  # whose matrices have one, in every layer
+
+
+@dataclass(frozen=True)
 class Model:
     """The model that is trained, and how it computes."""
 
     # a preset (two_layer, quickstart: random weights), a Hugging Face folder or id, a .gguf file, or smollm2
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
-    compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; weights are float32
+    compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; trained weights are float32
     remat: Literal["none", "full", "attention", "dots"] = "none"  # what a layer's backward pass finds saved
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
     vocab_block: Count = 8192  # vocabulary entries whose logits exist at once in the learner
+    lora: Lora = Lora()
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,7 @@ class Sft:
     traces: Count = 64  # traces a step
     limit: Count | None = None  # traces used in all
     max_tokens: Count = 1024  # longer traces are left out, counted
+    whole: bool = False  # with model.lora too it trains the whole model, which is then the base of the adapters
     lr: Positive = 1e-5  # the cold start's learning rate
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # to 0 at its end
     warmup_steps: Natural = 0  # over which the rate rises from 0
@@ -238,7 +250,8 @@ class Train:
     # gs://BUCKET/PATH, or a folder that all hosts see: checkpoints go there, and copies of what else is in the run's
     # folder; None: the run's folder has them, which then all hosts must see
     bucket: str | None = None
-    init: str | None = None  # a run folder to start from (its last checkpoint's weights)
+    # a run's folder to start from (its last checkpoint's weights), or a PEFT adapter's for model.lora
+    init: str | None = None
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
 
 

@@ -26,7 +26,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
 from qr_jax.rollout import compiles, reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
-from qr_jax.run import checkpoint, runs
+from qr_jax.run import checkpoint, policy, runs
 from qr_jax.run.kept_thread import run_interruptible
 from qr_jax.run.runs import beside
 from qr_jax.settings import checks
@@ -144,8 +144,9 @@ def sft(
         agent = agent or assemble.agent(settings)
         mesh = meshes.make_mesh(settings.mesh)
         fingerprint = agent.fingerprint
-        trainer = learner.make(agent.cfg, settings.model, _learner_settings(settings), mesh)
-        resumed = run.go_on(trainer.abstract, lambda host: checkpoint.check_same_model(host, fingerprint))
+        model = replace(settings.model, lora=config.Lora()) if settings.sft.whole else settings.model
+        trainer = learner.make(agent.cfg, model, _learner_settings(settings), mesh)
+        resumed = run.go_on(trainer.abstract.saved(), lambda host: checkpoint.check_same_model(host, fingerprint))
         state, done = (resumed[0], resumed[2]) if resumed else (None, 0)
         if resumed and done >= settings.sft.steps:
             if is_alone:
@@ -158,8 +159,15 @@ def sft(
         data = {"data.traces": unchanged.of_traces(episodes)}
         if resumed and (told := unchanged.check(resumed[1], data)):
             say(told)
-        state = state or trainer.init(assemble.place(agent.weights(), mesh))
         host = {checkpoint.MODEL: fingerprint, unchanged.KEPT: unchanged.kept(data)}
+        if resumed and model.lora.rank:
+            state = replace(resumed[0], base=policy.base(settings, run.folder, agent, mesh, resumed[1]))
+            host |= {checkpoint.BASE: resumed[1][checkpoint.BASE]}
+        if not resumed:
+            first = policy.model(replace(settings, model=model), agent, mesh)
+            state = trainer.init(first.params, first.base)
+            host |= {checkpoint.BASE: first.base_sha256} if first.base_sha256 else {}
+            del first
         loss = _train(settings, run, trainer, state, episodes, host, done)
         wall_s = time.monotonic() - started
         say(f"cold start: {settings.sft.steps} steps in {terminal.clock(wall_s)}, loss {loss:.3f}")
@@ -192,14 +200,14 @@ def _train(
                 state, row = _step(trainer, state, batches(step), settings, step, run)
             except Interrupted:
                 if step > done:
-                    run.save(step, state, host)
+                    run.save(step, state.saved(), host)
                 raise
             loss = row["sft/loss"]
             shown.done, shown.note = step + 1, f"loss {loss:.3f}"
             run.write_metrics(step + 1, row)
             stops = run.stops()
             if (step + 1) % _every(settings) == 0 or step + 1 == steps or stops:
-                run.save(step + 1, state, host)
+                run.save(step + 1, state.saved(), host)
             if stops:
                 raise Interrupted
     compiles.tell_late(compiled, "cold start", run.say)
@@ -226,7 +234,7 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    if learner.takes_long(state.params, learner_settings, int(batch.used_M.sum())):
+    if learner.takes_long((state.params, state.base), learner_settings, int(batch.used_M.sum())):
         state, metrics = _by_parts(trainer, state, batch, rate, run)
     else:
         state, metrics = trainer.train_step(state, batch, np.float32(rate))

@@ -51,7 +51,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         runtime = runtimes.bind(settings, run)
         start = begin.begin(runtime)
         state, run_state = _loop(runtime, start.state, start.run_state, start.step)
-        after = runtime.measure(runtime.to_rollout_params(state.params))
+        after = runtime.measure(runtime.to_rollout_params(state))
         run.checkpoints.wait()  # a summary says that the run is finished
         at_end = plugins.around(AT_END)
         run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
@@ -94,19 +94,20 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
                 loss, advantage = settings.learner.loss.name, settings.learner.advantage.name
                 look = f"look at loss {loss!r} and advantage {advantage!r}, or lower learner.lr"
                 raise UserError(f"none of the first {int(state.skipped)} updates was finite; {look}")
-            state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite")
+            state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite", base=state.base)
             continue
         run_state, raised = watched(runtime, state, run_state, step, row)
         due = _is_due(settings.evaluation, step, rollouts, run_state.rollouts)
         if due and _within_limits(settings.train, step, run_state):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
-                params = runtime.to_rollout_params(state.params)
+                params = runtime.to_rollout_params(state)
                 row |= evaluate.as_metrics(runtime.measure(params, limit=settings.evaluation.during))
         run.write_metrics(step, row)
         lines.show(step, row, _last_step(settings.train, step, run_state))
         if raised and rolls_back:
             best = run_state.watch.best_step
-            state, run_state, step = begin.roll_back(runtime, run_state, raised, to=best, slower=0.5)
+            how = {"base": state.base, "to": best, "slower": 0.5}
+            state, run_state, step = begin.roll_back(runtime, run_state, raised, **how)
             continue
         stops = run.stops()
         is_best = rolls_back and run_state.watch.best_step == step
@@ -152,7 +153,7 @@ def watched(
     limits = runtime.settings.guards
     if limits.probe_every and step % limits.probe_every == 0:
         with contextlib.suppress(Interrupted):
-            params = runtime.to_rollout_params(state.params)
+            params = runtime.to_rollout_params(state)
             probe = runtime.measure(params, runtime.data.probed, samples=0)
             row[guards.PROBE] = None if probe["incomplete"] else probe["exact_match"]
     before, watch = run_state.watch, run_state.watch.after(step, row)
@@ -183,7 +184,7 @@ def take_step(
     if before is None:
         return state, run_state, None
     run_state = replace(run_state, pool=before)
-    params = runtime.to_rollout_params(state.params)
+    params = runtime.to_rollout_params(state)
     with terminal.phase(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress):
         groups, outcome, own = rollout_and_grade.collect(runtime, params, run_state, step)
     clock.append(time.monotonic())
@@ -219,7 +220,8 @@ def _update(
     done = _share_done(runtime.settings.train, step, run_state)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
     work = partial(runtime.learner.update, state, packed, rate)
-    state, metrics = beside(work) if learner.takes_long(state.params, runtime.settings.learner) else work()
+    takes_long = learner.takes_long((state.params, state.base), runtime.settings.learner)
+    state, metrics = beside(work) if takes_long else work()
     log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 

@@ -1,6 +1,6 @@
 """Train a tiny run in FOLDER; with a POINT, this process kills itself there (as `kill -9` would).
 
-    python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE]
+    python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE] [--lora RANK]
 
 Points: "rollout" (in step 3's first tick), "metrics" (line 3 is written, its checkpoint is not), "checkpoint" (files of
 step 2 are written, its commit marker is not), "end" (the same of the last step, once the run has a summary; or after
@@ -41,6 +41,11 @@ def tiny(folder: Path) -> config.Config:
         train=replace(base.train, steps=5, checkpoint_every=2, keep_checkpoints=5),
         mesh=config.Mesh(devices=1),
     )
+
+
+def adapted(settings: config.Config, rank: int, **more) -> config.Config:
+    """The same with adapters of that rank; 0: without."""
+    return replace(settings, model=replace(settings.model, lora=config.Lora(rank, **more)))
 
 
 def die() -> None:
@@ -92,11 +97,12 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--die", default=None)
     parser.add_argument("--bucket", default=None)
+    parser.add_argument("--lora", type=int, default=0)
     arguments = parser.parse_args()
     lease.RENEW_S, lease.STALE_S, lease.ASK_S = 1.0, 6.0, 0.5  # a new machine takes a lost one's place at once
     if arguments.die:
         die_at(arguments.die)
     terminal.speak("stdout", verbose=True)
     for folder in arguments.folders:
-        settings = tiny(arguments.folders[0].parent)
+        settings = adapted(tiny(arguments.folders[0].parent), arguments.lora)
         train(replace(settings, train=replace(settings.train, bucket=arguments.bucket)), folder)

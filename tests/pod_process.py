@@ -44,7 +44,8 @@ def settle_recorded(folder: Path) -> None:
 def work_out_a_gradient(folder: Path) -> None:
     """Process 0 writes loss and gradient of a fixed batch, gathered from the mesh of all processes' devices.
 
-    Of two models: the learner's test's, and one of its size with Gemma 3's layers.
+    Of two models, the learner's test's and one of its size with Gemma 3's layers; then of adapters, whose weights after
+    an update stand behind their gradient.
     """
     import jax
     import numpy as np
@@ -52,22 +53,30 @@ def work_out_a_gradient(folder: Path) -> None:
 
     from qr_jax import assemble, config
     from qr_jax.learner import learner
-    from qr_jax.models import decoder
+    from qr_jax.models import decoder, lora
     from qr_jax.parallel import hosts
     from qr_jax.parallel import mesh as meshes
 
-    draw, leaves = np.random.default_rng(0), []
+    draw, model = np.random.default_rng(0), test_learner.MODEL
     mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=2, devices=DEVICES))
     gemma = replace(test_learner.CFG, kv_heads=1, gemma3=True, sliding=(True, False), window=6)
-    for cfg in (test_learner.CFG, gemma):
-        made = learner.make(cfg, test_learner.MODEL, test_learner.SETTINGS, mesh)
-        shapes = decoder.abstract(cfg)
+    adapted = replace(model, lora=config.Lora(rank=4))
+    of_adapters = lora.abstract(test_learner.CFG, adapted)
+    models = [(cfg, model, (decoder.abstract(cfg),)) for cfg in (test_learner.CFG, gemma)]
+    leaves: dict[str, list] = {"gradient": [], "lora": []}
+    for cfg, its_model, shapes in [*models, (test_learner.CFG, adapted, of_adapters)]:
+        name = "lora" if its_model is adapted else "gradient"
+        made = learner.make(cfg, its_model, test_learner.SETTINGS, mesh)
         weights = jax.tree.map(lambda leaf: draw.normal(0, leaf.shape[-1] ** -0.5, leaf.shape).astype("f4"), shapes)
-        state = made.init(assemble.place(weights, mesh))
+        state = made.init(*(assemble.place(tree, mesh) for tree in weights))
         loss, gradient, _ = made.gradient(state, test_learner.batch())
-        leaves += [loss, *jax.tree.leaves(assemble.on_one_device(gradient, mesh))]
+        trees = [gradient]
+        if its_model is adapted:
+            trees.append(made.train_step(state, test_learner.batch(), test_learner.RATE)[0].params)
+        leaves[name] += [loss, *jax.tree.leaves(assemble.on_one_device(trees, mesh))]
     if hosts.index() == 0:
-        np.savez(folder / f"gradient_{hosts.count()}.npz", *map(np.asarray, leaves))
+        for name, arrays in leaves.items():
+            np.savez(folder / f"{name}_{hosts.count()}.npz", *map(np.asarray, arrays))
 
 
 def read_decoding(folder: Path) -> None:

@@ -87,8 +87,9 @@ def test_recorded_outcomes_give_the_same_pool_on_1_2_and_4_processes(worked_out)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS[1:])
-def test_the_gradient_is_that_of_one_process(worked_out, count):
-    with np.load(worked_out / "gradient_1.npz") as one, np.load(worked_out / f"gradient_{count}.npz") as other:
+@pytest.mark.parametrize("of", ["gradient", "lora"])
+def test_the_gradient_is_that_of_one_process(worked_out, of, count):
+    with np.load(worked_out / f"{of}_1.npz") as one, np.load(worked_out / f"{of}_{count}.npz") as other:
         assert len(one.files) == len(other.files) > 5
         for name in one.files:
             assert np.linalg.norm(one[name] - other[name]) <= 1e-5 * max(np.linalg.norm(one[name]), 1e-6)

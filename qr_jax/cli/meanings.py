@@ -51,12 +51,19 @@ def sections() -> list[Section]:
     """List every setting there is: the config's own sections first, then each plug-in's."""
     found = [Section("", "The run as a whole, and the plug-ins it uses.", tuple(_fields(config.Config, "")))]
     for field in dataclasses.fields(config.Config):
-        if dataclasses.is_dataclass(field.default) and not isinstance(field.default, Use):
-            kind = type(field.default)
-            found.append(Section(field.name, _about(kind.__doc__), tuple(_fields(kind, f"{field.name}."))))
+        found += _sections_in(field, field.name)
     world = tuple(_fields(generate.WorldSettings, "data.world."))
     found.append(Section("data.world", _about(generate.WorldSettings.__doc__), world))
     return found + [_of_plugin(kind, name) for kind in CONTRACTS for name in plugins.names(kind)]
+
+
+def _sections_in(field: dataclasses.Field, name: str) -> Iterator[Section]:
+    """Yield the section that a field of the config holds, and those inside it; nothing for a value or a plug-in."""
+    if dataclasses.is_dataclass(field.default) and not isinstance(field.default, Use):
+        kind = type(field.default)
+        yield Section(name, _about(kind.__doc__), tuple(_fields(kind, f"{name}.")))
+        for inner in dataclasses.fields(kind):
+            yield from _sections_in(inner, f"{name}.{inner.name}")
 
 
 def chosen(what: str) -> list[Section]:

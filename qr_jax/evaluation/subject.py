@@ -1,29 +1,27 @@
 """The subject of an evaluation: a model with its weights' hash, and a search with its corpus's hash."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from qr_jax import assemble, plugins
 from qr_jax.config import Config, use
 from qr_jax.data.corpus_hash import corpus_hash
-from qr_jax.models import decoder
+from qr_jax.models import lora
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.run import checkpoint, runs
+from qr_jax.run import policy, runs
+from qr_jax.run.policy import weights_sha256
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
-    """Return the parameters of a run's last complete checkpoint, or that of `step`, sharded over the mesh."""
-    checkpoints, last = runs.last_checkpoint(run, step)
-    checkpoint.check_same_model(checkpoints.host(last), agent.fingerprint)
-    abstract = meshes.abstract(mesh, decoder.abstract(agent.cfg))
-    return checkpoints.restore(last, abstract, part="params")[0]
+    """Return the parameters of a run's last complete checkpoint, or that of `step`, sharded over the mesh.
+
+    Adapters lie in the tree of their base (`lora.whole`).
+    """
+    found = policy.of_run(run, agent, mesh, step)
+    return lora.whole(found.params, found.base, runs.load(run).model.lora)
 
 
 def open_model(
@@ -36,21 +34,11 @@ def open_model(
     """
     mesh, agent = meshes.make_mesh(settings.mesh), assemble.agent(settings)
     params = assemble.place(agent.weights(), mesh) if run is None else weights(run, agent, mesh, step)
-    said: dict[str, Any] = {"weights_sha256": weights_sha256(params) if hashed else None}
+    said: dict[str, Any] = {"weights_sha256": weights_sha256(lora.merged(params)) if hashed else None}
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
     layout = assemble.rollout_layout(settings, agent.cfg, mesh)
     return agent, assemble.to_rollout_params(params, agent.cfg, settings.model.compute, mesh, layout), said
-
-
-def weights_sha256(params: Any) -> str:
-    """Return the SHA-256 of the parameters' names, shapes and float32 values: equal for a run and its export."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.ascontiguousarray(np.asarray(leaf), np.float32)
-        total.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
-        total.update(array.view(np.uint8).reshape(-1).data)
-    return total.hexdigest()
 
 
 @dataclass(frozen=True)

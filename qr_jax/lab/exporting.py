@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
+from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import agent_patterns, hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
+from qr_jax.models import lora, peft_folder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat, Tools
-from qr_jax.run import runs
+from qr_jax.run import policy, runs
 from qr_jax.settings.settings import Use, plain
 
 AGENT, CARD = "agent.json", "README.md"
@@ -38,9 +40,26 @@ def export(
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
-    params = assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh)
+    params = lora.merged(assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh))
     trained = model_card.trained(settings, run, step)
     return write(folder, settings, agent, params, trained, dtype=dtype)
+
+
+def export_adapter(run: str | Path, folder: str | Path) -> Path:
+    """Write a run's last adapters as PEFT's folder, and agent.json. ValueError where the run trained a whole model."""
+    folder = Path(folder)
+    run_folders.check_empty(folder)
+    settings = runs.load(run)
+    mesh = meshes.make_mesh(settings.mesh)
+    agent = assemble.agent(assemble.for_one(settings))
+    params, base_sha256 = policy.adapters(run, agent, mesh)
+    if base_sha256 is None:
+        raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
+    model, adapters = settings.model, assemble.on_one_device(params, mesh)
+    base = None if settings.train.init or settings.sft.whole else model_card.base_model(settings)
+    peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
+    _write_agent(folder, describe(settings, agent.engine.chat))
+    return folder
 
 
 def write(
@@ -58,9 +77,14 @@ def write(
     described = describe(settings, agent.engine.chat)
     hf_folder.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
     card = model_card.write(settings, described, trained, dtype=dtype)
-    for name, text in ((AGENT, json.dumps(described, indent=2, ensure_ascii=False) + "\n"), (CARD, card)):
-        (folder / name).write_text(secrecy.redact(text), encoding="utf-8")
+    (folder / CARD).write_text(secrecy.redact(card), encoding="utf-8")
+    _write_agent(folder, described)
     return folder
+
+
+def _write_agent(folder: Path, described: Mapping[str, Any]) -> None:
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    (folder / AGENT).write_text(secrecy.redact(text), encoding="utf-8")
 
 
 def describe(settings: Config, chat: Chat) -> dict[str, Any]:

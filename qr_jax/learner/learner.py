@@ -19,7 +19,7 @@ from qr_jax.errors import UserError
 from qr_jax.learner.pack import COUNTS, Batch
 from qr_jax.learner.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learner.update import State, Update
-from qr_jax.models import attention, decoder
+from qr_jax.models import attention, decoder, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
@@ -41,7 +41,7 @@ class Learner:
     step_by_parts: Callable[..., tuple[State, dict[str, jax.Array]]]
     gradient: Callable[..., tuple[jax.Array, Any, dict[str, jax.Array]]]
     old_logp: Callable[[State, Batch], jax.Array]
-    init: Callable[[Any], State]
+    init: Callable[..., State]  # of parameters, and of a base under adapters
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
     updates: int  # a batch
@@ -140,8 +140,13 @@ def make(
         loss=loss, loss_names=frozenset(inspect.signature(loss).parameters),
         advantage=advantage, advantage_names=frozenset(inspect.signature(advantage).parameters),
     )  # fmt: skip
-    shapes = jax.eval_shape(update.init, decoder.abstract(cfg))
+    params, base = decoder.abstract(cfg), None
+    if model.lora.rank:
+        lora.check(cfg, model.lora)
+        params, base = lora.abstract(cfg, model)
+    shapes = replace(jax.eval_shape(update.init, params), base=base)
     state_at, everywhere = meshes.shardings(mesh, shapes), meshes.replicated(mesh)
+    begin = jax.jit(update.init, out_shardings=state_at.saved())
     spec = functools.partial(_batch_shardings, mesh)
     slots_at = meshes.batch_sharding(mesh, row_axis=1)
     train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
@@ -150,7 +155,7 @@ def make(
         step_by_parts=_by_parts(update, spec, state_at, everywhere),
         gradient=_jit_on(update.gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),
         old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
-        init=jax.jit(update.init, out_shardings=state_at),
+        init=lambda params, base=None: replace(begin(params), base=base),
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
         updates=settings.updates,

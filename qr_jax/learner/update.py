@@ -20,7 +20,7 @@ from qr_jax.interfaces import shown
 from qr_jax.learner import credit, importance, kl, pack
 from qr_jax.learner.pack import Batch
 from qr_jax.learner.variance import group_variance_mask
-from qr_jax.models import decoder, logprob
+from qr_jax.models import decoder, logprob, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import mesh as meshes
 
@@ -32,13 +32,21 @@ LEARNER_METRICS |= {"lr", "grad_norm", "update_norm", "update_scale", "finite", 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """float32 master weights, optimizer state, and the numbers of updates and of consecutive skips."""
+    """float32 master weights, optimizer state, and the numbers of updates and of consecutive skips.
+
+    With adapters (model.lora) `params`, `opt_state` and `reference` are theirs alone.
+    """
 
     params: Any
     opt_state: Any
     updates: jax.Array  # int32 []
     skipped: jax.Array  # int32 [], updates in a row that were not finite
     reference: Any = None  # the frozen policy of the KL term; None when kl_weight is 0
+    base: Any = None  # the frozen model under adapters, in the compute dtype; None: the whole model is trained
+
+    def saved(self) -> "State":
+        """Return what a checkpoint holds: the state without a base, of which it has the hash."""
+        return replace(self, base=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +87,9 @@ class Update:
         reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
         return State(params, self.transform.init(params), jnp.int32(0), jnp.int32(0), reference)
 
-    def predict(self, params, micro: Batch, entropy: bool):
+    def predict(self, params, base, micro: Batch, entropy: bool):
         """Return logp_EL (and entropy_EL) of every episode slot of one micro-batch."""
+        params = lora.whole(params, base, self.model.lora)
         rows, everywhere = NamedSharding(self.mesh, PartitionSpec(meshes.ROWS)), meshes.replicated(self.mesh)
         divides = not self.cfg.width % self.mesh.shape["fsdp"]
         by_width = NamedSharding(self.mesh, PartitionSpec("fsdp" if divides else None))
@@ -94,21 +103,25 @@ class Update:
         logp_RC, entropy_RC = logprob.token_logprobs(
             hidden_RCD, head_VD, micro.target_MRC, used_RC=_used(micro), block=self.model.vocab_block,
             temperature=self.temperature, entropy=entropy,
-            constrain=lambda x: jax.lax.with_sharding_constraint(x, by_width),
+            constrain=None if base is not None else lambda x: jax.lax.with_sharding_constraint(x, by_width),
         )  # fmt: skip
         entropy_EL = None if entropy_RC is None else _to_episodes(entropy_RC, micro.source_MEL)
         return _to_episodes(logp_RC, micro.source_MEL), entropy_EL
 
-    def micro_loss(self, params, reference, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
-        """Return (loss, (sums of metrics over sampled tokens, largest sampler gap)) of one micro-batch."""
-        logp_EL, entropy_EL = self.predict(params, micro, self.with_entropy)
+    def micro_loss(self, params, state: State, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
+        """Return (loss, (sums of metrics over sampled tokens, largest sampler gap)) of one micro-batch.
+
+        `params` stand for those of the state.
+        """
+        logp_EL, entropy_EL = self.predict(params, state.base, micro, self.with_entropy)
         mask_EL = micro.mask_MEL
         logp_EL = jnp.where(mask_EL, logp_EL, 0.0)
         old_EL = jax.lax.stop_gradient(logp_EL) if old_logp_EL is None else old_logp_EL
         rollout_EL = micro.rollout_logp_MEL
         ref_EL = None
         if self.with_reference:
-            ref_EL = jnp.where(mask_EL, jax.lax.stop_gradient(self.predict(reference, micro, False)[0]), 0.0)
+            ref_EL, _ = self.predict(state.reference, state.base, micro, False)
+            ref_EL = jnp.where(mask_EL, jax.lax.stop_gradient(ref_EL), 0.0)
         given = dict(
             logp_NL=logp_EL, old_logp_NL=old_EL, rollout_logp_NL=rollout_EL, ref_logp_NL=ref_EL, entropy_NL=entropy_EL,
             adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, group_N=micro.episode_ME, reward_N=reward_E,
@@ -168,7 +181,7 @@ class Update:
     def of_micro_batch(self, state: State, micro):
         """Return (loss, gradient, sums over tokens, largest gap) of one micro-batch of `prepare`."""
         value_and_grad = jax.value_and_grad(self.micro_loss, has_aux=True)
-        (value, (sums, gap)), grads = value_and_grad(state.params, state.reference, micro[0], *micro[1])
+        (value, (sums, gap)), grads = value_and_grad(state.params, state, micro[0], *micro[1])
         return value, grads, sums, gap
 
     def add(self, total, state: State, micro):
@@ -268,13 +281,13 @@ class Update:
 
     def old_logp(self, state: State, batch: Batch) -> jax.Array:
         """Return the batch's log-probabilities under the present weights, [M, E, L]; 0 where nothing was sampled."""
-        return _by_micro_batch(batch, lambda micro: self.predict(state.params, micro, False)[0])
+        return _by_micro_batch(batch, lambda micro: self.predict(state.params, state.base, micro, False)[0])
 
     def entropies(self, state: State, batch: Batch) -> jax.Array:
         """Return the entropies of the tokens' sampling distributions, [M, E, L] float32 nats, without gradient."""
 
         def entropy_of(micro: Batch) -> jax.Array:
-            entropy_EL = self.predict(state.params, micro, True)[1]
+            entropy_EL = self.predict(state.params, state.base, micro, True)[1]
             assert entropy_EL is not None, "predict gives the entropy where it is asked for"
             return entropy_EL
 

@@ -28,7 +28,9 @@ def attended(cfg: ModelConfig, seen_N: np.ndarray) -> float:
     return whole + (near - whole) * sum(cfg.sliding) / cfg.layers
 
 
-def training_flops(cfg: ModelConfig, *, tokens: int, pairs: float, predicted: int, forwards: int = 0) -> int:
+def training_flops(
+    cfg: ModelConfig, *, tokens: int, pairs: float, predicted: int, forwards: int = 0, adapters: int | None = None
+) -> int:
     """Return operations (a multiplication and an addition are two) of one forward and backward pass over packed
     episodes.
 
@@ -37,10 +39,15 @@ def training_flops(cfg: ModelConfig, *, tokens: int, pairs: float, predicted: in
     prompts and observations included, padding not; `pairs` those of a token and one it attends to (`attended`), so an
     episode of n tokens has n(n + 1)/2 where no layer slides; `predicted` the tokens whose log-probability is trained,
     the only ones that need the head. `forwards` is the number of further passes that are forward alone (old or
-    reference policy). What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
+    reference policy). With so many parameters of `adapters` the model's own matrices need no gradient, a third of their
+    three passes. What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
     """
-    layers = 2 * matrix_parameters(cfg) * tokens + round(4 * cfg.layers * cfg.heads * cfg.head_dim * pairs)
-    return (3 + forwards) * (layers + 2 * cfg.vocab * cfg.width * predicted)
+    passes = 3 + forwards
+    matrices = 2 * matrix_parameters(cfg) * tokens + 2 * cfg.vocab * cfg.width * predicted
+    attention = round(4 * cfg.layers * cfg.heads * cfg.head_dim * pairs)
+    if adapters is None:
+        return passes * (matrices + attention)
+    return (passes - 1) * matrices + passes * (attention + 2 * adapters * tokens)
 
 
 def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: float, item_bytes: int) -> int:

@@ -5,7 +5,7 @@ jitted call with a dozen arrays dispatches in microseconds and one with a module
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.flash import SAVED as ATTENTION
 from qr_jax.models.layer import embedded, gated, rms_norm, rotate, scaled, turns
 from qr_jax.models.linear import NAME as LINEAR
-from qr_jax.models.linear import linear
+from qr_jax.models.linear import adapted
 
 Params = dict[str, Any]
 FEW_LAYERS = 4  # so many are not scanned: nothing is stacked for the backward pass (a quickstart update: .91)
@@ -56,27 +56,30 @@ class Layer(nnx.Module):
         self.up = _normal(keys[5], (width, mlp), width)
         self.down = _normal(keys[6], (mlp, width), mlp)
 
-    def __call__(self, x_NLD, turns_NL1d, attend: Callable):
-        """`attend(q, k, v) -> out_NLHd`; returns the new stream."""
+    def __call__(self, x_NLD, turns_NL1d, attend: Callable, adapters: Mapping[str, Any]):
+        """`attend(q, k, v) -> out_NLHd`; returns the new stream. `adapters` are those of this layer (lora.py)."""
         cfg, kind = self.cfg, x_NLD.dtype
 
         def norm(x, weight):
             return rms_norm(cfg, x, weight[...], axis=-1)
 
         h = norm(x_NLD, self.attn_norm)
-        q, k, v = (linear(h, w[...].astype(kind)) for w in (self.q, self.k, self.v))
+        q, k, v = (self._product(name, h, adapters) for name in ("q", "k", "v"))
         if cfg.qkv_bias:
             biases = (self.q_bias, self.k_bias, self.v_bias)
             q, k, v = (y + b[...].astype(kind)[None, None] for y, b in zip((q, k, v), biases, strict=True))
         if cfg.qk_norm:
             q, k = norm(q, self.q_norm), norm(k, self.k_norm)
         q, k = (rotate(y, turns_NL1d, axis=-1) for y in (q, k))
-        h = linear(attend(scaled(cfg, q), k, v), self.o[...].astype(kind), over=2)
+        h = self._product("o", attend(scaled(cfg, q), k, v), adapters, over=2)
         x_NLD = x_NLD + (norm(h, self.attn_out_norm) if cfg.gemma3 else h)
         h = norm(x_NLD, self.mlp_norm)
-        h = gated(cfg, *(linear(h, w[...].astype(kind)) for w in (self.gate, self.up)))
-        h = linear(h, self.down[...].astype(kind))
+        h = gated(cfg, *(self._product(name, h, adapters) for name in ("gate", "up")))
+        h = self._product("down", h, adapters)
         return x_NLD + (norm(h, self.mlp_out_norm) if cfg.gemma3 else h)
+
+    def _product(self, name: str, x, adapters: Mapping[str, Any], over: int = 1):
+        return adapted(name, x, getattr(self, name)[...], adapters, over=over)
 
 
 class Decoder(nnx.Module):
@@ -142,7 +145,8 @@ def forward(
     sliding_turns_NL1d = turns(cfg, at_NL11, axis=-1, sliding=True) if cfg.sliding else None
 
     def body(x_NLD, xs):
-        layer, slides = xs
+        arrays, slides = xs
+        adapters, layer = arrays.get("lora", {}), {name: arrays[name] for name in arrays if name != "lora"}
         angles, sliding = turns_NL1d, None
         if sliding_turns_NL1d is not None:
             angles = jax.tree.map(lambda near, far: jnp.where(slides, near, far), sliding_turns_NL1d, turns_NL1d)
@@ -151,7 +155,7 @@ def forward(
         def own(q, k, v):
             return attend(q, k, v, segment_NL, last_NL, sliding)
 
-        return nnx.merge(graph, layer)(constrain(x_NLD), angles, own), None
+        return nnx.merge(graph, layer)(constrain(x_NLD), angles, own, adapters), None
 
     x_NLD = constrain(embedded(cfg, params["embed"], ids_NL, compute))
     unroll = cfg.layers if cfg.layers <= FEW_LAYERS else 1

@@ -14,10 +14,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from qr_jax.models import decoder
+from qr_jax.models import decoder, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layer import embedded, gated, rms_norm, rotate, scaled, turns
+from qr_jax.models.lora import Shapes
+
+# The products of a layer: with a matrix, and with A and B of its adapter.
+PRODUCTS = {
+    "qkv": ("kxdi,in->kxdn", "jri,in->jrn", "kxdr,xrn->kxdn"),
+    "gate_up": ("xmi,in->xmn", "xri,in->xrn", "xmr,xrn->xmn"),
+    **dict.fromkeys(("o", "down"), ("di,in->dn", "ri,in->rn", "dr,rn->dn")),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -49,25 +58,47 @@ def _cast(array, dtype):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
 def _lay_out_layers(cfg: ModelConfig, norm, layers, dtype):
+    if "lora" in layers and lora.merges(dtype):
+        layers = lora.merged_layers(layers, layers["lora"])
     stacked = jax.tree.map(lambda array: array.astype(dtype), layers)
-    per_layer = [_layer(cfg, {name: array[n] for name, array in stacked.items()}) for n in range(cfg.layers)]
+    per_layer = [_layer(cfg, jax.tree.map(lambda array, n=n: array[n], stacked)) for n in range(cfg.layers)]
     return norm.astype(dtype), tuple(per_layer)
 
 
 def _layer(cfg: ModelConfig, of):
-    """One layer's matrices, fewer and larger: `qkv` [K, heads / K + 2, d, D], the queries of each key/value head before
-    its key and its value; `gate_up` [2, M, D]; `o` [D, H * d]; `down` [D, M]."""
+    """One layer's arrays: norms, and matrices as `_fused` has them.
 
-    def grouped(kind):  # weights [D, heads, d] or biases [heads, d]
-        q, k, v = (jnp.moveaxis(of[name + kind], 0, -1) if not kind else of[name + kind] for name in ("q", "k", "v"))
-        return jnp.concatenate([q.reshape(cfg.kv_heads, -1, *q.shape[1:]), k[:, None], v[:, None]], axis=1)
-
-    laid = {name: array for name, array in of.items() if name.endswith("norm")}
-    laid["qkv"] = grouped("")
+    Adapters that are not merged lie beside the matrices: of `qkv` the parts `qkv_a` [3, rank, D] and `qkv_b`
+    [K, heads / K + 2, d, rank], and so on.
+    """
+    laid = {name: array for name, array in of.items() if name.endswith("norm")} | _fused(cfg, of)
     if cfg.qkv_bias:
-        laid["qkv_bias"] = grouped("_bias")
-    laid["o"] = of["o"].reshape(-1, cfg.width).T
-    return laid | {"gate_up": jnp.stack([of["gate"].T, of["up"].T]), "down": of["down"].T}
+        laid["qkv_bias"] = _grouped(cfg, *(of[f"{name}_bias"] for name in ("q", "k", "v")))
+    if "lora" not in of:
+        return laid
+    a, b = ({name[:-2]: of["lora"][name] for name in of["lora"] if name.endswith(side)} for side in ("_a", "_b"))
+    a = {name: array.reshape(-1, array.shape[-1]).T for name, array in a.items()}
+    laid |= {f"{name}_b": array for name, array in _fused(cfg, b).items()}
+    laid |= {f"{name}_a": a[name] for name in ("o", "down") if name in a}
+    stacks = {"qkv_a": ("q", "k", "v"), "gate_up_a": ("gate", "up")}
+    return laid | {to: jnp.stack([a[name] for name in names]) for to, names in stacks.items() if names[0] in a}
+
+
+def _grouped(cfg: ModelConfig, q, k, v):
+    """Join [heads, ...] arrays by key/value head: the queries of each before its key and its value."""
+    return jnp.concatenate([q.reshape(cfg.kv_heads, -1, *q.shape[1:]), k[:, None], v[:, None]], axis=1)
+
+
+def _fused(cfg: ModelConfig, of):
+    """Return matrices, fewer and larger: `qkv` [K, heads / K + 2, d, D], `gate_up` [2, M, D]; `o` [D, H * d]; `down`
+    [D, M]. Those of attention or of the MLP may be absent."""
+    laid = {}
+    if "q" in of:
+        laid["qkv"] = _grouped(cfg, *(jnp.moveaxis(of[name], 0, -1) for name in ("q", "k", "v")))
+        laid["o"] = of["o"].reshape(-1, cfg.width).T
+    if "gate" in of:
+        laid |= {"gate_up": jnp.stack([of["gate"].T, of["up"].T]), "down": of["down"].T}
+    return laid
 
 
 def run(
@@ -127,15 +158,28 @@ def _run_layer(cfg: ModelConfig, attend: Callable, window: int, weights, kept, x
         return jnp.moveaxis(rotate(norm(y_XdN, name), turns_1dN, axis=-2), 2, 0)
 
     h_DN = norm(x_DN, "attn_norm")
-    y_KXdN = jnp.einsum("kxdi,in->kxdn", weights["qkv"], h_DN)
+    y_KXdN = _product(weights, "qkv", h_DN)
     if cfg.qkv_bias:
         y_KXdN = y_KXdN + weights["qkv_bias"][..., None]
     q_NHd = norm_and_turn(y_KXdN[:, :-2].reshape(cfg.heads, cfg.head_dim, count), "q_norm")
     k_NKd, v_NKd = norm_and_turn(y_KXdN[:, -2], "k_norm"), jnp.moveaxis(y_KXdN[:, -1], 2, 0)
     out_NHd, kept = attend(kept, given, window, scaled(cfg, q_NHd), k_NKd, v_NKd)
-    x_DN = x_DN + norm(weights["o"] @ out_NHd.reshape(count, -1).T, "attn_out_norm")
-    h_DN = gated(cfg, *jnp.einsum("xmi,in->xmn", weights["gate_up"], norm(x_DN, "mlp_norm")))
-    return x_DN + norm(weights["down"] @ h_DN, "mlp_out_norm"), kept
+    x_DN = x_DN + norm(_product(weights, "o", out_NHd.reshape(count, -1).T), "attn_out_norm")
+    h_DN = gated(cfg, *_product(weights, "gate_up", norm(x_DN, "mlp_norm")))
+    return x_DN + norm(_product(weights, "down", h_DN), "mlp_out_norm"), kept
+
+
+def _product(weights, name: str, x_IN):
+    """Multiply by one of a layer's matrices, and by the adapter beside it, as `linear.adapted` does."""
+    with_w, with_a, with_b = PRODUCTS[name]
+    if f"{name}_a" not in weights:
+        return jnp.einsum(with_w, weights[name], x_IN)
+    low = jnp.einsum(with_a, weights[f"{name}_a"], x_IN)
+    if name == "qkv":  # the queries of a key/value head share one A
+        low = low[np.array([0] * (weights[name].shape[1] - 2) + [1, 2])]
+    b, low = (array.astype(jnp.float32) for array in (weights[f"{name}_b"], low))
+    y_IN = jnp.einsum(with_w, weights[name], x_IN, preferred_element_type=jnp.float32)
+    return (y_IN + jnp.einsum(with_b, b, low)).astype(x_IN.dtype)
 
 
 def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
@@ -145,6 +189,10 @@ def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
     return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)
 
 
-def shapes(cfg: ModelConfig, dtype) -> DecodeParams:
-    """DecodeParams of shapes, nothing allocated."""
-    return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype), decoder.abstract(cfg))
+def shapes(cfg: ModelConfig, dtype, adapters: Shapes = ()) -> DecodeParams:
+    """DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
+    params = decoder.abstract(cfg)
+    if adapters:
+        found = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in adapters}
+        params = {**params, "layers": {**params["layers"], "lora": found}}
+    return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype), params)

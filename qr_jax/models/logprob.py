@@ -22,7 +22,7 @@ def token_logprobs(
     used_RC: Bool[Array, "R C"] | None = None,
     temperature: float = 1.0,
     entropy: bool = False,
-    constrain: Callable = lambda gradient_DV: gradient_DV,
+    constrain: Callable | None = lambda gradient_DV: gradient_DV,
 ) -> tuple[Float[Array, "R C"], Float[Array, "R C"] | None]:
     """Return (logp_RC, entropy_RC): log softmax(hidden head^T / temperature) at the target, and the entropy of that
     softmax.
@@ -40,7 +40,8 @@ def token_logprobs(
 
     On a mesh, constrain the head to be replicated before this call: XLA then gathers it once; sharded over V, the whole
     gradient would be gathered in every iteration. `constrain` is applied to the head's gradient [D, V] while it is
-    summed up: sharded over D, one block is reduced an iteration and each device keeps its part.
+    summed up: sharded over D, one block is reduced an iteration and each device keeps its part. None: the head is
+    frozen, and no gradient is computed for it.
     """
     if block < 1 or not temperature > 0:
         raise UserError(
@@ -169,6 +170,8 @@ def _backward(block, temperature, entropy, constrain, residuals, cotangents):
         d_logits_RCX = jnp.where(at_target_RCX, d_logp_RC[..., None], 0.0) - jnp.exp(logp_RCX) * slope_RCX
         d_logits_RCX = (d_logits_RCX / temperature).astype(head_VD.dtype)
         d_hidden_RCD += jnp.einsum("rcx,xd->rcd", d_logits_RCX, head_XD, preferred_element_type=jnp.float32)
+        if constrain is None:
+            return (d_hidden_RCD, None), None
         d_head_DX = jnp.einsum("rcd,rcx->dx", hidden_RCD, d_logits_RCX, preferred_element_type=jnp.float32)
         d_head_DX = constrain(d_head_DX)
         before_DX = jax.lax.dynamic_slice_in_dim(d_head_DV, start, block, axis=1)
@@ -177,9 +180,10 @@ def _backward(block, temperature, entropy, constrain, residuals, cotangents):
 
     blocks = -(-head_VD.shape[0] // block)
     # [D, V], transposed once at the end: XLA on CPU would transpose each block's d_logits, value by value
-    zeros = (jnp.zeros(hidden_RCD.shape, jnp.float32), constrain(jnp.zeros(head_VD.shape[::-1], head_VD.dtype)))
+    no_head = None if constrain is None else constrain(jnp.zeros(head_VD.shape[::-1], head_VD.dtype))
+    zeros = (jnp.zeros(hidden_RCD.shape, jnp.float32), no_head)
     (d_hidden_RCD, d_head_DV), _ = jax.lax.scan(fold, zeros, jnp.arange(blocks))
-    return d_hidden_RCD.astype(hidden_RCD.dtype), d_head_DV.T, None
+    return d_hidden_RCD.astype(hidden_RCD.dtype), None if d_head_DV is None else d_head_DV.T, None
 
 
 _logprobs = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1, 2, 3))

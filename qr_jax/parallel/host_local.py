@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.errors import UserError
-from qr_jax.models import incremental
+from qr_jax.models import incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams
 
@@ -26,6 +26,7 @@ AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
 # Which dimension of a laid array the heads' axis cuts; what is not here is whole on every device.
 CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
+CUT |= {"qkv_b": 0, "o_a": 1, "gate_up_b": 1, "down_a": 1}  # of adapters
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
@@ -110,10 +111,13 @@ def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
 
 
 @functools.cache
-def program(cfg: ModelConfig, compute: str, on: Mesh) -> Any:
-    """Return the jitted program that moves the learner's parameters to `by_hosts(...)` or `pod_mesh(...)`."""
+def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = ()) -> Any:
+    """Return the jitted program that moves the learner's parameters to `by_hosts(...)` or `pod_mesh(...)`.
+
+    `adapters`: `lora.shapes_of` the parameters.
+    """
     to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute))
-    return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute))))
+    return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute), adapters)))
 
 
 def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
@@ -123,7 +127,7 @@ def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, k
     step, and drop it before the next hand-over.
     """
     if kind == "pod":
-        return program(cfg, compute, pod_mesh(mesh, cfg))(params)
+        return program(cfg, compute, pod_mesh(mesh, cfg), lora.shapes_of(params))(params)
     on, me = by_hosts(mesh, kind), jax.process_index()
     if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
         ordered = in_the_order_of(on, mesh)
@@ -136,7 +140,7 @@ def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, k
         pieces = [parts[device] for device in local.devices.flat]
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
 
-    return jax.tree.map(own, program(cfg, compute, on)(params))
+    return jax.tree.map(own, program(cfg, compute, on, lora.shapes_of(params))(params))
 
 
 def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:

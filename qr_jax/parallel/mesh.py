@@ -22,7 +22,7 @@ ROWS = ("data", "fsdp")  # the rows of a batch are dealt over both
 RULES: Mapping[str, str | None] = {
     **dict.fromkeys(("vocabulary", "heads", "key/value heads", "mlp"), "tensor"),
     "width": "fsdp",
-    **dict.fromkeys(("layers", "head size", "norm"), None),
+    **dict.fromkeys(("layers", "head size", "norm", "rank"), None),
 }
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +37,13 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("k_bias", "v_bias"), ("layers", "key/value heads", "head size")),
     **dict.fromkeys(("gate", "up"), ("layers", "width", "mlp")),
     "down": ("layers", "mlp", "width"),
+    **dict.fromkeys(("q_a", "k_a", "v_a", "gate_a", "up_a"), ("layers", "width", "rank")),
+    "q_b": ("layers", "rank", "heads", "head size"),
+    **dict.fromkeys(("k_b", "v_b"), ("layers", "rank", "key/value heads", "head size")),
+    "o_a": ("layers", "heads", "head size", "rank"),
+    **dict.fromkeys(("gate_b", "up_b"), ("layers", "rank", "mlp")),
+    "down_a": ("layers", "mlp", "rank"),
+    **dict.fromkeys(("o_b", "down_b"), ("layers", "rank", "width")),
 }
 
 

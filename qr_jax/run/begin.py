@@ -15,7 +15,7 @@ from qr_jax.parallel import host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
-from qr_jax.run import run_files, runs
+from qr_jax.run import policy, run_files, runs
 from qr_jax.run.runs import beside
 from qr_jax.sft import sft
 from qr_jax.step.runtime import RunState, Runtime, from_host, hops, loading
@@ -39,24 +39,29 @@ class Start:
 def begin(runtime: Runtime) -> Start:
     """Resume the run from its last checkpoint, or make its first policy, evaluate it and save it as step 0."""
     settings, run, say = runtime.settings, runtime.run, runtime.run.say
-    resumed = run.go_on(runtime.learner.abstract, runtime.check)
+    resumed = run.go_on(runtime.learner.abstract.saved(), runtime.check)
     if resumed:
         state, host, step = resumed
+        if settings.model.lora.rank:
+            with loading(run, "loading the model"):
+                state = replace(
+                    state, base=policy.base(settings, run.folder, runtime.agent, runtime.devices.mesh, host)
+                )
         say(f"going on after step {step} (attempt {run.attempt})")
         if step > settings.train.steps:
             say(f"that is past train.steps={settings.train.steps}: no step is taken, and the evaluation is made again")
-        warm_up_s = _warm_up(runtime, runtime.to_rollout_params(state.params))
+        warm_up_s = _warm_up(runtime, runtime.to_rollout_params(state))
         state, seconds = _compile_update(runtime, state)
         return Start(state, from_host(host), step, warm_up_s + seconds)
     _trace_update(runtime)
     run_state = RunState(pool.create(len(runtime.data.queries), runtime.data.family_P, hops(runtime.data.queries)))
     preflight(runtime, run_state)
     with loading(run, "loading the model"):
-        params = assemble.place(runtime.agent.weights(), runtime.devices.mesh)
+        first = policy.model(settings, runtime.agent, runtime.devices.mesh)
     tell = say if runtime.devices.mesh.size > 1 else run.detail
     tell(meshes.describe(runtime.devices.mesh))
     tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")
-    rollout_params = runtime.to_rollout_params(params)
+    rollout_params = runtime.to_rollout_params(first)
     warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:
         base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(rollout_params)
@@ -64,13 +69,13 @@ def begin(runtime: Runtime) -> Start:
         run_state = replace(run_state, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
     if settings.train.init or settings.sft.steps:
-        del params, rollout_params  # a cold start needs the room
-        params = _first_policy(runtime)
-        rollout_params = runtime.to_rollout_params(params)
-    run_state = replace(run_state, before=runtime.measure(rollout_params))
+        del first, rollout_params  # a cold start needs the room
+        first = _first_policy(runtime)
+        rollout_params = runtime.to_rollout_params(first)
+    run_state = replace(run_state, before=runtime.measure(rollout_params), base_sha256=first.base_sha256)
     del rollout_params
-    state = runtime.learner.init(params)  # only now: an evaluation needs the room
-    del params
+    state = runtime.learner.init(first.params, first.base)  # only now: an evaluation needs the room
+    del first
     run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))
     say(f"before training: {evaluate.one_line(run_state.before)}")
     runtime.save(0, state, run_state)
@@ -88,11 +93,11 @@ def _measured_before(run: runs.Run) -> dict[str, Any] | None:
 
 
 def roll_back(
-    runtime: Runtime, run_state: RunState, why: str, *, to: int | None = None, slower: float = 1.0
+    runtime: Runtime, run_state: RunState, why: str, *, base: Any = None, to: int | None = None, slower: float = 1.0
 ) -> tuple[learner.State, RunState, int]:
     """Go back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the learning rate.
 
-    The result is saved at once, so that an interrupted run resumes from it.
+    `base`: the frozen model under adapters. The result is saved at once, so that an interrupted run resumes from it.
     """
     run, count = runtime.run, run_state.rollbacks + 1
     if count > MOST_ROLLBACKS:
@@ -100,12 +105,12 @@ def roll_back(
             f"{why} again after {MOST_ROLLBACKS} rollbacks; lower learner.lr, or look at the loss plug-in and the "
             f"rewards of the last episodes in {run.folder / 'logs'}"
         )
-    resumed = run.go_on(runtime.learner.abstract, runtime.check, step=to)
+    resumed = run.go_on(runtime.learner.abstract.saved(), runtime.check, step=to)
     assert resumed is not None, "step 0 is always saved"
     state, host, step = resumed
     slow = "" if slower == 1 else f" and {run_state.rate * slower:.3g} times the learning rate"
     run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
-    state = replace(state, skipped=state.skipped * 0)
+    state = replace(state, skipped=state.skipped * 0, base=base)
     run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower)
     runtime.save(step, state, run_state, again=True)
     return state, run_state, step
@@ -142,11 +147,11 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
     return state, seconds
 
 
-def _first_policy(runtime: Runtime):
-    """Return the first policy's weights where it is not the loaded model: those of another run or of the cold start."""
+def _first_policy(runtime: Runtime) -> policy.Policy:
+    """Return the first policy where it is not the loaded model: that of `train.init`, or of the cold start."""
     settings, run, agent = runtime.settings, runtime.run, runtime.agent
     if settings.train.init:
-        return evaluate.weights(settings.train.init, agent, runtime.devices.mesh)
+        return policy.start(settings, run.folder, agent, runtime.devices.mesh, settings.train.init)
     if run.stops():
         raise Interrupted
     sft(
@@ -157,4 +162,4 @@ def _first_policy(runtime: Runtime):
         say=run.say,
         within=run,
     )
-    return evaluate.weights(run.folder / "sft", agent, runtime.devices.mesh)
+    return policy.start(settings, run.folder, agent, runtime.devices.mesh, run.folder / "sft")

@@ -44,6 +44,7 @@ GONE = {"rate"}  # of the state of format 4
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
+BASE = "base_sha256"  # a host value where the state is adapters alone: of the weights under them
 # What json, zipfile and numpy raise for files that are none of ours.
 NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
@@ -352,6 +353,15 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
             both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
             todo = "use that run's model settings, or another run folder"
             raise UserError(f"the checkpoint is of another model: {both}; {todo}")
+
+
+def check_same_base(host: Mapping[str, Any], sha256: str, source: str) -> None:
+    """Raise ValueError unless the checkpoint's adapters were trained on the weights of this hash, from `source`."""
+    if host.get(BASE) != sha256:
+        both = (
+            f"the checkpoint's adapters are of a base {str(host.get(BASE))[:16]}, {source} is {sha256[:16]} (SHA-256)"
+        )
+        raise UserError(f"{both}: give back the weights that they were trained on, or use another run folder")
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:

@@ -19,7 +19,7 @@ from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import STOPS
-from qr_jax.models import costs
+from qr_jax.models import costs, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import memory, peaks
 from qr_jax.pool import figures, pool
@@ -272,6 +272,7 @@ def speed(
             pairs=costs.attended(cfg, np.asarray(batch.position_MRC)[filled_MRC] + 1),
             predicted=int(np.asarray(batch.mask_MEL).sum()),
             forwards=forwards,
+            adapters=lora.count(cfg, settings.model.lora) if settings.model.lora.rank else None,
         )
         row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
     if statistics.decode_s:

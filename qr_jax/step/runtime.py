@@ -19,13 +19,15 @@ from qr_jax.evaluation.manifest import questions_sha256
 from qr_jax.learner import pack
 from qr_jax.learner.learner import Learner, State, make
 from qr_jax.logging import terminal
+from qr_jax.models import lora
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import alike, host_local, hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Outcome, Query, Say, Scores, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout.engine import Statistics
-from qr_jax.run import checkpoint, runs
+from qr_jax.run import checkpoint, policy, runs
+from qr_jax.run.policy import Policy
 from qr_jax.step import grading
 from qr_jax.step.grading import Group
 from qr_jax.step.guards import FIGURES, Watch
@@ -50,6 +52,7 @@ class RunState:
     cost_F: np.ndarray = field(default_factory=lambda: np.zeros(0))  # tokens of an episode by family; 0: none seen yet
     base: Any = None  # the evaluation before the cold start, when asked for
     before: Any = None  # the evaluation before the first step
+    base_sha256: str | None = None  # of the frozen weights under adapters; None: the whole model is trained
 
     def seed(self, seed: int) -> int:
         """Return the seed of what is drawn and sampled from here on; each rollback moves it."""
@@ -59,6 +62,7 @@ class RunState:
         counts = {name: getattr(self, name) for name in COUNTS}
         waiting = [group.to_plain() for group in self.waiting]
         more = {"left_out": list(self.left_out), "cost_F": self.cost_F, "watch": self.watch.to_host()}
+        more |= {checkpoint.BASE: self.base_sha256} if self.base_sha256 else {}
         return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
 
 
@@ -75,6 +79,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
         (tokens, episodes),
         cost_F=host["cost_F"],
         watch=Watch(**host["watch"]),
+        base_sha256=host.get(checkpoint.BASE),
         **counts,
     )
     if any(not 0 <= group.index < run_state.pool.size for group in run_state.waiting):
@@ -204,10 +209,10 @@ class Runtime:
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     same: dict[str, Any]  # what a checkpoint must agree with
 
-    def to_rollout_params(self, params: Any) -> DecodeParams:
-        """Return the learner's parameters as rollouts read them."""
-        compute = self.settings.model.compute
-        return assemble.to_rollout_params(params, self.agent.cfg, compute, self.devices.mesh, self.devices.layout)
+    def to_rollout_params(self, policy: State | Policy) -> DecodeParams:
+        """Return the parameters of a policy, or of the learner's state, as rollouts read them."""
+        model, params = self.settings.model, lora.whole(policy.params, policy.base, self.settings.model.lora)
+        return assemble.to_rollout_params(params, self.agent.cfg, model.compute, self.devices.mesh, self.devices.layout)
 
     def measure(self, params: DecodeParams, queries: Sequence[Query] | None = None, **how: Any) -> dict[str, Any]:
         """Evaluate on the held-out questions, or on `queries`; `how` as `evaluate.measure` takes it."""
@@ -272,7 +277,7 @@ class Runtime:
         """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""
         if self.settings.guards.act == "rollback":
             self.run.checkpoints.best = run_state.watch.best_step
-        self.run.save(step, state, run_state.to_host() | self.same, again=again)
+        self.run.save(step, state.saved(), run_state.to_host() | self.same, again=again)
 
 
 def room(settings: Config) -> tuple[int, int]:
@@ -312,6 +317,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     for remark in assemble.remarks(settings, queries, questions):
         run.say(remark)
     if not run.checkpoints.steps():
+        policy.check_start(settings, agent)
         with loading(run, "checking that the model can read them"):
             assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
     asked = questions_sha256([*queries, *questions])

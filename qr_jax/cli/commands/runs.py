@@ -38,7 +38,9 @@ def add(command: Any) -> None:
     bundle.add_argument("--out", dest="file", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")
     ask.add_argument("question", nargs="?", metavar="QUESTION", help="in quotes")
     options.add_json(ask, chat)
-    export.add_argument("--hf", type=Path, required=True, metavar="FOLDER", help="where the model goes")
+    where = export.add_mutually_exclusive_group(required=True)
+    where.add_argument("--hf", type=Path, metavar="FOLDER", help="where the model goes, adapters merged into it")
+    where.add_argument("--peft", type=Path, metavar="FOLDER", help="where the adapters go alone, as PEFT reads them")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights")
 
 
@@ -133,17 +135,21 @@ def _episode_json(episode: Any) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    if arguments.hf.exists() and not arguments.hf.is_dir():
-        raise UserError(f"{arguments.hf} is a file; --hf wants a new folder")
+    option, folder = ("--hf", arguments.hf) if arguments.hf else ("--peft", arguments.peft)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; {option} wants a new folder")
     from qr_jax.lab import run_folders
     from qr_jax.run import run_files
 
-    run_files.check_writable(arguments.hf, "--hf")
+    run_files.check_writable(folder, option)
     options.open_run(arguments, checked=False)
-    run_folders.check_empty(arguments.hf)
+    run_folders.check_empty(folder)
     from qr_jax.lab import exporting
 
-    terminal.result(str(exporting.export(arguments.run, arguments.hf, dtype=arguments.dtype)))
+    if arguments.peft:
+        terminal.result(str(exporting.export_adapter(arguments.run, folder)))
+    else:
+        terminal.result(str(exporting.export(arguments.run, folder, dtype=arguments.dtype)))
     return 0
 
 

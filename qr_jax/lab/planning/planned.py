@@ -184,7 +184,7 @@ def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
     if name == "train":
         return 2 * held["state"]
     if name == "hand_over":
-        return a_device(programs.learner()[0].abstract.params) + a_device(laid)
+        return a_device(programs.whole()) + a_device(laid)
     if name == "decode":
         return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
     last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}

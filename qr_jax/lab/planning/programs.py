@@ -18,7 +18,7 @@ from qr_jax.config import Config
 from qr_jax.lab.planning import ahead
 from qr_jax.learner import learner, pack
 from qr_jax.methods import gold
-from qr_jax.models import families, hf, incremental
+from qr_jax.models import families, hf, incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import host_local
@@ -135,7 +135,8 @@ class Programs:
             sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
             return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
 
-        laid, dealt = incremental.shapes(self.cfg, self.compute), NamedSharding(self.local, caches.AT)
+        adapters = lora.shapes_of(self.whole())
+        laid, dealt = incremental.shapes(self.cfg, self.compute, adapters), NamedSharding(self.local, caches.AT)
         shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
         return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
 
@@ -169,10 +170,18 @@ class Programs:
     def to_rollout_params(self) -> jax.stages.Lowered:
         """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
         on = self.laid_over
-        params = self.learner()[0].abstract.params
+        params = self.whole()
         ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
-        return host_local.program(self.cfg, self.config.model.compute, on).lower(params)
+        return host_local.program(self.cfg, self.config.model.compute, on, lora.shapes_of(params)).lower(params)
+
+    def whole(self) -> Any:
+        """Return the shapes that rollouts are made of: the trained parameters, adapters in the tree of their base."""
+        state = self.learner()[0].abstract
+        if state.base is None:
+            return state.params
+        # the shapes of `lora.whole`, whose scale changes none
+        return {**state.base, "layers": {**state.base["layers"], "lora": state.params}}
 
 
 def _shape(leaf: Any, at: Any) -> Any:

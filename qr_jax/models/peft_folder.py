@@ -1,0 +1,162 @@
+"""PEFT's folder of one adapter, adapter_config.json and adapter_model.safetensors: read into our arrays, and written.
+
+Names and shapes are those of Hugging Face's `peft`: `lora_A` [rank, inputs] and `lora_B` [outputs, rank] for each
+matrix of each layer.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from qr_jax import config
+from qr_jax.errors import UserError
+from qr_jax.models import layout, lora, safetensors_file
+from qr_jax.models.families import ModelConfig
+from qr_jax.run.json_files import read_json, write_json
+from qr_jax.settings.settings import few, show
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHA256, COMPUTE = "base_sha256", "base_dtype"  # what our files say of the base, in their header
+# Settings of PEFT under which an adapter computes what is said here; any other value is refused.
+PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    **dict.fromkeys(("fan_in_fan_out", "use_dora", "use_rslora", "lora_bias", "use_qalora"), (None, False)),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern", "megatron_config", "alora_invocation_tokens"), (None, {}, [])),
+    **dict.fromkeys(
+        ("modules_to_save", "layers_to_transform", "layer_replication", "trainable_token_indices"), (None,)
+    ),
+    **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
+}
+
+
+def is_one(folder: str | os.PathLike[str]) -> bool:
+    return (Path(folder) / CONFIG).is_file()
+
+
+def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:
+    """Raise ValueError unless the adapter is whole, of this model (`name`) and these settings; reads headers alone."""
+    said, theirs = _read(folder)
+    if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha):
+        raise UserError(f"train.init={folder} {differ(theirs, settings)}")
+    base = said.get("base_model_name_or_path")
+    if base != name and all(map(_of_hub, (base, name))):
+        todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
+        raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
+    _entries(Path(folder), cfg, settings)
+
+
+def _of_hub(name: Any) -> bool:
+    return isinstance(name, str) and name.count("/") == 1 and not os.path.exists(name)
+
+
+def differ(theirs: config.Lora, own: config.Lora) -> str:
+    """Say how adapters differ from the settings, and what to set."""
+    todo = f"model.lora.rank={theirs.rank} model.lora.alpha={theirs.alpha:g} model.lora.layers={theirs.layers}"
+    here = f"rank {own.rank}, alpha {own.alpha:g}, {own.layers}" if own.rank else "model.lora.rank is 0"
+    return f"has adapters of rank {theirs.rank}, alpha {theirs.alpha:g}, {theirs.layers}; here {here}: set {todo}"
+
+
+def load(
+    folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, new: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return the folder's adapters, float32; a matrix without one there keeps its `new` one, which changes nothing."""
+    entries, adapters = _entries(Path(folder), cfg, settings), {name: np.array(array) for name, array in new.items()}
+    for name, layer, keys in _keys(cfg, settings):
+        if keys[0] in entries:
+            a, b = (np.asarray(safetensors_file.read(entries[key]), np.float32) for key in keys)
+            adapters[f"{name}_a"][layer] = a.T.reshape(adapters[f"{name}_a"].shape[1:])
+            adapters[f"{name}_b"][layer] = b.T.reshape(adapters[f"{name}_b"].shape[1:])
+    return adapters
+
+
+def check_base(folder: str | os.PathLike[str], sha256: str, compute: str) -> None:
+    """Raise ValueError where the file names the weights under it (ours do) and they are others, of the same dtype."""
+    with safetensors.safe_open(Path(folder) / WEIGHTS, "np") as file:
+        said = file.metadata() or {}
+    if said.get(COMPUTE) == compute and said.get(SHA256) not in (None, sha256):
+        both = f"{folder} is an adapter of a base {said[SHA256][:16]}, this run's is {sha256[:16]} (SHA-256)"
+        raise UserError(f"{both}: set model.name, or train.init, to what it was trained on")
+
+
+def save(
+    folder: str | os.PathLike[str],
+    cfg: ModelConfig,
+    settings: config.Lora,
+    adapters: Mapping[str, Any],
+    *,
+    base: str | None,
+    base_sha256: str,
+    compute: str,
+) -> None:
+    """Write adapters as PEFT reads them, the scale not in B. `base`: its name on the hub, if it has one."""
+    folder, tensors = Path(folder), {}
+    for name, layer, keys in _keys(cfg, settings):
+        for side, key in zip(("a", "b"), keys, strict=True):
+            array = np.asarray(adapters[f"{name}_{side}"][layer], np.float32)
+            array = array.reshape(-1, settings.rank) if side == "a" else array.reshape(settings.rank, -1)
+            tensors[key] = np.ascontiguousarray(array.T)
+    alpha = int(settings.alpha) if settings.alpha.is_integer() else settings.alpha
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt", SHA256: base_sha256, COMPUTE: compute})
+    described = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
+        "r": settings.rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": [f"{name}_proj" for name in lora.MATRICES[settings.layers]],
+    }  # fmt: skip
+    write_json(folder / CONFIG, described)
+
+
+def _keys(cfg: ModelConfig, settings: config.Lora) -> Iterator[tuple[str, int, tuple[str, str]]]:
+    """Yield each adapted matrix of each layer: our name, the layer, and PEFT's names of A and B."""
+    for name in lora.MATRICES[settings.layers]:
+        module = layout.layer_places(cfg)[name].suffix.removesuffix(".weight")
+        for layer in range(cfg.layers):
+            before = f"base_model.model.model.layers.{layer}.{module}"
+            yield name, layer, (f"{before}.lora_A.weight", f"{before}.lora_B.weight")
+
+
+def _entries(folder: Path, cfg: ModelConfig, settings: config.Lora) -> dict[str, safetensors_file.Entry]:
+    """Return the tensors of the weights' file. ValueError unless they are adapters of this model's matrices."""
+    if not (folder / WEIGHTS).is_file():
+        pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        raise UserError(f"{folder} has no {WEIGHTS}{pickled}; fetch it again")
+    entries, sides = safetensors_file.read_header(folder / WEIGHTS), lora.sides(cfg, settings)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, _, keys in _keys(cfg, settings):
+        inputs, outputs = (int(np.prod(side)) for side in sides[name])
+        if any(key in entries for key in keys):
+            wanted |= {keys[0]: (settings.rank, inputs), keys[1]: (outputs, settings.rank)}
+    try:
+        layout.check_tensors(str(folder / WEIGHTS), wanted, {name: entry.shape for name, entry in entries.items()})
+    except ValueError as error:
+        raise UserError(f"{error}; wanted an adapter of this model, of model.lora.layers={settings.layers}") from error
+    return entries
+
+
+def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
+    """Return adapter_config.json, and its settings as ours. ValueError for what this program does not compute."""
+    said, where = read_json(Path(folder) / CONFIG), Path(folder) / CONFIG
+    odd = [f"{name} = {show(said[name])}" for name, plain in PLAIN.items() if name in said and said[name] not in plain]
+    rank, alpha = said.get("r"), said.get("lora_alpha")
+    odd += [f"r = {show(rank)}"] if type(rank) is not int or not 0 < rank < 2**16 else []
+    odd += [f"lora_alpha = {show(alpha)}"] if type(alpha) not in (int, float) or not 0 < float(alpha) < 1e6 else []
+    targets = said.get("target_modules")
+    known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
+    named = {*known} if targets == "all-linear" else set()
+    if isinstance(targets, list):  # of names alone, or each matrix of each layer by its full name
+        named = {str(target).rpartition(".")[2] for target in targets}
+    if not named or not named <= {*known}:
+        odd.append(f"target_modules = {show(targets)} (wanted some of {few(list(known), 7)})")
+    if odd:
+        raise UserError(
+            f"{where} has {'; '.join(odd)}, which is not read here: wanted a plain LoRA of a decoder's layers"
+        )
+    found = {known[name] for name in named}
+    fits = [layers for layers, names in lora.MATRICES.items() if found <= {*names}]
+    return said, config.Lora(rank, float(alpha), fits[0])  # type: ignore[arg-type]

@@ -1,0 +1,149 @@
+"""The parameters that a run begins with or has come to: of a model, a checkpoint or a PEFT adapter, with their base.
+
+A checkpoint with adapters (model.lora) holds them and the hash of the weights under them, not these weights. They are
+the model's own, or those of the run that it began from: a cold start of the whole model, or another run (train.init).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qr_jax import assemble, config
+from qr_jax.config import Config
+from qr_jax.errors import UserError
+from qr_jax.models import decoder, lora, peft_folder
+from qr_jax.parallel import mesh as meshes
+from qr_jax.run import checkpoint, runs
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is trained, and the frozen base under adapters with its hash; both None if the whole model is trained."""
+
+    params: Any
+    base: Any = None
+    base_sha256: str | None = None
+
+
+def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
+    """Return the policy that the model itself is, laid over the mesh; adapters are new, and change nothing."""
+    if not settings.model.lora.rank:
+        return Policy(assemble.place(agent.weights(), mesh))
+    host = agent.weights(jnp.dtype(settings.model.compute))
+    return Policy(_new(settings, agent, mesh), assemble.place(host, mesh), weights_sha256(host))
+
+
+def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, source: str | Path) -> Policy:
+    """Return the first policy of the run in `folder`: from `source`, which is a run's folder or a PEFT adapter's."""
+    if not settings.model.lora.rank:
+        found = of_run(source, agent, mesh)
+        return Policy(lora.merged(lora.whole(found.params, found.base, runs.load(source).model.lora)))
+    frozen, sha256, of = _base(settings, folder, agent, mesh)
+    if peft_folder.is_one(source):
+        adapters = peft_folder.load(source, agent.cfg, settings.model.lora, _new_on_host(settings, agent))
+        peft_folder.check_base(source, sha256, settings.model.compute)
+        return Policy(assemble.place(adapters, mesh), frozen, sha256)
+    host, params = _restored(source, agent, mesh)
+    if checkpoint.BASE not in host:  # the whole model was trained there, and is the base
+        return Policy(_new(settings, agent, mesh), frozen, sha256)
+    checkpoint.check_same_base(host, sha256, of)
+    return Policy(params, frozen, sha256)
+
+
+def check_start(settings: Config, agent: assemble.Agent) -> None:
+    """Raise ValueError where what `train.init` names is not of this model, or its adapters are not of these settings.
+
+    Only headers and host values are read.
+    """
+    source, own = settings.train.init, settings.model.lora
+    if not source:
+        return
+    if peft_folder.is_one(source):
+        peft_folder.check(source, agent.cfg, own, settings.model.name)
+        return
+    checkpoints, step = runs.last_checkpoint(source)
+    host = checkpoints.host(step)
+    checkpoint.check_same_model(host, agent.fingerprint)
+    theirs = runs.load(source).model.lora
+    if own.rank and checkpoint.BASE in host and theirs != own:
+        raise UserError(f"train.init={source} {peft_folder.differ(theirs, own)}")
+
+
+def of_run(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None) -> Policy:
+    """Return the policy of a run's last whole checkpoint, or of that of `step`."""
+    host, params = _restored(run, agent, mesh, step)
+    if checkpoint.BASE not in host:
+        return Policy(params)
+    return Policy(params, base(runs.load(run), run, agent, mesh, host), host[checkpoint.BASE])
+
+
+def adapters(run: str | Path, agent: assemble.Agent, mesh) -> tuple[Any, str | None]:
+    """Return a run's last adapters alone and the hash of their base; the whole model and None where it has none."""
+    host, params = _restored(run, agent, mesh)
+    return params, host.get(checkpoint.BASE)
+
+
+def base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, host: Mapping[str, Any]) -> Any:
+    """Return the frozen weights under the adapters of the run in `folder`, laid over the mesh.
+
+    ValueError unless they are those whose hash its checkpoint has (`host`: the checkpoint's host values).
+    """
+    frozen, sha256, source = _base(settings, folder, agent, mesh)
+    checkpoint.check_same_base(host, sha256, source)
+    return frozen
+
+
+def _base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh) -> tuple[Any, str, str]:
+    """Return a run's frozen weights in its compute dtype, their hash, and where they come from."""
+    init, compute = settings.train.init, jnp.dtype(settings.model.compute)
+    source = init if init and config.is_run(init) else None
+    if not init and settings.sft.steps and settings.sft.whole:
+        source = Path(folder) / "sft"
+    if source is None:
+        host = agent.weights(compute)
+        return assemble.place(host, mesh), weights_sha256(host), f"model.name={settings.model.name}"
+    saved, params = _restored(source, agent, mesh)
+    if checkpoint.BASE in saved:
+        return _base(runs.load(source), source, agent, mesh)
+    frozen = jax.tree.map(lambda leaf: leaf.astype(compute), params)
+    return frozen, weights_sha256(frozen, mesh), f"the last checkpoint of {source}"
+
+
+def _restored(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint's host values, and what was trained: adapters alone, or the whole model."""
+    checkpoints, last = runs.last_checkpoint(run, step)
+    host = checkpoints.host(last)
+    checkpoint.check_same_model(host, agent.fingerprint)
+    adapts = checkpoint.BASE in host
+    shapes = lora.abstract(agent.cfg, runs.load(run).model)[0] if adapts else decoder.abstract(agent.cfg)
+    return host, checkpoints.restore(last, meshes.abstract(mesh, shapes), part="params")[0]
+
+
+def _new(settings: Config, agent: assemble.Agent, mesh) -> Any:
+    return assemble.place(_new_on_host(settings, agent), mesh)
+
+
+def _new_on_host(settings: Config, agent: assemble.Agent) -> Any:
+    """Return adapters that change nothing yet, drawn by the config's seed; the same on every process."""
+    return lora.init(agent.cfg, settings.model.lora, jax.random.fold_in(jax.random.key(settings.seed), 2))
+
+
+def weights_sha256(params: Any, mesh: Any = None) -> str:
+    """Return the SHA-256 of the parameters' names, shapes and float32 values: equal for a run and its export.
+
+    With a mesh they may be laid over several processes, which all call this.
+    """
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = meshes.whole_everywhere(mesh)(leaf).addressable_shards[0].data
+        array = np.ascontiguousarray(np.asarray(leaf), np.float32)
+        total.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
+        total.update(array.view(np.uint8).reshape(-1).data)
+    return total.hexdigest()

@@ -1,0 +1,101 @@
+"""PEFT's own library and ours: one adapter, either's folder, the same logits.
+
+Its Python has torch, which ours has not: `make test-peers` makes it, and runs this file.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1].parent))  # for benchmarks/
+
+import rollouts
+
+from benchmarks.interleave import PEER_PYTHON
+from qr_jax import config
+from qr_jax.lab import hf_folder
+from qr_jax.models import decoder, families, lora, peft_folder
+
+IDS = np.arange(24).reshape(2, 12) % 400 + 7
+SHAPES = {
+    "qwen3": families.ModelConfig(434, 64, 3, 4, 2, 16, 96, 512, qk_norm=True),
+    "qwen2": families.ModelConfig(434, 64, 2, 4, 2, 16, 96, 512, qkv_bias=True, tied=False),
+    "llama": families.ModelConfig(434, 48, 2, 6, 3, 8, 96, 512),
+}
+# BASE IDS WHAT: logits of the adapter in WHAT, or of a new one that is saved there; float32, printed as JSON.
+SCRIPT = """
+import json, os, sys
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+base, ids, what, settings = sys.argv[1], torch.tensor(json.loads(sys.argv[2])), sys.argv[3], json.loads(sys.argv[4])
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+if os.path.isdir(what):
+    model = PeftModel.from_pretrained(model, what).eval()
+else:
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)).eval()
+    model.save_pretrained(what)
+with torch.no_grad():
+    logits = model(ids).logits
+    with model.disable_adapter():
+        without = model(ids).logits
+print(json.dumps({"logits": logits.tolist(), "without": without.tolist()}))
+"""
+
+
+def theirs(base: Path, what: Path, **settings) -> dict[str, np.ndarray]:
+    words = [str(PEER_PYTHON), "-c", SCRIPT, str(base), json.dumps(IDS.tolist()), str(what), json.dumps(settings)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {name: np.array(values) for name, values in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def ours(cfg, base, adapters, settings) -> np.ndarray:
+    whole = lora.whole(adapters, base, settings)
+    at = np.broadcast_to(np.arange(IDS.shape[1]), IDS.shape)
+    return np.asarray(decoder.logits(cfg, whole, decoder.forward(cfg, whole, IDS, at, np.ones_like(IDS))))
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request, tmp_path_factory):
+    """A small model of a family, and its Hugging Face folder."""
+    cfg, folder = SHAPES[request.param], tmp_path_factory.mktemp(request.param)
+    params = rollouts.random_params(cfg)
+    hf_folder.save(folder, cfg, params, rollouts.WORDS, "float32")
+    return cfg, params, folder
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("layers", ["attention", "mlp", "all-linear"])
+def test_peft_computes_with_our_folder_what_we_do(model, layers, tmp_path):
+    cfg, base, folder = model
+    settings = config.Lora(rank=4, alpha=6.0, layers=layers)
+    adapters = lora.init(cfg, settings, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), len(adapters)))
+    adapters = {name: a + 0.1 * jax.random.normal(next(keys), a.shape) for name, a in adapters.items()}
+    peft_folder.save(tmp_path / "a", cfg, settings, adapters, base=None, base_sha256="0" * 64, compute="float32")
+    found = theirs(folder, tmp_path / "a")
+    assert np.abs(found["logits"] - found["without"]).max() > 0.1
+    np.testing.assert_allclose(ours(cfg, base, adapters, settings), found["logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["down_proj", "up_proj", "gate_proj"]])
+def test_we_compute_with_pefts_folder_what_it_does(model, targets, tmp_path):
+    cfg, base, folder = model
+    found = theirs(folder, tmp_path / "a", r=4, lora_alpha=16, target_modules=targets)
+    settings = config.Lora(rank=4, alpha=16.0)
+    peft_folder.check(tmp_path / "a", cfg, settings, str(folder))
+    with pytest.raises(ValueError, match="has adapters of rank 4, alpha 16, .* here rank 5, alpha 16"):
+        peft_folder.check(tmp_path / "a", cfg, replace(settings, rank=5), str(folder))
+    adapters = peft_folder.load(tmp_path / "a", cfg, settings, lora.init(cfg, settings, jax.random.key(0)))
+    assert np.abs(found["logits"] - found["without"]).max() > 0.1
+    np.testing.assert_allclose(ours(cfg, base, adapters, settings), found["logits"], atol=1e-4, rtol=0)

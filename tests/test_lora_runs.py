@@ -1,0 +1,231 @@
+"""Runs with adapters: what their checkpoints hold, that they go on to the same bytes, and which weights are refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import rollouts
+from killed_run import adapted, tiny
+from same_runs import differences
+
+from qr_jax import assemble, config
+from qr_jax.evaluation import subject
+from qr_jax.lab import exporting
+from qr_jax.learner import learner
+from qr_jax.learner.pack import pack
+from qr_jax.models import hf, incremental, lora, peft_folder
+from qr_jax.parallel import mesh as meshes
+from qr_jax.records import grades
+from qr_jax.rollout.engine import Engine
+from qr_jax.run import checkpoint, policy
+from qr_jax.sft import sft
+from qr_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+LORA = config.Lora(rank=4)
+CFG = rollouts.CFG
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never killed, and the folder of one that was, before the line of step 3 had its checkpoint."""
+    folder = tmp_path_factory.mktemp("lora")
+    train(adapted(tiny(folder), 4), folder / "whole", say=silent)
+    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(folder / "killed")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--die", "metrics", "--lora", "4"], env=environment, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    return folder
+
+
+def opened(run: Path):
+    settings = config.load(run / "config.json")
+    return settings, assemble.agent(settings), meshes.make_mesh(settings.mesh)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(whole):
+    train(adapted(tiny(whole), 4), whole / "killed", say=silent)
+    assert differences(whole / "killed", whole / "whole", 5) == []
+
+
+@pytest.mark.parametrize("part", ["", "sft"])
+def test_a_checkpoint_holds_adapters_and_optimizer_and_the_hash_of_the_base(whole, part):
+    settings, agent, _ = opened(whole / "whole")
+    saved = checkpoint.Checkpoints(whole / "whole" / part / "checkpoints")
+    step = saved.steps()[0]
+    names = {name.removeprefix("params.") for name in saved.arrays(step) if name.startswith("params.")}
+    assert names == {f"{name}_{side}" for name in lora.MATRICES["all-linear"] for side in "ab"}
+    size = sum(int(np.prod(shape)) for _, shape in saved.arrays(step).values() if shape)
+    assert size == 3 * lora.count(agent.cfg, LORA)  # they, and two moments
+    assert saved.host(step)[checkpoint.BASE] == policy.weights_sha256(agent.weights())
+    saved.close()
+
+
+def test_its_first_policy_is_the_cold_starts_and_its_last_is_on_the_same_base(whole):
+    _, agent, mesh = opened(whole / "whole")
+    first, last = (policy.of_run(whole / "whole", agent, mesh, step) for step in (0, 5))
+    cold = policy.of_run(whole / "whole" / "sft", agent, mesh)
+    jax.tree.map(np.testing.assert_array_equal, first.params, cold.params)
+    assert (np.asarray(last.params["q_b"]) != np.asarray(first.params["q_b"])).any()
+    jax.tree.map(np.testing.assert_array_equal, last.base, agent.weights())
+
+
+def test_an_export_is_the_merged_model_and_has_the_hash_of_the_run(whole, tmp_path):
+    settings, agent, mesh = opened(whole / "whole")
+    exporting.export(whole / "whole", tmp_path / "hf", dtype="float32")
+    merged = lora.merged(subject.weights(whole / "whole", agent, mesh))
+    jax.tree.map(np.testing.assert_array_equal, hf.load(tmp_path / "hf")[1], jax.tree.map(np.asarray, merged))
+    exported = replace(settings, model=config.Model(str(tmp_path / "hf")))
+    ours = subject.open_model(settings, whole / "whole")[2]["weights_sha256"]
+    assert subject.open_model(exported, None)[2]["weights_sha256"] == ours
+
+
+@pytest.fixture(scope="module")
+def peft(whole):
+    exporting.export_adapter(whole / "whole", whole / "peft")
+    return whole / "peft"
+
+
+def test_a_run_begins_with_an_adapter_of_pefts_form(whole, peft, tmp_path):
+    settings, agent, mesh = opened(whole / "whole")
+    said = json.loads((peft / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"], said["base_model_name_or_path"]) == (4, 32, None)
+    settings = replace(settings, train=replace(settings.train, init=str(peft)))
+    policy.check_start(settings, agent)
+    found, last = policy.start(settings, tmp_path, agent, mesh, peft), policy.of_run(whole / "whole", agent, mesh)
+    jax.tree.map(np.testing.assert_array_equal, found.params, last.params)
+    assert found.base_sha256 == last.base_sha256
+
+
+def changed(folder: Path, to: Path, **settings) -> Path:
+    """A copy of an adapter whose config says otherwise."""
+    shutil.copytree(folder, to)
+    said = json.loads((to / "adapter_config.json").read_text())
+    (to / "adapter_config.json").write_text(json.dumps(said | settings))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("said", "model", "told"),
+    [
+        ({}, {"lora": config.Lora(8)}, "has adapters of rank 4, alpha 32, all-linear; here rank 8, .*: set model.lora"),
+        ({}, {"lora": config.Lora()}, "here model.lora.rank is 0: set model.lora.rank=4 model.lora.alpha=32"),
+        ({"lora_alpha": 16}, {}, "has adapters of rank 4, alpha 16, all-linear; here rank 4, alpha 32"),
+        ({}, {"lora": config.Lora(4, layers="mlp")}, r"16 tensors not known: .*; wanted an adapter .*layers=mlp"),
+        ({}, {"name": "quickstart"}, "28 tensors of another shape: .*q_proj.lora_A"),
+        ({"use_dora": True, "bias": "all"}, {}, r"has bias = 'all'; use_dora = True, which is not read here"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, {}, r"target_modules = .*wanted some of q_proj, k_proj"),
+        ({"r": 0}, {}, "has r = 0, which is not read here"),
+        ({"base_model_name_or_path": "a/one"}, {"name": "a/two"}, "is an adapter of a/one, and model.name is a/two"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_does_not_fit_is_refused_in_one_line(whole, peft, tmp_path, said, model, told):
+    settings, agent, _ = opened(whole / "whole")
+    source = changed(peft, tmp_path / "adapter", **said)
+    settings = replace(
+        settings, model=replace(settings.model, **model), train=replace(settings.train, init=str(source))
+    )
+    if model.get("name") == "quickstart":
+        agent = assemble.agent(settings)
+    with pytest.raises(ValueError, match=told) as found:
+        policy.check_start(settings, agent)
+    assert "\n" not in str(found.value)
+
+
+def test_a_truncated_adapter_and_one_of_another_base_are_refused(whole, peft, tmp_path):
+    settings, agent, mesh = opened(whole / "whole")
+    source = changed(peft, tmp_path / "adapter")
+    settings = replace(settings, train=replace(settings.train, init=str(source)))
+    other = assemble.agent(replace(settings, seed=1))
+    with pytest.raises(ValueError, match=r"is an adapter of a base [0-9a-f]{16}, this run's is [0-9a-f]{16}"):
+        policy.start(settings, tmp_path, other, mesh, source)
+    file = source / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="adapter_model.safetensors is no whole safetensors file"):
+        policy.check_start(settings, agent)
+    file.unlink()
+    with pytest.raises(ValueError, match="has no adapter_model.safetensors; fetch it again"):
+        policy.check_start(settings, agent)
+
+
+def test_a_run_whose_base_is_another_is_refused_before_anything_compiles(whole, tmp_path, monkeypatch):
+    """As where the files of model.name were replaced."""
+    shutil.copytree(whole / "whole", tmp_path / "run")
+    settings = adapted(tiny(whole), 4)
+    settings = replace(settings, train=replace(settings.train, steps=6))
+    init = assemble.decoder.init
+    monkeypatch.setattr(assemble.decoder, "init", lambda cfg, key: init(cfg, jax.random.fold_in(key, 9)))
+    monkeypatch.setattr(Engine, "warm_up", lambda *positional, **named: pytest.fail("something was compiled"))
+    with pytest.raises(ValueError, match=r"adapters are of a base [0-9a-f]{16}, model.name=two_layer is [0-9a-f]{16}"):
+        train(settings, tmp_path / "run", say=silent)
+    with pytest.raises(ValueError, match="give back the weights that they were trained on"):
+        subject.open_model(settings, tmp_path / "run")
+
+
+def test_a_run_with_other_adapters_is_no_start(whole, tmp_path):
+    settings, agent, _ = opened(whole / "whole")
+    settings = replace(adapted(settings, 8), train=replace(settings.train, init=str(whole / "whole")))
+    with pytest.raises(ValueError, match="whole has adapters of rank 4, alpha 32, all-linear; here rank 8"):
+        policy.check_start(settings, agent)
+
+
+def test_a_cold_start_of_the_whole_model_is_the_base(tmp_path):
+    """And a run from another that trained the whole model has that one's weights as its base."""
+    settings = adapted(tiny(tmp_path), 4)
+    settings = replace(settings, sft=replace(settings.sft, whole=True))
+    _, agent, mesh = settings, assemble.agent(settings), meshes.make_mesh(settings.mesh)
+    sft(settings, tmp_path / "run" / "sft", say=silent)
+    cold = policy.of_run(tmp_path / "run" / "sft", agent, mesh)
+    assert cold.base is None and cold.params["embed"].shape == (agent.cfg.vocab, agent.cfg.width)
+    first = policy.start(settings, tmp_path / "run", agent, mesh, tmp_path / "run" / "sft")
+    jax.tree.map(np.testing.assert_array_equal, first.base, cold.params)
+    assert first.base_sha256 == policy.weights_sha256(cold.params) and not np.asarray(first.params["q_b"]).any()
+    later = replace(settings, train=replace(settings.train, init=str(tmp_path / "run" / "sft")))
+    again = policy.start(later, tmp_path / "other", agent, mesh, tmp_path / "run" / "sft")
+    assert again.base_sha256 == first.base_sha256
+
+
+@pytest.mark.parametrize(("compute", "most"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_the_sampler_computes_what_the_learner_does(compute, most):
+    """In bfloat16 rollouts have the adapters beside the matrices, in float32 inside them."""
+    params = lora.init(CFG, LORA, jax.random.key(1))
+    keys = iter(jax.random.split(jax.random.key(2), len(params)))
+    params = {name: a + 0.05 * jax.random.normal(next(keys), a.shape) for name, a in params.items()}
+    base = jax.tree.map(lambda leaf: leaf.astype(compute), rollouts.random_params())
+    laid = incremental.to_decode_params(CFG, lora.whole(params, base, LORA), compute)
+    assert ("qkv_a" in laid.layers[0]) == (compute == "bfloat16")
+    model = config.Model(compute=compute, vocab_block=512, lora=LORA)
+    settings = replace(rollouts.SETTINGS, chunk=8, buckets=(64,))
+    groups = rollouts.roll(Engine(CFG, rollouts.WORDS, settings, compute=compute), laid, rollouts.world().train[:4], 4)
+    bound = learner.make(CFG, model, config.Learner(), meshes.make_mesh(config.Mesh(devices=1)))
+    graded = grades(np.tile([0.0, 1.0], (4, 2)), np.ones((4, 4), bool))
+    batch = pack(groups, graded, rows=4, row_tokens=160, queries=4, samples=4)
+    metrics = bound.gradient(bound.init(params, base), batch)[2]
+    without = bound.gradient(bound.init(lora.init(CFG, LORA, jax.random.key(1)), base), batch)[2]
+    assert int(metrics["tokens"]) > 100 and float(metrics["gap"]) < most < float(without["gap"])
+
+
+def test_a_folder_of_pefts_comes_back_as_it_was(tmp_path):
+    settings = config.Lora(3, alpha=4.5, layers="attention")
+    made = jax.tree.map(np.asarray, lora.init(CFG, settings, jax.random.key(0)))
+    made["q_b"] = made["q_b"] + 1.5
+    peft_folder.save(tmp_path / "a", CFG, settings, made, base=None, base_sha256="0" * 64, compute="float32")
+    peft_folder.check(tmp_path / "a", CFG, settings, "two_layer")
+    found = peft_folder.load(tmp_path / "a", CFG, settings, jax.tree.map(np.zeros_like, made))
+    jax.tree.map(np.testing.assert_array_equal, found, made)
+    wider = replace(settings, layers="all-linear")  # what has none there keeps its own, which changes nothing
+    new = jax.tree.map(np.asarray, lora.init(CFG, wider, jax.random.key(5)))
+    found = peft_folder.load(tmp_path / "a", CFG, wider, new)
+    np.testing.assert_array_equal(found["q_b"], made["q_b"])
+    np.testing.assert_array_equal(found["up_a"], new["up_a"])
