@@ -184,10 +184,11 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
     """Warn if an update was skipped because its gradient was not finite."""
     if not row.get("learner/nonfinite"):
         return None
+    loss, advantage = settings.learner.loss.name, settings.learner.advantage.name
     return (
         f"the update was skipped: its loss or gradient is not finite ({row['learner/skipped']} in a row; after "
-        f"{settings.learner.max_nonfinite} the run goes back to its last checkpoint). Look at loss "
-        f"{settings.learner.loss.name!r}, or lower learner.lr"
+        f"{settings.learner.max_nonfinite} the run goes back to its last checkpoint). Look at loss {loss!r} and "
+        f"advantage {advantage!r}, or lower learner.lr"
     )
 
 

@@ -51,13 +51,14 @@ def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     assert at_end.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
 
 
-def test_a_run_without_an_update_says_so(monkeypatch):
-    """Every group all wrong or all right: accuracy before and after is one policy's."""
+def test_a_run_without_an_update_says_so(monkeypatch, tmp_path):
+    """Every group all wrong or all right, or no update was finite: accuracy before and after is one policy's."""
     said: list[str] = []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "learner/updates": 0, "learner/skipped": 3}\n')
     monkeypatch.setattr(at_end, "report", lambda run: "page")
     for keep_zero_variance, drawn in ((False, 0), (False, 1), (True, 0)):
         settings = Config(learner=Learner(keep_zero_variance=keep_zero_variance))
-        run = SimpleNamespace(folder=Path("one"), settings=settings, say=said.append, detail=lambda text: None)
+        run = SimpleNamespace(folder=tmp_path, settings=settings, say=said.append, detail=lambda text: None)
         parts = SimpleNamespace(run=run, data=SimpleNamespace(questions=[Query("a", "who ?", ("x",))]))
         whole = {"questions": 2, "exact_match": 0.0, "faults": 0, "details": {"exact_match": {}, "transcripts": {}}}
         monkeypatch.setattr(at_end.evaluate, "interval", lambda evaluation, name: ".000")
@@ -66,4 +67,5 @@ def test_a_run_without_an_update_says_so(monkeypatch):
         pool = SimpleNamespace(accepted_P=np.array([drawn]))
         said.clear()
         at_end.tell(parts, SimpleNamespace(before=None, base=None, rollouts=4, pool=pool), whole)
-        assert ("no update was made" in " ".join(said)) == (not keep_zero_variance and not drawn)
+        why = "the loss or gradient of all 3 was not finite" if drawn or keep_zero_variance else "no group bore signal"
+        assert f"no update was made: {why}" in " ".join(said)

@@ -12,7 +12,7 @@ from qr_jax.config import BUDGETS, Train, chosen_plugins
 from qr_jax.lab import last_evaluation, null_control
 from qr_jax.lab.evaluation_table import format_table
 from qr_jax.lab.report import charts, page
-from qr_jax.logging import terminal
+from qr_jax.logging import metrics_writer, terminal
 from qr_jax.run import runs
 from qr_jax.step.runtime import RunState, Runtime
 
@@ -32,6 +32,8 @@ def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
         run.say(where_it_rose(before, after))
     if run_state.rollouts and not run_state.pool.accepted_P.any() and not run.settings.learner.keep_zero_variance:
         run.say("no update was made: no group bore signal, for the rewards of each were all equal")
+    elif (rows := metrics_writer.read(run.folder)) and not rows[-1]["learner/updates"] and rows[-1]["learner/skipped"]:
+        run.say(f"no update was made: the loss or gradient of all {rows[-1]['learner/skipped']} was not finite")
     if run_state.rollouts:
         run.say(f"report: {report(run)}")
     name = gained(before, after) if before else None
