@@ -10,8 +10,8 @@ The hub gives google/gemma-3-1b-it to those who have accepted Gemma's terms ther
 those of configs/smollm2_multihop.py. Gemma's chat template has no system messages and none of tools: with
 env=tool_call, too, what tools there are stands before the first question, and what a search finds is a user's message.
 
-Compiled, planned and rehearsed with random weights of a small shape; not run with the published weights, which were not
-at hand, so neither time nor accuracy is known.
+Compiled and planned for v5e:2x4, and rehearsed with random weights of a small shape; not run at this size, so neither
+time nor accuracy is known.
 """
 
 from dataclasses import replace
