@@ -60,7 +60,7 @@ def sections() -> list[Section]:
 def _sections_in(field: dataclasses.Field, name: str) -> Iterator[Section]:
     """Yield the section that a field of the config holds, and those inside it; nothing for a value or a plug-in."""
     if dataclasses.is_dataclass(field.default) and not isinstance(field.default, Use):
-        kind = type(field.default)
+        kind: Any = type(field.default)
         yield Section(name, _about(kind.__doc__), tuple(_fields(kind, f"{name}.")))
         for inner in dataclasses.fields(kind):
             yield from _sections_in(inner, f"{name}.{inner.name}")

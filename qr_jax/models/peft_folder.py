@@ -145,7 +145,9 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
     odd = [f"{name} = {show(said[name])}" for name, plain in PLAIN.items() if name in said and said[name] not in plain]
     rank, alpha = said.get("r"), said.get("lora_alpha")
     odd += [f"r = {show(rank)}"] if type(rank) is not int or not 0 < rank < 2**16 else []
-    odd += [f"lora_alpha = {show(alpha)}"] if type(alpha) not in (int, float) or not 0 < float(alpha) < 1e6 else []
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
+        alpha = 0
+        odd.append(f"lora_alpha = {show(said.get('lora_alpha'))}")
     targets = said.get("target_modules")
     known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
     named = {*known} if targets == "all-linear" else set()
