@@ -266,7 +266,7 @@ def expert_turn(config: Config) -> ExpertTurn:
 
 
 def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
-    """Return an equal part of the traces, from the `at`-th world of other facts than the run's."""
+    """Make the `at`-th other world, with other facts; return its share of the traces, each with its search."""
     whole = settings_from(config.data.world)
     part = {"train": 0, "dev": 0, "test": 0, "traces": -(-whole.traces // config.data.trace_worlds)}
     seed = OTHER_WORLDS * (whole.seed + 1) + at
@@ -303,7 +303,7 @@ def for_one(config: Config) -> Config:
 
 
 def world_tokenizer(config: Config) -> WordTokenizer:
-    """Make a tokenizer of the synthetic world's words, and an environment's tags and words that are not among them."""
+    """Make a tokenizer of the synthetic world's words, and of the environment's tags and further words."""
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
     return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ())])))

@@ -227,7 +227,7 @@ LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what end
 
 
 def share_done(limits: Mapping[str, Any], spent: Mapping[str, float]) -> float:
-    """Return the share of a run that is done (0 to 1), by LIMITS: the largest over its steps and budgets; 1 without."""
+    """Return the largest share spent of the limits that are set (LIMITS), 0 to 1; 1 if none is set."""
     shares = (spent[name] / limit for name in LIMITS if (limit := limits.get(name)))
     return min(max(shares, default=1.0), 1.0)
 

@@ -180,7 +180,9 @@ def beside(kind: str, name: str, function: str) -> Callable | None:
 
 
 def draws_by(rule: Use, by: str | None) -> Any:
-    """Return how a rule's weights draw ("chance" or "largest"): `pool.by`, or if None what the rule's file says."""
+    """Return how a rule's weights draw ("chance" or "largest"): `pool.by`, else DRAWS of the rule's file, else
+    "chance".
+    """
     return by or constants("rule", rule.name).get("DRAWS", "chance")
 
 

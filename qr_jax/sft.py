@@ -33,7 +33,7 @@ from qr_jax.settings import checks
 
 
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
-    """Play the trace as an episode whose sampled tokens are the expert's, or why it cannot be one.
+    """Return the trace played as an episode whose sampled tokens are the expert's, or why it cannot be one.
 
     Each turn ends where a rollout's would, and its thought goes on where the chat template began it.
     """
@@ -188,7 +188,7 @@ def _every(settings: Config) -> int:
 def _train(
     settings: Config, run: runs.Run, trainer: learner.Learner, state: Any, episodes: list[Episode], host: Any, done: int
 ) -> float:
-    """Train on the episodes from step `done` on; return the last loss. Interrupted once the state is saved."""
+    """Take the cold start's steps from `done` on; return the last loss. On Interrupted the whole steps are saved."""
     steps, loss, compiled = settings.sft.steps, 0.0, compiles.count()
     batches = sources.batches(episodes, settings.sft.traces, seed=settings.seed)
     if done:

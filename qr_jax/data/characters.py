@@ -89,7 +89,7 @@ def unspaced_character() -> re.Pattern[str]:
 
 @functools.cache
 def _long_row() -> re.Pattern[str]:
-    """Match MARKS characters before another such, each a combining mark or one that NFKC makes of it."""
+    """Return a pattern of MARKS marks before another; a mark's NFKD begins with a combining character."""
     every = map(chr, range(0x300, sys.maxunicode + 1))
     marks = [one for one in every if unicodedata.combining(unicodedata.normalize("NFKD", one)[0])]
     return re.compile(f"[{''.join(marks)}]{{{MARKS}}}(?=[{''.join(marks)}])")

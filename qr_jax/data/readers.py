@@ -67,7 +67,7 @@ def resolve(path: str | Path) -> list[Path]:
 
 
 def file_named(part: str) -> Path:
-    """Return the path that a word names; `{data}` is the data folder."""
+    """Return the path of one part of a setting, with `~` and `{data}` filled in."""
     return Path(os.path.expanduser(part.strip().replace("{data}", str(data_folder()))))
 
 

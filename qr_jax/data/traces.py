@@ -78,9 +78,9 @@ def has_tag_signs(*texts: str) -> bool:
 
 
 def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
-    """Rewrite a trace of the synthetic world, whose turns are searches or an answer in tags, in an environment's form.
+    """Rewrite a trace of the synthetic world, which has searches and an answer in tags, as `write` writes turns.
 
-    Up to `parallel` searches of an intersection, which do not depend on each other, become one turn.
+    Up to `parallel` searches of an intersection, which do not depend on each other, become one turn, with one thought.
     """
     acts = [(THOUGHT.match(turn), dialect.read(turn)[0][0]) for turn in trace.turns]
     asked = [" ".join(act.text.split()) for _, act in acts if act.name == "search"]

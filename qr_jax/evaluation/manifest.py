@@ -70,7 +70,7 @@ def _plugin(kind: str, chosen: Use) -> dict[str, Any]:
 
 
 def _without_places(value: Any) -> Any:
-    """Return a retriever's settings, and those of inner retrievers, without the paths of their files."""
+    """Return a plug-in's settings without those that name files (PLACES), at any depth."""
     if isinstance(value, Mapping):
         return {name: _without_places(part) for name, part in value.items() if name not in PLACES}
     return [_without_places(part) for part in value] if isinstance(value, list | tuple) else value

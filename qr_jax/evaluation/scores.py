@@ -34,7 +34,7 @@ def mean(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
-    """Return a score's mean in each run, and these means' standard error, sd (R - 1) / sqrt(R); None for one run.
+    """Return a score's mean in each run, and the standard error of these means; None under two runs with a score.
 
     A run without a score (NaN) is None, and counts in no error.
     """

@@ -207,7 +207,8 @@ class Update:
     def apply(self, state: State, rate, measured):
         """Return (state, metrics) after an update by what `measure` returned.
 
-        The state stays as it is if there was nothing to learn from or something was not finite.
+        The weights stay as they are if there was nothing to learn from, or if a value was not finite, which `skipped`
+        counts.
         """
         value, grads, metrics = measured
         norm = optax.tree.norm(grads)

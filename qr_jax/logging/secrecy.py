@@ -17,7 +17,7 @@ def looks_secret(name: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """Return the text without the values of environment variables whose names look secret."""
+    """Redact the values, of SHORTEST characters or more, of environment variables whose names look secret."""
     values = (value.strip() for name, value in os.environ.items() if looks_secret(name))
     return without(text, (value for value in values if len(value) >= SHORTEST))
 

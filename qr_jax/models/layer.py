@@ -22,7 +22,10 @@ def embedded(cfg: ModelConfig, table_VD, ids, kind):
 
 
 def rms_norm(cfg: ModelConfig, x, weight, axis: int):
-    """Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; in float32 up to the weight; Gemma has 1 + weight, in float32."""
+    """Normalise by the root mean square along `axis`, in float32 up to the weight (arXiv:1910.07467, eq. 4).
+
+    Gemma multiplies by 1 + weight, in float32.
+    """
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=axis, keepdims=True) + cfg.norm_eps)
     weight = _along(weight, axis, x).astype(x.dtype)

@@ -72,7 +72,7 @@ def local_mesh(kind: Kind, devices: Sequence[Any]) -> Mesh:
 
 
 def of_host(mesh: Mesh, process: int) -> list[Any]:
-    """Return the learner's devices on one host, by number."""
+    """Return the learner's devices that belong to `process`, in order of their ids."""
     return sorted((d for d in mesh.devices.flat if d.process_index == process), key=lambda device: device.id)
 
 

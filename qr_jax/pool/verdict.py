@@ -18,10 +18,10 @@ def judge(
     channel: Literal["reward", "outcome"] = "reward",
     seed: int = 0,
 ) -> Outcome:
-    """Judge a step's groups, before any rule: verdicts, and the first `accept` signal groups in draw order.
+    """Return the step's Outcome: each group's verdict, and the first `accept` signal groups in draw order.
 
-    `channel` is the values that bear the signal; the grades inside have passed `records.grades`. Rounds of one step are
-    judged together. ValueError where a query is drawn twice or the grades do not hold one row a drawn query.
+    `channel` is the values that bear the signal. The Outcome's grades have passed `records.grades`. Rounds of one step
+    are judged together. ValueError where a query is drawn twice or the grades do not hold one row a drawn query.
     """
     drawn_Q = indices("drawn_Q", drawn_Q, None)
     if accept < 0:
@@ -44,8 +44,8 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
     """Return verdict_Q of grades that have passed `records.grades`: "signal", "easy", "hard" or "fault".
 
     A group is "signal" when the largest of its valid values on the channel exceeds the smallest: exactly, never by a
-    standard deviation, as `variance.group_variance_mask` decides on the device. Otherwise it is "easy" when all its
-    valid outcomes are 1 and "hard" when not. With fewer than 2 valid episodes it is a "fault".
+    standard deviation, as `variance.group_variance_mask` decides on the device of rewards. Otherwise it is "easy" when
+    all its valid outcomes are 1 and "hard" when not. With fewer than 2 valid episodes it is a "fault".
     """
     if channel not in ("reward", "outcome"):
         raise UserError(f"channel={channel!r} is neither 'reward' nor 'outcome'")

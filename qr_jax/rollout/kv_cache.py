@@ -152,7 +152,7 @@ class KVCache:
             self.grown += name == "slots"
 
     def _view(self, positions: int) -> int:
-        """Return the smallest view with room for so many, and for prompts; the longest where none has."""
+        """Return the smallest view of at least so many positions and of prompts' (`least`); the longest if none is."""
         return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
     def _resize(self, name: str, length: int) -> None:

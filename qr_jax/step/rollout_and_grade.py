@@ -103,7 +103,10 @@ def roll_out(
 def _run_engine(
     runtime: Runtime, params, run_state: RunState, mine: Mapping[int, int], first: Mapping[int, int], step: int, total
 ) -> Rolled:
-    """Roll out the queries (pool index -> samples) on this process; `first` says which sample number comes next."""
+    """Roll out the queries (pool index -> samples) on this process, and add the cost to `total`.
+
+    `first`: the number of each query's first sample (0 where it is not named).
+    """
     cost = dict(zip(mine, expected_tokens(runtime, run_state, list(mine)), strict=True))
     engine, rolled = runtime.agent.engine, {}
     for number in sorted({first.get(index, 0) for index in mine}):
