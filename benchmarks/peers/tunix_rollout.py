@@ -21,7 +21,6 @@ from tunix.rl.agentic import utils
 from tunix.rl.agentic.agents import agent_types, base_agent
 from tunix.rl.agentic.environments import base_environment
 from tunix.rl.agentic.pipeline import rollout_orchestrator
-from tunix.rl.agentic.rewards import reward
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 
 from benchmarks import interleave
@@ -54,6 +53,9 @@ class Words:
 
     def bos_id(self) -> int | None:
         return None
+
+    def dedup_bos_ids(self, ids: list[int]) -> list[int]:
+        return ids
 
     def eos_id(self) -> int:
         return self.words.eos_ids[0]
@@ -154,11 +156,11 @@ def multi_turn(round_at: int, episodes: int, group: int) -> tuple[int, float, di
     wanted = [(questions[at // group % len(questions)], at) for at in range(episodes)]
     counts: list[int] = []
 
-    def model_call(messages, env=None) -> str:
+    def model_call(messages, env=None, max_generation_steps=None) -> base_rollout.RolloutOutput:
         text = Plain().parse(messages, add_generation_prompt=True, is_first_msg=True)
         made = state["multi_turn"].generate(text, config())
         counts.append(len(made.tokens[0]))
-        return made.text[0]
+        return made
 
     start = time.monotonic()
     trajectories = asyncio.run(collect(wanted, model_call))
@@ -170,8 +172,7 @@ def multi_turn(round_at: int, episodes: int, group: int) -> tuple[int, float, di
 async def collect(wanted, model_call) -> list[dict[str, Any]]:
     """The trajectories, collected as `AgenticRLLearner._orchestrator_producer` does."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(state["concurrency"] + 1))
-    engine = {"model_call": model_call, "final_reward_fn": reward.dummy_reward, "tokenizer": state["words"],
-              "chat_parser": Plain(), "timeout": 3600.0}  # fmt: skip
+    engine = {"model_call": model_call, "tokenizer": state["words"], "chat_parser": Plain(), "timeout": 3600.0}
     orchestrator = rollout_orchestrator.RolloutOrchestrator(
         rollout_sync_lock=utils.RolloutSyncLock(), engine_kwargs=engine, max_concurrency=state["concurrency"]
     )
