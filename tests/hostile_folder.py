@@ -367,12 +367,13 @@ def commands() -> list[list[str]]:
     found = []
     for names, parser in leaves(cli.make_parser()):
         words, takes = list(names), False
+        one_of = [group._group_actions[0] for group in parser._mutually_exclusive_groups if group.required]
         for action in parser._actions:
             said = f"{action.metavar} {action.help}" if not isinstance(action, argparse._HelpAction) else ""
             takes = takes or bool(TAKES.search(said))
             if not action.option_strings:
                 words.append(GIVEN.get(str(action.metavar), "{out}/x"))
-            elif action.required:
+            elif action.required or action in one_of:
                 words += [action.option_strings[0], GIVEN.get(action.option_strings[0], "{out}/x")]
         if takes and words[0] not in ("quickstart", "oracle"):
             found.append(words)

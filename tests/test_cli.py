@@ -192,7 +192,10 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
             ["train", "configs"],
             "configs is a folder; wanted a config: a Python file or a config.json (there are: configs/d",
         ),
-        (["sft", "configs/nope.py"], "there is no config configs/nope.py (there are: configs/dapo.py, configs/methods"),
+        (
+            ["sft", "configs/nope.py"],
+            "there is no config configs/nope.py (there are: configs/dapo.py, configs/gemma3_1b.py",
+        ),
         (["help", "trian"], "there is no command 'trian'; did you mean train?"),
         (["eval", "configs", "--config", TINY, "--batch_size", "4"], "it is rollout.slots here, how many sequences"),
         (["data", "check", "a", "b"], "qr-jax data check does not take 'b'; check one file at a time; --against FILE"),

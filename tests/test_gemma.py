@@ -163,6 +163,7 @@ def learned(mesh, share, groups):
     return float(loss), jax.tree.map(np.asarray, gradient), metrics, batch
 
 
+@pytest.mark.thorough
 def test_the_learner_s_gap_to_the_sampler_is_below_1e_4_in_rows_in_trees_and_on_eight_devices():
     """Four query heads and one of keys: over two devices of `tensor` the queries' are cut, and the keys' is whole."""
     made = Engine(CFG, WORDS, replace(SETTINGS, buckets=(64,)))

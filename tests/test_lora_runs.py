@@ -28,6 +28,7 @@ from qr_jax.run import checkpoint, policy
 from qr_jax.sft import sft
 from qr_jax.train import train
 
+pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[1]
 LORA = config.Lora(rank=4)
 CFG = rollouts.CFG

@@ -35,7 +35,7 @@ from qr_jax.parallel import alike
 from qr_jax.pool import pool
 from qr_jax.records import grades
 from qr_jax.rollout import engine, kv_cache
-from qr_jax.run import begin, checkpoint, committed, runs
+from qr_jax.run import begin, checkpoint, committed, plugin_record, runs
 from qr_jax.sets import formats
 from qr_jax.sft import sft
 from qr_jax.step import grading
@@ -382,7 +382,8 @@ def test_rows_may_change_with_the_mesh_where_a_batch_is_one_update(tmp_path):
         one = replace(base, learner=replace(base.learner, updates=updates))
         more = replace(one, learner=replace(one.learner, rows=2 * one.learner.rows))
         with pytest.raises(ValueError, match="learner.rows") if refused else nullcontext():
-            runs.Run._refuse_another(SimpleNamespace(settings=more), one, "there")
+            record = plugin_record.record(more, {})
+            runs.Run._refuse_another(SimpleNamespace(settings=more), one, record, record, "there")
 
 
 @pytest.mark.thorough
@@ -560,7 +561,7 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     parts = SimpleNamespace(settings=tiny(Path()), learner=trainer)  # min_signal=3
     parts.batch = lambda state, groups, left_out, key: packed.append(left_out) or "all"
     standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
-    state = SimpleNamespace(params={}, updates=0)
+    state = SimpleNamespace(params={}, base=None, updates=0)
     assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed
     state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0)
     assert (state.updates, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])

@@ -64,7 +64,7 @@ interpreter="$python"
 [ ! -x .venv/bin/python ] || interpreter=.venv/bin/python
 constraints=constraints.txt # as in the Makefile: jax 0.11 dropped Python 3.11
 if "$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
-  constraints=constraints-3.13.txt
+  constraints="constraints-3.13.txt"
 fi
 run .venv/bin/python -m pip install -c "$constraints" -e '.[all,tpu]'
 hosts=1
