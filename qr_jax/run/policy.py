@@ -43,7 +43,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     """Return the first policy of the run in `folder`: from `source`, which is a run's folder or a PEFT adapter's."""
     if not settings.model.lora.rank:
         found = of_run(source, agent, mesh)
-        if found.base is None:  # without a bucket's copy of its config, which process 0 alone has
+        if found.base is None:  # and no config is read: in a bucket process 0 alone has it
             return found
         return Policy(lora.merged(lora.whole(found.params, found.base, runs.load(source).model.lora)))
     frozen, sha256, of = _base(settings, folder, agent, mesh)
