@@ -9,7 +9,6 @@ A run that has a result is not made again; a run that was stopped goes on. Runs 
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,9 +75,7 @@ def keep(run: Job) -> None:
 
 def read(rule: str, step: str, world: int) -> dict[int, dict[str, Any]]:
     """The kept runs of an arm in a world by seed, with their accuracy over the last 30 % of the rollouts."""
-    paths = sorted((RESULTS / f"world_{world}" / rule / step).glob("seed_*.json"))
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return {run["seed"]: run | {"accuracy": study_results.accuracy(run, BUDGET)} for run in runs}
+    return study_results.of_folder(RESULTS / f"world_{world}" / rule / step, BUDGET)
 
 
 def gaps(rows: Mapping[tuple[str, str, int], Mapping[int, Mapping[str, Any]]]) -> Gaps:
@@ -86,10 +83,7 @@ def gaps(rows: Mapping[tuple[str, str, int], Mapping[int, Mapping[str, Any]]]) -
     found: dict[str, list[float]] = {step: [] for step in STEPS}
     for step, world in itertools.product(STEPS, SEEDS):
         theirs, ours = (rows[rule, step, world] for rule in RULES)
-        for seed in sorted({*ours} & {*theirs}):
-            if ours[seed]["before"] != theirs[seed]["before"]:
-                raise ValueError(f"{step}, world {world}, seed {seed}: the two runs began from different cold starts")
-            found[step].append(ours[seed]["accuracy"] - theirs[seed]["accuracy"])
+        found[step] += study_results.paired(ours, theirs, f"{step}, world {world}")
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interleave, paper_errors
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, ranged
 from qr_jax.lab import oracle, paper_world
 
 FILE = interleave.ROOT / "benchmarks/results/paper_implies.json"
@@ -129,13 +129,6 @@ def of_grpo(plays: Mapping[str, Sequence[Played]], rule: str) -> str:
 
 def mean(values: Iterable[float]) -> str:
     return f"{np.mean(list(values)):,.0f}"
-
-
-def ranged(values: Sequence[float], form: str = ",.0f") -> str:
-    """As in ".74 (.73-.76)": the mean, and the least and the largest."""
-    told = [f"{value:{form}}" for value in (np.mean(values), min(values), max(values))]
-    middle, low, high = (text.removeprefix("0") or "0" for text in told)
-    return middle if low == high else f"{middle} ({low}-{high})"
 
 
 if __name__ == "__main__":

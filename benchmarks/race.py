@@ -9,7 +9,6 @@ A run that has a result is not made again; a run that was stopped goes on (six h
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -125,11 +124,7 @@ def keep(run: Job) -> None:
 
 def read(stage: str, arm: str, candidate: str, world: int) -> dict[int, dict[str, Any]]:
     """The kept runs of a candidate by seed, with their accuracy over the last 30 % of the rollouts."""
-    runs = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((RESULTS / place(stage, arm, candidate, world)).glob("seed_*.json"))
-    ]
-    return {run["seed"]: run | {"accuracy": study_results.accuracy(run, BUDGET)} for run in runs}
+    return study_results.of_folder(RESULTS / place(stage, arm, candidate, world), BUDGET)
 
 
 def best(arm: str) -> str:
@@ -167,10 +162,7 @@ def gaps(worlds: Iterable[int] = FINAL) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {arm: [] for arm in others}
     for arm, world in itertools.product(others, worlds):
         theirs, ours = (read("final", name, best(name), world) for name in (base, arm))
-        for seed in sorted({*theirs} & {*ours}):
-            if theirs[seed]["before"] != ours[seed]["before"]:
-                raise ValueError(f"{arm}, world {world}, seed {seed}: the two runs began from different cold starts")
-            found[arm].append(ours[seed]["accuracy"] - theirs[seed]["accuracy"])
+        found[arm] += study_results.paired(ours, theirs, f"{arm}, world {world}")
     return found
 
 

@@ -13,14 +13,14 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import interleave
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, ranged
 from qr_jax.lab import oracle, paper_world, pass_rates
 from qr_jax.pool.noise import uniforms
 
@@ -206,7 +206,7 @@ def by_jump(points: Sequence[Point]) -> str:
         cells = []
         for per_query in PER_QUERY:
             own = [point for point in points if (point["jump"], point["per_query"]) == (jump, per_query)]
-            cells.append(ranged(point["same"]["recycle"] for point in own) if own else "")
+            cells.append(ranged([point["same"]["recycle"] for point in own], ".2f") if own else "")
         rows.append((str(jump), *cells))
     return markdown(rows)
 
@@ -219,11 +219,6 @@ def of_the_paper(points: Sequence[Point]) -> str:
         cells = [f"{point['same'][arm]:.2f}, {point['queries'][arm]:.2f}" for arm in others]
         rows.append((point["model"], str(point["samples"]), f"{point['groups']['grpo']:,.0f}", *cells))
     return markdown(rows)
-
-
-def ranged(values: Iterable[float]) -> str:
-    known = [*values]
-    return f"{np.mean(known):.2f} ({min(known):.2f}-{max(known):.2f})"
 
 
 if __name__ == "__main__":

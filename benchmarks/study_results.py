@@ -20,6 +20,7 @@ import functools
 import json
 import runpy
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,21 @@ def budget_of(setting: str) -> int:
 def read(half: str, setting: str, recipe: str, generation: str = "again") -> dict[int, dict[str, Any]]:
     """The kept runs of a recipe by seed, with their accuracy."""
     folder = RESULTS / half / setting / recipe / ("first" if generation == "first" else "")
+    return of_folder(folder, budget_of(setting))
+
+
+def of_folder(folder: Path, budget: int) -> dict[int, dict[str, Any]]:
+    """The kept runs in a folder by seed, with their accuracy over the last SHARE of the budget."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("seed_*.json"))]
-    return {run["seed"]: run | {"accuracy": accuracy(run, budget_of(setting))} for run in runs}
+    return {run["seed"]: run | {"accuracy": accuracy(run, budget)} for run in runs}
+
+
+def paired(ours: Mapping[int, Run], theirs: Mapping[int, Run], what: str) -> list[float]:
+    """Our accuracy less theirs, of each seed that both have; ValueError where two runs differ in their cold start."""
+    seeds = sorted({*ours} & {*theirs})
+    if other := [seed for seed in seeds if ours[seed]["before"] != theirs[seed]["before"]]:
+        raise ValueError(f"{what}, seed {other[0]}: the two runs began from different cold starts")
+    return [ours[seed]["accuracy"] - theirs[seed]["accuracy"] for seed in seeds]
 
 
 def pairs(half: str, setting: str, rule: str, base: str, which: str) -> dict[int, list[Pair]]:

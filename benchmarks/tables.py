@@ -24,3 +24,10 @@ def thousandths(value: float, sign: str = "") -> str:
     """Three digits after the point; what is then 0 has no sign, whether it came from above or from below."""
     text = f"{value:{sign}.3f}"
     return text if float(text) else f"{0:.3f}"
+
+
+def ranged(values: Sequence[float], form: str = ",.0f") -> str:
+    """As in ".74 (.73-.76)": the mean, and the least and the largest."""
+    told = [f"{value:{form}}" for value in (np.mean(values), min(values), max(values))]
+    middle, low, high = (text.removeprefix("0") or "0" for text in told)
+    return middle if low == high else f"{middle} ({low}-{high})"

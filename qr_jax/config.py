@@ -9,6 +9,7 @@ import runpy
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -302,17 +303,15 @@ class Config:
     log: Log = Log()
 
 
+# Where a config names its plug-in of each kind.
+PLUGIN_AT = {kind: kind for kind in ("env", "retriever", "reward")}
+PLUGIN_AT |= {kind: f"pool.{kind}" for kind in ("rule", "rounds")}
+PLUGIN_AT |= {kind: f"learner.{kind}" for kind in ("advantage", "loss")}
+
+
 def chosen_plugins(config: Config) -> dict[str, Use]:
     """Return the plug-in of each kind."""
-    return {
-        "env": config.env,
-        "retriever": config.retriever,
-        "reward": config.reward,
-        "rule": config.pool.rule,
-        "rounds": config.pool.rounds,
-        "advantage": config.learner.advantage,
-        "loss": config.learner.loss,
-    }
+    return {kind: attrgetter(place)(config) for kind, place in PLUGIN_AT.items()}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -23,8 +23,6 @@ from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.settings.settings import Use, describe, nearest
 
-PLACES = {"rule": "pool.rule", "rounds": "pool.rounds", "advantage": "learner.advantage", "loss": "learner.loss"}
-
 
 @dataclass(frozen=True)
 class Described:
@@ -73,14 +71,14 @@ def chosen(what: str) -> list[Section]:
     plug-in's name (`foresee.gamma`). A plug-in from outside is named with its kind: `rule=my_lab.ideas.mine`.
     """
     place, _, outside = what.partition("=")
-    kinds = [kind for kind in CONTRACTS if place in (kind, PLACES.get(kind, kind))]
+    kinds = [kind for kind in CONTRACTS if place in (kind, config.PLUGIN_AT[kind])]
     if kinds and "." in outside:
         return [_of_plugin(kinds[0], outside)]
     if kinds and outside:  # rule=foresee, as it is typed after a config
-        what = f"{PLACES.get(kinds[0], kinds[0])}={outside}"
+        what = f"{config.PLUGIN_AT[kinds[0]]}={outside}"
     every = sections()
     kind, dot, rest = what.partition(".")
-    full = PLACES.get(kind, kind) + dot + rest
+    full = config.PLUGIN_AT.get(kind, kind) + dot + rest
     found = [section for section in every if what in (section.name, section.plugin)]
     found = found or [section for section in every if section.plugin and section.name.partition("=")[0] == full]
     found = found or list(_with_setting(every, full)) or list(_with_setting(every, f".{full}"))
@@ -94,7 +92,11 @@ def chosen(what: str) -> list[Section]:
             raise UserError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
         if os.path.isfile(f"{what}.py"):
             raise UserError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
-        known = [*{part for section in every for part in (section.name, section.plugin) if part}, *PLACES, *settings]
+        known = [
+            *{part for section in every for part in (section.name, section.plugin) if part},
+            *config.PLUGIN_AT,
+            *settings,
+        ]
         raise UserError(
             f"there is no section, plug-in or setting {what!r}{nearest(what, known)}; `qr-jax settings` lists all"
         )
@@ -147,7 +149,7 @@ def _of_plugin(kind: str, name: str) -> Section:
     comments, function = _comments(source), _written(source, name.rpartition(".")[2], ast.FunctionDef)
     if not function:
         raise UserError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
-    place, settings = PLACES.get(kind, kind), []
+    place, settings = config.PLUGIN_AT[kind], []
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:
             wanted = describe(known[argument.arg].type) if known[argument.arg].type is not Any else "any value"

@@ -20,8 +20,7 @@ def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = Non
 
     Adapters lie in the tree of their base (`lora.whole`).
     """
-    found = policy.of_run(run, agent, mesh, step)
-    return lora.whole(found.params, found.base, runs.load(run).model.lora)
+    return policy.of_run(run, agent, mesh, step).whole()
 
 
 def open_model(

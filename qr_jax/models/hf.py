@@ -103,6 +103,8 @@ def _within(path: Path, described: str) -> str:
 
     Gemma 3's smaller models have the larger ones' tokenizer, whose last token stands behind their vocabulary.
     """
+    if IMAGE not in described:  # no other tokenizer, of which some have 30 MB, is parsed once more
+        return described
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     size, whole = config.get("vocab_size"), json.loads(described)
     added = whole.get("added_tokens") or []

@@ -12,11 +12,8 @@ from qr_jax.errors import UserError
 from qr_jax.models import hub
 from qr_jax.settings.settings import show
 
-TURN_ENDS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-)  # also end a turn where the vocabulary has them as added tokens
+# They also end a turn where the vocabulary has them as added tokens.
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
 BLANK = "▁"  # SentencePiece's
 RESERVED = ("<pad>", "<eos>", "<unk>")
 

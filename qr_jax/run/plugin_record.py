@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, chosen_plugins
+from qr_jax.config import PLUGIN_AT, Config, chosen_plugins
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.settings.settings import Use, differences, plain
 
 FILE = "plugins.json"
-SECTION = {"rule": "pool", "rounds": "pool", "advantage": "learner", "loss": "learner"}  # of a config; others: none
 
 Record = Mapping[str, Mapping[str, Any]]  # kind -> name, settings, and of a user's file sha256 (and `earlier` ones)
 
@@ -65,7 +64,8 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
     """
     there, here = plain(begun), plain(config)
     for kind, known in now.items():
-        parts = [tree[SECTION[kind]] if kind in SECTION else tree for tree in (there, here)]
+        section = PLUGIN_AT[kind].partition(".")[0] if "." in PLUGIN_AT[kind] else ""
+        parts = [tree[section] if section else tree for tree in (there, here)]
         if parts[0][kind]["name"] == parts[1][kind]["name"]:
             kept = before.get(kind, {}).get("settings", known["settings"])
             parts[0][kind]["settings"] = {**kept, **parts[0][kind]["settings"]}

@@ -29,6 +29,11 @@ class Policy:
     params: Any
     base: Any = None
     base_sha256: str | None = None
+    lora: config.Lora = config.Lora()  # the adapters' settings
+
+    def whole(self) -> Any:
+        """Return one tree of what is trained and its base (`lora.whole`)."""
+        return lora.whole(self.params, self.base, self.lora)
 
 
 def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
@@ -36,26 +41,26 @@ def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
     if not settings.model.lora.rank:
         return Policy(assemble.place(agent.weights(), mesh))
     host = agent.weights(jnp.dtype(settings.model.compute))
-    return Policy(_new(settings, agent, mesh), assemble.place(host, mesh), weights_sha256(host))
+    return Policy(_new(settings, agent, mesh), assemble.place(host, mesh), weights_sha256(host), settings.model.lora)
 
 
 def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, source: str | Path) -> Policy:
     """Return the first policy of the run in `folder`: from `source`, which is a run's folder or a PEFT adapter's."""
-    if not settings.model.lora.rank:
-        found = of_run(source, agent, mesh)
-        if found.base is None:  # and no config is read: in a bucket process 0 alone has it
-            return found
-        return Policy(lora.merged(lora.whole(found.params, found.base, runs.load(source).model.lora)))
+    own = settings.model.lora
+    if not own.rank:
+        return Policy(lora.merged(of_run(source, agent, mesh).whole()))
     frozen, sha256, of = _base(settings, folder, agent, mesh)
     if peft_folder.is_one(source):
-        adapters = peft_folder.load(source, agent.cfg, settings.model.lora, _new_on_host(settings, agent))
+        adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
         peft_folder.check_base(source, sha256, settings.model.compute)
-        return Policy(assemble.place(adapters, mesh), frozen, sha256)
-    host, params = _restored(source, agent, mesh)
+        return Policy(assemble.place(adapters, mesh), frozen, sha256, own)
+    # The source's adapters have these settings (`check_start`). Its config is not read: of a run in a bucket process 0
+    # alone has it.
+    host, params = _restored(source, agent, mesh, model=settings.model)
     if checkpoint.BASE not in host:  # the whole model was trained there, and is the base
-        return Policy(_new(settings, agent, mesh), frozen, sha256)
+        return Policy(_new(settings, agent, mesh), frozen, sha256, own)
     checkpoint.check_same_base(host, sha256, of)
-    return Policy(params, frozen, sha256)
+    return Policy(params, frozen, sha256, own)
 
 
 def check_start(settings: Config, agent: assemble.Agent) -> None:
@@ -82,7 +87,8 @@ def of_run(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None
     host, params = _restored(run, agent, mesh, step)
     if checkpoint.BASE not in host:
         return Policy(params)
-    return Policy(params, base(runs.load(run), run, agent, mesh, host), host[checkpoint.BASE])
+    settings = runs.load(run)
+    return Policy(params, base(settings, run, agent, mesh, host), host[checkpoint.BASE], settings.model.lora)
 
 
 def adapters(run: str | Path, agent: assemble.Agent, mesh) -> tuple[Any, str | None]:
@@ -117,13 +123,18 @@ def _base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh) -> 
     return frozen, weights_sha256(frozen, mesh), f"the last checkpoint of {source}"
 
 
-def _restored(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None) -> tuple[dict[str, Any], Any]:
-    """Return a checkpoint's host values, and what was trained: adapters alone, or the whole model."""
+def _restored(
+    run: str | Path, agent: assemble.Agent, mesh, step: int | None = None, model: config.Model | None = None
+) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint's host values, and what was trained: adapters alone, or the whole model.
+
+    `model`: the settings of the adapters; None: those of the run's config.
+    """
     checkpoints, last = runs.last_checkpoint(run, step)
     host = checkpoints.host(last)
     checkpoint.check_same_model(host, agent.fingerprint)
     adapts = checkpoint.BASE in host
-    shapes = lora.abstract(agent.cfg, runs.load(run).model)[0] if adapts else decoder.abstract(agent.cfg)
+    shapes = lora.abstract(agent.cfg, model or runs.load(run).model)[0] if adapts else decoder.abstract(agent.cfg)
     return host, checkpoints.restore(last, meshes.abstract(mesh, shapes), part="params")[0]
 
 
