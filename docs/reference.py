@@ -12,6 +12,7 @@ from unittest import mock
 
 from qr_jax import config, plugins
 from qr_jax.cli import cli, elsewhere, meanings, overrides
+from qr_jax.config import PLUGIN_AT
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging import metrics
 
@@ -73,7 +74,7 @@ def plugin_settings() -> str:
             function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
             parts.append(f"### {name} ({kind})\n\n{plain(ast.get_docstring(tree) or '')}\n")
             parts.append(plain(ast.get_docstring(function) or "") + "\n")
-            parts.append(_rows(sections[f"{meanings.PLACES.get(kind, kind)}={name}"]))
+            parts.append(_rows(sections[f"{PLUGIN_AT[kind]}={name}"]))
     return "\n".join(parts)
 
 
