@@ -235,7 +235,8 @@ def _step(
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
     if learner.takes_long((state.params, state.base), learner_settings, int(batch.used_M.sum())):
-        state, metrics = _by_parts(trainer, state, batch, rate, run)
+        by_parts = partial(trainer.step_by_parts, state, batch, np.float32(rate), between=run.check_stop)
+        state, metrics = beside(lambda: jax.block_until_ready(by_parts()))
     else:
         state, metrics = trainer.train_step(state, batch, np.float32(rate))
     metrics = jax.device_get(metrics)
@@ -248,14 +249,3 @@ def _step(
         "sft/packing_efficiency": pack.packing_efficiency(batch),
         "time/step_s": time.monotonic() - start,
     }
-
-
-def _by_parts(trainer: learner.Learner, state, batch: pack.Batch, rate: float, run: runs.Run):
-    """Take an update by micro-batches; Interrupted between two, and all processes together."""
-
-    def between() -> None:
-        if run.stops():
-            raise Interrupted
-
-    by_parts = partial(trainer.step_by_parts, state, batch, np.float32(rate), between=between)
-    return beside(lambda: jax.block_until_ready(by_parts()))

@@ -77,8 +77,8 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
 
 
 def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> tuple[learner.State, RunState]:
-    """Loop over the steps. A SIGTERM in a rollout, or a plug-in's error, saves the step before; a later SIGTERM saves
-    the step in progress, without its evaluation.
+    """Loop over the steps. A SIGTERM in a rollout or between micro-batches that take long, or a plug-in's error, saves
+    the step before; a later SIGTERM saves the step in progress, without its evaluation.
     """
     settings, run, lines = runtime.settings, runtime.run, log.Lines(runtime)
     rolls_back = settings.guards.act == "rollback"
@@ -175,7 +175,7 @@ def take_step(
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
     """Take one step; return the learner's state, the run state and the metrics (None: the pool is used up).
 
-    Before anything changed it raises Interrupted if the run was told to stop, and ServiceDown if most searches or
+    Before the state changed it raises Interrupted if the run was told to stop, and ServiceDown if most searches or
     grades failed.
     """
     settings, clock, compiled = runtime.settings, [time.monotonic()], compiles.count()
@@ -211,7 +211,10 @@ def take_step(
 def _update(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, UpdateResult]:
-    """Train on the groups that wait, once there are enough; until then nothing changes."""
+    """Train on the groups that wait, once there are enough; until then nothing changes.
+
+    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    """
     waiting = run_state.waiting
     if len(waiting) < max(runtime.settings.pool.min_signal, 1):
         return state, run_state, UpdateResult()
@@ -219,9 +222,8 @@ def _update(
     packed = runtime.batch(state, waiting, run_state.left_out, key)
     done = _share_done(runtime.settings.train, step, run_state)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
-    work = partial(runtime.learner.update, state, packed, rate)
-    takes_long = learner.takes_long((state.params, state.base), runtime.settings.learner)
-    state, metrics = beside(work) if takes_long else work()
+    work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop)
+    state, metrics = beside(work) if runtime.learner.by_parts else work()
     log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 

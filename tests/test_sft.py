@@ -234,7 +234,7 @@ def test_a_cold_start_says_a_sigterm_at_once_ends_at_the_next_micro_batch_and_go
 def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins_again(tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "LONG", 0)
     for _ in range(2):
-        monkeypatch.setattr(runs.Run, "stops", lambda run: True)
+        monkeypatch.setattr(runs.Run, "stopping", property(lambda run: True, lambda run, value: None), raising=False)
         with pytest.raises(SystemExit):
             cold_start(tmp_path / "run")
         assert not list((tmp_path / "run" / "checkpoints").glob("step_*"))

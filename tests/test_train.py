@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -553,12 +553,13 @@ def test_the_summary_has_what_the_readme_names(finished):
 def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):
     packed = []
     monkeypatch.setattr(driver.log, "check_advantage", lambda *_: None)
-    monkeypatch.setattr(driver.learner, "takes_long", lambda params, settings: False)
     trainer = SimpleNamespace(
+        by_parts=False,
         rate=lambda updates, done: 0.5,
-        update=lambda state, batch, rate: (SimpleNamespace(updates=state.updates + 1, rate=rate), []),
+        update=lambda state, batch, rate, _: (SimpleNamespace(updates=state.updates + 1, rate=rate), []),
     )
-    parts = SimpleNamespace(settings=tiny(Path()), learner=trainer)  # min_signal=3
+    run = SimpleNamespace(check_stop=None)
+    parts = SimpleNamespace(settings=tiny(Path()), learner=trainer, run=run)  # min_signal=3
     parts.batch = lambda state, groups, left_out, key: packed.append(left_out) or "all"
     standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
     state = SimpleNamespace(params={}, base=None, updates=0)
@@ -598,35 +599,83 @@ def test_how_much_of_a_run_is_done_is_said_by_its_steps_or_by_the_budget_that_en
     assert driver._last_step(limits, step, standing) == last
 
 
-@pytest.mark.parametrize("where", ["step", "compile"])
-def test_a_sigterm_while_a_large_model_learns_or_compiles_is_said_before_that_is_over(tmp_path, monkeypatch, where):
-    """The main thread was inside XLA, and heard nothing until it came back."""
-    settings = tiny(tmp_path)
-    settings = replace(
+def by_parts(folder: Path) -> config.Config:
+    """Two steps of several micro-batches each, and no checkpoint but the first and the last."""
+    settings = tiny(folder)
+    return replace(
         settings, sft=replace(settings.sft, steps=0), evaluation=config.Evaluation(questions=1),
-        learner=replace(settings.learner, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
+        learner=replace(settings.learner, rows=1, keep_zero_variance=True), pool=replace(settings.pool, min_signal=1),
+        train=replace(settings.train, steps=2, checkpoint_every=5),
     )  # fmt: skip
-    monkeypatch.setattr(learner, "LONG", 0)
-    make, said, calls = learner.make, [], []
+
+
+def stopping(monkeypatch, at: Callable[[int, int], None]) -> None:
+    """Call `at` between micro-batches: with the number of the update (0: what compiles) and that of the call in it."""
+    make, steps = learner.make, itertools.count()
 
     def told(*given, **named):
         made = make(*given, **named)
 
-        def step(*given):
-            calls.append(threading.current_thread())
-            if len(calls) == (1 if where == "compile" else 2):
-                os.kill(os.getpid(), signal.SIGTERM)
-                until = time.monotonic() + 5
-                while "SIGTERM: saving and ending" not in said and time.monotonic() < until:
-                    time.sleep(0.01)
-                said.append("the work is over")
-            return made.train_step(*given)
+        def step(*given, between):
+            number, micro_batches = next(steps), itertools.count(1)
 
-        step.jitted = made.train_step.jitted
-        return replace(made, train_step=step)
+            def counted():
+                at(number, next(micro_batches))
+                between()
 
+            return made.step_by_parts(*given, between=counted)
+
+        return replace(made, step_by_parts=step)
+
+    monkeypatch.setattr(learner, "LONG", 0)
     monkeypatch.setattr("qr_jax.step.runtime.make", told)
+
+
+def test_a_sigterm_between_micro_batches_ends_the_update_there_and_the_run_goes_on_to_the_same_bytes(
+    tmp_path, monkeypatch
+):
+    """It was heard when the update was over: at 135M parameters on two cores after minutes."""
+    calls, said = [], []
+
+    def stop_in_the_second_update(number, micro_batch):
+        calls.append((number, micro_batch))
+        if calls[-1] == (2, 3):  # 0: what compiles
+            os.kill(os.getpid(), signal.SIGTERM)
+            until = time.monotonic() + 5
+            while "SIGTERM: saving and ending" not in said and time.monotonic() < until:  # the main thread says it
+                time.sleep(0.01)
+
+    with monkeypatch.context() as within:
+        stopping(within, lambda *at: calls.append(at))
+        train(by_parts(tmp_path), tmp_path / "whole", say=lambda _: None)
+    every = [micro_batch for number, micro_batch in calls if number == 2]
+    assert len(every) > 4  # its last call is before the optimizer
+    calls.clear()
+    with monkeypatch.context() as within:
+        stopping(within, stop_in_the_second_update)
+        with pytest.raises(SystemExit) as stopped:
+            train(by_parts(tmp_path), tmp_path / "run", say=said.append)
+    assert stopped.value.code == 143 and calls[-1] == (2, 3)
+    assert checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [1, 0]
+    with monkeypatch.context() as within:
+        stopping(within, lambda *at: None)
+        train(by_parts(tmp_path), tmp_path / "run", say=said.append)
+    assert "going on after step 1 (attempt 2)" in said
+    assert differences(tmp_path / "run", tmp_path / "whole", 2) == []
+
+
+def test_a_sigterm_while_the_learner_compiles_ends_it_between_two_programs(tmp_path, monkeypatch):
+    said, calls = [], []
+
+    def stop(*at):
+        calls.append(at)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until = time.monotonic() + 5
+        while "SIGTERM: saving and ending" not in said and time.monotonic() < until:
+            time.sleep(0.01)
+
+    stopping(monkeypatch, stop)
     with pytest.raises(SystemExit) as stopped:
-        train(settings, tmp_path / "run", say=said.append)
-    assert stopped.value.code == 143
-    assert said[said.index("SIGTERM: saving and ending") + 1] == "the work is over"
+        train(by_parts(tmp_path), tmp_path / "run", say=said.append)
+    assert stopped.value.code == 143 and "stopped by SIGTERM" in said[-1]
+    assert calls == [(0, 1)] and checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [0]

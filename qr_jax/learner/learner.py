@@ -21,9 +21,15 @@ from qr_jax.learner.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learner.update import State, Update
 from qr_jax.models import attention, decoder, lora
 from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import hosts, peaks
 from qr_jax.parallel import mesh as meshes
 
+LAPTOP = 1e11  # floating-point operations a second
 LONG, LONG_STEP = 1e10, 1e11  # floating-point operations: a tenth of a second of a laptop, and a second
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,10 @@ class Learner:
     """The learner's programs, as `make` returns them.
 
     `train_step` is one update, whole; it donates its state. Its metrics are numbers, except "advantage": what the
-    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts`, which the cold start
-    uses, does the same by a call for each micro-batch; it calls `between` before each of them and before the optimizer,
-    and if that raises the state is unchanged. `gradient` is `train_step` without the optimizer. `old_logp` is the
-    recompute pass for several updates a batch.
+    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call
+    for each micro-batch; it calls `between` before each of them and before the optimizer, and if that raises the state
+    is unchanged. `gradient` is `train_step` without the optimizer. `old_logp` is the recompute pass for several updates
+    a batch.
     """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
@@ -45,23 +51,30 @@ class Learner:
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
     updates: int  # a batch
+    by_parts: bool  # whether `update` takes `step_by_parts`, because a micro-batch takes long
     forwards: int  # passes of an update over its tokens that are forward alone
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
 
-    def update(self, state: State, batch: Batch, rate: float) -> tuple[State, list[dict[str, Any]]]:
+    def update(
+        self, state: State, batch: Batch, rate: float, between: Callable[[], None] = _nothing
+    ) -> tuple[State, list[dict[str, Any]]]:
         """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
+
+        `by_parts` it calls `between` before each micro-batch of the first one, and if that raises the state is
+        unchanged; once an update is made the others are made too.
 
         Several (learner.updates) are over disjoint parts of the batch against one old policy. A part is every
         `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's
         "advantage" then holds what each episode was trained with, in whichever update it was.
         """
         if self.updates == 1:
-            state, metrics = self.train_step(state, batch, np.float32(rate))
+            state, metrics = self._step(batch, between)(state, batch, np.float32(rate))
             return state, [jax.device_get(metrics)]
         old_MEL, every = self.old_logp(state, batch), []
         for part in parts(batch, self.updates):
-            state, metrics = self.train_step(state, part, np.float32(rate), old_MEL)
+            state, metrics = self._step(part, between)(state, part, np.float32(rate), old_MEL)
             every.append(jax.device_get(metrics))
+            between = _nothing
             own_X = batch.episode_ME[part.used_M].ravel()
             own_X = own_X[own_X >= 0]
             of_samples = (batch.grades.valid_QG.size, -1)  # [Q, G], [Q, G, T] and [Q * G, L] alike
@@ -70,15 +83,19 @@ class Learner:
             every[0]["advantage"] = first
         return state, every
 
-    def compile_update(self, state: State, empty: Batch) -> State:
-        """Compile what `update` runs, by an empty batch; return the unchanged state."""
+    def compile_update(self, state: State, empty: Batch, between: Callable[[], None] = _nothing) -> State:
+        """Compile what `update` runs, by an empty batch; return the unchanged state. `between`: as in `update`."""
         old = () if self.updates == 1 else (self.old_logp(state, empty),)
-        return jax.block_until_ready(self.train_step(state, empty, np.float32(0), *old))[0]
+        return jax.block_until_ready(self._step(empty, between)(state, empty, np.float32(0), *old))[0]
 
     def trace_update(self, empty: Batch) -> None:
         """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
         old = () if self.updates == 1 else (self.old_logp.jitted.eval_shape(self.abstract, empty),)
         self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
+
+    def _step(self, batch: Batch, between: Callable[[], None]) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+        parted = self.by_parts and len(batch.used_M) > 1  # of one micro-batch there is no second tree of gradients
+        return functools.partial(self.step_by_parts, between=between) if parted else self.train_step
 
 
 def parts(batch: Batch, count: int) -> Iterator[Batch]:
@@ -101,13 +118,15 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
 
 
 def takes_long(params: Any, settings: config.Learner, micro_batches: int = 1) -> bool:
-    """Return True if a micro-batch takes at least a tenth of a second on a laptop, or all together at least a second.
+    """Return True if a micro-batch takes at least a tenth of a second, or all together at least a second.
 
-    A call for each micro-batch is then cheap, and a stop need not wait for all of them.
+    A call for each micro-batch is then cheap, and a stop need not wait for all of them. Seconds are a laptop's, or of
+    an accelerator at its peak. False with several processes, which would have to agree before each micro-batch.
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    each = 6 * parameters * settings.rows * settings.row_tokens
-    return each >= LONG or each * micro_batches >= LONG_STEP
+    peak = peaks.known(jax.local_devices()[0].device_kind, "bfloat16")
+    each = 6 * parameters * settings.rows * settings.row_tokens / (peak.flops_a_s / LAPTOP if peak else 1)
+    return hosts.count() == 1 and (each >= LONG or each * micro_batches >= LONG_STEP)
 
 
 def optimizer(settings: config.Learner) -> optax.GradientTransformation:
@@ -159,6 +178,7 @@ def make(
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
         updates=settings.updates,
+        by_parts=takes_long((params, base), settings),
         forwards=update.forwards,
         needs_gold="gold_logp_NT" in update.advantage_names,
     )
@@ -181,7 +201,7 @@ def _by_parts(update: Update, spec, state_at, everywhere):
     totals_at = (everywhere, state_at.params, everywhere, everywhere)
     prepare, zeros = jax.jit(update.prepare), jax.jit(update.zeros, out_shardings=totals_at)
     add = jax.jit(
-        lambda total, state, work, at: update.add(total, state, jax.tree.map(lambda leaf: leaf[at], work)),
+        lambda total, state, work, at: update.add_used(total, state, jax.tree.map(lambda leaf: leaf[at], work)),
         out_shardings=totals_at, donate_argnums=0,
     )  # fmt: skip
     apply = jax.jit(
@@ -189,12 +209,12 @@ def _by_parts(update: Update, spec, state_at, everywhere):
         out_shardings=(state_at, everywhere), donate_argnums=0,
     )  # fmt: skip
 
-    def call(state, batch, rate, *, between: Callable[[], None]):
+    def call(state, batch, rate, old_logp_MEL=None, *, between: Callable[[], None]):
         used = np.flatnonzero(batch.used_M)
         batch = meshes.spread(batch, spec(batch))
-        work, advantage = prepare(state, batch)
+        work, advantage = prepare(state, batch, old_logp_MEL)
         total = zeros(state, work)
-        for at in used:
+        for at in used if len(used) else (0,):  # of an empty batch: compiled, and not computed
             between()
             total = jax.block_until_ready(add(total, state, work, np.int32(at)))
         between()

@@ -163,7 +163,7 @@ class Update:
         work, advantage = self.prepare(state, batch, old_logp_MEL)
 
         def body(total, micro):
-            return jax.lax.cond(micro[0].used_M, lambda: self.add(total, state, micro), lambda: total), None
+            return self.add_used(total, state, micro), None
 
         if len(batch.used_M) == 1:  # nothing to add up: no second tree of gradients
             total = self.of_micro_batch(state, jax.tree.map(lambda leaf: leaf[0], work))
@@ -188,6 +188,10 @@ class Update:
         """Return `total` with another micro-batch: loss, gradient and sums added up, and the larger gap."""
         (*sums, gap), (*more, other_gap) = total, self.of_micro_batch(state, micro)
         return (*jax.tree.map(jnp.add, sums, more), jnp.maximum(gap, other_gap))
+
+    def add_used(self, total, state: State, micro):
+        """Return `add` of a micro-batch that is used, else `total`."""
+        return jax.lax.cond(micro[0].used_M, lambda: self.add(total, state, micro), lambda: total)
 
     def zeros(self, state: State, work):
         """Return the total over no micro-batch."""

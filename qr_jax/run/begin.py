@@ -134,13 +134,16 @@ def _trace_update(runtime: Runtime) -> None:
 
 
 def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
-    """Compile `train_step` on an empty batch, before the first step; return the unchanged state, and the seconds."""
+    """Compile an update on an empty batch, before the first step; return the unchanged state, and the seconds.
+
+    Interrupted, between two programs where it has several, if the run was told to stop.
+    """
     if runtime.run.stops():
         raise Interrupted
     before = compiles.count()
     start, empty = time.monotonic(), runtime.batch(state, (), (0, 0), (0, 0))
     with terminal.phase("compiling the learner"):
-        state = beside(partial(runtime.learner.compile_update, state, empty))
+        state = beside(partial(runtime.learner.compile_update, state, empty, runtime.run.check_stop))
     seconds = time.monotonic() - start
     runtime.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
     peaks.of(runtime.settings.model.compute)  # measured now where nobody says them, and not in the first step

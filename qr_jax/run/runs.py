@@ -17,7 +17,7 @@ from etils import epath
 
 from qr_jax import config, errors, plugins, trust
 from qr_jax.config import Config
-from qr_jax.errors import Busy, UserError
+from qr_jax.errors import Busy, Interrupted, UserError
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.parallel import alike, hosts, memory
 from qr_jax.pool.pool import KINDS
@@ -136,6 +136,11 @@ class Run:
         if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
             self.stopping = True
         return self.stopping
+
+    def check_stop(self) -> None:
+        """Raise Interrupted if this process was told to stop."""
+        if self.stopping:
+            raise Interrupted
 
     def _keep_config(self) -> None:
         """Copy the bucket's files here, write config.json. UserError if folder or bucket belongs to other settings."""
