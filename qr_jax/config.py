@@ -42,6 +42,14 @@ Growing = Annotated[
     Bound("growing numbers of tokens, as in 64,256", lambda sizes: sizes and [0, *sizes] == sorted({0, *sizes})),
 ]
 
+Steps = Annotated[
+    str,
+    Bound(
+        "FROM:TO, counted from 0, as in 10:12 for two steps after the tenth",
+        lambda text: re.fullmatch(r"\d{1,9}:\d{1,9}", text, re.ASCII) and int.__lt__(*map(int, text.split(":"))),
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -253,6 +261,8 @@ class Train:
     bucket: str | None = None
     # a run's folder to start from (its last checkpoint's weights), or a PEFT adapter's for model.lora
     init: str | None = None
+    # steps FROM:TO, as in 10:12 (the two after the tenth), of which a trace for xprof is written to RUN/profile
+    profile: Steps | None = None
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise
 
 

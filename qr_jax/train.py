@@ -33,7 +33,7 @@ from qr_jax.pool import pool
 from qr_jax.rollout import compiles
 from qr_jax.run import begin, runs
 from qr_jax.run.runs import beside
-from qr_jax.step import guards, log, rollout_and_grade, services
+from qr_jax.step import guards, log, profile, rollout_and_grade, services
 from qr_jax.step import runtime as runtimes
 from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
 from qr_jax.step.runtime import RunState, Runtime, advanced
@@ -50,7 +50,8 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
             return finished
         runtime = runtimes.bind(settings, run)
         start = begin.begin(runtime)
-        state, run_state = _loop(runtime, start.state, start.run_state, start.step)
+        with profile.traced(settings.train.profile, run.folder) as entered:
+            state, run_state = _loop(runtime, start.state, start.run_state, start.step, entered)
         after = runtime.measure(runtime.to_rollout_params(state))
         run.checkpoints.wait()  # a summary says that the run is finished
         at_end = plugins.around(AT_END)
@@ -76,15 +77,20 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         run.close()
 
 
-def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int) -> tuple[learner.State, RunState]:
-    """Loop over the steps. A SIGTERM in a rollout or between micro-batches that take long, or a plug-in's error, saves
-    the step before; a later SIGTERM saves the step in progress, without its evaluation.
+def _loop(
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int, entered: Callable[[int], Any]
+) -> tuple[learner.State, RunState]:
+    """Loop over the steps, each within what `entered` returns for it.
+
+    A SIGTERM in a rollout or between micro-batches that take long, or a plug-in's error, saves the step before; a later
+    SIGTERM saves the step in progress, without its evaluation.
     """
     settings, run, lines = runtime.settings, runtime.run, log.Lines(runtime)
     rolls_back = settings.guards.act == "rollback"
     while _within_limits(settings.train, step, run_state):
         rollouts = run_state.rollouts
-        state, run_state, row = _step_or_wait(runtime, state, run_state, step)
+        with entered(step):
+            state, run_state, row = _step_or_wait(runtime, state, run_state, step)
         if row is None:
             run.say(f"step {step}: every query is used up, and pool.on_exhausted is 'stop'")
             break
@@ -96,12 +102,14 @@ def _loop(runtime: Runtime, state: learner.State, run_state: RunState, step: int
                 raise UserError(f"none of the first {int(state.skipped)} updates was finite; {look}")
             state, run_state, step = begin.roll_back(runtime, run_state, "updates were not finite", base=state.base)
             continue
+        done_s = time.monotonic()
         run_state, raised = watched(runtime, state, run_state, step, row)
         due = _is_due(settings.evaluation, step, rollouts, run_state.rollouts)
         if due and _within_limits(settings.train, step, run_state):
             with contextlib.suppress(Interrupted):  # the step is done, and is saved below without it
                 params = runtime.to_rollout_params(state)
                 row |= evaluate.as_metrics(runtime.measure(params, limit=settings.evaluation.during))
+        row["time/evaluation_s"] = time.monotonic() - done_s
         run.write_metrics(step, row)
         lines.show(step, row, _last_step(settings.train, step, run_state))
         if raised and rolls_back:
@@ -185,7 +193,8 @@ def take_step(
         return state, run_state, None
     run_state = replace(run_state, pool=before)
     params = runtime.to_rollout_params(state)
-    with terminal.phase(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress):
+    shown, named = terminal.phase, jax.profiler.TraceAnnotation
+    with shown(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress), named("rollout"):
         groups, outcome, own = rollout_and_grade.collect(runtime, params, run_state, step)
     clock.append(time.monotonic())
     whole = rollout_and_grade.over_processes(own)
@@ -199,7 +208,7 @@ def take_step(
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
     kept = rollout_and_grade.with_episodes(kept)
     run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled)
-    with terminal.phase(f"step {step + 1}: learning"):
+    with shown(f"step {step + 1}: learning"), named("update"):
         state, run_state, updated = _update(runtime, state, run_state, step)
     clock.append(time.monotonic())
     compiles.tell_late(compiled, f"step {step + 1}", runtime.run.say)

@@ -369,6 +369,27 @@ def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), (made, metrics), (whole, their_metrics))
 
 
+def test_several_updates_by_parts_are_those_of_whole_steps_and_only_the_first_may_be_ended():
+    bound, state = build(updates=2)
+    some, calls = batch(rows=2), []
+    parted, before = replace(bound, by_parts=True), jax.tree.map(np.asarray, state)
+    first = next(learner.parts(some, 2)).used_M.sum()
+    assert some.used_M.sum() > first > 1
+
+    def last():
+        calls.append(1)
+        if len(calls) == first + 1:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        parted.update(state, some, RATE, last)
+    jax.tree.map(np.testing.assert_array_equal, state, before)
+    made = parted.update(state, some, RATE, lambda: calls.append(1))
+    assert len(calls) == 2 * (first + 1)  # none in the second update: the first one's state is gone
+    whole = bound.update(build(updates=2)[1], some, RATE)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), made, whole)
+
+
 @pytest.mark.parametrize(
     ("settings", "forwards"),
     [

@@ -31,6 +31,7 @@ from qr_jax.config import use
 from qr_jax.data.world import generate
 from qr_jax.learner import learner
 from qr_jax.logging import metrics_writer, terminal
+from qr_jax.logging.metrics import WALL
 from qr_jax.parallel import alike
 from qr_jax.pool import pool
 from qr_jax.records import grades
@@ -38,7 +39,7 @@ from qr_jax.rollout import engine, kv_cache
 from qr_jax.run import begin, checkpoint, committed, plugin_record, runs
 from qr_jax.sets import formats
 from qr_jax.sft import sft
-from qr_jax.step import grading
+from qr_jax.step import grading, profile
 from qr_jax.step.runtime import RunState, Runtime, bind
 from qr_jax.train import train
 
@@ -631,37 +632,79 @@ def stopping(monkeypatch, at: Callable[[int, int], None]) -> None:
     monkeypatch.setattr("qr_jax.step.runtime.make", told)
 
 
-def test_a_sigterm_between_micro_batches_ends_the_update_there_and_the_run_goes_on_to_the_same_bytes(
-    tmp_path, monkeypatch
-):
-    """It was heard when the update was over: at 135M parameters on two cores after minutes."""
-    calls, said = [], []
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory):
+    """A whole run, and one that a SIGTERM stopped in its second update, and that went on; its first step was traced."""
+    folder, calls, said = tmp_path_factory.mktemp("cut_off"), [], []
 
-    def stop_in_the_second_update(number, micro_batch):
-        calls.append((number, micro_batch))
-        if calls[-1] == (2, 3):  # 0: what compiles
+    def stop_in_the_second_update(*at):
+        calls.append(at)
+        if at == (2, 3):  # 0: what compiles
             os.kill(os.getpid(), signal.SIGTERM)
             until = time.monotonic() + 5
             while "SIGTERM: saving and ending" not in said and time.monotonic() < until:  # the main thread says it
                 time.sleep(0.01)
 
-    with monkeypatch.context() as within:
+    settings = by_parts(folder)
+    profiled = replace(settings, train=replace(settings.train, profile="0:1"))
+    with pytest.MonkeyPatch.context() as within:
         stopping(within, lambda *at: calls.append(at))
-        train(by_parts(tmp_path), tmp_path / "whole", say=lambda _: None)
-    every = [micro_batch for number, micro_batch in calls if number == 2]
-    assert len(every) > 4  # its last call is before the optimizer
+        train(settings, folder / "whole", say=lambda _: None)
+    micro_batches = [number for update, number in calls if update == 2]
     calls.clear()
-    with monkeypatch.context() as within:
+    with pytest.MonkeyPatch.context() as within:
         stopping(within, stop_in_the_second_update)
         with pytest.raises(SystemExit) as stopped:
-            train(by_parts(tmp_path), tmp_path / "run", say=said.append)
-    assert stopped.value.code == 143 and calls[-1] == (2, 3)
-    assert checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [1, 0]
-    with monkeypatch.context() as within:
+            train(profiled, folder / "run", say=said.append)
+    saved = checkpoint.Checkpoints(folder / "run" / "checkpoints").steps()
+    traces = sorted((folder / "run").rglob("*.xplane.pb"))
+    with pytest.MonkeyPatch.context() as within:
         stopping(within, lambda *at: None)
-        train(by_parts(tmp_path), tmp_path / "run", say=said.append)
-    assert "going on after step 1 (attempt 2)" in said
-    assert differences(tmp_path / "run", tmp_path / "whole", 2) == []
+        train(profiled, folder / "run", say=said.append)
+    return SimpleNamespace(
+        folder=folder, micro_batches=micro_batches, last=calls[-1], code=stopped.value.code, saved=saved, said=said,
+        traces=traces,
+    )  # fmt: skip
+
+
+def test_a_sigterm_between_micro_batches_ends_the_update_there_and_the_run_goes_on_to_the_same_bytes(cut_off):
+    """It was heard when the update was over: at 135M parameters on two cores after minutes."""
+    assert len(cut_off.micro_batches) > 4  # the last of these calls is before the optimizer
+    assert cut_off.code == 143 and cut_off.last == (2, 3) and cut_off.saved == [1, 0]
+    assert "going on after step 1 (attempt 2)" in cut_off.said
+    assert differences(cut_off.folder / "run", cut_off.folder / "whole", 2) == []
+
+
+def test_the_steps_that_are_asked_for_are_traced_and_no_others(cut_off):
+    (trace,) = cut_off.traces
+    assert trace.is_relative_to(cut_off.folder / "run" / "profile" / "process_0" / "plugins" / "profile")
+    host = jax.profiler.ProfileData.from_file(str(trace)).find_plane_with_name("/host:CPU")
+    named = [event.name for line in host.lines for event in line.events]
+    assert [named.count(name) for name in ("step", "rollout", "update")] == [1, 1, 1]
+    assert [*(cut_off.folder / "run").rglob("*.xplane.pb")] == [trace]  # the second attempt began behind it
+    assert not (cut_off.folder / "whole" / "profile").exists()
+
+
+def test_each_process_writes_a_trace_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(profile.hosts, "index", lambda: 1)
+    with profile.traced("1:2", tmp_path) as entered:
+        for step in range(3):
+            with entered(step):
+                jnp.ones(2).block_until_ready()
+            assert bool([*tmp_path.rglob("*.xplane.pb")]) == (step == 2)
+    assert len([*tmp_path.glob("profile/process_1/plugins/profile/*/*.xplane.pb")]) == 1
+
+
+def test_the_shares_of_the_wall_time_add_up_over_attempts_and_name_what_a_restart_cost(cut_off):
+    first, last = metrics_writer.read(cut_off.folder / "run")
+    whole = metrics_writer.read(cut_off.folder / "whole")[-1]
+    names = [f"time/of_wall_{name}" for name in WALL]
+    for row in (first, last, whole):
+        assert sum(row[name] for name in names) == pytest.approx(1) and min(row[name] for name in names) >= 0
+    ended_s = float((cut_off.folder / "run/logs/attempt_1/wall_s").read_text())
+    restarts_s = last["time/of_wall_restarts"] * last["time/wall_s"]
+    assert ended_s - first["time/wall_s"] < restarts_s < last["time/wall_s"] - first["time/wall_s"]
+    assert first["time/of_wall_restarts"] == whole["time/of_wall_restarts"] == 0
 
 
 def test_a_sigterm_while_the_learner_compiles_ends_it_between_two_programs(tmp_path, monkeypatch):

@@ -17,6 +17,11 @@ ORIGINS = {"fresh": "never attempted", "ex_hard": "last seen all wrong", "ex_eas
 ORIGINS |= {"ex_surplus": "bore signal, was not accepted", "ex_consumed": "accepted before"}
 STATES = ("fresh", "hard", "easy", "surplus", "consumed", "reset")
 STOPS = ("answered", "no_action", "length", "turns", "context", "fault")
+# What a run's wall time goes to (goodput.py)
+WALL = {"rollout": "rolling out, searches not waited for", "search_wait": "decoding waits for searches"}
+WALL |= {"learner": "updates", "evaluation": "evaluation after steps", "start": "before the first step"}
+WALL |= {"restarts": "steps taken again, and what an attempt that goes on does before its first step"}
+WALL |= {"rest": "grading, settling, saving, logging"}
 
 NAMES: dict[str, Metric] = {
     "reward/mean": Metric("", "mean reward of the valid episodes of all drawn groups"),
@@ -117,6 +122,10 @@ NAMES: dict[str, Metric] = {
     "time/settle_s": Metric("s", "grading, and settling the pool"),
     "time/learner_s": Metric("s", "the train step"),
     "time/compile_s": Metric("s", "of all these, compiling"),
+    "time/evaluation_s": Metric("s", "evaluation after the step, guards' probes included"),
+    # Over all attempts (logging/goodput.py)
+    "time/wall_s": Metric("s", "that the run's processes have run since its first start; between two of them none"),
+    **{f"time/of_wall_{name}": Metric("share", f"of time/wall_s: {what}") for name, what in WALL.items()},
     "perf/tokens_per_s": Metric("tokens/s", "sampled tokens a second of rolling out"),
     "perf/learner_tokens_per_s": Metric("tokens/s", "trained tokens a second of the train step"),
     "perf/compiles": Metric("", "programs compiled in this step, each when it was first needed"),
@@ -132,6 +141,7 @@ NAMES: dict[str, Metric] = {
     "perf/decode_bandwidth": Metric(
         "share", "bytes decoding has to read (weights a step, keys and values in use) in time/decode_s"
     ),
+    "perf/goodput": Metric("share", "of time/wall_s, in rollouts (with their searches) and updates that stayed"),
     "perf/peak_memory_gib": Metric("GiB", "most memory in use so far: of the fullest device, on CPU of the process"),
 }
 # Areas whose names end with what is measured.

@@ -18,7 +18,7 @@ from etils import epath
 from qr_jax import config, errors, plugins, trust
 from qr_jax.config import Config
 from qr_jax.errors import Busy, Interrupted, UserError
-from qr_jax.logging import metrics_writer, terminal
+from qr_jax.logging import goodput, metrics_writer, terminal
 from qr_jax.parallel import alike, hosts, memory
 from qr_jax.pool.pool import KINDS
 from qr_jax.run import bucket, checkpoint, json_files, plugin_record, run_files
@@ -33,7 +33,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
-MAY_CHANGE += ("train.bucket", "rollout.lanes")
+MAY_CHANGE += ("train.bucket", "train.profile", "rollout.lanes")
 # With one update a step they only cut the batch; with several they say what is in each update.
 PACKING = ("learner.rows", "learner.share_prefixes")
 
@@ -111,6 +111,8 @@ class Run:
         self.saved: int | None = None
         self.stopping = False
         self._told, self._polled_s = False, 0.0
+        self._started_s, self._before_s = time.monotonic(), 0.0  # seconds that earlier attempts ran
+        self._goodput: goodput.Goodput | None = None  # of process 0 that trains
         self.stopped_by: int | None = None
         self._handlers_before = self._listen()
 
@@ -230,6 +232,10 @@ class Run:
         checkpoint.discard_after(self.folder, step or 0, self.attempt)
         log = self.settings.log
         if hosts.index() == 0:
+            if self.stage == "train":
+                if self._goodput is None:  # else this attempt goes back
+                    self._before_s = goodput.before(self.folder)
+                self._goodput = goodput.Goodput(next(iter(metrics_writer.read(self.folder)[-1:]), {}))
             self._writer = metrics_writer.Writer(
                 self.folder, tensorboard=log.tensorboard, wandb=log.wandb, aliases=log.aliases, first_step=step or 0,
                 lives=self.settings.train.bucket, within=self._within._writer if self._within else None,
@@ -278,9 +284,13 @@ class Run:
         assert self._open, "metrics are written only after go_on and before close"
         if self._writer:
             self._check_lock()
-            self._writer.write(step, row)
+            more = self._goodput.after(row, self._wall_s()) if self._goodput else {}
+            self._writer.write(step, {**row, **more})
         if self._copy:
             self._copy.push_now_and_then()
+
+    def _wall_s(self) -> float:
+        return self._before_s + time.monotonic() - self._started_s
 
     def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
         """Write episodes/step_N.jsonl, a row an episode, all or none; N is the step of the line in metrics.jsonl.
@@ -374,6 +384,7 @@ class Run:
 
     def _close_writer(self) -> None:
         if self._writer:
+            _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
             self._writer.close()
             self._writer = None
 

@@ -19,6 +19,7 @@ from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import null_control
 from qr_jax.lab.probe_figures import AGAIN
 from qr_jax.lab.report import beside_paper, charts, choose, history, read, run_list, series
+from qr_jax.logging.metrics import WALL
 from qr_jax.logging.secrecy import looks_secret, redact
 from qr_jax.pool import figures
 from qr_jax.settings.settings import few
@@ -147,7 +148,22 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
         _fact("Rollouts", spent["rollouts"], f"{share(wasted)} in groups not accepted"),
         _fact("Sampled tokens", spent["tokens"], f"{spent['searches']} searches"),
         _fact("Time in steps", _clock(seconds), f"{seconds / len(rows):.1f} s a step"),
+        *_use(rows),
     ]
+
+
+def _use(rows: Sequence[series.Row]) -> list[dict[str, str]]:
+    """Return how well the devices were used: goodput with what else the wall time went to, and MFU; as far as known."""
+    facts, last = [], rows[-max(len(rows) // 10, 1) :]
+    if (good := series.mean(rows[-1:], "perf/goodput")) is not None:
+        of = {name: series.mean(rows[-1:], f"time/of_wall_{name}") for name in WALL}
+        spent = ", ".join(f"{name.replace('_', ' ')} {share(part)}" for name, part in of.items())
+        facts.append(_fact("Goodput", share(good), f"of the time its processes ran: {spent}"))
+    mfu, bandwidth = (series.mean(last, f"perf/{name}") for name in ("mfu", "decode_bandwidth"))
+    if mfu is not None or bandwidth is not None:
+        beside = f"of the devices' peak in updates; decoding reads at {share(bandwidth)} of the memory's"
+        facts.append(_fact("MFU", share(mfu), f"{beside}, last tenth of the steps"))
+    return facts
 
 
 def held_out(run: read.Run) -> dict[str, str]:

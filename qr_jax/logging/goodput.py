@@ -1,0 +1,55 @@
+"""What a run's wall time went to since its first start: shares in each step's row, over all attempts.
+
+Counted are the seconds during which a process of the run ran; what lies between the end of one and the start of the
+next is not, nor what one that was killed did after its last row. Where a run stopped or went back, all between the last
+row that stays and the next step that stays is `restarts`: steps taken again or cut off, loading, compiling. What
+compiles within a step is in the phase that waited for it (time/compile_s).
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qr_jax.logging import metrics_writer
+from qr_jax.logging.metrics import WALL as PHASES
+
+WALL_S = "time/wall_s"
+ENDED = "wall_s"  # of an attempt's log folder: the run's seconds when it ended by itself
+GOOD = ("rollout", "search_wait", "learner")
+
+
+def before(folder: Path) -> float:
+    """Return the seconds that earlier attempts ran."""
+    logs = folder / "logs"
+    rows = [row for place in (folder, *logs.glob("attempt_*/discarded")) for row in metrics_writer.read(place)]
+    seconds = [row.get(WALL_S) or 0.0 for row in rows]
+    for path in logs.glob(f"attempt_*/{ENDED}"):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was cut off
+            seconds.append(float(path.read_text()))
+    return max((value for value in seconds if math.isfinite(value)), default=0.0)
+
+
+class Goodput:
+    """The seconds of each phase so far; `last` is the row that the attempt goes on after, {} without one."""
+
+    def __init__(self, last: Mapping[str, Any]):
+        self._wall_s = last.get(WALL_S) or 0.0
+        self._spent_s = {name: self._wall_s * (last.get(f"time/of_wall_{name}") or 0.0) for name in PHASES}
+        self._between = "restarts" if last else "start"  # what the time before the next step goes to
+
+    def after(self, row: Mapping[str, Any], wall_s: float) -> dict[str, float]:
+        """Add a step's row at the run's second `wall_s`; return the metrics that join it."""
+        step_s, rollout_s, learner_s = (row[f"time/{name}_s"] for name in ("step", "rollout", "learner"))
+        wait_s, evaluation_s = row["time/search_wait_s"], row["time/evaluation_s"]
+        spent = {"rollout": rollout_s - wait_s, "search_wait": wait_s, "learner": learner_s, "evaluation": evaluation_s}
+        spent["rest"] = step_s - rollout_s - learner_s
+        between_s = wall_s - self._wall_s - step_s - evaluation_s
+        spent[self._between] = spent.get(self._between, 0.0) + between_s
+        for name, seconds in spent.items():
+            self._spent_s[name] += seconds
+        self._wall_s, self._between = wall_s, "rest"
+        shares = {name: seconds / wall_s for name, seconds in self._spent_s.items()}
+        good = sum(shares[name] for name in GOOD)
+        return {WALL_S: wall_s, "perf/goodput": good} | {f"time/of_wall_{name}": shares[name] for name in PHASES}
