@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from benchmarks import interleave, kept_runs, null_worlds, study_results
+from benchmarks import interleave, kept_runs, null_worlds, recycling_map, study_results
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
@@ -73,8 +73,8 @@ def says(figure: str) -> tuple[int, bool]:
 
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
-    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, most/recycling_map a ratio,
-    null/... the null control's band in known pools (null_worlds.py).
+    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, map/FIGURE of
+    recycling_map.py, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -91,9 +91,8 @@ def numbers(name: str) -> Sequence[float]:
     elif kind == "gain":
         runs = [run for run in kept_runs.kept(*parts) if run.get("name", "trained") == "trained"]
         values = [run["gains"]["exact_match"]["mean"] for run in runs]
-    elif name == "most/recycling_map":
-        points = json.loads(kept_runs.file_of("recycling_map").read_text(encoding="utf-8"))["points"]
-        values = [max(point["signal_groups"]["recycle"] / point["signal_groups"]["grpo"] for point in points)]
+    elif kind == "map":
+        values = [recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)]
     elif kind == "null":
         values = null_worlds.cell(json.loads(null_worlds.FILE.read_text(encoding="utf-8")), *parts)
     if not values:

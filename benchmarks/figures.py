@@ -25,6 +25,7 @@ from benchmarks import (
     quickstart,
     quickstart_seeds,
     real_agent,
+    recycling_map,
     remat,
     shapes,
     shards,
@@ -42,7 +43,20 @@ from benchmarks.tables import markdown
 MARKS = "<!-- {}: python -m benchmarks.figures --write -->\n", "<!-- end of {} -->"
 PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"}
 # The modules that make a table of one result, by its name.
-TABLES_OF = channels, memory, null_worlds, paper_implies, remat, shapes, shards, silence, stand_ins, synth, together
+TABLES_OF = (
+    channels,
+    memory,
+    null_worlds,
+    paper_implies,
+    recycling_map,
+    remat,
+    shapes,
+    shards,
+    silence,
+    stand_ins,
+    synth,
+    together,
+)
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {module.NAME: module for module in (cold_starts, quickstart_seeds, real_agent, single_hop, tool_call)}

@@ -24,9 +24,11 @@ from benchmarks.tables import markdown, ranged
 from qr_jax.lab import oracle, paper_world, pass_rates
 from qr_jax.pool.noise import uniforms
 
-FILE = interleave.ROOT / "benchmarks/results/where_recycling_wins.json"
+FILE = interleave.ROOT / "benchmarks/results/recycling_map.json"
 SIZE, QUERIES, SEEDS = 1000, 16, 2  # of the pool, of a step; plays of a point
 ARMS = {"grpo": ("grpo", 1), "recycle": ("recycle", 1), "recycle_k2": ("recycle", 2), "foresee": ("foresee", 1)}
+RECYCLING = ("recycle", "recycle_k2")
+TOLD = {"recycle": "recycle", "recycle_k2": "recycle, k 2", "foresee": "foresee"}  # in tables
 SHAPES = {  # how a pool's pass rates begin: Beta(a, b), and the share of the queries that is at a fixed rate
     "Beta(.35, .35)": ((0.35, 0.35), {}),
     "any rate": ((1.0, 1.0), {}),
@@ -182,15 +184,25 @@ def with_ratios(points: Sequence[Point], common: Sequence[str]) -> list[Point]:
     ]
 
 
+def cell(kept: Mapping[str, Any], figure: str) -> float:
+    """Recycling's groups over plain GRPO's at the same K, of the pool where they are most, or of the paper's pools."""
+    points = with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
+    paper = [point["same"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
+    same = [max(point["same"][arm] for arm in RECYCLING) for point in points]
+    best = [max(point["best"][arm] for arm in RECYCLING) for point in points]
+    found = {"most": max(same), "most_of_best": max(best), "paper_least": min(paper), "paper_most": max(paper)}
+    return found[figure]
+
+
 def by_shape(points: Sequence[Point]) -> str:
     """How many pools an arm wins, and its largest ratio, by how the pool begins."""
-    rows = [("pool begins at", "pools", *(f"{arm}: more groups (at most)" for arm in ARMS if arm != "grpo"))]
-    rows[0] += ("recycle: more than GRPO's best K",)
+    rows = [("pool begins at", "pools", *(f"{told}: more groups (at most)" for told in TOLD.values()))]
+    rows[0] += ("either recycle: more than GRPO's best K (at most)",)
     for shape in SHAPES:
         own = [point for point in points if point["shape"] == shape]
         if own:
-            cells = [won([point["same"][arm] for point in own]) for arm in ARMS if arm != "grpo"]
-            either = [max(point["best"]["recycle"], point["best"]["recycle_k2"]) for point in own]
+            cells = [won([point["same"][arm] for point in own]) for arm in TOLD]
+            either = [max(point["best"][arm] for arm in RECYCLING) for point in own]
             rows.append((shape, str(len(own)), *cells, won(either)))
     return markdown(rows)
 
@@ -213,10 +225,9 @@ def by_jump(points: Sequence[Point]) -> str:
 
 def of_the_paper(points: Sequence[Point]) -> str:
     """Groups and distinct queries over plain GRPO's in the pools fitted to the paper's figures."""
-    others = [arm for arm in ARMS if arm != "grpo"]
-    rows = [("paper's pool", "K", "GRPO's groups", *(f"{arm}: groups, queries" for arm in others))]
+    rows = [("paper's pool", "K", "GRPO's groups", *(f"{told}: groups, queries" for told in TOLD.values()))]
     for point in points:
-        cells = [f"{point['same'][arm]:.2f}, {point['queries'][arm]:.2f}" for arm in others]
+        cells = [f"{point['same'][arm]:.2f}, {point['queries'][arm]:.2f}" for arm in TOLD]
         rows.append((point["model"], str(point["samples"]), f"{point['groups']['grpo']:,.0f}", *cells))
     return markdown(rows)
 

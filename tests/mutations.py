@@ -788,7 +788,7 @@ MUTATIONS = (
         "qr_jax/dialect.py",
         "return tuple(blocks), opened is None",
         "return tuple(blocks), True",
-        "tests/test_envs.py::test_tool_call_takes_nothing_else_for_an_action",
+        "tests/test_thoughts.py::test_a_message_of_the_cold_start_has_one_thought_closed_and_the_turn_s_acts",
     ),
     Mutation(
         "qr_jax/dialect.py",

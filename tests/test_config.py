@@ -475,3 +475,12 @@ def test_a_setting_of_version_0_2_that_is_gone_is_read_over_in_old_runs_and_refu
     assert config.load(tmp_path / "config.json") == config.Config()
     with pytest.raises(ValueError, match=r"learner\.lanes: it is gone; set mesh\.devices=2"):
         overrides.override(config.Config(), ["learner.lanes=2"])
+
+
+def test_a_command_that_plays_a_model_needs_no_plug_in_of_pool_and_learner():
+    gone = with_(pool={"rule": use("gone.rule")}, learner={"loss": use("gone.loss")})
+    rule, loss = checks.problems(gone)
+    assert rule.startswith("rule 'gone.rule' is not there") and loss.startswith("loss 'gone.loss' is not there")
+    assert checks.problems(gone, reads=("eval", "corpus"), trains=False) == []
+    (line,) = checks.problems(dataclasses.replace(gone, env=use("gone.env")), reads=(), trains=False)
+    assert line.startswith("env 'gone.env' is not there")

@@ -51,6 +51,22 @@ def test_more_rounds_than_the_file_declares_are_refused():
         rollout_and_grade.draw(once, RunState(pool.create(5)), Ask(2), [group(1)], step=0, number=1)
 
 
+def test_rounds_that_may_never_end_are_told_once_a_step(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(rollout_and_grade, "draw", lambda *args: {1: 4})
+    monkeypatch.setattr(rollout_and_grade, "roll_out", lambda *args: ({}, rollout_and_grade.Statistics()))
+    monkeypatch.setattr(rollout_and_grade, "graded", lambda *args: [group(1)])
+    for asked, times in ((24, 0), (60, 1)):
+        parts = drawing_with()
+        parts.run = SimpleNamespace(say=said.append)
+        parts.drawing = replace(
+            parts.drawing, rounds=lambda _, so_far, asked=asked: Ask(1) if len(so_far) < asked else None
+        )
+        rollout_and_grade.collect(parts, None, RunState(pool.create(5)), 6)
+        assert len(said) == times
+    assert said[0].startswith("step 7: rounds 'once' has asked for 25 rounds; a step ends where it returns None")
+
+
 def test_more_groups_than_a_step_has_room_for_are_refused_where_all_are_kept():
     settings = replace(Config(), learner=replace(Config().learner, keep_zero_variance=True))
     kept = drawing_with(settings, max_groups=2)

@@ -643,7 +643,8 @@ def test_lanes_give_the_same_episodes_each_time_and_count_both(few):
 
 
 def test_what_fails_in_one_lane_ends_both_and_is_what_is_told():
-    made, over, asked = engine(slots=4, lanes=2, buckets=(64,)), threading.Event(), threading.Event()
+    made = engine(slots=4, lanes=2, buckets=(64,), search_deadline_s=300.0)
+    over, asked = threading.Event(), threading.Event()
 
     def env(query, turns):
         if turns and query in world().train[1:8:2]:

@@ -154,3 +154,12 @@ def test_what_could_not_be_graded_is_told_by_the_first_of_it():
     assert log.fault_alarms([whole]) == [] and log.fault_alarms([]) == []
     (line,) = log.fault_alarms([replace(lost, spent=replace(fault, invalid=2, ungraded=0, fault="it is down"))])
     assert line == "every episode is a fault, the first by: it is down; nothing is learned until that is mended"
+
+
+def test_an_update_without_a_gradient_is_told_with_its_loss_and_its_advantage():
+    row = {"learner/grad_norm": 0.0, "learner/nonfinite": 0}
+    line = log.update_alarm(Config(), row)
+    assert line.startswith("the gradient is 0, so nothing is learned: advantage 'grpo' gave 0")
+    assert "loss 'clip' does not depend on the policy's log-probabilities" in line
+    assert log.update_alarm(Config(), row | {"learner/grad_norm": 1e-9}) is None
+    assert log.update_alarm(Config(), {}) is None  # nothing was learned from

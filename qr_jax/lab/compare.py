@@ -17,7 +17,7 @@ from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import INCOMPLETE, is_incomplete
 from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
-from qr_jax.lab.differences import difference
+from qr_jax.lab.differences import difference, seeds_needed
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
 from qr_jax.run import json_files, runs
@@ -82,12 +82,14 @@ def compare(
     reach: float = 0.7,
     own: bool = False,
     null_seeds: int = 4,
+    power: float | None = None,
 ) -> dict[str, Any]:
     """Return all figures of the runs by rule; the others are compared with the first rule.
 
     `own`: the runs are this user's, or allowed (trust.py). `measure` is the unit of their budgets; None: what their
     configs limit, or else rollouts. `warnings` say where budgets or evaluations differ, and so what the figures do not
-    show. Differences are over the questions that all were asked. ValueError for a run given twice, or no such question.
+    show. Differences are over the questions that all were asked. `power`: a difference of accuracy; how many seeds it
+    needs is told too. ValueError for a run given twice, or no such question.
     """
     if len({folder.resolve() for folder in folders}) < len(folders) or not folders:
         raise UserError("a run is named twice; wanted each once" if folders else "no run was named; wanted one or more")
@@ -121,13 +123,14 @@ def compare(
             "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
             "difference": less(some, first, kept) if rule else None,
+            "seeds_needed": needed(some, first, kept, power) if rule and power else None,
             "curves": [one["curve"] for one in ones],
         }
     _count_wins(found)
     spent = [run.spent(measure) for run in many]
     return {
         "measure": measure, "spent": [min(spent), max(spent)], "questions": len(kept),
-        "faulted_questions": len(asked) - len(kept), "reach": reach, "null_seeds": null_seeds,
+        "faulted_questions": len(asked) - len(kept), "reach": reach, "null_seeds": null_seeds, "power": power,
         "manifest": many[0].evaluation["manifest"], "rules": found, "warnings": warnings,
     }  # fmt: skip
 
@@ -245,9 +248,21 @@ def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
 
 def less(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> dict[str, float | bool]:
     """Return a rule's difference from the first rule's runs, paired by seed if both have the same ones."""
+    own_SN, base_SN, paired = _by_seed(own, base, questions)
+    return difference(own_SN, base_SN, paired=paired)
+
+
+def needed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str], size: float) -> dict[str, float] | None:
+    """Return how many seeds a difference of `size` between the rules needs; None where their runs cannot tell."""
+    own_SN, base_SN, paired = _by_seed(own, base, questions)
+    return seeds_needed(own_SN.mean(1), base_SN.mean(1), size, paired=paired)
+
+
+def _by_seed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the scores [S, N] of two rules' runs in the order of their seeds, and whether these are the same."""
     by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
     own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
-    return difference(own_SN, base_SN, paired={*by_seed[0]} == {*by_seed[1]})
+    return own_SN, base_SN, {*by_seed[0]} == {*by_seed[1]}
 
 
 def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:

@@ -41,6 +41,50 @@ def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": bool(several)}
 
 
+def seeds_needed(
+    own_S: np.ndarray, base_S: np.ndarray, size: float, *, paired: bool, power: float = 0.8
+) -> dict[str, float] | None:
+    """Return how many seeds a difference of `size` needs, by the spread of two rules' accuracies over S seeds each.
+
+    `seeds` (of each rule) is the fewest at which Student's two-sided test at .05 finds a true difference of `size` with
+    this `power`; `at_least` and `at_most` are those of the ends of the standard deviation's 80 % interval (by chi2: a
+    few seeds tell a spread badly). `sd` is of the differences by seed if `paired`, else of one rule's accuracy, pooled.
+    `found` is the power of the seeds that are there. None where a rule has one seed, or nothing varies. Noncentral t:
+    Cohen 1988, chapter 2.
+    """
+    from scipy.special import chdtri
+
+    several = [own_S - base_S] if paired else [own_S, base_S]
+    freedom = sum(len(values) - 1 for values in several)
+    squares = sum(float(np.square(values - values.mean()).sum()) for values in several)
+    if min(map(len, several)) < 2 or not squares:
+        return None
+    low, sd, high = ((squares / over) ** 0.5 for over in (chdtri(freedom, 0.1), freedom, chdtri(freedom, 0.9)))
+    least, seeds, most = (_fewest(size / one, power, paired) for one in (low, sd, high))
+    found = _power(size / sd, min(map(len, several)), paired)
+    return {"size": size, "power": power, "sd": sd, "seeds": seeds, "at_least": least, "at_most": most, "found": found}
+
+
+def _fewest(effect: float, power: float, paired: bool) -> int:
+    """Return the fewest seeds of a rule with this power, by halving; `effect` in standard deviations."""
+    low, high = 1, 2
+    while _power(effect, high, paired) < power:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(effect, middle, paired) >= power else (middle, high)
+    return high
+
+
+def _power(effect: float, seeds: int, paired: bool) -> float:
+    """Return the chance that a two-sided t test at .05 finds a difference of `effect` standard deviations."""
+    from scipy.special import nctdtr, stdtrit
+
+    freedom, shift = (seeds - 1, effect * seeds**0.5) if paired else (2 * seeds - 2, effect * (seeds / 2) ** 0.5)
+    edge = float(stdtrit(freedom, 0.975))
+    return float(1 - nctdtr(freedom, shift, edge) + nctdtr(freedom, shift, -edge))
+
+
 def _noise(score_SN: np.ndarray) -> float:
     """Return the variance of the mean over seeds and questions that is due to single answers: their interaction's."""
     seeds, count = score_SN.shape

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, chosen_plugins, from_json
+from qr_jax.config import PLUGIN_AT, Config, chosen_plugins, from_json
 from qr_jax.data.readers import resolve, rows
 from qr_jax.data.traces import MADE_TRACES, NO_TRACES
 from qr_jax.data.world.generate import WorldSettings
@@ -31,13 +31,14 @@ def check(
     *,
     devices: int | None = None,
     reads: Sequence[str] = DATA,
+    trains: bool = True,
 ) -> None:
     """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
     `devices`: how many there are, once that is known. `reads`: the data that the command reads; files of other data
-    need not be there.
+    need not be there, nor, unless it `trains`, plug-ins of pool and learner.
     """
-    lines = problems(config, devices=devices, reads=reads)
+    lines = problems(config, devices=devices, reads=reads, trains=trains)
     if lines:
         raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
 
@@ -53,6 +54,7 @@ def problems(
     *,
     devices: int | None = None,
     reads: Sequence[str] = DATA,
+    trains: bool = True,
 ) -> list[str]:
     """List one line for each problem; a setting of a wrong type is reported alone."""
     try:
@@ -64,7 +66,7 @@ def problems(
     lines += _files(config, reads)
     if "eval" in reads:
         lines += _sources(config)
-    return [*lines, *_secrets(plain(config)), *_mesh(config, devices), *_plugins(config)]
+    return [*lines, *_secrets(plain(config)), *_mesh(config, devices), *_plugins(config, trains)]
 
 
 def _sizes(config: Config) -> Iterator[str]:
@@ -247,9 +249,12 @@ def _secrets(value: Any, name: str = "") -> Iterator[str]:
         yield from _secrets(item, ".".join(filter(None, (name, "" if key == "settings" else str(key)))))
 
 
-def _plugins(config: Config) -> Iterator[str]:
-    """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config."""
-    chosen = chosen_plugins(config)
+def _plugins(config: Config, trains: bool) -> Iterator[str]:
+    """Yield the errors of each plug-in's settings and constants; if there are none, their conflicts with the config.
+
+    Unless the command `trains`, only those that play and grade an episode are looked at.
+    """
+    chosen = {kind: use for kind, use in chosen_plugins(config).items() if trains or PLUGIN_AT[kind] == kind}
     wrong = False
     for kind, use in chosen.items():
         for plugin in (use, *inside(use.settings)):
@@ -260,6 +265,7 @@ def _plugins(config: Config) -> Iterator[str]:
                 yield str(error)
     if not wrong:
         yield from _passages(config)
+    if trains and not wrong:
         yield from _expert(config)
         said = {kind: plugins.constants(kind, use.name) for kind, use in chosen.items()}
         yield from _constants(config, said)

@@ -181,10 +181,15 @@ def check_advantage(
 
 
 def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
-    """Warn if an update was skipped because its gradient was not finite."""
+    """Warn if an update was skipped because its gradient was not finite, or if its gradient was 0."""
+    loss, advantage = settings.learner.loss.name, settings.learner.advantage.name
+    if row.get("learner/grad_norm") == 0 and not row["learner/nonfinite"]:
+        return (
+            f"the gradient is 0, so nothing is learned: advantage {advantage!r} gave 0 for every episode that was "
+            f"trained on, or loss {loss!r} does not depend on the policy's log-probabilities"
+        )
     if not row.get("learner/nonfinite"):
         return None
-    loss, advantage = settings.learner.loss.name, settings.learner.advantage.name
     return (
         f"the update was skipped: its loss or gradient is not finite ({row['learner/skipped']} in a row; after "
         f"{settings.learner.max_nonfinite} the run goes back to its last checkpoint). Look at loss {loss!r} and "

@@ -23,6 +23,8 @@ from qr_jax.step import grading
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import RunState, Runtime
 
+MANY_ROUNDS = 25  # of a step, after which its rounds may be without an end
+ENDS = "a step ends where it returns None, or where no query is left to draw; ROUNDS = N in its file sets a limit"
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
 
 
@@ -44,6 +46,9 @@ def collect(
         groups = graded(runtime, drawn, rolled, groups, step)
         so_far.append(judged(runtime, run_state, groups, step))
         add(own, statistics)
+        if len(so_far) == MANY_ROUNDS and runtime.drawing.max_rounds is None:
+            name = runtime.settings.pool.rounds.name
+            runtime.run.say(f"step {step + 1}: rounds {name!r} has asked for {MANY_ROUNDS} rounds; {ENDS}")
     return groups, so_far[-1], own
 
 

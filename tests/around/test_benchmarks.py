@@ -297,6 +297,16 @@ def test_a_runs_shift_and_jump_are_found_again_from_its_draws(shift, jump):
     assert fit["passes"] == 7.56  # the step that reaches the budget is finished
 
 
+def test_the_map_says_where_recycling_finds_more_as_its_page_does():
+    kept = json.loads(recycling_map.FILE.read_text())
+    points = recycling_map.with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
+    assert len(points) == 900 and len({tuple(point[part] for part in recycling_map.PLACE) for point in points}) == 900
+    won = [point for point in points if any(point["same"][arm] > 1 for arm in recycling_map.RECYCLING)]
+    assert won and all(point["jump"] >= 2 and point["per_query"] >= 2 * point["samples"] for point in won)
+    assert "half coins" not in {point["shape"] for point in won}
+    assert all(point["same"]["recycle"] < 1 for point in recycling_map.with_ratios(kept["paper"], ("model",)))
+
+
 def test_draws_that_never_return_to_a_trained_query_have_no_jump():
     sampler = oracle.sampler("recycle", queries=8, samples=4, oversample=1, rollouts=600)
     played = oracle.play(sampler, pass_rates.world("uniform", 100, seed=0), size=100, seed=0)

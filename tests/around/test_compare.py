@@ -19,7 +19,7 @@ from qr_jax import config, plugins, train
 from qr_jax.cli import cli
 from qr_jax.config import use
 from qr_jax.lab import compare, last_evaluation, launch, oracle, study
-from qr_jax.lab.differences import difference
+from qr_jax.lab.differences import difference, seeds_needed
 from qr_jax.lab.report import comparison
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import pool
@@ -279,7 +279,7 @@ def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
         played(tmp_path / f"b{s}", rule="grpo", seed=s, right=right)
         for s, right in enumerate(([1, 1, 1, 0], [1, 1, 0, 0]))
     ]
-    found = compare.compare([*one, *two], reach=0.5, null_seeds=3)
+    found = compare.compare([*one, *two], reach=0.5, null_seeds=3, power=0.05)
     base, other = found["rules"]["recycle"], found["rules"]["grpo"]
     assert base["accuracy"]["mean"] == pytest.approx(0.375) and base["accuracy"]["sd"] == pytest.approx(0.125 * 2**0.5)
     # Each seed's gap is .25, by question 0, 0, 1, 0 and 0, 1, 0, 0: seeds do not differ, and questions by less
@@ -298,6 +298,7 @@ def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
         and comparison.ALONE not in text
         and "2 of 2" in text
         and "rollouts to" not in text
+        and "grpo: how many seeds a difference of 0.05 needs is told by rules of two seeds or more that vary." in text
     )
     chart = comparison.accuracy(found)
     assert chart["x"][0]["values"] == [0, 2560] and chart["series"][0]["values"] == [0.25, 0.75]
@@ -386,6 +387,27 @@ def test_nineteen_intervals_of_twenty_hold_the_truth_at_five_seeds(by_seed, by_q
         found = difference(own_SN, base_SN, paired=paired)
         held += found["low"] <= truth <= found["high"]
     assert 0.93 <= held / times <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("effect", "paired", "seeds"), [(0.5, True, 34), (1.0, True, 10), (0.5, False, 64), (0.8, False, 26)]
+)  # as Cohen's tables and G*Power have them, for a two-sided test at .05 with a power of .8
+def test_a_difference_needs_as_many_seeds_as_tables_of_power_say(effect, paired, seeds):
+    even_S = np.array([-1.0, 1.0] * 50) * (99 / 100) ** 0.5  # of 100 seeds, with an sd of 1
+    base_S = np.zeros(100) if paired else even_S
+    needed = seeds_needed(even_S, base_S, effect, paired=paired)
+    assert needed["sd"] == pytest.approx(1) and needed["seeds"] == seeds
+    assert needed["at_least"] < seeds < needed["at_most"] < 1.6 * seeds
+
+
+def test_two_seeds_tell_badly_how_many_are_needed_and_one_does_not_tell():
+    needed = seeds_needed(np.array([0.5, 0.55]), np.array([0.5, 0.5]), 0.05, paired=True)
+    assert needed["sd"] == pytest.approx(0.05 / 2**0.5) and needed["at_most"] > 20 * needed["seeds"]
+    text = comparison.seeds_for("foresee", needed, 0.05)
+    assert f"of 0.05 is found with a power of 0.8 by {needed['seeds']} seeds of each rule" in text
+    assert f"to {needed['at_most']:,} by the 80 % interval of their sd, 0.035" in text
+    assert seeds_needed(np.array([0.5]), np.array([0.4]), 0.05, paired=True) is None
+    assert seeds_needed(np.array([0.5, 0.5]), np.array([0.4, 0.4]), 0.05, paired=True) is None
 
 
 def test_where_a_curve_reaches_an_accuracy():

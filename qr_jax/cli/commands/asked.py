@@ -71,7 +71,7 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     from qr_jax.data.readers import LOOKED_FOR
 
     try:
-        checks.check(config, reads=needs)
+        checks.check(config, reads=needs, trains=False)
     except ValueError as error:
         meant = (
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"

@@ -92,6 +92,17 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def share(text: str) -> float:
+    """Parse an option's number above 0 and below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a number above 0 and below 1, as .02")
+    return value
+
+
 def port(text: str) -> int:
     """Parse a port; 0 means any free one."""
     if not text.isdecimal() or int(text) > 65535:

@@ -15,6 +15,7 @@ from qr_jax.cli.commands.options import (
     load,
     open_run,
     reading,
+    share,
     show,
     whole,
 )
@@ -75,6 +76,8 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
+    text = "say how many seeds a difference of accuracy needs (.02), by the spread of these runs"
+    made.add_argument("--power", type=share, metavar="DIFFERENCE", help=text)
     add_json(made)
     add_trust(made)
 
@@ -109,7 +112,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         return 1
     many = f"{len(folders)} runs, and their null controls" if folders[1:] else "one run with its null control"
     with terminal.phase(f"comparing {many}"), reading("one of these runs"):
-        found = compare.compare(folders, measure=unit, reach=arguments.reach, own=own)
+        found = compare.compare(folders, measure=unit, reach=arguments.reach, own=own, power=arguments.power)
     if arguments.folder:
         with launch.alone(arguments.folder), reading("one of these runs"):
             page = comparison.write(found, arguments.folder / "compare.html", arguments.folder.resolve().name)
@@ -122,8 +125,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _compare_suites(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import side_by_side
 
-    of_runs = [name for name in ("rules", "budget", "folder", "every", "questions") if getattr(arguments, name)]
-    if of_runs:
+    names = ("rules", "budget", "folder", "every", "questions", "power")
+    if of_runs := [name for name in names if getattr(arguments, name)]:
         raise UserError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
     with reading("one of these folders"):
         found = side_by_side.paired_scores([Path(what) for what in arguments.what])

@@ -68,6 +68,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     counts = {label: len(one["seeds"]) for label, one in found["rules"].items()}
     if lone := [label for label, count in counts.items() if count == 1 < max(counts.values())]:
         made.append(f"{', '.join(lone)}: one seed, taken to vary by seed as a rule of several that it is held against.")
+    if found["power"]:
+        made += [seeds_for(label, one["seeds_needed"], found["power"]) for label, one in [*found["rules"].items()][1:]]
     if found["faulted_questions"]:
         made.append(f"{found['faulted_questions']} questions are left out: their answer is a fault in some run.")
     for label, one in found["rules"].items():
@@ -76,6 +78,17 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             made.append(f"{label} is with {' '.join(told)}")
     made += [f"{label}: {reason}." for label, one in found["rules"].items() for reason in one["no_null"]]
     return [*made, "The rules have unequal numbers of seeds."] if len({*counts.values()}) > 1 else made
+
+
+def seeds_for(rule: str, needed: Mapping[str, Any] | None, size: float) -> str:
+    """Say how many seeds a difference of `size` needs, by these runs, or why they cannot tell."""
+    if needed is None:
+        return f"{rule}: how many seeds a difference of {size:g} needs is told by rules of two seeds or more that vary."
+    span = f"{needed['at_least']:,} to {needed['at_most']:,} by the 80 % interval of their sd, {needed['sd']:.3f}"
+    return (
+        f"{rule}: a true difference of {size:g} is found with a power of {needed['power']:g} by {needed['seeds']:,} "
+        f"seeds of each rule ({span}); the seeds that are there find it with {needed['found']:.2f}."
+    )
 
 
 def format_tables(found: Mapping[str, Any]) -> str:
