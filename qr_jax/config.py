@@ -51,6 +51,9 @@ Steps = Annotated[
 ]
 
 
+Overlap = Annotated[int, Bound("0 or 1", lambda steps: steps in (0, 1))]
+
+
 @dataclass(frozen=True)
 class Lora:
     """Adapters of low rank (Hu et al. 2021, arXiv:2106.09685): they are trained, and the model under them is frozen, in
@@ -261,6 +264,8 @@ class Train:
     bucket: str | None = None
     # a run's folder to start from (its last checkpoint's weights), or a PEFT adapter's for model.lora
     init: str | None = None
+    # 1: the next step's episodes are played beside the update, by the policy before it; its ratios are against that one
+    overlap: Overlap = 0
     # steps FROM:TO, as in 10:12 (the two after the tenth), of which a trace for xprof is written to RUN/profile
     profile: Steps | None = None
     shuffle_rewards: bool = False  # control: rewards shuffled over the step's episodes; accuracy must not rise

@@ -28,13 +28,19 @@ from qr_jax.errors import FailsAgain, GuardStop, Interrupted, Outage, ServiceDow
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
+from qr_jax.records import Outcome
 from qr_jax.rollout import compiles
+from qr_jax.rollout.engine import Statistics
 from qr_jax.run import begin, runs
 from qr_jax.run.runs import beside
+from qr_jax.step import ahead as ahead_of
 from qr_jax.step import guards, log, profile, rollout_and_grade, services
 from qr_jax.step import runtime as runtimes
+from qr_jax.step.ahead import Ahead
+from qr_jax.step.grading import Group
 from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
 from qr_jax.step.runtime import RunState, Runtime, advanced
 
@@ -192,13 +198,14 @@ def take_step(
     if before is None:
         return state, run_state, None
     run_state = replace(run_state, pool=before)
-    params = runtime.to_rollout_params(state)
     shown, named = terminal.phase, jax.profiler.TraceAnnotation
-    with shown(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress), named("rollout"):
-        groups, outcome, own = rollout_and_grade.collect(runtime, params, run_state, step)
+    if (ahead := run_state.ahead) is None:
+        with shown(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress), named("rollout"):
+            groups, outcome, whole, own = _play(runtime, runtime.to_rollout_params(state), run_state, step)
+    else:
+        groups, whole, own = list(ahead.groups), ahead.statistics, ahead.statistics
+        outcome = rollout_and_grade.judged(runtime, run_state, groups, step)
     clock.append(time.monotonic())
-    whole = rollout_and_grade.over_processes(own)
-    rollout_and_grade.check_answered(whole, groups, asks=runtime.grading.asks)
     if step == 0:
         rollout_and_grade.check_graded(groups)
     settled = pool.settle(before, outcome, runtime.drawing.rule)
@@ -207,18 +214,58 @@ def take_step(
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
     kept = rollout_and_grade.with_episodes(kept)
-    run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled)
+    run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled, ahead=None)
     with shown(f"step {step + 1}: learning"), named("update"):
-        state, run_state, updated = _update(runtime, state, run_state, step)
+        state, run_state, updated = _update_and_play(runtime, state, run_state, step)
     clock.append(time.monotonic())
     compiles.tell_late(compiled, f"step {step + 1}", runtime.run.say)
-    timings = StepTimings(whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled))
+    timings = StepTimings(
+        whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled),
+        lag=ahead.lag if ahead else 0, played_s=ahead and ahead.played_s,
+        ahead_s=run_state.ahead.played_s if run_state.ahead else 0.0,
+    )  # fmt: skip
     record = StepRecord(step, before, groups, kept, outcome, updated, run_state, timings)
     return state, run_state, log.write(runtime, record, state)
 
 
-def _update(
+def _play(
+    runtime: Runtime, params: DecodeParams, run_state: RunState, step: int
+) -> tuple[list[Group], Outcome, Statistics, Statistics]:
+    """Return a step's groups, judged, and what the rollouts of all processes and of this one cost.
+
+    Interrupted if the run was told to stop, and ServiceDown if most searches or grades failed.
+    """
+    groups, outcome, own = rollout_and_grade.collect(runtime, params, run_state, step)
+    whole = rollout_and_grade.over_processes(own)
+    rollout_and_grade.check_answered(whole, groups, asks=runtime.grading.asks)
+    return groups, outcome, whole, own
+
+
+def _update_and_play(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
+) -> tuple[learner.State, RunState, UpdateResult]:
+    """Train as `_update`; with train.overlap play the next step beside it, if there is one, by the policy before."""
+    settings = runtime.settings
+    limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
+    after = pool.drawable(run_state.pool, **limits)
+    if not settings.train.overlap or after is None or not _within_limits(settings.train, step + 1, run_state):
+        return _update(runtime, state, run_state, step)
+    params, start = runtime.to_rollout_params(state), time.monotonic()
+
+    def play() -> Ahead:
+        groups, _, whole, _ = _play(runtime, params, replace(run_state, pool=after), step + 1)
+        return Ahead(tuple(groups), whole, 0, time.monotonic() - start)
+
+    (state, run_state, updated), ahead = ahead_of.beside(partial(_update, runtime, state, run_state, step), play)
+    return state, replace(run_state, ahead=replace(ahead, lag=int(bool(updated.metrics)))), updated
+
+
+def _update(
+    runtime: Runtime,
+    state: learner.State,
+    run_state: RunState,
+    step: int,
+    before_applied: Callable[[], None] = lambda: None,
 ) -> tuple[learner.State, RunState, UpdateResult]:
     """Train on the groups that wait, once there are enough; until then nothing changes.
 
@@ -231,8 +278,8 @@ def _update(
     packed = runtime.batch(state, waiting, run_state.left_out, key)
     done = _share_done(runtime.settings.train, step, run_state)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
-    work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop)
-    state, metrics = beside(work) if runtime.learner.by_parts else work()
+    work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop, before_applied)
+    state, metrics = beside(work) if runtime.learner.by_parts and not runtime.learner.overlaps else work()
     log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 

@@ -51,24 +51,33 @@ class Learner:
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
     updates: int  # a batch
-    by_parts: bool  # whether `update` takes `step_by_parts`, because a micro-batch takes long
+    by_parts: bool  # whether `update` takes `step_by_parts`: a micro-batch takes long, or episodes are played beside it
+    overlaps: bool  # train.overlap: a batch is of the policy before the last update
+    recorded: bool  # whether the old policy's log-probabilities are those that the sampler recorded
     forwards: int  # passes of an update over its tokens that are forward alone
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
 
     def update(
-        self, state: State, batch: Batch, rate: float, between: Callable[[], None] = _nothing
+        self,
+        state: State,
+        batch: Batch,
+        rate: float,
+        between: Callable[[], None] = _nothing,
+        before_applied: Callable[[], None] = _nothing,
     ) -> tuple[State, list[dict[str, Any]]]:
         """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
 
-        `by_parts` it calls `between` before each micro-batch of the first one, and if that raises the state is
-        unchanged; once an update is made the others are made too.
+        `by_parts` it calls `between` before each micro-batch of the first one, and `before_applied` before the
+        optimizer, up to which the state's arrays may be read; if one of them raises the state is unchanged. Once an
+        update is made the others are made too.
 
         Several (learner.updates) are over disjoint parts of the batch against one old policy. A part is every
         `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's
         "advantage" then holds what each episode was trained with, in whichever update it was.
         """
         if self.updates == 1:
-            state, metrics = self._step(batch, between)(state, batch, np.float32(rate))
+            step = self._step(batch, between, before_applied)
+            state, metrics = step(state, batch, np.float32(rate), *self._recorded(batch))
             return state, [jax.device_get(metrics)]
         old_MEL, every = self.old_logp(state, batch), []
         for part in parts(batch, self.updates):
@@ -85,17 +94,31 @@ class Learner:
 
     def compile_update(self, state: State, empty: Batch, between: Callable[[], None] = _nothing) -> State:
         """Compile what `update` runs, by an empty batch; return the unchanged state. `between`: as in `update`."""
-        old = () if self.updates == 1 else (self.old_logp(state, empty),)
+        old = self._recorded(empty) if self.updates == 1 else (self.old_logp(state, empty),)
         return jax.block_until_ready(self._step(empty, between)(state, empty, np.float32(0), *old))[0]
 
     def trace_update(self, empty: Batch) -> None:
         """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
-        old = () if self.updates == 1 else (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+        old = self._recorded(empty)
+        if self.updates > 1:
+            old = (self.old_logp.jitted.eval_shape(self.abstract, empty),)
         self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
 
-    def _step(self, batch: Batch, between: Callable[[], None]) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-        parted = self.by_parts and len(batch.used_M) > 1  # of one micro-batch there is no second tree of gradients
-        return functools.partial(self.step_by_parts, between=between) if parted else self.train_step
+    def _step(
+        self, batch: Batch, between: Callable[[], None], before_applied: Callable[[], None] = _nothing
+    ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+        # of one micro-batch there is no second tree of gradients
+        parted = self.overlaps or self.by_parts and len(batch.used_M) > 1
+        calls = {"between": between, "before_applied": before_applied}
+        return functools.partial(self.step_by_parts, **calls) if parted else self.train_step
+
+    def _recorded(self, batch: Batch) -> tuple[jax.Array, ...]:
+        """Return what an update is given of the old policy: of a batch of the policy before, what it recorded.
+
+        With learner.importance the old policy is the one before this update, as without overlap, and the weights
+        correct for the one that sampled.
+        """
+        return (batch.rollout_logp_MEL,) if self.recorded else ()
 
 
 def parts(batch: Batch, count: int) -> Iterator[Batch]:
@@ -142,7 +165,13 @@ def optimizer(settings: config.Learner) -> optax.GradientTransformation:
 
 
 def make(
-    cfg: ModelConfig, model: config.Model, settings: config.Learner, mesh: Mesh, *, temperature: float = 1.0
+    cfg: ModelConfig,
+    model: config.Model,
+    settings: config.Learner,
+    mesh: Mesh,
+    *,
+    temperature: float = 1.0,
+    overlap: int = 0,
 ) -> Learner:
     """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""
     loss = plugins.bind("loss", settings.loss)
@@ -178,7 +207,9 @@ def make(
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
         updates=settings.updates,
-        by_parts=takes_long((params, base), settings),
+        by_parts=bool(overlap) or takes_long((params, base), settings),
+        overlaps=bool(overlap),
+        recorded=bool(overlap) and settings.importance == "off",
         forwards=update.forwards,
         needs_gold="gold_logp_NT" in update.advantage_names,
     )
@@ -209,7 +240,7 @@ def _by_parts(update: Update, spec, state_at, everywhere):
         out_shardings=(state_at, everywhere), donate_argnums=0,
     )  # fmt: skip
 
-    def call(state, batch, rate, old_logp_MEL=None, *, between: Callable[[], None]):
+    def call(state, batch, rate, old_logp_MEL=None, *, between: Callable[[], None], before_applied=_nothing):
         used = np.flatnonzero(batch.used_M)
         batch = meshes.spread(batch, spec(batch))
         work, advantage = prepare(state, batch, old_logp_MEL)
@@ -218,6 +249,7 @@ def _by_parts(update: Update, spec, state_at, everywhere):
             between()
             total = jax.block_until_ready(add(total, state, work, np.int32(at)))
         between()
+        before_applied()
         return apply(state, batch, rate, advantage, total)
 
     return call

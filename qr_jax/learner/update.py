@@ -116,8 +116,8 @@ class Update:
         logp_EL, entropy_EL = self.predict(params, state.base, micro, self.with_entropy)
         mask_EL = micro.mask_MEL
         logp_EL = jnp.where(mask_EL, logp_EL, 0.0)
-        old_EL = jax.lax.stop_gradient(logp_EL) if old_logp_EL is None else old_logp_EL
-        rollout_EL = micro.rollout_logp_MEL
+        now_EL, rollout_EL = jax.lax.stop_gradient(logp_EL), micro.rollout_logp_MEL
+        old_EL = now_EL if old_logp_EL is None else old_logp_EL
         ref_EL = None
         if self.with_reference:
             ref_EL, _ = self.predict(state.reference, state.base, micro, False)
@@ -128,7 +128,8 @@ class Update:
         )  # fmt: skip
         loss_EL, metrics = self.token_loss(given)
         total = jnp.sum(weight_EL * jnp.where(mask_EL, loss_EL, 0.0))
-        gap_EL = jnp.where(mask_EL, jnp.abs(old_EL - rollout_EL), 0.0)
+        before_EL = now_EL if self.settings.updates == 1 else old_EL  # by the policy before this batch's updates
+        gap_EL = jnp.where(mask_EL, jnp.abs(before_EL - rollout_EL), 0.0)
         sums = {name: jnp.sum(jnp.where(mask_EL, value, 0.0)) for name, value in metrics.items()}
         sums |= {"gap": jnp.sum(gap_EL), "nll": -jnp.sum(logp_EL)}
         return total, (jax.lax.stop_gradient(sums), jnp.max(gap_EL, initial=0.0))

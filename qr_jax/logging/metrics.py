@@ -121,6 +121,7 @@ NAMES: dict[str, Metric] = {
     "time/search_wait_s": Metric("s", "of that, with decoding at a halt"),
     "time/settle_s": Metric("s", "grading, and settling the pool"),
     "time/learner_s": Metric("s", "the train step"),
+    "time/ahead_s": Metric("s", "beside the train step: rolling out the next step (train.overlap)"),
     "time/compile_s": Metric("s", "of all these, compiling"),
     "time/evaluation_s": Metric("s", "evaluation after the step, guards' probes included"),
     # Over all attempts (logging/goodput.py)

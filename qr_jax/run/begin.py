@@ -111,7 +111,7 @@ def roll_back(
     slow = "" if slower == 1 else f" and {run_state.rate * slower:.3g} times the learning rate"
     run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
     state = replace(state, skipped=state.skipped * 0, base=base)
-    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower)
+    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower, ahead=None)
     runtime.save(step, state, run_state, again=True)
     return state, run_state, step
 

@@ -103,6 +103,11 @@ def _together(config: Config) -> Iterator[str]:
             f"would count others or a part; set {', '.join(f'learner.{name}={off}' for name, off in beside.items())}, "
             "or another learner.reduce"
         )
+    if config.train.overlap and learner.updates > 1:
+        yield (
+            f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="
+            f"{learner.updates} would change it while they are played; set one of the two back"
+        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "

@@ -52,6 +52,9 @@ class StepTimings:
     clock: Sequence[float]  # start, rolled out, settled, updated
     compiled: int = 0  # programs
     compile_s: float = 0.0
+    lag: int = 0  # updates that the rollouts' policy was behind
+    played_s: float | None = None  # of the rollouts, where they were played ahead, beside the update before
+    ahead_s: float = 0.0  # of the next step's, played beside this update
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
     """Warn if learner and sampler differ in the log-probabilities of the sampled tokens."""
     gap = row.get("sampler_gap/mean")
-    if gap is None or gap <= settings.learner.gap_alarm:
+    if gap is None or gap <= settings.learner.gap_alarm or settings.train.overlap:  # which holds one update too
         return None
     return (
         f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {settings.learner.gap_alarm}): the "
@@ -223,6 +226,8 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
 def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Count seconds by phase, and rates; nothing here is compared between runs."""
     rollout_s, settle_s, learner_s = np.diff(timings.clock).tolist()
+    played_s = rollout_s if timings.played_s is None else timings.played_s
+    beside = {"time/ahead_s": timings.ahead_s} if timings.ahead_s else {}
     statistics, step_s = timings.statistics, timings.clock[-1] - timings.clock[0]
     return {
         "time/step_s": step_s,
@@ -234,10 +239,11 @@ def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, An
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
         "time/compile_s": timings.compile_s,
-        "perf/tokens_per_s": statistics.tokens / max(rollout_s, 1e-9),
+        "perf/tokens_per_s": statistics.tokens / max(played_s, 1e-9),
         "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
         "perf/compiles": timings.compiled,
+        **beside,
     }
 
 
@@ -379,7 +385,7 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
 
 def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
     """Describe each draw as the ledger's line: query, origin, each sample's reward (null: not valid), verdict, tokens,
-    searches.
+    searches; `lag`, of a draw that was played ahead: by how many updates its policy was behind.
 
     `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
     without padding.
@@ -403,6 +409,7 @@ def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
                 "accepted": at in taken,
                 "tokens": group.spent.tokens,
                 "searches": group.spent.searches,
+                **({"lag": record.timings.lag} if record.timings.lag else {}),
             }
         )
     return rows

@@ -28,7 +28,8 @@ from qr_jax.records import Ask, Episode, Outcome, Query, Say, Scores, Search, Se
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import checkpoint, policy, runs
 from qr_jax.run.policy import Policy
-from qr_jax.step import grading
+from qr_jax.step import ahead, grading
+from qr_jax.step.ahead import Ahead
 from qr_jax.step.grading import Group
 from qr_jax.step.guards import FIGURES, Watch
 
@@ -49,6 +50,7 @@ class RunState:
     rollbacks: int = 0
     rate: float = 1.0  # times the learning rate: a guard's rollback halves it
     watch: Watch = field(default_factory=Watch)  # what the guards remember
+    ahead: Ahead | None = None  # the next step's episodes, where they are played beside the update
     cost_F: np.ndarray = field(default_factory=lambda: np.zeros(0))  # tokens of an episode by family; 0: none seen yet
     base: Any = None  # the evaluation before the cold start, when asked for
     before: Any = None  # the evaluation before the first step
@@ -63,6 +65,7 @@ class RunState:
         waiting = [group.to_plain() for group in self.waiting]
         more = {"left_out": list(self.left_out), "cost_F": self.cost_F, "watch": self.watch.to_host()}
         more |= {checkpoint.BASE: self.base_sha256} if self.base_sha256 else {}
+        more |= {"ahead": self.ahead.to_plain()} if self.ahead else {}
         return {"pool": pool.to_arrays(self.pool), "waiting": waiting, **more, **counts}
 
 
@@ -80,9 +83,11 @@ def from_host(host: Mapping[str, Any]) -> RunState:
         cost_F=host["cost_F"],
         watch=Watch(**host["watch"]),
         base_sha256=host.get(checkpoint.BASE),
+        ahead=ahead.from_plain(host["ahead"]) if "ahead" in host else None,
         **counts,
     )
-    if any(not 0 <= group.index < run_state.pool.size for group in run_state.waiting):
+    groups = (*run_state.waiting, *(run_state.ahead.groups if run_state.ahead else ()))
+    if any(not 0 <= group.index < run_state.pool.size for group in groups):
         raise UserError(f"a group waits that is none of the pool's {run_state.pool.size} queries")
     lists = {"cost_F": run_state.cost_F, **run_state.watch.past}
     if any(not isinstance(values, np.ndarray) or values.shape != (values.size,) for values in lists.values()):
@@ -323,7 +328,8 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     data = Data(queries, families(queries), questions, assemble.probed(settings))
-    learner = make(agent.cfg, settings.model, settings.learner, mesh, temperature=settings.rollout.temperature)
+    how = {"temperature": settings.rollout.temperature, "overlap": settings.train.overlap}
+    learner = make(agent.cfg, settings.model, settings.learner, mesh, **how)
     constants = plugins.constants("reward", settings.reward.name)
     return Runtime(
         settings=settings,

@@ -1,0 +1,156 @@
+"""train.overlap=1: episodes are played beside the update before theirs, and a run that goes on takes the same steps."""
+
+import json
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+from killed_run import tiny
+from same_runs import differences
+
+from qr_jax import train as driver
+from qr_jax.errors import Interrupted, ServiceDown
+from qr_jax.rollout import engine
+from qr_jax.run import checkpoint
+from qr_jax.settings import checks
+from qr_jax.step import ahead, rollout_and_grade
+from qr_jax.train import train
+
+
+def silent(text):
+    pass
+
+
+def overlapping(folder, **more):
+    settings = tiny(folder)
+    return replace(settings, train=replace(settings.train, overlap=1, **more))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run without overlap, and one with it that was never stopped; both from the same cold start."""
+    folder = tmp_path_factory.mktemp("overlap")
+    train(tiny(folder), folder / "off", say=silent)
+    train(overlapping(folder), folder / "on", say=silent)
+    return folder
+
+
+def ledger(folder):
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_queries_are_drawn_as_without_overlap_and_the_first_update_is_the_same(whole):
+    """By hand: groups wait for three that bear signal, so the first update is of step 2, and step 3 lags behind it."""
+    off, on = ledger(whole / "off"), ledger(whole / "on")
+    before = [row for row in on if row["step"] <= 2]
+    assert before == [row for row in off if row["step"] <= 2]  # the same policy: no update was made
+    assert {row["step"] for row in on if row.get("lag")} == {3, 5} and all("lag" not in row for row in off)
+    rows = [json.loads(line) for line in (whole / "on" / "metrics.jsonl").read_text().splitlines()]
+    steps = {row["step"]: row for row in rows if "pool/drawn" in row}
+    assert [steps[at]["learner/loss"] is not None for at in range(1, 6)] == [False, True, False, True, False]
+    assert steps[2]["learner/ratio"] == pytest.approx(1, abs=1e-5)
+    assert abs(steps[4]["learner/ratio"] - 1) > 1e-4  # step 3's groups, of the policy before the update of step 2
+    assert steps[4]["sampler_gap/mean"] > 100 * steps[2]["sampler_gap/mean"]
+    assert ["time/ahead_s" in steps[at] for at in range(1, 6)] == [True] * 4 + [False]  # none is played for nobody
+    host = checkpoint.Checkpoints(whole / "on" / "checkpoints").host(2)
+    assert [group["index"] for group in host["ahead"]["groups"]] == [row["index"] for row in on if row["step"] == 3]
+    assert "ahead" not in checkpoint.Checkpoints(whole / "on" / "checkpoints").host(5)
+
+
+def told_to_stop(monkeypatch, rollout):
+    """Send this process a SIGTERM in the `rollout`-th rollout of training, which hears of it at once."""
+    run, count = engine.Engine.run, [0]
+
+    def counted(self, *positional, **named):
+        if named.get("purpose", "train") == "train":
+            count[0] += 1
+            if count[0] == 2 * rollout - 1:  # two lanes
+                named["stop_now"] = lambda: signal.raise_signal(signal.SIGTERM) is None
+        return run(self, *positional, **named)
+
+    monkeypatch.setattr(engine.Engine, "run", counted)
+
+
+@pytest.mark.parametrize("rollout", [3, 4])  # beside the update of step 2; beside step 3, which makes none
+def test_a_sigterm_beside_an_update_saves_the_step_before_and_the_run_goes_on_to_the_same_bytes(
+    whole, tmp_path, monkeypatch, rollout
+):
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        told_to_stop(patched, rollout)
+        with pytest.raises(SystemExit) as ended:
+            train(overlapping(tmp_path), tmp_path / "run", say=said.append)
+    assert ended.value.code == 143
+    saved = max(checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").steps())
+    assert saved == rollout - 2  # the step whose update it was beside is taken again
+    train(overlapping(tmp_path), tmp_path / "run", say=silent)
+    assert differences(tmp_path / "run", whole / "on", 5) == []
+
+
+def test_a_service_that_is_down_beside_an_update_leaves_the_state_as_it_was(whole, tmp_path, monkeypatch):
+    check, down = rollout_and_grade.check_answered, [0]
+
+    def once_down(*given, **named):
+        down[0] += 1
+        if down[0] == 3:
+            raise ServiceDown("the third rollout's searches failed", failed=[])
+        return check(*given, **named)
+
+    monkeypatch.setattr(rollout_and_grade, "check_answered", once_down)
+    monkeypatch.setattr(driver.services, "wait", lambda runtime, error, step, retry: None)
+    train(overlapping(tmp_path), tmp_path / "run", say=silent)
+    assert down[0] == 6  # of five steps, and one again
+    assert differences(tmp_path / "run", whole / "on", 5) == []
+
+
+def test_an_update_waits_with_its_optimizer_for_the_episodes_beside_it():
+    order: list[str] = []
+    playing = threading.Event()
+
+    def update(before_applied):
+        assert playing.wait(10)
+        order.append("gradient")
+        before_applied()
+        order.append("applied")
+        return "state"
+
+    def play():
+        playing.set()
+        while "gradient" not in order:
+            pass
+        order.append("played")
+        return "groups"
+
+    assert ahead.beside(update, play) == ("state", "groups")
+    assert order == ["gradient", "played", "applied"]
+
+
+def test_an_error_of_the_episodes_keeps_the_optimizer_from_running_and_is_the_one_that_is_raised():
+    order: list[str] = []
+
+    def update(before_applied):
+        try:
+            before_applied()
+        except Interrupted:
+            order.append("not applied")
+            raise
+
+    def play():
+        raise KeyError("of the environment")
+
+    with pytest.raises(KeyError, match="of the environment"):
+        ahead.beside(update, play)
+    assert order == ["not applied"]
+    with pytest.raises(ValueError, match="of the loss"):
+        ahead.beside(lambda before_applied: (_ for _ in ()).throw(ValueError("of the loss")), lambda: None)
+
+
+def test_several_updates_a_batch_leave_no_policy_to_play_with_beside_them(tmp_path):
+    settings = overlapping(tmp_path)
+    (line,) = checks.problems(replace(settings, learner=replace(settings.learner, updates=2)))
+    assert line.startswith(
+        "train.overlap=1 plays the next episodes by the policy before an update, and learner.updates=2"
+    )
+    (line,) = checks.problems(replace(settings, train=replace(settings.train, overlap=2)))
+    assert line == "train.overlap is 2; wanted 0 or 1"
