@@ -363,6 +363,7 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
     """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
     asked = config.mesh.rollout
     devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
+    devices = host_local.apart(config.mesh) or devices
     return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
 
 

@@ -284,6 +284,8 @@ class Mesh:
     # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
     # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None
+    # with train.overlap, of one process: its last so many devices roll out and do not learn
+    rollout_devices: Natural = 0
     heartbeat_s: Positive = 60.0  # a process silent for so long ends the run on all the others
 
 

@@ -411,3 +411,21 @@ def test_passes_that_are_forward_alone_are_counted_by_what_is_asked_for(settings
     own, bind = {"needs_reference": needs_reference, "needs_both": needs_both}, learner.plugins.bind
     monkeypatch.setattr(learner.plugins, "bind", lambda kind, use: own.get(use.name) or bind(kind, use))
     assert build(**settings)[0].forwards == forwards
+
+
+def test_with_overlap_ratios_are_against_what_the_sampler_recorded_and_weights_against_the_policy_before_the_update():
+    """By hand: the recorded log-probabilities are .1 nats above the learner's, so that each ratio is exp(-.1)."""
+    _, state = build()
+    plain = build()[0]
+    logp_MEL = np.asarray(plain.old_logp(state, batch()))
+    moved = replace(batch(), rollout_logp_MEL=np.where(batch().mask_MEL, logp_MEL + 0.1, 0).astype(np.float32))
+    on = meshes.make_mesh(config.Mesh(devices=1))
+    for importance, ratio in (("off", np.exp(-0.1)), ("truncate", 1.0)):
+        settings = replace(SETTINGS, importance=importance)
+        bound = learner.make(CFG, MODEL, settings, on, overlap=1)
+        _, (metrics,) = bound.update(bound.init(decoder.init(CFG, jax.random.key(0))), moved, RATE)
+        assert metrics["ratio"] == pytest.approx(ratio, abs=1e-4)
+        assert metrics["gap"] == pytest.approx(0.1, abs=1e-4)  # of sampler and learner in both
+    without = learner.make(CFG, MODEL, SETTINGS, on)
+    _, (metrics,) = without.update(without.init(decoder.init(CFG, jax.random.key(0))), moved, RATE)
+    assert metrics["ratio"] == 1 and metrics["gap"] == pytest.approx(0.1, abs=1e-4)

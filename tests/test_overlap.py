@@ -9,8 +9,10 @@ import pytest
 from killed_run import tiny
 from same_runs import differences
 
+from qr_jax import config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
+from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import engine
 from qr_jax.run import checkpoint
 from qr_jax.settings import checks
@@ -72,7 +74,9 @@ def told_to_stop(monkeypatch, rollout):
     monkeypatch.setattr(engine.Engine, "run", counted)
 
 
-@pytest.mark.parametrize("rollout", [3, 4])  # beside the update of step 2; beside step 3, which makes none
+@pytest.mark.parametrize(
+    "rollout", [3, pytest.param(4, marks=pytest.mark.thorough)]
+)  # beside the update of step 2; beside step 3, which makes none
 def test_a_sigterm_beside_an_update_saves_the_step_before_and_the_run_goes_on_to_the_same_bytes(
     whole, tmp_path, monkeypatch, rollout
 ):
@@ -88,6 +92,7 @@ def test_a_sigterm_beside_an_update_saves_the_step_before_and_the_run_goes_on_to
     assert differences(tmp_path / "run", whole / "on", 5) == []
 
 
+@pytest.mark.thorough
 def test_a_service_that_is_down_beside_an_update_leaves_the_state_as_it_was(whole, tmp_path, monkeypatch):
     check, down = rollout_and_grade.check_answered, [0]
 
@@ -154,3 +159,35 @@ def test_several_updates_a_batch_leave_no_policy_to_play_with_beside_them(tmp_pa
     )
     (line,) = checks.problems(replace(settings, train=replace(settings.train, overlap=2)))
     assert line == "train.overlap is 2; wanted 0 or 1"
+
+
+@pytest.mark.thorough
+def test_devices_of_their_own_for_rollouts_give_the_same_run(whole, tmp_path):
+    settings = overlapping(tmp_path)
+    apart = replace(settings, mesh=config.Mesh(devices=2, rollout_devices=1))
+    train(apart, tmp_path / "run", say=silent)
+    assert differences(tmp_path / "run", whole / "on", 5) == []
+
+
+@pytest.mark.thorough
+def test_two_devices_learn_and_two_roll_out(whole, tmp_path):
+    settings = overlapping(tmp_path)
+    apart = config.Mesh(fsdp=2, devices=4, rollout_devices=2, rollout="slots")
+    train(replace(settings, mesh=apart, rollout=replace(settings.rollout, lanes=1)), tmp_path / "run", say=silent)
+    drawn = [[(row["step"], row["index"]) for row in ledger(folder)][:8] for folder in (tmp_path / "run", whole / "on")]
+    assert drawn[0] == drawn[1]
+    found = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
+    assert found.steps()[0] == 5
+
+
+def test_a_mesh_for_overlap_that_cannot_be_made_says_what_to_set(tmp_path):
+    settings = overlapping(tmp_path)
+    off = replace(settings, mesh=config.Mesh(devices=2, rollout_devices=1), train=replace(settings.train, overlap=0))
+    assert "would stand idle while the others learn; set train.overlap=1" in checks.problems(off)[0]
+    line = meshes.unfit(config.Mesh(devices=2, rollout_devices=2), 2, "cpu")
+    assert line == "mesh.rollout_devices=2 of 2 devices leave none to learn; set fewer"
+    line = meshes.unfit(config.Mesh(fsdp=4, devices=4, rollout_devices=2), 8, "cpu")
+    assert "but mesh.devices=4 are to be used, of which mesh.rollout_devices=2 roll out; set" in line
+    with pytest.raises(ValueError, match="rollouts by 'slots' on the learner's 2 devices: .* set mesh.rollout_devices"):
+        shared = config.Mesh(data=2, devices=2, rollout="slots")
+        train(replace(settings, mesh=shared), tmp_path / "run", say=silent)

@@ -120,6 +120,21 @@ def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = ()
     return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute), adapters)))
 
 
+def apart(settings: config.Mesh) -> list[Any]:
+    """Return the devices that roll out and do not learn (`mesh.rollout_devices`), none where the learner's do."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu" and settings.devices:
+        devices = devices[: settings.devices]
+    return devices[len(devices) - settings.rollout_devices :]
+
+
+def to_devices(params: Any, cfg: ModelConfig, compute: str, kind: Kind, devices: Sequence[Any]) -> DecodeParams:
+    """Return the learner's parameters for rollouts on devices `apart`, in the compute dtype."""
+    dtype = jnp.dtype(compute)
+    at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params)))
+    return jax.device_put(incremental.to_decode_params(cfg, params, dtype), at)
+
+
 def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
     """Return the learner's parameters for this host's rollouts, in the compute dtype ("pod": for all hosts').
 

@@ -70,16 +70,16 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
 
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
     """Return the sizes of data, fsdp and tensor; on a CPU, where all are 1, `devices` are along data."""
-    sizes = (settings.data, settings.fsdp, settings.tensor)
-    return (settings.devices, 1, 1) if platform == "cpu" and settings.devices and sizes == (1, 1, 1) else sizes
+    sizes, emulated = (settings.data, settings.fsdp, settings.tensor), settings.devices if platform == "cpu" else None
+    return (max(emulated - settings.rollout_devices, 1), 1, 1) if emulated and sizes == (1, 1, 1) else sizes
 
 
 def make_mesh(settings: config.Mesh) -> Mesh:
     """Return the learner's mesh over all processes, axes `data`, `fsdp`, `tensor`.
 
     On a CPU it is over the first `settings.devices` devices. Axes are Auto (jax.make_mesh alone would make them
-    Explicit, where indexing a sharded table fails). ValueError when the axes' product is not the number of devices, or
-    there are too few.
+    Explicit, where indexing a sharded table fails). The last `rollout_devices` are left out. ValueError when the axes'
+    product is not the number of the other devices, or there are too few.
     """
     devices = jax.devices()
     platform = devices[0].platform
@@ -94,17 +94,20 @@ def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     sizes = axes(settings, platform)
     if min(sizes) < 1:
         return f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1"
-    emulated = settings.devices if platform == "cpu" else None
-    product, wanted = math.prod(sizes), emulated or count
-    if wanted > count:
+    emulated, apart = settings.devices if platform == "cpu" else None, settings.rollout_devices
+    product, wanted = math.prod(sizes), (emulated or count) - apart
+    if apart and wanted < 1:
+        return f"mesh.rollout_devices={apart} of {emulated or count} devices leave none to learn; set fewer"
+    if wanted + apart > count:
         todo = f"{fitting(settings, count)} mesh.devices={count}".strip()
-        return f"mesh.devices={wanted}, but this run has {count} ({platform}); set {todo}"
+        return f"mesh.devices={emulated}, but this run has {count} ({platform}); set {todo}"
     if product == wanted:
         return None
     named = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     named += f" is {product} device{'s' * (product != 1)}"
-    has = f"mesh.devices={wanted} are to be used" if emulated else f"this run has {count} ({platform})"
-    more = f"mesh.devices={product}, which emulates as many on the CPU, or " if platform == "cpu" else ""
+    has = f"mesh.devices={emulated} are to be used" if emulated else f"this run has {count} ({platform})"
+    has += f", of which mesh.rollout_devices={apart} roll out" * bool(apart)
+    more = f"mesh.devices={product + apart}, which emulates as many on the CPU, or " if platform == "cpu" else ""
     return f"{named}, but {has}; set {more}{fitting(settings, wanted)}"
 
 

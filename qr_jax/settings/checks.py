@@ -103,6 +103,11 @@ def _together(config: Config) -> Iterator[str]:
             f"would count others or a part; set {', '.join(f'learner.{name}={off}' for name, off in beside.items())}, "
             "or another learner.reduce"
         )
+    if config.mesh.rollout_devices and not config.train.overlap:
+        yield (
+            f"mesh.rollout_devices={config.mesh.rollout_devices} would stand idle while the others learn; set "
+            "train.overlap=1 too, or mesh.rollout_devices=0"
+        )
     if config.train.overlap and learner.updates > 1:
         yield (
             f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="

@@ -166,6 +166,7 @@ class Devices:
 
     mesh: jax.sharding.Mesh
     layout: host_local.Kind
+    apart: Sequence[Any] = ()  # that roll out and do not learn
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,9 @@ class Runtime:
     def to_rollout_params(self, policy: State | Policy) -> DecodeParams:
         """Return the parameters of a policy, or of the learner's state, as rollouts read them."""
         model, params = self.settings.model, lora.whole(policy.params, policy.base, self.settings.model.lora)
+        if self.devices.apart:
+            how = self.agent.cfg, model.compute, self.devices.layout, self.devices.apart
+            return host_local.to_devices(params, *how)
         return assemble.to_rollout_params(params, self.agent.cfg, model.compute, self.devices.mesh, self.devices.layout)
 
     def measure(self, params: DecodeParams, queries: Sequence[Query] | None = None, **how: Any) -> dict[str, Any]:
@@ -337,7 +341,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         agent=agent,
         learner=learner,
         data=data,
-        devices=Devices(mesh, assemble.rollout_layout(settings, agent.cfg, mesh)),
+        devices=_devices(settings, agent, mesh),
         world=World(assemble.environment(settings), search, corpus.sha256),
         drawing=_drawing(settings),
         grading=Grading(plugins.bind("reward", settings.reward), "ENDPOINT" in constants, constants.get("TURNS")),
@@ -349,6 +353,19 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
             unchanged.KEPT: unchanged.kept(data.by_setting()),
         },
     )
+
+
+def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
+    """Choose who rolls out. ValueError where train.overlap would run two programs that wait for one another."""
+    layout, apart = assemble.rollout_layout(settings, agent.cfg, mesh), host_local.apart(settings.mesh)
+    if (settings.train.overlap or apart) and hosts.count() > 1:
+        raise UserError(f"train.overlap and mesh.rollout_devices are for one process, and this run has {hosts.count()}")
+    if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":
+        raise UserError(
+            f"train.overlap=1 with rollouts by {layout!r} on the learner's {mesh.size} devices: two programs at a time "
+            "would wait for one another; set mesh.rollout_devices, so that each has its own, or mesh.rollout=one"
+        )
+    return Devices(mesh, layout, tuple(apart))
 
 
 def _drawing(settings: Config) -> Drawing:
