@@ -15,11 +15,13 @@ import json
 import re
 from collections.abc import Sequence
 
-from benchmarks import interleave, kept_runs, null_worlds, recycling_map, study_results
+from benchmarks import flips, interleave, kept_runs, null_worlds, recycling_map, study_results
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
-PAGES = tuple(interleave.ROOT / name for name in ("README.md", "docs/rules.md", "docs/concepts.md"))
+PAGES = tuple(
+    interleave.ROOT / name for name in ("README.md", "docs/rules.md", "docs/concepts.md", "docs/recycling.md")
+)
 FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d+ of \d+\b|\b\d\.\d\d(?= times)")
 HELD = re.compile(r"(?P<block>(?:(?!\n\n).)+?)(?P<between>\n+)<!-- cells: (?P<cells>.*?) -->", re.DOTALL)
 GENERATED = re.compile(r"^```.*?^```|<!-- (\w+): python -m .*?<!-- end of \1 -->", re.DOTALL | re.MULTILINE)
@@ -74,7 +76,7 @@ def says(figure: str) -> tuple[int, bool]:
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, map/FIGURE of
-    recycling_map.py, null/... the null control's band in known pools (null_worlds.py).
+    recycling_map.py, flips/K the share by movement, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -91,6 +93,8 @@ def numbers(name: str) -> Sequence[float]:
     elif kind == "gain":
         runs = [run for run in kept_runs.kept(*parts) if run.get("name", "trained") == "trained"]
         values = [run["gains"]["exact_match"]["mean"] for run in runs]
+    elif kind == "flips":
+        values = flips.shares(int(parts[0]))
     elif kind == "map":
         values = [recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)]
     elif kind == "null":

@@ -16,6 +16,7 @@ from benchmarks import (
     channels,
     claims,
     cold_starts,
+    flips,
     interleave,
     kept_runs,
     memory,
@@ -68,6 +69,7 @@ STUDY = {  # of the study's runs
 }  # fmt: skip
 PAGES |= dict.fromkeys(("methods", "quickstart", "starts", *KEPT, *TRAINED, *STUDY), "measurements.md")
 PAGES |= {
+    "flips": "recycling.md",
     "shards": "retrieval.md",
     "rules": "rules.md",
     "rules_three": "rules.md",
@@ -269,7 +271,7 @@ def share(value: float) -> str:
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts}
-TABLES |= STUDY
+TABLES |= STUDY | {"flips": flips.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

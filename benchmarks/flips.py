@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         for one in jobs:
             if one.done and not result(one).is_file():
                 keep(one)
-    print(table())
+    print(table(), end="")
     return 1 if failed else 0
 
 
@@ -91,6 +91,17 @@ def moved(found: Mapping[str, Any], verdicts: Sequence[str] = tuple(probe_figure
     return 1 - filing / later
 
 
+def kept(arm: str, samples: int) -> list[dict[str, Any]]:
+    """The kept runs of an arm, by seed."""
+    paths = sorted((RESULTS / arm / f"k{samples}").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def shares(samples: int) -> list[float]:
+    """The share by movement over both verdicts, of each trained run."""
+    return [moved(run) for run in kept("trained", samples)]
+
+
 def table() -> str:
     """The arms by group size: shares by movement with 95 % intervals over seeds, flips beside chance, accuracy."""
     head = (
@@ -108,7 +119,7 @@ def table() -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for arm in ARMS:
         for samples in SIZES:
-            every = [json.loads(path.read_text()) for path in sorted((RESULTS / arm / f"k{samples}").glob("*.json"))]
+            every = kept(arm, samples)
             if not every:
                 continue
             shares = [
@@ -118,7 +129,7 @@ def table() -> str:
             means = [np.mean([one[name] for one in every]) for name in ("flipped", "outside", "before", "after")]
             cells = [arm, str(samples), str(len(every)), *shares, f"{means[0]:.3f}", f"{inside} of {len(every)}"]
             lines.append("| " + " | ".join([*cells, f"{means[1]:.3f}", f"{means[2]:.3f} to {means[3]:.3f}"]) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def over_seeds(values: Sequence[float]) -> str:

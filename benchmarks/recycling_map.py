@@ -190,7 +190,9 @@ def cell(kept: Mapping[str, Any], figure: str) -> float:
     paper = [point["same"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
     same = [max(point["same"][arm] for arm in RECYCLING) for point in points]
     best = [max(point["best"][arm] for arm in RECYCLING) for point in points]
+    queries = [point["queries"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
     found = {"most": max(same), "most_of_best": max(best), "paper_least": min(paper), "paper_most": max(paper)}
+    found |= {"paper_queries": max(queries)}
     return found[figure]
 
 
