@@ -46,7 +46,7 @@ Steps = Annotated[
     str,
     Bound(
         "FROM:TO, counted from 0, as in 10:12 for two steps after the tenth",
-        lambda text: re.fullmatch(r"\d{1,9}:\d{1,9}", text, re.ASCII) and int.__lt__(*map(int, text.split(":"))),
+        lambda text: bool(re.fullmatch(r"\d{1,9}:\d{1,9}", text, re.ASCII)) and int.__lt__(*map(int, text.split(":"))),
     ),
 ]
 

@@ -323,6 +323,30 @@ MUTATIONS = (
         "tests/test_learner.py::test_weights_decay_and_norms_and_biases_do_not",
     ),
     Mutation(
+        "qr_jax/learner/learner.py",
+        "            between = _nothing\n",
+        "",
+        "tests/test_learner.py::test_several_updates_by_parts_are_those_of_whole_steps_and_only_the_first_may_be_ended",
+    ),
+    Mutation(
+        "qr_jax/logging/goodput.py",
+        "wall_s - self._wall_s - step_s - evaluation_s",
+        "wall_s - self._wall_s - step_s",
+        "tests/test_goodput.py::test_what_comes_before_and_between_steps_by_hand",
+    ),
+    Mutation(
+        "qr_jax/run/runs.py",
+        "        if self.stopping:\n            raise Interrupted\n",
+        "        return\n",
+        "tests/test_train.py::test_a_sigterm_while_the_learner_compiles_ends_it_between_two_programs",
+    ),
+    Mutation(
+        "qr_jax/step/profile.py",
+        "first <= step < end",
+        "first <= step <= end",
+        "tests/test_train.py::test_each_process_writes_a_trace_of_its_own",
+    ),
+    Mutation(
         "qr_jax/learner/pack.py",
         "r * row_tokens + column + columns[:-1]",
         "r * row_tokens + column + columns[1:]",

@@ -278,6 +278,8 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"rollout": {"context_tokens": 2048}}, "does not fit a row of learner.row_tokens=1024"),
         ({"rollout": {"turn_tokens": 512, "context_tokens": 512}}, "rollout.turn_tokens=512 leaves nothing for the"),
         ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),
+        ({"train": {"profile": "12:10"}}, "train.profile is 12:10; wanted FROM:TO, counted from 0"),
+        ({"train": {"profile": "10"}}, "train.profile is 10; wanted FROM:TO, counted from 0"),
         ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),
         ({"learner": {"lr": "1e-3"}}, "learner.lr is '1e-3' (str); wanted a number"),
         ({"learner": {"loss": use("clop")}}, "did you mean clip?"),

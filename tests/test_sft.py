@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from killed_run import tiny
@@ -20,6 +21,7 @@ from qr_jax.data import traces
 from qr_jax.learner import learner
 from qr_jax.models import families
 from qr_jax.models.tokenizer import WordTokenizer
+from qr_jax.parallel import peaks
 from qr_jax.records import Episode, Query, Say, Search, Stop, Trace
 from qr_jax.rollout.engine import Engine
 from qr_jax.run import runs
@@ -243,7 +245,7 @@ def test_a_cold_start_that_is_stopped_in_its_first_step_saves_nothing_and_begins
     assert cold_start(tmp_path / "run")["steps"] == 3
 
 
-def test_only_a_micro_batch_of_a_step_that_takes_long_is_a_call_of_its_own():
+def test_only_a_micro_batch_of_a_step_that_takes_long_is_a_call_of_its_own(monkeypatch):
     def params(count):
         return {"w": np.zeros((count // 1000, 1000), np.float16)}
 
@@ -251,3 +253,9 @@ def test_only_a_micro_batch_of_a_step_that_takes_long_is_a_call_of_its_own():
     assert learner.takes_long(params(10_000_000), config.Learner(rows=8, row_tokens=1024))
     quickstart = params(370_000), config.Learner(rows=2, row_tokens=192)  # 8.5e8 operations a micro-batch
     assert [learner.takes_long(*quickstart, count) for count in (1, 100, 118, 1500)] == [False, False, True, True]
+    of_135m, of_8b = params(135_000_000), jax.ShapeDtypeStruct((8_000_000, 1000), np.float32)
+    monkeypatch.setattr(learner.peaks, "known", lambda *_: peaks.Peak(1e15, 3e12, measured=False))  # as of an H100
+    assert not learner.takes_long(of_135m, config.Learner(rows=16, row_tokens=1024))
+    assert learner.takes_long(of_8b, config.Learner(rows=4, row_tokens=4096))
+    monkeypatch.setattr(learner.hosts, "count", lambda: 2)
+    assert not learner.takes_long(of_8b, config.Learner(rows=4, row_tokens=4096))

@@ -15,6 +15,7 @@ import pytest
 
 from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, history, page, read, series
+from qr_jax.logging.metrics import WALL
 from qr_jax.pool import figures
 from qr_jax.run import run_files
 
@@ -350,3 +351,13 @@ def test_chromium_draws_the_page_without_a_word_and_hostile_text_stays_text(tmp_
     assert shown.count('class="token"') == 2 and 'role="tablist"' in shown
     assert shown.count('<p class="note plain">In plain words: ') == 3  # under the batch, the rates and the verdicts
     assert re.search(r'aria-label="The chosen group"><p class="meta">step 2 ', shown)  # not the newest, of step 3
+
+
+def test_goodput_and_mfu_are_among_the_first_figures_of_a_run_that_wrote_them():
+    assert page._use([metrics(1)]) == []
+    shares = dict.fromkeys(WALL, 0.0) | {"rollout": 0.5, "learner": 0.25, "start": 0.25}
+    last = metrics(2, **{"perf/goodput": 0.75, "perf/mfu": 0.41, "perf/decode_bandwidth": 0.325})
+    good, mfu = page._use([metrics(1), last | {f"time/of_wall_{name}": share for name, share in shares.items()}])
+    assert (good["label"], good["value"]) == ("Goodput", ".750")
+    assert "rollout .500, search wait .000, learner .250, evaluation .000, start .250" in good["beside"]
+    assert (mfu["label"], mfu["value"]) == ("MFU", ".410") and "reads at .325 of the memory's" in mfu["beside"]
