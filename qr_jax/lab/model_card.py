@@ -11,7 +11,7 @@ from qr_jax.config import SET_PREFIX, Config, fingerprint
 from qr_jax.lab import serving
 from qr_jax.lab.report import run_list
 from qr_jax.logging import metrics_writer
-from qr_jax.models import families, peft_folder
+from qr_jax.models import families, peft_files
 from qr_jax.run.json_files import read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -46,7 +46,7 @@ def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, folde
 
     `folder` has the model's files, or adapters alone (PEFT's).
     """
-    adapters = peft_folder.is_one(folder)
+    adapters = peft_files.is_one(folder)
     title = f"# An agent that searches ({agent['environment']['name']})"
     parts = [_front(settings, run, folder), title, _about(settings)]
     parts += ["## Training", *_training(settings, agent, run)] if run else []
@@ -66,8 +66,8 @@ def base_model(settings: Config) -> str | None:
 def _front(settings: Config, run: Trained | None, folder: Path) -> str:
     base, library = base_model(settings), "transformers"
     tags = ["search", "question-answering", "qr_jax", *(["reinforcement-learning", "grpo"] if run and run.step else [])]
-    if peft_folder.is_one(folder):
-        base, library = read_json(folder / peft_folder.CONFIG)["base_model_name_or_path"], "peft"
+    if peft_files.is_one(folder):
+        base, library = read_json(folder / peft_files.CONFIG)["base_model_name_or_path"], "peft"
     of = [f"base_model: {base}", *(["base_model_relation: adapter"] if library == "peft" else [])] if base else []
     lines = [f"library_name: {library}", "pipeline_tag: text-generation", *of]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])

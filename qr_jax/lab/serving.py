@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors
 
-from qr_jax.models import peft_folder
+from qr_jax.models import peft_files
 from qr_jax.run.json_files import read_json
 
 # The ranks that vLLM takes as --max-lora-rank (vllm/config/lora.py of 0.27); it keeps room for the one that is named.
@@ -21,7 +21,7 @@ def describe(folder: Path, agent: Mapping[str, Any]) -> Iterator[str]:
     """Yield the card's parts on serving and publishing a folder that is written but for its card."""
     name = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "agent"
     yield "## How to serve it"
-    yield from (_adapter if peft_folder.is_one(folder) else _whole)(folder, agent, name)
+    yield from (_adapter if peft_files.is_one(folder) else _whole)(folder, agent, name)
     yield from _requests(agent)
     yield "## How to publish it"
     yield f"```bash\nhf upload YOUR_NAME/{name} . --private\n```"
@@ -39,8 +39,8 @@ def _whole(folder: Path, agent: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def _adapter(folder: Path, agent: Mapping[str, Any], name: str) -> Iterator[str]:
-    adapter = read_json(folder / peft_folder.CONFIG)
-    with safetensors.safe_open(folder / peft_folder.WEIGHTS, "np") as file:
+    adapter = read_json(folder / peft_files.CONFIG)
+    with safetensors.safe_open(folder / peft_files.WEIGHTS, "np") as file:
         said = file.metadata()
     rank, base = adapter["r"], adapter["base_model_name_or_path"]
     room = next((known for known in VLLM_RANKS if known >= rank), None)
@@ -49,12 +49,12 @@ def _adapter(folder: Path, agent: Mapping[str, Any], name: str) -> Iterator[str]
     else:
         lora = f"--enable-lora --max-lora-rank {room} --lora-modules {name}=."
         context = f"--max-model-len {agent['limits']['context_tokens']}"
-        yield from _vllm(f"{base or 'BASE'} {lora} --dtype {said[peft_folder.COMPUTE]} {context}")
+        yield from _vllm(f"{base or 'BASE'} {lora} --dtype {said[peft_files.COMPUTE]} {context}")
     on = ", ".join(adapter["target_modules"])
     kind = f"adapters alone, rank {rank}, alpha {adapter['lora_alpha']}, on {on}"
-    yield f"This folder has {_size(folder, peft_folder.WEIGHTS)} of {kind}. A request's `model` is `{name}`."
+    yield f"This folder has {_size(folder, peft_files.WEIGHTS)} of {kind}. A request's `model` is `{name}`."
     under = f"They need the weights under them, with whose tokenizer they work: {base or 'BASE, which is on no hub'}."
-    yield f"{under} Our SHA-256 of those, in {said[peft_folder.COMPUTE]}: `{said[peft_folder.SHA256]}`."
+    yield f"{under} Our SHA-256 of those, in {said[peft_files.COMPUTE]}: `{said[peft_files.SHA256]}`."
     if base is None:
         yield "`qr-jax export RUN/sft --hf BASE --dtype float32` writes a run's cold start, where that is the base."
 
