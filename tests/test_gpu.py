@@ -13,7 +13,7 @@ from qr_jax.cli.commands import options
 from qr_jax.parallel import gpu
 
 pytestmark = pytest.mark.skipif(
-    bool(gpu._plugin()), reason="a plugin of CUDA is installed: these are of a machine without"
+    bool(gpu.plugin()), reason="a plugin of CUDA is installed: these are of a machine without"
 )
 ROOT = Path(__file__).resolve().parents[1]
 

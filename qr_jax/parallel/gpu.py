@@ -27,7 +27,7 @@ def prepare(compute: str, environment: MutableMapping[str, str] = os.environ) ->
 
     Nothing either where no GPU can start: no plugin of CUDA is installed, or JAX_PLATFORMS names none.
     """
-    if not _plugin() or (jax.config.jax_platforms and not _asked()):
+    if not plugin() or (jax.config.jax_platforms and not _asked()):
         return {}
     told = {} if any(name in environment for name in MEMORY) else {FRACTIONS[0]: str(FRACTION)}
     told |= {"XLA_FLAGS": FLOAT32_FLAGS} if compute == "float32" and "XLA_FLAGS" not in environment else {}
@@ -71,21 +71,21 @@ class _Heard(logging.Filter):
 
 def why_not() -> str:
     """Say why jax sees no GPU of this machine, as far as packages and the driver tell, and what to do."""
-    plugin, found = _plugin(), driver()
-    if not plugin:
+    package, found = plugin(), driver()
+    if not package:
         fits = next((cuda for cuda, oldest in DRIVERS.items() if found and found[1] >= oldest), None)
         if found and not fits:
             return _too_old(found[1], min(DRIVERS))
         return f"its CUDA plugin is not installed; pip install -e '.[cuda{fits or max(DRIVERS)}]'"
-    cuda, version = PLUGINS[plugin], importlib.metadata.version(plugin)
+    cuda, version = PLUGINS[package], importlib.metadata.version(package)
     if not found:
-        return f"{plugin} is installed, but no NVIDIA driver answers nvidia-smi here; install a driver"
+        return f"{package} is installed, but no NVIDIA driver answers nvidia-smi here; install a driver"
     if found[1] < DRIVERS[cuda]:
         return _too_old(found[1], cuda)
     if version != (jaxlib := importlib.metadata.version("jaxlib")):
-        return f"{plugin} is {version} and jaxlib {jaxlib}; pip install 'jax[cuda{cuda}]=={jax.__version__}'"
+        return f"{package} is {version} and jaxlib {jaxlib}; pip install 'jax[cuda{cuda}]=={jax.__version__}'"
     todo = f"pip install 'jax[cuda{cuda}]=={jax.__version__}' brings CUDA's libraries; unset LD_LIBRARY_PATH"
-    return f"{plugin} {version} and driver {found[1]} are there, but CUDA did not start; {todo}"
+    return f"{package} {version} and driver {found[1]} are there, but CUDA did not start; {todo}"
 
 
 def driver() -> tuple[str, int] | None:
@@ -108,7 +108,8 @@ def _too_old(found: int, cuda: int) -> str:
     return f"{newer}; {' or '.join(['update the driver', *others])}"
 
 
-def _plugin() -> str | None:
+def plugin() -> str | None:
+    """Return the package of CUDA that jax has here; None: it has none."""
     return next((name for name in PLUGINS if any(importlib.metadata.distributions(name=name))), None)
 
 
