@@ -17,7 +17,7 @@ DRIVERS = {13: 580, 12: 525}  # CUDA -> the oldest driver under which it runs (j
 FRACTION = 0.9  # of the card's memory that jax may hold; by itself it takes .75, and in some versions no more
 FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the second is its older name
 MEMORY = (*FRACTIONS, "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR")
-# In float32 Triton's kernels were tuned for minutes on an H200, 3 s with these; in bfloat16 nothing took long there.
+# In float32 Triton's kernels were tuned for minutes on an H200, 3 s with these; bfloat16 compiled well on an H100.
 FLOAT32_FLAGS = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
 SMI_S = 20  # how long nvidia-smi may take
 
