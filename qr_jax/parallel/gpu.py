@@ -27,7 +27,7 @@ def prepare(compute: str, environment: MutableMapping[str, str] = os.environ) ->
 
     Nothing either where no GPU can start: no plugin of CUDA is installed, or JAX_PLATFORMS names none.
     """
-    if not plugin() or (jax.config.jax_platforms and not _asked()):
+    if not plugin() or (_platforms() and not _asked()):
         return {}
     told = {} if any(name in environment for name in MEMORY) else {FRACTIONS[0]: str(FRACTION)}
     told |= {"XLA_FLAGS": FLOAT32_FLAGS} if compute == "float32" and "XLA_FLAGS" not in environment else {}
@@ -48,11 +48,11 @@ def check(told: Mapping[str, str]) -> None:
         if not _asked():
             raise
         said = heard.text or (str(error).splitlines() or ["no CUDA backend"])[0]
-        asked = f"JAX_PLATFORMS={jax.config.jax_platforms}, and jax starts no GPU ({said})"
+        asked = f"JAX_PLATFORMS={_platforms()}, and jax starts no GPU ({said})"
         raise UserError(f"{asked}: {why_not()}; JAX_PLATFORMS=cpu does without a GPU") from error
     finally:
         logging.getLogger("jax._src.xla_bridge").removeFilter(heard)
-    if platform == "cpu" and (jax.config.jax_platforms is None or _asked()) and (found := driver()):
+    if platform == "cpu" and (_platforms() is None or _asked()) and (found := driver()):
         terminal.say(f"jax runs on the CPU beside a {found[0]}: {why_not()}; JAX_PLATFORMS=cpu is silent")
     if platform == "gpu" and told:
         terminal.say("set here, as nobody did: " + " ".join(f"{name}='{value}'" for name, value in told.items()))
@@ -115,4 +115,8 @@ def plugin() -> str | None:
 
 def _asked() -> bool:
     """Return True if JAX_PLATFORMS names a GPU."""
-    return bool({*(jax.config.jax_platforms or "").split(",")} & {"cuda", "gpu"})
+    return bool({*(_platforms() or "").split(",")} & {"cuda", "gpu"})
+
+
+def _platforms() -> str | None:
+    return jax.config.values["jax_platforms"]
