@@ -102,6 +102,8 @@ def test_a_run_begins_with_an_adapter_of_pefts_form(whole, peft, tmp_path):
     settings, agent, mesh = opened(whole / "whole")
     said = json.loads((peft / "adapter_config.json").read_text())
     assert (said["r"], said["lora_alpha"], said["base_model_name_or_path"]) == (4, 32, None)
+    card = (peft / "README.md").read_text()
+    assert "vllm serve BASE --enable-lora --max-lora-rank 8 --lora-modules peft=." in card and "| steps | 5 |" in card
     settings = replace(settings, train=replace(settings.train, init=str(peft)))
     policy.check_start(settings, agent)
     found, last = policy.start(settings, tmp_path, agent, mesh, peft), policy.of_run(whole / "whole", agent, mesh)

@@ -46,7 +46,7 @@ def export(
 
 
 def export_adapter(run: str | Path, folder: str | Path) -> Path:
-    """Write a run's last adapters as PEFT's folder, and agent.json. ValueError where the run trained a whole model."""
+    """Write a run's last adapters as PEFT's folder, agent.json and a card. ValueError of a run of a whole model."""
     folder = Path(folder)
     run_folders.check_empty(folder)
     settings = runs.load(run)
@@ -58,7 +58,8 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     model, adapters = settings.model, assemble.on_one_device(params, mesh)
     base = None if settings.train.init or settings.sft.whole else model_card.base_model(settings)
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
-    _write_agent(folder, describe(settings, agent.engine.chat))
+    trained = model_card.trained(settings, run, runs.last_checkpoint(run)[1])
+    _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")
     return folder
 
 
@@ -76,15 +77,18 @@ def write(
     run_folders.check_empty(folder)
     described = describe(settings, agent.engine.chat)
     hf_folder.save(folder, agent.cfg, params, agent.tokenizer, dtype=dtype)
-    card = model_card.write(settings, described, trained, dtype=dtype)
-    (folder / CARD).write_text(secrecy.redact(card), encoding="utf-8")
-    _write_agent(folder, described)
+    _write_texts(folder, settings, described, trained, dtype=dtype)
     return folder
 
 
-def _write_agent(folder: Path, described: Mapping[str, Any]) -> None:
+def _write_texts(
+    folder: Path, settings: Config, described: Mapping[str, Any], trained: model_card.Trained | None, *, dtype: str
+) -> None:
+    """Write agent.json and the card beside the weights."""
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     (folder / AGENT).write_text(secrecy.redact(text), encoding="utf-8")
+    card = model_card.write(settings, described, trained, folder, dtype=dtype)
+    (folder / CARD).write_text(secrecy.redact(card), encoding="utf-8")
 
 
 def describe(settings: Config, chat: Chat) -> dict[str, Any]:

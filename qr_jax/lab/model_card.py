@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.config import SET_PREFIX, Config, fingerprint
+from qr_jax.lab import serving
 from qr_jax.lab.report import run_list
 from qr_jax.logging import metrics_writer
-from qr_jax.models import families
+from qr_jax.models import families, peft_files
+from qr_jax.run.json_files import read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 KNOWN = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # our names of models of the hub
@@ -39,13 +41,19 @@ def trained(settings: Config, run: str | Path, step: int) -> Trained:
     return Trained(step, rollouts, float(last.accuracy), int(last.questions), last.after, last.incomplete)
 
 
-def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, *, dtype: str) -> str:
-    """Write the card from what agent.json holds and what is known of the run (None: there was none)."""
-    parts = [_front(settings, run), f"# An agent that searches ({agent['environment']['name']})", _about(settings)]
+def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, folder: Path, *, dtype: str) -> str:
+    """Write the card from what agent.json holds, what is known of the run (None: there was none), and the folder.
+
+    `folder` has the model's files, or adapters alone (PEFT's).
+    """
+    adapters = peft_files.is_one(folder)
+    title = f"# An agent that searches ({agent['environment']['name']})"
+    parts = [_front(settings, run, folder), title, _about(settings)]
     parts += ["## Training", *_training(settings, agent, run)] if run else []
     parts += ["## Evaluation", _evaluation(run)] if run else []
-    parts += ["## An episode", *_episode(agent), "## How to play it", *_playing(agent)]
-    return "\n\n".join([*parts, "## Limits", *_limits(settings, agent, dtype)]) + "\n"
+    parts += ["## An episode", *_episode(agent), "## How to play it", *_playing(agent, adapters)]
+    parts += serving.describe(folder, agent)
+    return "\n\n".join([*parts, "## Limits", *_limits(settings, dtype, adapters)]) + "\n"
 
 
 def base_model(settings: Config) -> str | None:
@@ -55,10 +63,13 @@ def base_model(settings: Config) -> str | None:
     return KNOWN.get(name) or (name if of_hub else None)
 
 
-def _front(settings: Config, run: Trained | None) -> str:
-    base = base_model(settings)
+def _front(settings: Config, run: Trained | None, folder: Path) -> str:
+    base, library = base_model(settings), "transformers"
     tags = ["search", "question-answering", "qr_jax", *(["reinforcement-learning", "grpo"] if run and run.step else [])]
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", *([f"base_model: {base}"] if base else [])]
+    if peft_files.is_one(folder):
+        base, library = read_json(folder / peft_files.CONFIG)["base_model_name_or_path"], "peft"
+    of = [f"base_model: {base}", *(["base_model_relation: adapter"] if library == "peft" else [])] if base else []
+    lines = [f"library_name: {library}", "pipeline_tag: text-generation", *of]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -123,21 +134,25 @@ def _episode(agent: Mapping[str, Any]) -> Iterator[str]:
         yield "The tools that the template is given:\n\n" + _fenced(json.dumps(agent["tools"], indent=2), "json")
 
 
-def _playing(agent: Mapping[str, Any]) -> Iterator[str]:
-    if agent["reading"]["act"]:
+def _playing(agent: Mapping[str, Any], adapters: bool) -> Iterator[str]:
+    if adapters:
+        yield "By vLLM, as below. For transformers `qr-jax export RUN --hf FOLDER` writes the whole model."
+    elif agent["reading"]["act"]:
         yield f"A whole episode with transformers, by `docs/{SCRIPT}` of qr_jax, which needs nothing else of it:"
         yield _fenced(f'python {SCRIPT} . "a question" http://127.0.0.1:8000/retrieve', "bash")
         yield "The address is that of a retrieval server as Search-R1 has it (`qr-jax serve-retriever --corpus FILE`)."
     yield "What the model writes is read by the environment: a search's passages are shown, and it writes on."
 
 
-def _limits(settings: Config, agent: Mapping[str, Any], dtype: str) -> Iterator[str]:
+def _limits(settings: Config, dtype: str, adapters: bool) -> Iterator[str]:
     lines = [
         "It searched one collection of passages while it learned. Nothing here says how it does with another.",
         "Its answers can be wrong, also where the right passage is found.",
         "A prompt, a question and a passage are data: none of their tokens is an added token of the tokenizer.",
         "What the chat template writes, and each text of the environment, is encoded by itself.",
     ]
+    if settings.model.lora.rank and not adapters:
+        lines.append(f"Adapters of rank {settings.model.lora.rank} were trained, and are merged into these weights.")
     if dtype == "bfloat16":
         lines.append("The weights are rounded to bfloat16; the run's are float32. A close choice can fall otherwise.")
     if families.reads_words(settings.model.name, settings.model.tokenizer):

@@ -17,11 +17,10 @@ from qr_jax import config
 from qr_jax.errors import UserError
 from qr_jax.models import layout, lora, safetensors_file
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.peft_files import COMPUTE, CONFIG, SHA256, WEIGHTS
 from qr_jax.run.json_files import read_json, write_json
 from qr_jax.settings.settings import few, show
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SHA256, COMPUTE = "base_sha256", "base_dtype"  # what our files say of the base, in their header
 # Settings of PEFT under which an adapter computes what is said here; any other value is refused.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -33,10 +32,6 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     ),
     **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
 }
-
-
-def is_one(folder: str | os.PathLike[str]) -> bool:
-    return (Path(folder) / CONFIG).is_file()
 
 
 def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from qr_jax import assemble, config
 from qr_jax.config import Config
 from qr_jax.errors import UserError
-from qr_jax.models import decoder, lora, peft_folder
+from qr_jax.models import decoder, lora, peft_files, peft_folder
 from qr_jax.parallel import mesh as meshes
 from qr_jax.run import checkpoint, runs
 
@@ -50,7 +50,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     if not own.rank:
         return Policy(lora.merged(of_run(source, agent, mesh).whole()))
     frozen, sha256, of = _base(settings, folder, agent, mesh)
-    if peft_folder.is_one(source):
+    if peft_files.is_one(source):
         adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
         peft_folder.check_base(source, sha256, settings.model.compute)
         return Policy(assemble.place(adapters, mesh), frozen, sha256, own)
@@ -71,7 +71,7 @@ def check_start(settings: Config, agent: assemble.Agent) -> None:
     source, own = settings.train.init, settings.model.lora
     if not source:
         return
-    if peft_folder.is_one(source):
+    if peft_files.is_one(source):
         peft_folder.check(source, agent.cfg, own, settings.model.name)
         return
     checkpoints, step = runs.last_checkpoint(source)

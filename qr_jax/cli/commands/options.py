@@ -197,14 +197,19 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
     """Configure jax before it starts: devices, other processes, and the compilation cache.
 
     The returned context watches the other processes while it is open. Without `arguments` this process is alone.
+    UserError where no GPU starts that is asked for, or the run's mesh is not one of the devices.
     """
-    from qr_jax.parallel import compile_cache, hosts, mesh, start, watchdog
+    from qr_jax.parallel import compile_cache, gpu, hosts, mesh, start, watchdog
 
+    told = gpu.prepare(config.model.compute)
     if arguments is None:
         compile_cache.enable()
         mesh.emulate(config.mesh.devices)
+        gpu.check(told)
         return nullcontext()
     which = {name: getattr(arguments, name) for name in ("coordinator", "processes", "process")}
     start.begin(config.mesh, **which)
     compile_cache.enable(process=hosts.index(), lives=config.train.bucket)
+    gpu.check(told)
+    mesh.make_mesh(config.mesh)  # one that cannot be made is told before anything is loaded
     return watchdog.watching(config.mesh.heartbeat_s)

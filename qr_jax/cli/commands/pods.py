@@ -1,4 +1,4 @@
-"""The command that plans a pod before it exists: `qr-jax plan`."""
+"""The command that plans a pod, or a GPU, before it is there: `qr-jax plan`."""
 
 import argparse
 import math
@@ -6,6 +6,7 @@ from itertools import starmap
 from typing import Any
 
 from qr_jax.cli.commands import options
+from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
@@ -13,14 +14,18 @@ JSON = "print JSON; of several topologies, by name; a program that was refused, 
 
 def add(command: Any) -> None:
     """Add this command's parser, as `cli.make_parser` adds those of the other commands."""
-    text = "compile a config's programs for TPU slices that are not there: memory, collectives, time, cost; "
-    text += "does it fit?"
-    usage = "qr-jax plan CONFIG [setting=value ...] --topology NAME [--topology NAME ...] [options]"
+    text = "compile a config's programs for TPU slices (memory, collectives, time, cost) or one GPU (memory) that are "
+    text += "not there: does it fit?"
+    usage = "qr-jax plan CONFIG [setting=value ...] (--topology NAME ... | --gpu NAME | --memory SIZE) [options]"
     plan = command("plan", _plan, text, usage=usage)
     plan.set_defaults(takes_settings=True)
     plan.add_argument("config", metavar="CONFIG", help="a Python config (file.py, or file.py:name), or a config.json")
     text = "as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable"
-    plan.add_argument("--topology", action="append", required=True, metavar="NAME", help=text)
+    plan.add_argument("--topology", action="append", metavar="NAME", help=text)
+    plan.add_argument(
+        "--gpu", metavar="NAME", help="one GPU: l4, rtx4090, a100_40gb, a100, h100, h200, ... (docs/gpu.md)"
+    )
+    plan.add_argument("--memory", metavar="SIZE", help="of one GPU, as in 80GB or 79GiB; beside --gpu, in its place")
     plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
     plan.add_argument("--json", action="store_true", help=JSON)
     options.add_trust(plan)
@@ -38,12 +43,23 @@ def dollars(text: str) -> float:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """Return 0 if the config fits every topology, else 1."""
-    from qr_jax.lab.planning import plan
+    """Return 0 if the config fits every topology, or the GPU, else 1."""
+    on_gpu = arguments.gpu or arguments.memory
+    if bool(on_gpu) == bool(arguments.topology):
+        raise UserError("wanted either --topology, of TPUs, or --gpu or --memory, of one GPU")
+    if on_gpu and arguments.price:
+        raise UserError("--price is of a TPU's chips: no time is estimated for a GPU")
+    from qr_jax.lab.planning import cards, plan
     from qr_jax.settings import checks
+
+    card = cards.card(arguments.gpu, arguments.memory) if on_gpu else None
 
     config = options.load(arguments, arguments.config, arguments.overrides)
     checks.check(config, reads=())  # what a step needs is the config's, not the data's
+    if card:
+        found = plan.on_gpu(config, card, say=terminal.say)
+        options.show(found, arguments.json, plan.format_gpu)
+        return 0 if found["fits"] else 1
     names = list(dict.fromkeys(arguments.topology))
     found = plan.plan(config, names, dollars_a_chip_hour=arguments.price, say=terminal.say)
     shown = found[names[0]] if len(names) == 1 else found

@@ -1,6 +1,6 @@
-"""`qr-jax plan`: a config's programs compiled for TPU slices that are not there, and whether they fit.
+"""`qr-jax plan`: a config's programs compiled for TPU slices, or a GPU, that are not there, and whether they fit.
 
-Each topology is compiled in a process of its own (planned.py), because libtpu reads its environment once.
+Each is compiled in a process of its own (planned.py, on_gpu.py), because libtpu and XLA read their environment once.
 """
 
 import json
@@ -8,16 +8,20 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from qr_jax.config import Config, to_json
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
-from qr_jax.lab.planning import ahead, estimate
+from qr_jax.lab.planning import ahead, cards, estimate
+from qr_jax.lab.planning.cards import Card
 from qr_jax.lab.planning.estimate import GIB
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
+from qr_jax.parallel import gpu
 
+NO_TUNING = "--xla_gpu_autotune_level=0"  # by times on a GPU, which is not there
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
 SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own
 LAST_LINES, LINE_LENGTH = 30, 300  # of what a process that failed wrote
@@ -38,7 +42,8 @@ def plan(
         ahead.check_name(topology)
     ahead.check_libtpu()
     asked = {"config": to_json(config)}
-    found = {topology: in_a_process({**asked, "topology": topology}, say) for topology in topologies}
+    how = ("planned", ahead.ENVIRONMENT, say)
+    found = {topology: in_a_process({**asked, "topology": topology}, *how) for topology in topologies}
     for one in found.values():
         if dollars_a_chip_hour is not None and "seconds" in one:
             step_s, paid = one["seconds"]["step"], {"steps": one["steps"], "chips": one["chips"]}
@@ -47,10 +52,26 @@ def plan(
     return found
 
 
-def in_a_process(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Run planned.py in a process of its own and return its answer; ValueError for what the user must mend."""
-    command = [*interpreter.python(), "-m", "qr_jax.lab.planning.planned"]
-    environment = {**os.environ, **ahead.ENVIRONMENT}
+def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
+    """Return what the programs need on one GPU, and whether they fit (`on_gpu.examine`).
+
+    They are compiled where jax has its plugin of CUDA, no GPU needed; else their arrays are counted.
+    """
+    flags = os.environ.get("XLA_FLAGS", gpu.FLOAT32_FLAGS if config.model.compute == "float32" else "")
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {NO_TUNING}".strip()}
+    asked = {"config": to_json(config), "card": asdict(card), "compiles": gpu.plugin() is not None}
+    return in_a_process(asked, "on_gpu", environment, say)
+
+
+def in_a_process(
+    asked: Mapping[str, Any], module: str, environment: Mapping[str, str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run a module of this folder in a process of its own, and return its answer.
+
+    ValueError for what the user must mend.
+    """
+    command = [*interpreter.python(), "-m", f"qr_jax.lab.planning.{module}"]
+    environment = {**os.environ, **environment}
     answer = None
     with tempfile.TemporaryFile("w+") as errors:
         pipe = subprocess.PIPE
@@ -124,3 +145,22 @@ def _times(found: Mapping[str, Any]) -> list[str]:
     if "dollars" in found:
         lines[-1] += f", {found['dollars']:,.0f} dollars at {found['dollars_a_chip_hour']:g} a chip-hour"
     return lines + [f"    assumed: {text}" for text in found["assumptions"]]
+
+
+def format_gpu(found: Mapping[str, Any]) -> str:
+    """Format a GPU's answer for a person."""
+    gib = {name: _gib(size) for name, size in found["memory_by_phase"].items()}
+    how = "XLA's GPU compiler, with no GPU at hand" if found["compiled"] else f"arrays; {cards.PLUGIN} compiles them"
+    usable, peak = (found[name] / GIB for name in ("usable_bytes", "peak_bytes"))
+    held = ", ".join(f"{name} {size / GIB:.1f}" for name, size in found["resident"].items())
+    whole = f"{usable:.1f} GiB, {gpu.FRACTION:g} of {found['memory_bytes'] / GIB:.1f}"
+    lines = [
+        f"{found['gpu']}: jax may hold {whole}",
+        f"  GiB while each runs, by {how}: " + ", ".join(f"{name} {gib[name]}" for name in PROGRAMS),
+        f"  resident of that: {held}",
+        "  not measured on a GPU; other processes of the card need theirs beside it",
+    ]
+    verdict = f"{found['program']} needs {peak:.1f} GiB"
+    if found["fits"]:
+        return "\n".join([*lines, f"  fits: {verdict}, {peak / usable:.0%} of what jax may hold"])
+    return "\n".join([*lines, f"  does not fit: {verdict}: {found['todo']}"])

@@ -27,8 +27,9 @@ from qr_jax.rollout import decode as jitted
 from qr_jax.rollout.kv_cache import KVCache
 from qr_jax.step import grading, runtime
 
-# Models of the hub whose sizes families.py holds.
-HUB = {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
+# Models whose sizes families.py holds, by the names that config.model has.
+HUB: dict[str, str] = dict.fromkeys(("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), "smollm2_135m")
+HUB |= {"Qwen/Qwen3-0.6B": "qwen3_0p6b", "Qwen/Qwen3-1.7B": "qwen3_1p7b", "Qwen/Qwen3-4B": "qwen3_4b"}
 HUB |= {"Qwen/Qwen2.5-1.5B": "qwen2p5_1p5b", "Qwen/Qwen2.5-1.5B-Instruct": "qwen2p5_1p5b"}
 HUB |= {"Qwen/Qwen2.5-3B": "qwen2p5_3b", "Qwen/Qwen2.5-3B-Instruct": "qwen2p5_3b"}
 HUB |= {"google/gemma-3-270m": "gemma3_270m", "google/gemma-3-270m-it": "gemma3_270m"}

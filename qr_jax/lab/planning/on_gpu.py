@@ -1,0 +1,121 @@
+"""The peak memory of a config's programs on one GPU: as XLA's GPU compiler allocates it, or by the arrays' sizes.
+
+`python -m qr_jax.lab.planning.on_gpu` is the process that plan.py starts: XLA reads its flags once. XLA's compiler for
+CPUs is no help: it computes bfloat16 in float32, and one token of Qwen3-0.6B in 32 slots takes 23 GiB there beside the
+caches, of which an A100 needs .2.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from qr_jax import config
+from qr_jax.config import Config
+from qr_jax.lab.planning import ahead, cards, estimate, hlo, planned
+from qr_jax.lab.planning.cards import Card
+from qr_jax.lab.planning.plan import ANSWER, SAY
+from qr_jax.lab.planning.programs import Programs, Slice, model_shape
+
+NOTHING = hlo.Cost(0, 0, {}, {}, {}, ())
+TODO = {  # what to set where a program needs too much
+    "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16",
+    "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
+    "decode": "lower rollout.slots, rollout.store or rollout.context_tokens",
+    "hand_over": "lower rollout.slots or rollout.store, or set model.lora.rank=16",
+}
+
+
+def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the bytes of each program while it runs, and whether the largest is within what jax may hold of the card.
+
+    `own` is what each needs beside what is `resident` then. Without `compiles` it is estimated (`by_arrays`).
+    """
+    device = cards.device(card) if compiles else jax.local_devices(backend="cpu")[0]
+    mesh = settings.mesh
+    if reason := planned.wrong_mesh(mesh, "one GPU", 1):
+        raise ValueError(reason.replace(", or name another topology", ""))
+    programs = Programs(settings, model_shape(settings), Slice((device,), (device,), 1))
+    if compiles:
+        made: dict[str, ahead.Program] = {}
+        planned.compile_all(programs, planned.Compiler(say, compiled), made)
+        held = planned.resident(programs, made)
+        own = planned.own(made, held, reordered=False)
+    else:
+        held, own = by_arrays(programs)
+    phases = estimate.phases(held, own)
+    worst = max(phases, key=lambda name: phases[name])
+    fits = phases[worst] <= card.usable_bytes
+    return {
+        "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
+        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else TODO[worst],
+        "memory_by_phase": phases, "resident": held, "own": own,
+    }  # fmt: skip
+
+
+def compiled(lowered: jax.stages.Lowered) -> ahead.Program:
+    """Compile for a GPU. What a program holds there is one block of temporaries beside arguments and results."""
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None, "XLA says it of a program that it has compiled"
+    given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    return ahead.Program(
+        "", NOTHING, argument_bytes=given, temporary_bytes=temporary, result_bytes=results,
+        peak_bytes=given + results + temporary, compile_s=0.0,
+    )  # fmt: skip
+
+
+def by_arrays(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what is resident, exactly, and what each program needs beside it, by its largest arrays.
+
+    An update: the gradients' sum and those of a micro-batch, what each layer saves, one layer's own arrays, two blocks
+    of logits, the mask of cuDNN's attention. Decoding: the keys of one layer, and three arrays of logits. A prefill:
+    keys and values of one layer for its rows, and their scores. The hand-over: the copy, and a layer in float32.
+    """
+    size, cfg, item = planned.a_device, programs.cfg, programs.compute.itemsize
+    made, batch = programs.learner()
+    rows, shapes = programs.rows()
+    held = {"state": size(made.abstract), **{name: size(shapes[name]) for name in ("slots", "store", "laid")}}
+    learner, rollout, model = programs.config.learner, programs.config.rollout, programs.config.model
+    tokens, inner = learner.rows * learner.row_tokens, cfg.heads * cfg.head_dim
+    layer = 2 * cfg.width + 2 * inner + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp
+    saved = {"full": cfg.width, "attention": cfg.width + inner, "dots": layer, "none": layer}[model.remat]
+    mask = learner.rows * learner.row_tokens**2 * item if item == 2 else 0
+    logits = 2 * 4 * tokens * min(model.vocab_block, cfg.vocab)
+    kept = item * tokens * (cfg.layers * saved + layer)
+    train = size(batch) + 2 * size(made.abstract.params) + kept + logits + mask
+    tiles, view = rows.call_sizes[-1], rows.views[-1]
+    attended = 2 * item * tiles * view * cfg.kv_heads * cfg.head_dim + 4 * tiles * cfg.heads * rollout.tile * view
+    one_layer = math.ceil(4 * _matrices(cfg) / cfg.layers)
+    own = {
+        "train": train, "hand_over": held["laid"] + one_layer, "prefill": attended + size(shapes["new"]),
+        "decode": held["slots"] // (2 * cfg.layers) + 3 * 4 * rollout.slots * cfg.vocab,
+    }  # fmt: skip
+    return held, own
+
+
+def _matrices(cfg: Any) -> int:
+    """Count the weights of the layers' matrices."""
+    inner, outer = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
+    return cfg.layers * cfg.width * (2 * inner + 2 * outer + 3 * cfg.mlp)
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    card = Card(**asked["card"])
+
+    def say(text: str) -> None:
+        print(f"{SAY}{card.name}: {text}", flush=True)
+
+    try:
+        answer = examine(config.from_json(asked["config"]), card, compiles=asked["compiles"], say=say)
+    except ValueError as error:
+        answer = {"error": str(error)}
+    print(ANSWER + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The names of what PEFT's folder of one adapter holds. No jax."""
+
+import os
+from pathlib import Path
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHA256, COMPUTE = "base_sha256", "base_dtype"  # what our files say of the base, in their header
+
+
+def is_one(folder: str | os.PathLike[str]) -> bool:
+    return (Path(folder) / CONFIG).is_file()
