@@ -35,6 +35,7 @@ PLANS = {
         for name in ("qwen3_0p6b", "qwen3_1p7b_lora", "gemma3_1b")
         for chip in ("v5e", "v6e")
     },
+    "qwen3_0p6b_lora_v5e_1": ("tpu/v5e_8.py:qwen3_0p6b_lora_1", "v5e:1x1"),
     "qwen3_0p6b_tpu7x_4": ("tpu/v5e_8.py:qwen3_0p6b", "tpu7x:2x2x1"),
     "v5e_16_too_large": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "rollout.slots=256"),
 }

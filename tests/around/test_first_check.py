@@ -1,4 +1,4 @@
-"""tpu_scripts/check.sh on a CPU: what its JSON holds, and that a wrong kept value, or a check that raises, makes it fail."""
+"""tpu_scripts/check.sh on a CPU: what its JSON holds, and that a wrong kept value or a raising check makes it fail."""
 
 import copy
 import json
