@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,10 @@ def run_of(compute: str, mesh: config.Mesh, folder: Path, words: Sequence[str]) 
     """Return the config of a few steps on a small synthetic world, with `words` as further settings."""
     world = ["documents=200", "train=40", "dev=8", "test=0", "traces=20"]
     settings = [*(f"data.world.{each}" for each in world), f"data.world_path={folder / 'worlds'}"]
-    settings += [f"model.compute={compute}", f"train.steps={STEPS}", f"learner.rows={ROWS}", "sft.steps=0"]
+    settings += [f"model.compute={compute}", f"mesh.fsdp={mesh.fsdp}", f"learner.rows={ROWS}", "sft.steps=0"]
     # a model that knows nothing earns nothing: what moves it is its entropy
-    settings += ["learner.keep_zero_variance=true", "learner.entropy_weight=0.1", *words]
-    return replace(load("configs/two_layer.py", settings), mesh=mesh)
+    settings += ["learner.keep_zero_variance=true", "learner.entropy_weight=0.1", f"train.steps={STEPS}", *words]
+    return load("configs/two_layer.py", settings)
 
 
 def played(settings: Config, folder: Path, *, stop_at: int | None = None) -> list[dict[str, Any]]:

@@ -72,9 +72,9 @@ def test_every_chip_of_the_check_has_a_name_figures_and_peaks(kind, chip):
 
 @pytest.mark.thorough
 def test_the_script_writes_one_json_with_figures_versions_and_verdicts(tmp_path):
-    """On two emulated devices and in float32 alone."""
+    """On two emulated devices, which share rollouts as those of a TPU host do, and in float32 alone."""
     out = tmp_path / "check.json"
-    words = ["--devices", "2", "--compute", "float32", "--out", str(out)]
+    words = ["--devices", "2", "--compute", "float32", "--out", str(out), "mesh.rollout=slots"]
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run([SCRIPT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
