@@ -10,14 +10,15 @@ Runs on one host of a TPU (or any machine), in a checkout that setup.sh has set 
 gcloud. With a small model it compares the learner's log-probabilities, its gradient and attention's mask with kept values
 of a CPU, the sampler with the learner, and a run that was stopped after two steps with one that was not. FILE gets all
 figures, versions, the chip's kind and a verdict of each check; it has no names of hosts, users or folders, and is made to
-be attached to an issue. Exit code 0 where all passed, 1 where a check failed.
+be attached to an issue. Exit code 0 where all passed, 1 where a check failed, 2 where nothing could be checked.
 
   --out FILE       by default first_check.json
   --compute DTYPE  float32 or bfloat16 alone; by default both
   --devices N      so many devices are played by a CPU (1, 2, 4 or 8), to try the check itself
   --dry-run        print the command and stop
   --help           print this
-  setting=value    of the run, as in model.name=qwen3_0p6b: random weights of that size, for its memory and time
+  setting=value    of the run, as in model.name=qwen3_0p6b with --compute bfloat16: random weights of that size, for
+                   its memory and time beside the planner's
 
 PYTHON names the interpreter; by default that of .venv.
 TEXT

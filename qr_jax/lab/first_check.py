@@ -6,11 +6,13 @@
 Compared are the learner's log-probabilities and gradient, and the columns that attention sees, with first_check.json
 beside this file; the sampler with the learner; and a run that was stopped after two steps and goes on with one that was
 not stopped, byte for byte. A second of the run's steps and its memory stand beside the planner's figures, without a
-verdict: so small a model says little there (model.name=qwen3_0p6b measures one of that size with random weights).
+verdict: so small a model says little there (model.name=qwen3_0p6b --compute bfloat16 measures random weights of that
+size; a process's peak is of all that it did).
 """
 
 import argparse
 import json
+import os
 import platform
 import signal
 import sys
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,6 @@ import optax
 from qr_jax import assemble, config, train
 from qr_jax.cli.commands import doctor
 from qr_jax.config import Config, Learner, Model, load, use
-from qr_jax.errors import UserError
 from qr_jax.lab import same_runs
 from qr_jax.lab.bug_report import clean
 from qr_jax.lab.planning import plan
@@ -41,7 +42,8 @@ from qr_jax.parallel.mesh import make_mesh
 from qr_jax.records import Episode, Query, grades
 
 KEPT = Path(__file__).with_suffix(".json")
-DTYPES = ("float32", "bfloat16")
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 # Of any token, in nats, and of the gradient's norm, as a share; a CPU with eight devices is off by 2e-6 and by 0.04.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 GAP = {"float32": 1e-3, "bfloat16": 0.05}  # mean nats a token between sampler and learner
@@ -57,14 +59,14 @@ TOPOLOGIES: Mapping[str, tuple[str, Mapping[int, str]]] = {
 }
 
 
-def learnt(compute: str, mesh: config.Mesh) -> dict[str, Any]:
+def learnt(compute: Dtype, mesh: config.Mesh) -> dict[str, Any]:
     """Return the learner's log-probabilities (nats) of the sampled tokens of fixed episodes, and its gradient's norm.
 
     The model is the preset two_layer with weights of seed 0; the episodes are of fixed numbers, packed into rows.
     """
     cfg, on = families.PRESETS["two_layer"], make_mesh(mesh)
     settings = Learner(rows=ROWS, row_tokens=LENGTH, loss=use("nll"), advantage=use("dr_grpo"))
-    made = learner.make(cfg, Model("two_layer", compute=compute), settings, on)  # type: ignore[arg-type]
+    made = learner.make(cfg, Model("two_layer", compute=compute), settings, on)
     ones = np.ones((EPISODES, 1))
     batch = pack.pack(
         [[_episode(number)] for number in range(EPISODES)], grades(ones, ones > 0),
@@ -82,10 +84,10 @@ def _episode(number: int) -> Episode:
     mask_L = np.arange(length) % 7 > 2
     none_L = np.zeros(length, np.float32)
     query = Query(str(number), "", ())
-    return Episode(query, 0, 0, ids_L, mask_L, none_L, np.where(mask_L, 0, -1), (), None, "answer", True)
+    return Episode(query, 0, 0, ids_L, mask_L, none_L, np.where(mask_L, 0, -1), (), None, "answered", True)
 
 
-def seen(compute: str, mesh: config.Mesh) -> dict[str, list]:
+def seen(compute: Dtype, mesh: config.Mesh) -> dict[str, list]:
     """Return the first column that each column of packed rows sees and how many it sees, whole and in a window.
 
     Queries and keys are 0, so that attention's result is the mean of the values seen, and values are one-hot.
@@ -108,7 +110,7 @@ def seen(compute: str, mesh: config.Mesh) -> dict[str, list]:
     return found
 
 
-def run_of(compute: str, mesh: config.Mesh, folder: Path, words: Sequence[str]) -> Config:
+def run_of(compute: Dtype, mesh: config.Mesh, folder: Path, words: Sequence[str]) -> Config:
     """Return the config of a few steps on a small synthetic world, with `words` as further settings."""
     world = ["documents=200", "train=40", "dev=8", "test=0", "traces=20"]
     settings = [*(f"data.world.{each}" for each in world), f"data.world_path={folder / 'worlds'}"]
@@ -134,7 +136,7 @@ def played(settings: Config, folder: Path, *, stop_at: int | None = None) -> lis
     return metrics_writer.read(folder)
 
 
-def check_learnt(compute: str, mesh: config.Mesh, kept: Mapping[str, Any]) -> dict[str, Any]:
+def check_learnt(compute: Dtype, mesh: config.Mesh, kept: Mapping[str, Any]) -> dict[str, Any]:
     """Compare log-probabilities and gradient with the kept ones."""
     found = learnt(compute, mesh)
     off_X = np.abs(np.subtract(found["logp"], kept["logp"]))
@@ -144,14 +146,14 @@ def check_learnt(compute: str, mesh: config.Mesh, kept: Mapping[str, Any]) -> di
     return _verdict(max(off_X.max(), off) <= TOLERANCE[compute]) | figures
 
 
-def check_seen(compute: str, mesh: config.Mesh, kept: Mapping[str, Any]) -> dict[str, Any]:
+def check_seen(compute: Dtype, mesh: config.Mesh, kept: Mapping[str, Any]) -> dict[str, Any]:
     """Compare what attention sees with the kept columns."""
     found = seen(compute, mesh)
     wrong = {name: sum(map(list.__ne__, found[name], kept[name])) for name in found}
     return _verdict(not any(wrong.values())) | {"columns": len(kept["whole"]), "columns_off": wrong}
 
 
-def check_run(compute: str, mesh: config.Mesh, words: Sequence[str]) -> dict[str, Any]:
+def check_run(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[str, Any]:
     """Train, stop and go on; compare sampler with learner, and the run that was stopped with the other."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -168,7 +170,7 @@ def check_run(compute: str, mesh: config.Mesh, words: Sequence[str]) -> dict[str
     return _verdict(gap <= GAP[compute] and stopped == STOP_AT and not differ) | figures
 
 
-def check_plan(compute: str, mesh: config.Mesh, words: Sequence[str]) -> dict[str, Any]:
+def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[str, Any]:
     """Return the planner's figures of the same run on as many such chips; no verdict where it knows none like them."""
     device, count = jax.local_devices()[0], jax.local_device_count()
     chip, layouts = next((TOPOLOGIES[kind] for kind in TOPOLOGIES if device.device_kind.startswith(kind)), ("", {}))
@@ -181,10 +183,10 @@ def check_plan(compute: str, mesh: config.Mesh, words: Sequence[str]) -> dict[st
     return _verdict(found["fits"]) | figures | {"step_s": found.get("seconds", {}).get("step")}
 
 
-def examine(kept: Mapping[str, Any], computes: Sequence[str] = DTYPES, words: Sequence[str] = ()) -> dict[str, Any]:
+def examine(kept: Mapping[str, Any], computes: Sequence[Dtype] = DTYPES, words: Sequence[str] = ()) -> dict[str, Any]:
     """Return all figures, with a verdict of each check and of all together; what a check raises makes it fail."""
     began, device, checks = time.monotonic(), jax.local_devices()[0], {}
-    mesh = _mesh()
+    mesh = config.Mesh(fsdp=jax.local_device_count())
     for compute in computes:
         # a product of float32 would else be one of bfloat16 on a TPU
         jax.config.update("jax_default_matmul_precision", "highest" if compute == "float32" else None)
@@ -201,13 +203,6 @@ def examine(kept: Mapping[str, Any], computes: Sequence[str] = DTYPES, words: Se
         "versions": {"python": platform.python_version(), **_versions()},
         "settings": [clean(word) for word in words], "checks": checks, "wall_s": time.monotonic() - began,
     }  # fmt: skip
-
-
-def _mesh() -> config.Mesh:
-    count = jax.local_device_count()
-    if ROWS % count:
-        raise UserError(f"this host has {count} devices; the check deals {ROWS} rows over them: wanted 1, 2, 4 or 8")
-    return config.Mesh(fsdp=count)
 
 
 def _checked(check: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
@@ -239,8 +234,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--compute", choices=DTYPES, help="in one dtype alone (both)")
     parser.add_argument("--devices", type=int, help="how many devices a CPU plays")
     options = parser.parse_args(argv)
+    if start.workers(os.environ) > 1:
+        parser.error("this host is one of several, which jax would wait for; wanted a slice of one host")
     start.begin(config.Mesh(devices=options.devices))
+    if ROWS % jax.local_device_count():
+        parser.error(f"{jax.local_device_count()} devices: the check deals {ROWS} rows over them; wanted 1, 2, 4 or 8")
     if options.keep:
+        if jax.default_backend() != "cpu":
+            parser.error("kept values are those of a CPU: JAX_PLATFORMS=cpu")
         values = learnt("float32", config.Mesh()) | seen("float32", config.Mesh())
         KEPT.write_text(
             "{\n" + ",\n".join(f'"{name}": {json.dumps(value)}' for name, value in values.items()) + "\n}\n"
