@@ -30,6 +30,13 @@ PLANS = {
     "4b_v5p_16": ("paper/qwen3_4b.py:v5p_16", "v5p:2x2x2"),
     "4b_v6e_16": ("paper/qwen3_4b.py:v6e_16", "v6e:4x4"),
     "search_r1_v5e_64": ("search_r1.py:v5e_64", "v5e:8x8"),
+    **{
+        f"{name}_{chip}_8": (f"tpu/v5e_8.py:{name}", f"{chip}:2x4")
+        for name in ("qwen3_0p6b", "qwen3_1p7b_lora", "gemma3_1b")
+        for chip in ("v5e", "v6e")
+    },
+    "qwen3_0p6b_lora_v5e_1": ("tpu/v5e_8.py:qwen3_0p6b_lora_1", "v5e:1x1"),
+    "qwen3_0p6b_tpu7x_4": ("tpu/v5e_8.py:qwen3_0p6b", "tpu7x:2x2x1"),
     "v5e_16_too_large": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "rollout.slots=256"),
 }
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import rollouts
 from killed_run import adapted, tiny
-from same_runs import differences
 
 from qr_jax import assemble, config
 from qr_jax.evaluation import subject
 from qr_jax.lab import exporting
+from qr_jax.lab.same_runs import differences
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
 from qr_jax.models import hf, incremental, lora, peft_folder

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from killed_run import tiny
-from same_runs import differences
+from qr_jax.lab.same_runs import differences
 
 from qr_jax import config
 from qr_jax import train as driver

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 from killed_run import tiny
-from same_runs import lines, weights
 
 from qr_jax import assemble, config, plugins, sft
 from qr_jax.config import use
 from qr_jax.data import traces
+from qr_jax.lab.same_runs import lines, weights
 from qr_jax.learner import learner
 from qr_jax.models import families
 from qr_jax.models.tokenizer import WordTokenizer

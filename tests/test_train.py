@@ -23,12 +23,12 @@ import pytest
 from etils import epath
 from killed_run import tiny
 from loopback_bucket import led_there
-from same_runs import differences, lines
 
 from qr_jax import assemble, config, errors
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.data.world import generate
+from qr_jax.lab.same_runs import differences, lines
 from qr_jax.learner import learner
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import WALL

@@ -48,7 +48,7 @@ def write(run: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     parts = dict(_parts(run))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, text in parts.items():
-            packed.writestr(name, _clean(text))
+            packed.writestr(name, clean(text))
     return path, list(parts)
 
 
@@ -133,7 +133,7 @@ def _told(text: str) -> str:
     return f"[a text of {len(text)} characters{', ' + ending[0] if ending else ''}]"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """The text without secrets, mail addresses, what URLs name, and folders: of a path its last name stays."""
     text = URL.sub(r"\g<1>[address]", redact(text).replace(str(Path.home()), "~"))
     return FOLDERS.sub("[folder]/", ADDRESS.sub("[address]", text))

@@ -31,6 +31,7 @@ KNOWN: dict[str, tuple[float, float, float]] = {
     "TPU v5e": (197e12, 197e12, 819e9),
     "TPU v5": (459e12, 459e12, 2765e9),
     "TPU v6": (918e12, 918e12, 1600e9),
+    "TPU7x": (1153.5e12, 1153.5e12, 3690e9),  # half a chip's 2307e12 and 7380e9, for a chip is two devices
     "NVIDIA H200": (989e12, 494e12, 4800e9),
     "NVIDIA H100 PCIe": (756e12, 378e12, 2000e9),
     "NVIDIA H100 NVL": (835e12, 417e12, 3900e9),

@@ -14,6 +14,7 @@ from qr_jax.parallel import peaks
         ("TPU v5 lite", 197e12, 819e9),
         ("TPU v5p", 459e12, 2765e9),
         ("TPU v6 lite", 918e12, 1600e9),
+        ("TPU7x", 1153.5e12, 3690e9),  # of one of a chip's two devices
         ("NVIDIA H200", 989e12, 4800e9),
         ("NVIDIA H100 80GB HBM3", 989e12, 3350e9),
         ("NVIDIA H100 PCIe", 756e12, 2000e9),

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from qr_jax.cli import cli
 from qr_jax.config import Config, Mesh, Model, load
+from qr_jax.lab import first_check
 from qr_jax.lab.planning import ahead, estimate, plan, planned, programs
 from qr_jax.settings.checks import check
 
@@ -99,6 +103,7 @@ def test_a_run_costs_its_chip_hours():
 def test_chips_are_known_by_kind_with_what_a_program_may_use():
     assert estimate.chip("TPU v5 lite", 197e12, 819e9).hbm_bytes == 15.75 * GIB
     assert estimate.chip("TPU v6 lite", 918e12, 1600e9).hbm_bytes == 31.25 * GIB
+    assert estimate.chip("TPU7x", 1153.5e12, 3690e9).hbm_bytes == 94.75 * GIB
     with pytest.raises(ValueError, match="no figures of a chip 'TPU v4'; known: TPU v5 lite"):
         estimate.chip("TPU v4", 275e12, 1200e9)
 
@@ -151,10 +156,11 @@ def test_a_plan_asks_for_no_data(monkeypatch):
 
 
 def test_what_is_not_compiled_is_null(monkeypatch):
-    on = programs.Slice((SimpleNamespace(device_kind="TPU v5 lite"),) * 16, (), 4)
+    chips = tuple(SimpleNamespace(device_kind="TPU v5 lite", coords=[at, 0, 0]) for at in range(16))
+    on = programs.Slice(chips, (), 4)
     monkeypatch.setattr(planned, "slice_of", lambda topology: on)
     found = planned.examine(load(CONFIGS / "two_layer.py"), "v5e:4x4", say=silent)
-    assert not found["fits"] and "and v5e:4x4 has 16" in found["reason"]
+    assert not found["fits"] and "and v5e:4x4 has 16" in found["reason"] and found["chips"] == found["devices"] == 16
     assert [found[name] for name in ("peak_bytes_per_chip", *plan.PROGRAMS)] == [None] * 5
 
 
@@ -241,6 +247,9 @@ def test_a_plan_prints_memory_work_time_and_money():
     text = plan.format_plan("v5e:4x4", answer(dollars=19.2, dollars_a_chip_hour=1.2))
     assert "v5e:4x4: 16 chips on 4 hosts, TPU v5 lite" in text
     assert plan.format_plan("v5e:2x4", answer(chips=8, hosts=1)).startswith("v5e:2x4: 8 chips on 1 host, TPU v5 lite")
+    assert "devices" not in text
+    two = plan.format_plan("tpu7x:2x2x1", answer(chips=4, devices=8, hosts=1, kind="TPU7x")).splitlines()
+    assert two[0] == "tpu7x:2x2x1: 4 chips on 1 host, TPU7x" and two[1].startswith("  a chip is 2 devices; ")
     row = next(line.split() for line in text.splitlines() if line.startswith("  train / update"))
     assert row[-9:] == ["3.00", "1.00", "2.00", "4.00", "3.00", "all-gather", "1.50", "41", "s"]
     assert "a step 36.0 s (rollout 30.00, learner 5.00, hand_over 1.00" in text
@@ -257,6 +266,26 @@ def test_a_plan_that_does_not_fit_says_why_whatever_was_compiled():
 
 
 # ---- compiled for slices that are not there
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_run_of_the_first_check_fits_eight_chips_that_its_prefill_calls_of_four_tiles_do_not_divide(tmp_path):
+    settings = first_check.run_of("bfloat16", Mesh(fsdp=8), tmp_path, [])
+    assert settings.rollout.buckets[-1] == 4 * settings.rollout.tile
+    found = plan.plan(settings, ["v5e:2x4"], say=silent)["v5e:2x4"]
+    assert found["fits"] and found["train"]["kernel_flops"] > 0  # splash attention is in it
+
+
+@needs_libtpu
+def test_libtpu_knows_tpu7x_by_that_name_with_two_devices_a_chip():
+    """In a process of its own: libtpu reads its environment once."""
+    look = "from qr_jax.lab.planning import ahead\n"
+    look += "found = ahead.devices('tpu7x:2x2x1')\n"
+    look += "print({device.device_kind for device in found}, len(found), len({tuple(d.coords) for d in found}))"
+    environment = {**os.environ, **ahead.ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "{'TPU7x'} 8 4\n", done.stderr
 
 
 def cut(tmp_path, mlp=6144, **rollout):

@@ -167,7 +167,7 @@ def test_the_scripts_pass_shellcheck():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "setup", "startup", "worker"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "setup", "startup", "worker", "check"])
 def test_every_script_has_help(script):
     done = subprocess.run([ROOT / f"tpu_scripts/{script}.sh", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and f"{script}.sh" in done.stdout.splitlines()[0], done.stderr

@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
     disk = shutil.disk_usage(Path.cwd())
     found: dict[str, Any] = {
         "python": platform.python_version(), "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES}, "devices": _devices(),
+        "versions": {name: version(name) for name in PACKAGES}, "devices": _devices(),
         "cores": os.cpu_count(), "memory_bytes": _memory(),
         "disk_bytes": {"free": disk.free, "total": disk.total}, "extras": extras,
         "data": {"folder": str(data_folder()), "present": (data_folder() / "dev").is_dir()},
@@ -73,7 +73,7 @@ def format_report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
 

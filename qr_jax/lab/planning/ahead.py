@@ -23,7 +23,7 @@ NO_LIBTPU = f"planning for a TPU needs libtpu, which runs without one: {GET_LIBT
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", **interpreter.WITHOUT_TPU}  # of any type: the topology asked for decides
 ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # else one process at a time, as if it held a chip
 
-GENERATIONS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "v7x")  # that libtpu has names for
+GENERATIONS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x")  # as libtpu names them
 # Slices whose chips are all on one host, as Cloud TPU VMs come (v5litepod-8 and v6e-8 too); a host of others has 2 x 2.
 ONE_HOST = {"1x1": (1, 1, 1), "1x1x1": (1, 1, 1), "2x4": (2, 4, 1), "4x2": (4, 2, 1)}
 

@@ -12,11 +12,13 @@ from qr_jax.errors import UserError
 
 GIB = 2**30
 # How a chip's kind begins -> bytes of HBM that a program may use (as libtpu says when it refuses one), bytes/s between
-# chips, all links of one together, one way (Google's figures: 1.6, 4.8 and 3.584 Tbit/s a chip).
+# chips, all links of one together, one way (Google's figures: 1.6, 4.8, 3.584 and 4.8 Tbit/s a chip). A TPU7x chip is
+# two devices, and each has half of it.
 CHIPS: Mapping[str, tuple[float, float]] = {
     "TPU v5 lite": (15.75 * GIB, 200e9),
     "TPU v5": (95.74 * GIB, 600e9),
     "TPU v6": (31.25 * GIB, 448e9),
+    "TPU7x": (94.75 * GIB, 300e9),
 }
 # Assumed shares of what a chip can do, and how episodes look; the estimate prints them all.
 SHARES = {"matrix unit": 0.4, "HBM": 0.6, "links": 0.5}

@@ -101,6 +101,8 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     """Format one topology's answer for a person."""
     hosts = "1 host" if found["hosts"] == 1 else f"{found['hosts']} hosts"
     lines = [f"{topology}: {found['chips']} chips on {hosts}, {found['kind']}"]
+    if (devices := found.get("devices", found["chips"])) != found["chips"]:
+        lines.append(f"  a chip is {devices // found['chips']} devices; what is said of a chip below is of one of them")
     verdict = "fits" if found["fits"] else f"does not fit: {found['reason']}"
     if found["train"] is None:
         return "\n".join([*lines, f"  {verdict}"])

@@ -80,7 +80,9 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     if peak is None:
         raise estimate.unknown(kind)
     limits = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s)
-    about = {"chips": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
+    # a chip of TPU7x is two devices, and what follows is of a device
+    chips = len({tuple(device.coords) for device in on.chips})
+    about = {"chips": chips, "devices": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
     about |= {"steps": settings.train.steps, "fits": False, "peak_bytes_per_chip": None, **dict.fromkeys(PROGRAMS)}
     if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
         return about | {"reason": reason}

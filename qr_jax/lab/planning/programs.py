@@ -133,7 +133,9 @@ class Programs:
             rows = KVCache(self.cfg, self.config.rollout, (), compute=self.config.model.compute)
             made.append(rows)
             full = {"slots": (self.config.rollout.slots, rows.views[-1]), "store": (rows.store_count, rows.views[-1])}
-            sizes = full | {"new": (rows.call_sizes[-1], self.config.rollout.tile)}
+            dealt_over = self.local.shape["slots"]  # devices, each of which has some of the tiles, or one that is empty
+            tiles = -(-rows.call_sizes[-1] // dealt_over) * dealt_over
+            sizes = full | {"new": (tiles, self.config.rollout.tile)}
             return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
 
         adapters = lora.shapes_of(self.whole())

@@ -1,0 +1,85 @@
+"""examples/tpu_notebook.ipynb on a CPU: its code cells in one process, stopped midway, and again in a new session.
+
+The cells are plain Python without IPython's `!` and `%`, so that no notebook server is needed to run them, here or in a
+script. What the notebook's user chooses is overridden by the environment.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qr_jax.config import load
+from qr_jax.settings.checks import check
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "examples/tpu_notebook.ipynb"
+CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+PLAYS = """
+import json, sys
+named = {"__name__": "__main__"}
+for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), named)
+"""
+SMALL = (
+    "data.world.documents=200 data.world.train=40 data.world.dev=8 data.world.traces=20 sft.steps=0 train.steps=8 "
+    "learner.keep_zero_variance=true learner.entropy_weight=0.1 mesh.devices=1"
+)
+
+
+def test_it_holds_no_output_and_no_ipython_and_names_configs_that_there_are():
+    text = "".join("".join(cell["source"]) for cell in CELLS)
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), "cell", "exec")
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    names = vars_of(ROOT / "configs/tpu/v5e_8.py")
+    assert len(names) == 4 and all(f":{name}`" in text for name in names)
+    for name in names:
+        check(load(f"{ROOT}/configs/tpu/v5e_8.py:{name}"))
+
+
+def vars_of(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    return [
+        line.split(" = ")[0] for line in lines if line.split(" = ")[1:] and line.split(" = ")[1].startswith("load(")
+    ]
+
+
+@pytest.mark.thorough
+def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_path):
+    """The second session has another disk: only what KEEP names is the first one's."""
+
+    def session(name: str, *, stop: bool) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        environment = {**os.environ, "QR_JAX_CONFIG": "configs/two_layer.py", "QR_JAX_SETTINGS": SMALL}
+        environment |= {"QR_JAX_KEEP": str(tmp_path / "keep"), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-u", "-c", PLAYS, str(NOTEBOOK)]
+        said = tmp_path / f"{name}.log"
+        with said.open("w") as log:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            while stop and "step 2/8" not in said.read_text() and process.poll() is None:
+                time.sleep(0.05)
+            if stop:
+                process.send_signal(signal.SIGINT)
+            assert process.wait() == 0, said.read_text()
+        return said.read_text()
+
+    first = session("first", stop=True)
+    assert "saving and ending" in first and "run this cell again to go on" in first
+    second = session("second", stop=False)
+    gone_on = next(line for line in second.splitlines() if line.startswith("going on after step "))
+    assert 2 <= int(gone_on.split()[4]) < 8
+    assert "\nfinished\n" in second
+    run = tmp_path / "second/run"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert (run / "report.html").is_file()
+    assert (tmp_path / "keep_exported/model.safetensors").is_file()
