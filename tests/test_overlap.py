@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 from killed_run import tiny
-from qr_jax.lab.same_runs import differences
 
 from qr_jax import config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
+from qr_jax.lab.same_runs import differences
 from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import engine
 from qr_jax.run import checkpoint
