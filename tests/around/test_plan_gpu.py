@@ -17,6 +17,7 @@ from qr_jax.lab.planning.programs import Programs, Slice, model_shape
 from qr_jax.parallel import gpu
 from qr_jax.settings.checks import check
 
+pytestmark = pytest.mark.usefixtures("optimised")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRESETS = {name: one for name, one in runpy.run_path(str(CONFIGS / "gpu/cards.py")).items() if isinstance(one, Config)}
 SMALLEST = {"24gb": "l4", "40gb": "a100_40gb", "80gb": "a100"}  # of the cards that are sold by that size

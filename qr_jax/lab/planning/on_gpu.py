@@ -8,7 +8,9 @@ caches, of which an A100 needs .2.
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from qr_jax.lab.planning.cards import Card
 from qr_jax.lab.planning.plan import ANSWER, SAY
 from qr_jax.lab.planning.programs import Programs, Slice, model_shape
 
+LARGEST_HEAD = 128  # for a larger one jax asks the GPU of this process whether cuDNN takes it
 NOTHING = hlo.Cost(0, 0, {}, {}, {}, ())
 TODO = {  # what to set where a program needs too much
     "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16",
@@ -38,7 +41,10 @@ def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str]
     mesh = settings.mesh
     if reason := planned.wrong_mesh(mesh, "one GPU", 1):
         raise ValueError(reason.replace(", or name another topology", ""))
-    programs = Programs(settings, model_shape(settings), Slice((device,), (device,), 1))
+    cfg = model_shape(settings)
+    if compiles and cfg.head_dim > LARGEST_HEAD and settings.model.attention == "auto":
+        settings = replace(settings, model=replace(settings.model, attention="xla"))
+    programs = Programs(settings, cfg, Slice((device,), (device,), 1))
     if compiles:
         made: dict[str, ahead.Program] = {}
         planned.compile_all(programs, planned.Compiler(say, compiled), made)
@@ -58,13 +64,15 @@ def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str]
 
 def compiled(lowered: jax.stages.Lowered) -> ahead.Program:
     """Compile for a GPU. What a program holds there is one block of temporaries beside arguments and results."""
+    start = time.perf_counter()
     memory = lowered.compile().memory_analysis()
+    compile_s = time.perf_counter() - start
     assert memory is not None, "XLA says it of a program that it has compiled"
     given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
     return ahead.Program(
         "", NOTHING, argument_bytes=given, temporary_bytes=temporary, result_bytes=results,
-        peak_bytes=given + results + temporary, compile_s=0.0,
+        peak_bytes=given + results + temporary, compile_s=compile_s,
     )  # fmt: skip
 
 
