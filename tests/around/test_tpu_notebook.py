@@ -64,11 +64,12 @@ def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_p
         command = [sys.executable, "-u", "-c", PLAYS, str(NOTEBOOK)]
         said = tmp_path / f"{name}.log"
         with said.open("w") as log:
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            to = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+            process = subprocess.Popen(command, cwd=folder, env=environment, **to)
             while stop and "step 2/8" not in said.read_text() and process.poll() is None:
                 time.sleep(0.05)
             if stop:
-                process.send_signal(signal.SIGINT)
+                os.killpg(process.pid, signal.SIGINT)  # as Jupyter's Stop does, to the kernel and what it started
             assert process.wait() == 0, said.read_text()
         return said.read_text()
 
