@@ -41,8 +41,9 @@ class Goodput:
 
     def after(self, row: Mapping[str, Any], wall_s: float) -> dict[str, float]:
         """Add a step's row at the run's second `wall_s`; return the metrics that join it."""
-        step_s, rollout_s, learner_s = (row[f"time/{name}_s"] for name in ("step", "rollout", "learner"))
-        wait_s, evaluation_s = min(row["time/search_wait_s"], rollout_s), row["time/evaluation_s"]  # the rest: ahead
+        names = ("step", "rollout", "learner", "search_wait", "evaluation")
+        step_s, rollout_s, learner_s, wait_s, evaluation_s = (row.get(f"time/{name}_s") or 0.0 for name in names)
+        wait_s = min(wait_s, rollout_s)  # of what was played ahead, the rest
         spent = {"rollout": rollout_s - wait_s, "search_wait": wait_s, "learner": learner_s, "evaluation": evaluation_s}
         spent["rest"] = step_s - rollout_s - learner_s
         between_s = wall_s - self._wall_s - step_s - evaluation_s

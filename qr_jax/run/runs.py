@@ -384,7 +384,8 @@ class Run:
 
     def _close_writer(self) -> None:
         if self._writer:
-            _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
+            with contextlib.suppress(OSError):  # a full disk, or a folder moved away: no reason to end otherwise
+                _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
             self._writer.close()
             self._writer = None
 
