@@ -84,7 +84,11 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
 
 
 def _loop(
-    runtime: Runtime, state: learner.State, run_state: RunState, step: int, entered: Callable[[int], Any]
+    runtime: Runtime,
+    state: learner.State,
+    run_state: RunState,
+    step: int,
+    entered: Callable[[int], Any] = contextlib.nullcontext,
 ) -> tuple[learner.State, RunState]:
     """Loop over the steps, each within what `entered` returns for it.
 
