@@ -8,8 +8,9 @@ for a single chip, as Colab does (v5e-1, v6e-1). examples/tpu_notebook.ipynb run
     qr-jax train configs/tpu/v5e_8.py:qwen3_0p6b_lora_1 --run FOLDER         # one chip
 
 Qwen3 searches the synthetic world of configs/paper/qwen3_1p7b.py, which is built on first use; Gemma has the questions
-of configs/gemma3_1b.py. The same command goes on with a session that ended. Compiled for v5e and v6e (docs/planning.md
-has the peaks) and not run: neither time nor accuracy is known.
+of configs/gemma3_1b.py. The same command goes on with a session that ended. Those for eight chips are compiled
+(docs/planning.md has the peaks), that for one chip is not planned yet, and none was run: neither time nor accuracy is
+known.
 """
 
 from pathlib import Path
