@@ -450,8 +450,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learner/update.py",
-        "old_EL = jax.lax.stop_gradient(logp_EL) if",
-        "old_EL = logp_EL if",
+        "now_EL, rollout_EL = jax.lax.stop_gradient(logp_EL)",
+        "now_EL, rollout_EL = logp_EL",
         "tests/test_learner.py::test_an_update_moves_the_weights_and_one_that_is_not_finite_is_skipped_and_counted",
     ),
     Mutation(

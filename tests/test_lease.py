@@ -277,7 +277,14 @@ def test_a_command_whose_bucket_is_in_use_ends_with_75(place, take, tmp_path, ca
     # jax opens its cache once a process: the tests after this one would ask a bucket that is gone.
     monkeypatch.setattr(compile_cache, "enable", lambda **_: None)
     first, _ = take("first")
-    command = ["sft", "configs/two_layer.py", f"train.bucket={place}", "--run", str(tmp_path / "second")]
+    command = [
+        "sft",
+        "configs/two_layer.py",
+        "mesh.devices=1",
+        f"train.bucket={place}",
+        "--run",
+        str(tmp_path / "second"),
+    ]
     assert cli.main(command) == errors.LOST
     assert "is being written by process" in capsys.readouterr().err
     first.release()

@@ -85,7 +85,7 @@ def test_every_figure_of_the_pool_is_listed():
 def is_written_by(name: str, source: str) -> bool:
     """Whether a source says a metric's name: whole, by its area and the rest, or by the start of its family."""
     area, rest = name.split("/")
-    members = "|".join([*metrics.ORIGINS, *metrics.STATES, *metrics.STOPS])
+    members = "|".join([*metrics.ORIGINS, *metrics.STATES, *metrics.STOPS, *metrics.WALL])
     family = re.sub(rf"_({members})$", "_{", rest)
     of_area = f'f"{area}/{{' in source and (f'"{rest}"' in source or (family != rest and f'f"{family}' in source))
     return f'"{name}"' in source or of_area or (family != rest and f'f"{area}/{family}' in source)

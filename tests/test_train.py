@@ -557,7 +557,7 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     trainer = SimpleNamespace(
         by_parts=False,
         rate=lambda updates, done: 0.5,
-        update=lambda state, batch, rate, _: (SimpleNamespace(updates=state.updates + 1, rate=rate), []),
+        update=lambda state, batch, rate, *_: (SimpleNamespace(updates=state.updates + 1, rate=rate), []),
     )
     run = SimpleNamespace(check_stop=None)
     parts = SimpleNamespace(settings=tiny(Path()), learner=trainer, run=run)  # min_signal=3
@@ -617,14 +617,14 @@ def stopping(monkeypatch, at: Callable[[int, int], None]) -> None:
     def told(*given, **named):
         made = make(*given, **named)
 
-        def step(*given, between):
+        def step(*given, between, before_applied):
             number, micro_batches = next(steps), itertools.count(1)
 
             def counted():
                 at(number, next(micro_batches))
                 between()
 
-            return made.step_by_parts(*given, between=counted)
+            return made.step_by_parts(*given, between=counted, before_applied=before_applied)
 
         return replace(made, step_by_parts=step)
 

@@ -11,6 +11,7 @@ import jax
 
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
+from qr_jax.parallel import jax_private
 
 PLUGINS = {"jax-cuda13-plugin": 13, "jax-cuda12-plugin": 12}  # package -> CUDA
 DRIVERS = {13: 580, 12: 525}  # CUDA -> the oldest driver under which it runs (jax's page on installing)
@@ -41,7 +42,7 @@ def check(told: Mapping[str, str]) -> None:
     On a GPU, say what was `told` by `prepare`.
     """
     heard = _Heard()
-    logging.getLogger("jax._src.xla_bridge").addFilter(heard)
+    logging.getLogger(jax_private.BACKENDS_LOG).addFilter(heard)
     try:
         platform = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # jax asserts that its list of backends is not empty
@@ -51,7 +52,7 @@ def check(told: Mapping[str, str]) -> None:
         asked = f"JAX_PLATFORMS={_platforms()}, and jax starts no GPU ({said})"
         raise UserError(f"{asked}: {why_not()}; JAX_PLATFORMS=cpu does without a GPU") from error
     finally:
-        logging.getLogger("jax._src.xla_bridge").removeFilter(heard)
+        logging.getLogger(jax_private.BACKENDS_LOG).removeFilter(heard)
     if platform == "cpu" and (_platforms() is None or _asked()) and (found := driver()):
         terminal.say(f"jax runs on the CPU beside a {found[0]}: {why_not()}; JAX_PLATFORMS=cpu is silent")
     if platform == "gpu" and told:

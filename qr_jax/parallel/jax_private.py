@@ -7,6 +7,7 @@ from typing import Any
 
 from qr_jax.errors import UserError
 
+BACKENDS_LOG = "jax._src.xla_bridge"  # the logger that tells how backends start
 WANTED = "jax>=0.10,<0.13"  # as pyproject.toml has it: the versions that have these names
 
 
