@@ -208,7 +208,7 @@ def test_a_silence_is_measured_from_enter_to_the_end_and_control_codes_are_no_wo
 
 
 def test_nothing_but_the_terminal_prints_but_for_errors_of_the_last_moment():
-    """Threads that end the process, hosts that wait for one another, and the planners' own pipes print by themselves."""
+    """Threads that end the process, hosts that wait for one another, and the planners' pipes print by themselves."""
     printing = set()
     for path in (ROOT / "qr_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
