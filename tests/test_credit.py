@@ -146,6 +146,7 @@ def assert_trained(gradient, adv_NL):
         assert np.linalg.norm(leaf - dense_leaf) <= 1e-5 * max(np.linalg.norm(dense_leaf), 1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", MESHES)
 def test_entropies_are_given_a_token_and_an_advantage_a_token_is_trained(mesh):
     bound, state = build(mesh, "by_entropy")

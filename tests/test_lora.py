@@ -182,6 +182,7 @@ def test_the_optimizer_the_gradient_and_the_reference_are_of_the_size_of_the_ada
     assert state.saved().base is None and state.base is not None
 
 
+@pytest.mark.thorough
 def test_an_update_computes_no_gradient_of_the_base():
     """Compiled, it has the operations of full training without a weight's gradient: a third of those of matrices."""
     bound, _ = build(settings=replace(LORA, rank=1))

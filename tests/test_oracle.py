@@ -198,6 +198,7 @@ def excess(rates, seeds=3, null_seeds=2):
     return dict(zip(keys, np.mean(found, axis=0).tolist(), strict=True))
 
 
+@pytest.mark.thorough
 def test_movement_shows_in_what_exceeds_the_null_and_not_in_the_shares():
     """Where rates rise, ex_hard exceeds its null by what rising rates truly made of it, and ex_easy falls short; where
     they fall, the other way round. The recycled share and the flips are nearly the same where nothing moves at all."""

@@ -42,6 +42,7 @@ def ledger(folder):
     return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_queries_are_drawn_as_without_overlap_and_the_first_update_is_the_same(whole):
     """By hand: groups wait for three that bear signal, so the first update is of step 2, and step 3 lags behind it."""
     off, on = ledger(whole / "off"), ledger(whole / "on")
@@ -74,9 +75,8 @@ def told_to_stop(monkeypatch, rollout):
     monkeypatch.setattr(engine.Engine, "run", counted)
 
 
-@pytest.mark.parametrize(
-    "rollout", [3, pytest.param(4, marks=pytest.mark.thorough)]
-)  # beside the update of step 2; beside step 3, which makes none
+@pytest.mark.thorough
+@pytest.mark.parametrize("rollout", [3, 4])  # beside the update of step 2; beside step 3, which makes none
 def test_a_sigterm_beside_an_update_saves_the_step_before_and_the_run_goes_on_to_the_same_bytes(
     whole, tmp_path, monkeypatch, rollout
 ):

@@ -235,6 +235,7 @@ def test_a_ctrl_c_while_something_loads_ends_the_run_behind_it(tmp_path, monkeyp
     assert (name == "questions") == (not any("to train on" in line for line in said))
 
 
+@pytest.mark.thorough
 def test_a_sigterm_in_an_evaluation_between_steps_saves_the_step(tmp_path, monkeypatch):
     """On the way, a program that compiles late is named with its seconds: here no cost is too small to be said."""
     measure, calls, said = driver.evaluate.measure, [], []
@@ -481,6 +482,7 @@ def test_a_changed_question_file_is_refused_and_nothing_is_moved(from_files):
     assert (folder / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+@pytest.mark.thorough
 def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
     """Seven steps were lost, and nothing said how to go on."""
     settings = with_loss(tmp_path, "clip")

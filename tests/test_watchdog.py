@@ -111,6 +111,7 @@ def long_runs():
         kill(processes)
 
 
+@pytest.mark.thorough
 def test_two_processes_that_beat_are_left_alone(long_runs):
     for code, out, err in long_runs("beats", 0):
         assert code == 0 and out.endswith("whole\n"), err

@@ -157,7 +157,8 @@ def phase(
         yield begun
     finally:
         with _STATE.lock:
-            _STATE.phases.remove(begun)
+            if begun in _STATE.phases:  # a generator may end after a test made the state anew
+                _STATE.phases.remove(begun)
             if not _STATE.phases:
                 _take_down()
                 _STATE.watcher = None
