@@ -44,7 +44,7 @@ def dollars(text: str) -> float:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """Return 0 if the config fits every topology, or the GPU, else 1."""
-    on_gpu = arguments.gpu or arguments.memory
+    config, on_gpu = options.load(arguments, arguments.config, arguments.overrides), arguments.gpu or arguments.memory
     if bool(on_gpu) == bool(arguments.topology):
         raise UserError("wanted either --topology, of TPUs, or --gpu or --memory, of one GPU")
     if on_gpu and arguments.price:
@@ -53,8 +53,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     from qr_jax.settings import checks
 
     card = cards.card(arguments.gpu, arguments.memory) if on_gpu else None
-
-    config = options.load(arguments, arguments.config, arguments.overrides)
     checks.check(config, reads=())  # what a step needs is the config's, not the data's
     if card:
         found = plan.on_gpu(config, card, say=terminal.say)
