@@ -80,7 +80,7 @@ def play(words: Sequence[str]) -> dict[str, float]:
     from qr_jax.parallel import mesh
 
     fixed = ("retriever=benchmarks.overlap.late", "sft.steps=0", f"train.steps={STEPS}", "rollout.lanes=1", *words)
-    fixed += ("evaluation.every=0", "evaluation.questions=8", "train.checkpoint_every=0", "log.tensorboard=false")
+    fixed += ("evaluation.every=0", "evaluation.questions=8", "train.checkpoint_every=1000", "log.tensorboard=false")
     settings, used, take = config.load("configs/quickstart.py", fixed), [], train.take_step
     mesh.emulate(settings.mesh.devices)
 
