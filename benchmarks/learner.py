@@ -2,6 +2,7 @@
 
     make bench-peers bench-learner
     python -m benchmarks.learner --rounds 5
+    python -m benchmarks.learner --no-peers --before ../before --rounds 3    # with an earlier checkout
 
 Two loads (peers/episodes.py), at SmolLM2-135M's shape in float32: `dense`, 16 episodes of 192 tokens, and `mixed`, 16
 of lengths uniform in 64-192, which Tunix pads to 192. Before a ratio is printed, logits of common ids and the first
@@ -22,6 +23,7 @@ from typing import Any
 
 from benchmarks import interleave
 
+OURS = "benchmarks.learner_ours"
 GAP_LOGITS = 1e-3  # between two contenders' logits: the same model, or there is nothing to compare
 GAP_NORM = 1e-3  # relative, between the first gradients' norms: the same update
 LR = 1e-9  # so small that logits can be compared after the updates of the warm-up
@@ -32,7 +34,9 @@ ROWS = (2, 4, 16)  # rows of a micro-batch that packing is measured with: the fi
 
 def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
-    workers = {"ours": interleave.Worker(interleave.Contender("ours", "benchmarks.learner_ours"))}
+    workers = {"ours": interleave.Worker(interleave.Contender("ours", OURS))}
+    if options.before:
+        workers["before"] = interleave.Worker(interleave.checkout("before", OURS, options.before, is_theirs=True))
     if not options.no_peers:
         workers["tunix"] = interleave.Worker(interleave.peer("tunix", "benchmarks.peers.tunix_learner"))
     everyone = list(workers.values())
@@ -41,6 +45,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__)
+    parser.add_argument("--before", type=Path, help="an earlier checkout, its .venv made, whose updates take part")
     parser.add_argument("--run", type=Path, default=None, help="a run folder whose episodes' lengths are packed")
     return parser.parse_args(words)
 

@@ -1,4 +1,4 @@
-"""Contender: GRPO updates by qr_jax, as train.py makes them: pack, then `train_step` of `learner.make`.
+"""Contender: GRPO updates by qr_jax, as train.py makes them: pack, then `update` of `learner.make`.
 
 Packing on the host is inside the timed part. Rows of 768 tokens, one a micro-batch: what an update needs is as many
 rows as its episodes fill, and rows that none fills are skipped.
@@ -68,8 +68,8 @@ def sample(load_name: str, round: int) -> dict[str, Any]:
     packed = pack.pack(
         groups, graded, rows=ROWS, row_tokens=ROW_TOKENS, queries=episodes.QUERIES, samples=episodes.SAMPLES
     )
-    state["learner"], metrics = state["made"].train_step(state["learner"], packed, np.float32(state["lr"]))
-    jax.block_until_ready((state["learner"], metrics))
+    state["learner"], (metrics,) = state["made"].update(state["learner"], packed, state["lr"])
+    jax.block_until_ready(state["learner"])
     seconds = time.monotonic() - start
     parameters = costs.parameter_count(CONFIG)
     return {
