@@ -84,6 +84,7 @@ def finished(tmp_path_factory, compiled):
         for process in killed:
             finish(process, -signal.SIGKILL)
         assert not list(folder.glob("machine/**/checkpoints"))
+        (folder / "summarised").write_text(str((folder / "end" / "summary.json").exists()))
         shutil.rmtree(folder / "machine")
         resumed = [start(*machine, cache=cache), start(*(folder / point for point in POINTS), cache=cache)]
         yield folder, [finish(process, 0) for process in resumed][1]
@@ -106,6 +107,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
         return
     assert differences(resumed, whole, 5) == []
     assert (resumed / "logs" / "attempt_2").is_dir()
+    assert (folder / "summarised").read_text() == "False"  # a summary says that the last checkpoint is committed
 
 
 def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished):
