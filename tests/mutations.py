@@ -886,6 +886,18 @@ MUTATIONS = (
         "",
         "tests/test_train.py::test_a_run_killed_at_any_point_goes_on_to_the_same_bytes",
     ),
+    Mutation(
+        "qr_jax/step/ahead.py",
+        "        ended.wait()\n",
+        "",
+        "tests/test_overlap.py::test_an_update_waits_with_its_optimizer_for_the_episodes_beside_it",
+    ),
+    Mutation(
+        "qr_jax/learner/learner.py",
+        "return (batch.rollout_logp_MEL,) if self.recorded else ()",
+        "return ()",
+        "tests/test_learner.py::test_with_overlap_ratios_are_against_what_the_sampler_recorded_and_weights_against_the_policy_before_the_update",
+    ),
 )
 
 
