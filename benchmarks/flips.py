@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from benchmarks import interleave, null_worlds
+from benchmarks.tables import markdown, over_seeds
 from qr_jax import config as configs
 from qr_jax.config import Config
 from qr_jax.lab import null_control, probe, probe_figures
@@ -104,40 +104,22 @@ def shares(samples: int) -> list[float]:
 
 def table() -> str:
     """The arms by group size: shares by movement with 95 % intervals over seeds, flips beside chance, accuracy."""
-    head = (
-        "arm",
-        "K",
-        "seeds",
-        "by movement",
-        "after hard",
-        "after easy",
-        "flipped",
-        "in its band",
-        "outside",
-        "accuracy",
-    )
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    shown = ("by movement", "after hard", "after easy", "flipped", "in its band", "outside", "accuracy")
+    rows = [("arm", "K", "seeds", *shown)]
     for arm in ARMS:
         for samples in SIZES:
             every = kept(arm, samples)
             if not every:
                 continue
             shares = [
-                over_seeds([moved(one, some) for one in every]) for some in (("hard", "easy"), ("hard",), ("easy",))
+                over_seeds([moved(one, some) for one in every], "+")
+                for some in (("hard", "easy"), ("hard",), ("easy",))
             ]
             inside = sum(one["flipped_by_chance"][0] <= one["flipped"] <= one["flipped_by_chance"][1] for one in every)
             means = [np.mean([one[name] for one in every]) for name in ("flipped", "outside", "before", "after")]
             cells = [arm, str(samples), str(len(every)), *shares, f"{means[0]:.3f}", f"{inside} of {len(every)}"]
-            lines.append("| " + " | ".join([*cells, f"{means[1]:.3f}", f"{means[2]:.3f} to {means[3]:.3f}"]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """Their mean, +- Student's 95 % interval."""
-    if len(values) < 2:
-        return f"{values[0]:+.3f}"
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):+.3f} +- {half:.3f}"
+            rows.append((*cells, f"{means[1]:.3f}", f"{means[2]:.3f} to {means[3]:.3f}"))
+    return markdown(rows)
 
 
 if __name__ == "__main__":

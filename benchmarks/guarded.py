@@ -32,7 +32,7 @@ STEPS = {  # how the learner steps
     "guarded": GUARDS,
     "decayed": (*GUARDS, "learner.schedule=linear"),
 }
-EVERY, BUDGET = 1408, 16896  # rollouts
+BUDGET = 16896  # rollouts
 MARGIN = 0.011  # of exact match: less is not worth a rule
 Gaps = Mapping[str, Sequence[float]]
 

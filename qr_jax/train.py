@@ -197,9 +197,7 @@ def take_step(
     grades failed.
     """
     settings, clock, compiled = runtime.settings, [time.monotonic()], compiles.count()
-    limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
-    before = pool.drawable(run_state.pool, **limits)
-    if before is None:
+    if (before := _drawable(runtime, run_state)) is None:
         return state, run_state, None
     run_state = replace(run_state, pool=before)
     shown, named = terminal.phase, jax.profiler.TraceAnnotation
@@ -232,6 +230,12 @@ def take_step(
     return state, run_state, log.write(runtime, record, state)
 
 
+def _drawable(runtime: Runtime, run_state: RunState) -> pool.Pool | None:
+    """Return the pool to draw from, reset where that is due; None: it is used up."""
+    settings = runtime.settings.pool
+    return pool.drawable(run_state.pool, reset_below=settings.reset_below, on_exhausted=settings.on_exhausted)
+
+
 def _play(
     runtime: Runtime, params: DecodeParams, run_state: RunState, step: int
 ) -> tuple[list[Group], Outcome, Statistics, Statistics]:
@@ -249,10 +253,9 @@ def _update_and_play(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, UpdateResult]:
     """Train as `_update`; with train.overlap play the next step beside it, if there is one, by the policy before."""
-    settings = runtime.settings
-    limits = {"reset_below": settings.pool.reset_below, "on_exhausted": settings.pool.on_exhausted}
-    after = pool.drawable(run_state.pool, **limits)
-    if not settings.train.overlap or after is None or not _within_limits(settings.train, step + 1, run_state):
+    limits = runtime.settings.train
+    goes_on = limits.overlap and _within_limits(limits, step + 1, run_state)
+    if not goes_on or (after := _drawable(runtime, run_state)) is None:
         return _update(runtime, state, run_state, step)
     params, start = runtime.to_rollout_params(state), time.monotonic()
 
@@ -283,7 +286,7 @@ def _update(
     done = _share_done(runtime.settings.train, step, run_state)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
     work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop, before_applied)
-    state, metrics = beside(work) if runtime.learner.by_parts and not runtime.learner.overlaps else work()
+    state, metrics = beside(work) if runtime.learner.by_parts else work()
     log.check_advantage(runtime, packed, waiting, metrics)
     return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
 

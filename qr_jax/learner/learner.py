@@ -75,13 +75,12 @@ class Learner:
         `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's
         "advantage" then holds what each episode was trained with, in whichever update it was.
         """
+        old, every = self._old_policy(state, batch), []
         if self.updates == 1:
-            step = self._step(batch, between, before_applied)
-            state, metrics = step(state, batch, np.float32(rate), *self._recorded(batch))
+            state, metrics = self._step(batch, between, before_applied)(state, batch, np.float32(rate), *old)
             return state, [jax.device_get(metrics)]
-        old_MEL, every = self.old_logp(state, batch), []
         for part in parts(batch, self.updates):
-            state, metrics = self._step(part, between)(state, part, np.float32(rate), old_MEL)
+            state, metrics = self._step(part, between)(state, part, np.float32(rate), *old)
             every.append(jax.device_get(metrics))
             between = _nothing
             own_X = batch.episode_ME[part.used_M].ravel()
@@ -94,14 +93,17 @@ class Learner:
 
     def compile_update(self, state: State, empty: Batch, between: Callable[[], None] = _nothing) -> State:
         """Compile what `update` runs, by an empty batch; return the unchanged state. `between`: as in `update`."""
-        old = self._recorded(empty) if self.updates == 1 else (self.old_logp(state, empty),)
-        return jax.block_until_ready(self._step(empty, between)(state, empty, np.float32(0), *old))[0]
+        step, old = self._step(empty, between), self._old_policy(state, empty)
+        return jax.block_until_ready(step(state, empty, np.float32(0), *old))[0]
 
     def trace_update(self, empty: Batch) -> None:
         """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
-        old = self._recorded(empty)
-        if self.updates > 1:
-            old = (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+        recomputed = self.updates > 1  # by shapes here, too
+        old = (
+            (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+            if recomputed
+            else self._old_policy(self.abstract, empty)
+        )
         self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
 
     def _step(
@@ -112,12 +114,14 @@ class Learner:
         calls = {"between": between, "before_applied": before_applied}
         return functools.partial(self.step_by_parts, **calls) if parted else self.train_step
 
-    def _recorded(self, batch: Batch) -> tuple[jax.Array, ...]:
-        """Return what an update is given of the old policy: of a batch of the policy before, what it recorded.
+    def _old_policy(self, state: State, batch: Batch) -> tuple[jax.Array, ...]:
+        """Return what a step is given of the old policy: nothing where that is the policy before the step.
 
-        With learner.importance the old policy is the one before this update, as without overlap, and the weights
-        correct for the one that sampled.
+        Several updates have log-probabilities under `state`; a batch of the policy before has those that it recorded,
+        but with learner.importance, whose weights correct for the policy that sampled.
         """
+        if self.updates > 1:
+            return (self.old_logp(state, batch),)
         return (batch.rollout_logp_MEL,) if self.recorded else ()
 
 

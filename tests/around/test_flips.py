@@ -23,8 +23,8 @@ def test_an_arm_without_queries_does_not_count():
 
 
 def test_an_interval_over_seeds_by_hand():
-    assert flips.over_seeds([0.1, 0.3]) == "+0.200 +- 1.271"  # t of 1 degree: 12.706 x .1
-    assert flips.over_seeds([0.25]) == "+0.250"
+    assert flips.over_seeds([0.1, 0.3], "+") == "+0.200 +- 1.271"  # t of 1 degree: 12.706 x .1
+    assert flips.over_seeds([0.25], "+") == "+0.250"
 
 
 def test_each_run_of_the_plan_is_there_once_with_its_settings():
