@@ -51,14 +51,19 @@ def main() -> None:
         print(f"{name}: {shares[name]['share']:.3f} +- {shares[name]['error']:.3f}", flush=True)
     sizes = {"tokens": int(exact.size), "mean_abs_change": float(np.abs(exact).mean())}
     result = {"model": options.model, "rate": RATE, "rank": SETTINGS.rank, **sizes, "shares": shares}
-    file = interleave.ROOT / "benchmarks/results/lora_hand_over.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    about = {"commit": interleave.commit(), "machine": interleave.machine()}
-    file.write_text(json.dumps(kept | {options.model: about | result}, indent=1) + "\n")
+    keep("lora_hand_over", options.model, result)
     rows = [
         [name, f"{of['share']:.3f} +- {of['error']:.3f}", f"{of['mean_abs_change']:.1e}"] for name, of in shares.items()
     ]
     print(interleave.table(["how", "share of the update", "mean change, nats"], rows))
+
+
+def keep(name: str, model: str, result: dict[str, Any]) -> None:
+    """Put a model's figures into benchmarks/results/NAME.json, beside those of other models."""
+    file = interleave.ROOT / f"benchmarks/results/{name}.json"
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    about = {"commit": interleave.commit(), "machine": interleave.machine()}
+    file.write_text(json.dumps(kept | {model: about | result}, indent=1) + "\n")
 
 
 def weights(name: str) -> tuple[families.ModelConfig, Any]:
@@ -77,12 +82,11 @@ def written(cfg: families.ModelConfig, base) -> np.ndarray:
     return ids_NL
 
 
-def updated(cfg: families.ModelConfig, base, adapters, ids_NL: np.ndarray):
-    """Return the adapters after one GRPO update in which every other sample was right."""
-    made = learner.make(
-        cfg, config.Model(compute="bfloat16", lora=SETTINGS), config.Learner(lr=RATE, rows=8, row_tokens=LENGTH),
-        meshes.make_mesh(config.Mesh(devices=1)),
-    )  # fmt: skip
+def updated(cfg: families.ModelConfig, base, params, ids_NL: np.ndarray, rate: float = RATE):
+    """Return the parameters (with a base: adapters) after one GRPO update in which every other sample was right."""
+    model = config.Model(compute="bfloat16", lora=SETTINGS) if base is not None else config.Model()
+    settings = config.Learner(lr=rate, rows=8, row_tokens=LENGTH)
+    made = learner.make(cfg, model, settings, meshes.make_mesh(config.Mesh(devices=1)))
     mask_L, zeros_L = np.arange(LENGTH) >= PROMPT, np.zeros(LENGTH, np.float32)
     turn_L = np.where(mask_L, 0, -1).astype(np.int32)
     episodes = [
@@ -92,8 +96,8 @@ def updated(cfg: families.ModelConfig, base, adapters, ids_NL: np.ndarray):
     groups = [episodes[at : at + SAMPLES] for at in range(0, len(episodes), SAMPLES)]
     graded = grades(np.tile([0.0, 1.0], (len(groups), SAMPLES // 2)), np.ones((len(groups), SAMPLES), bool))
     packed = pack(groups, graded, rows=8, row_tokens=LENGTH, queries=len(groups), samples=SAMPLES)
-    state = made.init(*jax.tree.map(jnp.copy, (adapters, base)))  # an update donates them
-    return made.train_step(state, packed, np.float32(RATE))[0].params
+    state = made.init(*jax.tree.map(jnp.copy, (params, base)))  # an update donates them
+    return made.train_step(state, packed, np.float32(rate))[0].params
 
 
 Logits = Callable[[families.ModelConfig, np.ndarray], Any]
@@ -134,11 +138,11 @@ def by_learner(kind, params) -> Logits:
     return lambda cfg, ids_NL: _learner_logits(cfg, kind, params, ids_NL)
 
 
-def by_sampler(kind, params) -> Logits:
+def by_sampler(kind, params, int8: bool = False) -> Logits:
     """Return the decode programs' logits: a tree with adapters is laid out as a rollout in this dtype has it."""
 
     def logits(cfg: families.ModelConfig, ids_NL: np.ndarray):
-        laid = incremental.to_decode_params(cfg, params, kind)
+        laid = incremental.to_decode_params(cfg, params, kind, int8)
         return _sampler_logits(cfg, laid, ids_NL).T.reshape(*ids_NL.shape, -1)  # XLA on CPU cannot turn inside
 
     return logits
@@ -158,7 +162,8 @@ def _sampler_logits(cfg, laid, ids_NL):
     rows, length = ids_NL.shape
     at_X = jnp.tile(jnp.arange(length), rows)
 
-    def attend(kept, given, q_XHd, k_XKd, v_XKd):
+    def attend(kept, given, window, q_XHd, k_XKd, v_XKd):
+        assert not window, "models here see all positions"
         q, k, v = (part.reshape(rows, length, *part.shape[1:]) for part in (q_XHd, k_XKd, v_XKd))
         return attention.packed(q, k, v, jnp.ones((rows, length), jnp.int32)).reshape(q_XHd.shape), kept
 

@@ -1,6 +1,6 @@
-"""E5 of configs/study/plan.md: adapters and overlap beside the quickstart, by seed, at equal rollouts.
+"""E5 and E6 of configs/study/plan.md: adapters, overlap and int8 beside the quickstart, by seed, at equal rollouts.
 
-    python -m benchmarks.paired_seeds             # 30 runs of 2 to 4 minutes on 2 cores; resumable
+    python -m benchmarks.paired_seeds             # 40 runs of 2 to 4 minutes on 2 cores; resumable
     python -m benchmarks.paired_seeds --table     # of what is kept, and make no run
 
 A run is `qr-jax train configs/quickstart.py seed=N` with the settings of its arm, from the same cold start, judged
@@ -22,6 +22,7 @@ ARMS = {  # settings
     "the quickstart": (),
     "adapters of rank 16": ("model.lora.rank=16", "learner.lr=2e-3"),  # the rate is the better of two on seed 20
     "overlap": ("train.overlap=1",),
+    "int8": ("rollout.weights=int8", "rollout.cache=int8", "learner.importance=truncate"),  # E6
 }
 
 

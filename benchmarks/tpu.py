@@ -4,7 +4,8 @@
     python -m benchmarks.tpu --programs decode --chips v5e --slots 128
     python -m benchmarks.tpu --programs train --chips v5e --remat attention
 
-Decode is one chip's program at Qwen3-1.7B's shape in bfloat16; `reads` is the HBM that a step reads and writes over
+Decode is one chip's program at Qwen3-1.7B's shape in bfloat16, and with matrices, keys and values in int8
+(`rollout.weights`, `rollout.cache`), or matrices alone; `reads` is the HBM that a step reads and writes over
 weights + live cache, `temporaries` is over the cache (a copy of it would show as 1). The learner's step runs on a slice
 of 16 chips (v5p: 8), 16 rows of 4,096 tokens; `vocabulary_rows` counts arrays of more logits than a row has in a block
 (model.vocab_block), of which there should be none. lab/planning/hlo.py says how bytes and FLOPs are counted. None of
@@ -12,6 +13,7 @@ it is a measurement.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -56,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="decode, train")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help=", ".join(PROGRAMS))
     parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS), help="v5e, v5p, v6e")
     parser.add_argument("--model", default="qwen3_1p7b", help="a preset of qr_jax/models/families.py")
     parser.add_argument("--slots", type=int, default=64, help="sequences that decode together (64)")
@@ -85,8 +87,8 @@ def one(name: str, chip: str, options: argparse.Namespace) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def decode(chip: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The program that the engine runs for every chunk of tokens, on one chip."""
+def decode(chip: str, options: argparse.Namespace, *, weights: bool = False, cache: bool = False) -> dict[str, Any]:
+    """The program that the engine runs for every chunk of tokens, on one chip; `weights` and `cache` in int8."""
     import jax
     import jax.numpy as jnp
 
@@ -99,15 +101,16 @@ def decode(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     from qr_jax.rollout.sampling import Sampling
 
     cfg, slots, chunk = PRESETS[options.model], options.slots, options.chunk
-    cache = jax.eval_shape(lambda: caches.create(cfg, slots, options.positions, jnp.bfloat16))
-    laid = incremental.shapes(cfg, jnp.bfloat16)
+    kept = jnp.int8 if cache else jnp.bfloat16
+    kept_L = jax.eval_shape(lambda: caches.create(cfg, slots, options.positions, kept))
+    laid = incremental.shapes(cfg, jnp.bfloat16, int8=weights)
     numbers = [jax.ShapeDtypeStruct((slots,), jnp.int32)] * 3  # pending, used, room
     rest = [((slots, 2), jnp.uint32), ((cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
-    shapes = (laid, cache, *numbers, *(jax.ShapeDtypeStruct(*shape) for shape in rest))
+    shapes = (laid, kept_L, None, *numbers, *(jax.ShapeDtypeStruct(*shape) for shape in rest))
     device = ahead.devices(CHIPS[chip][0])[0]
     lowered = jitted.lower(*ahead.on_one(device, shapes), cfg=cfg, chunk=chunk, sampling=Sampling())
     program = ahead.compiled(lowered)
-    cache_bytes, least = nbytes(cache), nbytes(laid) + nbytes(cache)
+    cache_bytes, least = nbytes(kept_L), nbytes(laid) + nbytes(kept_L)
     peak = peaks.known(device.device_kind, "bfloat16")
     assert peak, f"{device.device_kind} is a known kind"
     return {
@@ -196,7 +199,12 @@ def details(program: Any) -> dict[str, Any]:
     }
 
 
-PROGRAMS = {"decode": decode, "train": train}
+PROGRAMS = {
+    "decode": decode,
+    "decode_int8": functools.partial(decode, weights=True, cache=True),
+    "decode_int8_weights": functools.partial(decode, weights=True),
+    "train": train,
+}
 
 if __name__ == "__main__":
     main()

@@ -368,15 +368,21 @@ def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) ->
 
 
 def to_rollout_params(
-    params, cfg: ModelConfig, compute: str, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
+    params, settings: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
 ) -> DecodeParams:
-    """Lay the parameters out as this host's rollouts read them, in the compute dtype, on its own devices alone.
+    """Lay the parameters out as this host's rollouts read them (`stored_as`), on its own devices alone.
 
     With one process and one device decoding they are the learner's own arrays where possible, not copies.
     """
+    compute, int8 = stored_as(settings)
     if layout == "one" and hosts.count() == 1:
-        return to_decode_params(cfg, on_one_device(params, mesh), jnp.dtype(compute))
-    return host_local.to_rollout_params(params, cfg, compute, mesh, layout)
+        return to_decode_params(cfg, on_one_device(params, mesh), jnp.dtype(compute), int8)
+    return host_local.to_rollout_params(params, cfg, compute, mesh, layout, int8)
+
+
+def stored_as(settings: Config) -> tuple[str, bool]:
+    """Return the dtype of the parameters that rollouts read, and whether matrices are int8."""
+    return settings.model.compute, settings.rollout.weights == "int8"
 
 
 def on_one_device(params, mesh: jax.sharding.Mesh):

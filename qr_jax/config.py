@@ -137,6 +137,9 @@ class Rollout:
     tile: Count = 32  # tokens of a piece in which prompts and observations enter the cache
     buckets: Growing = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
     chunk: Count = 8  # tokens a dispatch
+    # what rollouts read matrices from: model.compute, or int8 with a scale for each output; learner.importance corrects
+    weights: Literal["compute", "int8"] = "compute"
+    cache: Literal["compute", "int8"] = "compute"  # keys and values likewise, with a scale for each position and head
     # searches go on in one fixed order (repeatable), or as they come
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_deadline_s: Positive = 30.0  # of one batch of searches, retries included

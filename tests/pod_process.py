@@ -99,7 +99,7 @@ def read_decoding(folder: Path) -> None:
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), decoder.abstract(cfg))
     params = assemble.place(zeros, mesh)
     engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))
-    laid = assemble.to_rollout_params(params, cfg, "float32", mesh, "slots")
+    laid = assemble.to_rollout_params(params, config.Config(), cfg, mesh, "slots")
     rows = engine.rows
     rows.settle_on(laid)
     assert all(leaf.sharding.device_set <= set(jax.local_devices()) for leaf in jax.tree.leaves((laid, rows.caches)))

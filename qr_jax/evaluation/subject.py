@@ -35,9 +35,10 @@ def open_model(
     params = assemble.place(agent.weights(), mesh) if run is None else weights(run, agent, mesh, step)
     said: dict[str, Any] = {"weights_sha256": weights_sha256(lora.merged(params)) if hashed else None}
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
+    said |= {name: "int8" for name in ("weights", "cache") if getattr(settings.rollout, name) == "int8"}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
     layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-    return agent, assemble.to_rollout_params(params, agent.cfg, settings.model.compute, mesh, layout), said
+    return agent, assemble.to_rollout_params(params, settings, agent.cfg, mesh, layout), said
 
 
 @dataclass(frozen=True)

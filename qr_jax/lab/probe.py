@@ -127,7 +127,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
         layout = assemble.rollout_layout(settings, agent.cfg, mesh)
         weights = evaluate.weights(run, agent, mesh, step)
-        params = assemble.to_rollout_params(weights, agent.cfg, settings.model.compute, mesh, layout)
+        params = assemble.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(
                 params, [questions[at] for at in here], samples, env=env, search=search,

@@ -1,9 +1,13 @@
-"""Grouped-query attention of new tokens over a cache, which is only read. Softmax in float32."""
+"""Grouped-query attention of new tokens over a cache, which is only read. Softmax in float32.
+
+A cache's keys and values may be Int8. A position's scale then multiplies its score, or its weight before the values.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from qr_jax.models.attention import MASKED, not_after
+from qr_jax.models.quantized import Int8
 
 
 def _scores_by_product(q_SKGd, k_SKBd):
@@ -18,9 +22,23 @@ def _scores_by_query(q_SKGd, k_SKBd):
     return jnp.concatenate([_scores_by_product(q_SK1d, k_SKBd) for q_SK1d in queries], axis=2)
 
 
+def _cast(kept, dtype):
+    """Return keys or values as a product reads them."""
+    return kept.steps.astype(dtype) if isinstance(kept, Int8) else kept
+
+
+def _with_scale(x_SKXB, kept):
+    """Multiply by the scale of each position's key or value."""
+    if not isinstance(kept, Int8):
+        return x_SKXB
+    return x_SKXB * jnp.expand_dims(kept.scale, range(2, x_SKXB.ndim - 1))
+
+
 def _scores(q_SKGd, k_SKBd, seen):
     """Return float32 [S, K, G, B], MASKED where not seen ([S or 1, B])."""
-    score = jax.lax.platform_dependent(q_SKGd, k_SKBd, cpu=_scores_by_query, default=_scores_by_product)
+    keys = _cast(k_SKBd, q_SKGd.dtype)
+    score = jax.lax.platform_dependent(q_SKGd, keys, cpu=_scores_by_query, default=_scores_by_product)
+    score = _with_scale(score, k_SKBd)
     return jnp.where(seen[:, None, None], score * q_SKGd.shape[-1] ** -0.5, MASKED)
 
 
@@ -44,7 +62,8 @@ def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, at, window:
     for score, v in ((old, v_SKBd), (new, new_v_SKJd)):
         weight = jnp.exp(score - top)
         total += weight.sum(axis=-1, keepdims=True)
-        out += jnp.einsum("skgb,skbd->skgd", weight.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        weight, values = _with_scale(weight, v).astype(q_SHd.dtype), _cast(v, q_SHd.dtype)
+        out += jnp.einsum("skgb,skbd->skgd", weight, values, preferred_element_type=jnp.float32)
     return (out / total).reshape(slots, heads, dim).astype(q_SHd.dtype)
 
 
@@ -57,15 +76,24 @@ def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T, window: int = 0):
     count, size, heads, dim = q_TIHd.shape
     kv_heads, positions = k_TKBd.shape[1:3]
     q = q_TIHd.reshape(count, size, kv_heads, heads // kv_heads, dim)
-    score = jnp.einsum("tikgd,tkbd->tkgib", q, k_TKBd, preferred_element_type=jnp.float32) * dim**-0.5
+    keys = _cast(k_TKBd, q.dtype)
+    score = jnp.einsum("tikgd,tkbd->tkgib", q, keys, preferred_element_type=jnp.float32) * dim**-0.5
+    score = _with_scale(score, k_TKBd)
     at_B = jnp.arange(positions)
     seen_TIB = not_after(at_B[None], position_TI)
     if window:
         seen_TIB &= position_TI[..., None] - at_B[None, None] < window
     # what stands past them need not be finite, and 0 * nan is nan
     held_TB = at_B[None] < length_T[:, None]
-    v_TKBd = jnp.where(held_TB[:, None, :, None], v_TKBd, jnp.zeros((), v_TKBd.dtype))
-    weight = jax.nn.softmax(jnp.where(seen_TIB[:, None, None], score, MASKED), axis=-1).astype(v_TKBd.dtype)
+    v_TKBd = jax.tree.map(lambda part: _zero_but(held_TB, part), v_TKBd)
+    weight = jax.nn.softmax(jnp.where(seen_TIB[:, None, None], score, MASKED), axis=-1)
+    weight, values = _with_scale(weight, v_TKBd).astype(q.dtype), _cast(v_TKBd, q.dtype)
     # turned around afterwards: with the turn inside the product XLA on CPU has no bfloat16 program for it
-    out = jnp.einsum("tkgib,tkbd->tkgid", weight, v_TKBd, preferred_element_type=jnp.float32)
+    out = jnp.einsum("tkgib,tkbd->tkgid", weight, values, preferred_element_type=jnp.float32)
     return out.transpose(0, 3, 1, 2, 4).reshape(count, size, heads, dim).astype(q_TIHd.dtype)
+
+
+def _zero_but(held_TB, part_TKB):
+    """Zero the positions of an array [T, K, B, ...] that are not held."""
+    held = jnp.expand_dims(held_TB[:, None], range(3, part_TKB.ndim))
+    return jnp.where(held, part_TKB, jnp.zeros((), part_TKB.dtype))

@@ -20,6 +20,7 @@ from qr_jax.models import decoder, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layer import embedded, gated, rms_norm, rotate, scaled, turns
 from qr_jax.models.lora import Shapes
+from qr_jax.models.quantized import Int8, product, quantize
 
 # The products of a layer: with a matrix, and with A and B of its adapter.
 PRODUCTS = {
@@ -32,20 +33,28 @@ PRODUCTS = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeParams:
-    """Parameters as rollouts read them, in the compute dtype: made by `to_decode_params` from a learner's tree."""
+    """Parameters as rollouts read them, in the compute dtype: made by `to_decode_params` from a learner's tree.
+
+    Matrices may be Int8, the head's among them; the embedding, of which few rows are read, never is.
+    """
 
     embed: jax.Array  # [V, D]
-    head: jax.Array | None  # [V, D]; None when tied to the embedding
+    head: jax.Array | Int8 | None  # [V, D]; None when it is the embedding itself
     norm: jax.Array  # [D]
-    layers: tuple[dict[str, jax.Array], ...]  # as `_layer` makes them
+    layers: tuple[dict[str, jax.Array | Int8], ...]  # as `_layer` makes them
 
 
-def to_decode_params(cfg: ModelConfig, params: Any, dtype=jnp.float32) -> DecodeParams:
-    """Convert a learner's tree of stacked arrays to DecodeParams; these are returned as they are."""
+def to_decode_params(cfg: ModelConfig, params: Any, dtype=jnp.float32, int8: bool = False) -> DecodeParams:
+    """Convert a learner's tree of stacked arrays to DecodeParams, with matrices in int8 or in the dtype.
+
+    DecodeParams are returned as they are.
+    """
     if isinstance(params, DecodeParams):
         return params
     embed, head = params["embed"], params.get("head")
-    norm, layers = _lay_out_layers(cfg, params["norm"], params["layers"], jnp.dtype(dtype))
+    norm, layers = _lay_out_layers(cfg, params["norm"], params["layers"], jnp.dtype(dtype), int8)
+    if int8:
+        return DecodeParams(_cast(embed, jnp.dtype(dtype)), quantize(embed if head is None else head), norm, layers)
     if embed.dtype != dtype:  # else the learner's own array: a rollout is over before the next update
         embed, head = _cast(embed, jnp.dtype(dtype)), None if head is None else _cast(head, jnp.dtype(dtype))
     return DecodeParams(embed, head, norm, layers)
@@ -56,13 +65,17 @@ def _cast(array, dtype):
     return array.astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
-def _lay_out_layers(cfg: ModelConfig, norm, layers, dtype):
-    if "lora" in layers and lora.merges(dtype):
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "int8"))
+def _lay_out_layers(cfg: ModelConfig, norm, layers, dtype, int8):
+    if "lora" in layers and lora.merges(dtype) and not int8:
         layers = lora.merged_layers(layers, layers["lora"])
-    stacked = jax.tree.map(lambda array: array.astype(dtype), layers)
-    per_layer = [_layer(cfg, jax.tree.map(lambda array, n=n: array[n], stacked)) for n in range(cfg.layers)]
-    return norm.astype(dtype), tuple(per_layer)
+    matrices = PRODUCTS if int8 else ()
+
+    def stored(of):
+        return {name: quantize(array) if name in matrices else array.astype(dtype) for name, array in of.items()}
+
+    per_layer = [_layer(cfg, jax.tree.map(lambda array, n=n: array[n], layers)) for n in range(cfg.layers)]
+    return norm.astype(dtype), tuple(map(stored, per_layer))
 
 
 def _layer(cfg: ModelConfig, of):
@@ -173,12 +186,12 @@ def _product(weights, name: str, x_IN):
     """Multiply by one of a layer's matrices, and by the adapter beside it, as `linear.adapted` does."""
     with_w, with_a, with_b = PRODUCTS[name]
     if f"{name}_a" not in weights:
-        return jnp.einsum(with_w, weights[name], x_IN)
+        return product(with_w, weights[name], x_IN)
     low = jnp.einsum(with_a, weights[f"{name}_a"], x_IN)
     if name == "qkv":  # the queries of a key/value head share one A
         low = low[np.array([0] * (weights[name].shape[1] - 2) + [1, 2])]
     b, low = (array.astype(jnp.float32) for array in (weights[f"{name}_b"], low))
-    y_IN = jnp.einsum(with_w, weights[name], x_IN, preferred_element_type=jnp.float32)
+    y_IN = product(with_w, weights[name], x_IN, jnp.float32)
     return (y_IN + jnp.einsum(with_b, b, low)).astype(x_IN.dtype)
 
 
@@ -186,13 +199,13 @@ def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
     """Return the logits, float32 [V, N]: a column for each token, in the order of `x_DN`."""
     head_VD = laid.embed if laid.head is None else laid.head
     hidden_DN = rms_norm(cfg, x_DN, laid.norm, axis=-2)
-    return jnp.matmul(head_VD, hidden_DN, preferred_element_type=jnp.float32)
+    return product("vd,dn->vn", head_VD, hidden_DN, jnp.float32)
 
 
-def shapes(cfg: ModelConfig, dtype, adapters: Shapes = ()) -> DecodeParams:
+def shapes(cfg: ModelConfig, dtype, adapters: Shapes = (), int8: bool = False) -> DecodeParams:
     """DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
     params = decoder.abstract(cfg)
     if adapters:
         found = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in adapters}
         params = {**params, "layers": {**params["layers"], "lora": found}}
-    return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype), params)
+    return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype, int8=int8), params)

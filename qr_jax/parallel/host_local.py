@@ -21,6 +21,7 @@ from qr_jax.errors import UserError
 from qr_jax.models import incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams
+from qr_jax.models.quantized import Int8
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
@@ -98,11 +99,13 @@ def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
     """Return a NamedSharding for each decode parameter. `mesh` has an axis `heads`."""
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def cut(dimension: int, leaf: Any) -> NamedSharding:
-        even = leaf.shape[dimension] % mesh.shape["heads"] == 0
+    def cut(dimension: int, leaf: Any) -> Any:
+        if isinstance(leaf, Int8):
+            return Int8(cut(dimension, leaf.steps), cut(dimension, leaf.scale))
+        even = len(leaf.shape) > dimension and leaf.shape[dimension] % mesh.shape["heads"] == 0
         return NamedSharding(mesh, PartitionSpec(*(None,) * dimension, "heads")) if even else whole
 
-    def of_layer(layer: Any) -> dict[str, NamedSharding]:
+    def of_layer(layer: Any) -> dict[str, Any]:
         return {name: cut(CUT[name], leaf) if name in CUT else whole for name, leaf in layer.items()}
 
     head = None if shapes.head is None else cut(0, shapes.head)
@@ -111,13 +114,14 @@ def layout(mesh: Mesh, shapes: DecodeParams) -> DecodeParams:
 
 
 @functools.cache
-def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = ()) -> Any:
+def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = (), int8: bool = False) -> Any:
     """Return the jitted program that moves the learner's parameters to `by_hosts(...)` or `pod_mesh(...)`.
 
     `adapters`: `lora.shapes_of` the parameters.
     """
-    to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute))
-    return jax.jit(to_decode_params, out_shardings=layout(on, incremental.shapes(cfg, jnp.dtype(compute), adapters)))
+    to_decode_params = functools.partial(incremental.to_decode_params, cfg, dtype=jnp.dtype(compute), int8=int8)
+    shapes = incremental.shapes(cfg, jnp.dtype(compute), adapters, int8)
+    return jax.jit(to_decode_params, out_shardings=layout(on, shapes))
 
 
 def apart(settings: config.Mesh) -> list[Any]:
@@ -128,21 +132,25 @@ def apart(settings: config.Mesh) -> list[Any]:
     return devices[len(devices) - settings.rollout_devices :]
 
 
-def to_devices(params: Any, cfg: ModelConfig, compute: str, kind: Kind, devices: Sequence[Any]) -> DecodeParams:
-    """Return the learner's parameters for rollouts on devices `apart`, in the compute dtype."""
+def to_devices(
+    params: Any, cfg: ModelConfig, compute: str, kind: Kind, devices: Sequence[Any], int8: bool = False
+) -> DecodeParams:
+    """Return the learner's parameters for rollouts on devices `apart`, in the compute dtype or matrices in int8."""
     dtype = jnp.dtype(compute)
-    at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params)))
-    return jax.device_put(incremental.to_decode_params(cfg, params, dtype), at)
+    at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params), int8))
+    return jax.device_put(incremental.to_decode_params(cfg, params, dtype, int8), at)
 
 
-def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind) -> DecodeParams:
+def to_rollout_params(
+    params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind, int8: bool = False
+) -> DecodeParams:
     """Return the learner's parameters for this host's rollouts, in the compute dtype ("pod": for all hosts').
 
     The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the
     step, and drop it before the next hand-over.
     """
     if kind == "pod":
-        return program(cfg, compute, pod_mesh(mesh, cfg), lora.shapes_of(params))(params)
+        return program(cfg, compute, pod_mesh(mesh, cfg), lora.shapes_of(params), int8)(params)
     on, me = by_hosts(mesh, kind), jax.process_index()
     if list(on.devices.flat) != list(mesh.devices.flat):  # jit takes arrays of one order of devices only
         ordered = in_the_order_of(on, mesh)
@@ -155,7 +163,7 @@ def to_rollout_params(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, k
         pieces = [parts[device] for device in local.devices.flat]
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
 
-    return jax.tree.map(own, program(cfg, compute, on, lora.shapes_of(params))(params))
+    return jax.tree.map(own, program(cfg, compute, on, lora.shapes_of(params), int8)(params))
 
 
 def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:

@@ -1,6 +1,7 @@
 """Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
 
-A cache is a tuple over layers of (k, v), each [rows, K, positions, d].
+A cache is a tuple over layers of (k, v), each [rows, K, positions, d], in a dtype or as Int8. Of an Int8 the functions
+here treat steps and scale [rows, K, positions] alike: what follows the positions' axis is copied.
 """
 
 import functools
@@ -11,14 +12,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec, Sharding
 
 from qr_jax.models.families import ModelConfig
+from qr_jax.models.quantized import Int8, like
 
 AT = PartitionSpec("slots", "heads")  # how a host's devices share an array, on a mesh of these axes (host_local.py)
-Cache = tuple[tuple[jax.Array, jax.Array], ...]
+Cache = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
 
 
 def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
+    """Make a cache of zeros, as Int8 where the dtype is int8."""
     shape = (rows, cfg.kv_heads, positions, cfg.head_dim)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.layers))
+
+    def part() -> jax.Array | Int8:
+        zeros = jnp.zeros(shape, dtype)
+        return Int8(zeros, jnp.zeros(shape[:-1], jnp.float32)) if zeros.dtype == jnp.int8 else zeros
+
+    return tuple((part(), part()) for _ in range(cfg.layers))
 
 
 @functools.lru_cache(4)
@@ -32,7 +40,8 @@ def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, lay
 
 
 def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
-    return 2 * cfg.layers * rows * cfg.kv_heads * positions * cfg.head_dim * jnp.dtype(dtype).itemsize
+    parts = jax.tree.leaves(jax.eval_shape(functools.partial(create, cfg, rows, positions, dtype)))
+    return sum(part.size * part.dtype.itemsize for part in parts)
 
 
 def size(cache: Cache) -> tuple[int, int]:
@@ -40,8 +49,14 @@ def size(cache: Cache) -> tuple[int, int]:
     return cache[0][0].shape[0], cache[0][0].shape[2]
 
 
-def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
-    """`part` with the first `count_R` of `new` [R, K, J, d] after the first `used_R` positions of rows `row_R`.
+def put(part, new_RKJd, row_R, used_R, count_R, mesh: Mesh | None = None):
+    """Return keys or values with the first `count_R` of new ones after the first `used_R` positions of rows `row_R`."""
+    new = like(part, new_RKJd)
+    return jax.tree.map(lambda part, new: _put(part, new, row_R, used_R, count_R, mesh), part, new)
+
+
+def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
+    """`put` of one array, [rows, K, positions, ...] and [R, K, J, ...].
 
     Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
     and back on TPU, which moves about four times its size a call. `mesh`: where heads lie on several devices (`AT`),
@@ -51,31 +66,36 @@ def put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
         by_heads, same = PartitionSpec(None, "heads"), PartitionSpec()
         own = jax.shard_map(_put_own, mesh=mesh, in_specs=(AT, by_heads, same, same, same), out_specs=AT)
         return own(part, new, row_R, used_R, count_R)
-    rows, kv_heads, positions, dim = part.shape
+    rows, kv_heads, positions = part.shape[:3]
     entries = jnp.arange(new.shape[2])[None]
     at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, positions)  # out of range: dropped
     head_RK = row_R[:, None] * kv_heads + jnp.arange(kv_heads)[None]
-    flat = part.reshape(rows * kv_heads, positions, dim)
+    flat = part.reshape(rows * kv_heads, *part.shape[2:])
     return flat.at[head_RK[:, :, None], at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
 
 
 def _put_own(part, new, row_R, used_R, count_R):
-    """`put` on a device that has some of the rows: what is for other devices' rows is dropped."""
+    """`_put` on a device that has some of the rows: what is for other devices' rows is dropped."""
     rows = part.shape[0]
     row_R = row_R - rows * jax.lax.axis_index("slots")
     mine_R = (row_R >= 0) & (row_R < rows)
-    return put(part, new, jnp.where(mine_R, row_R, 0), used_R, jnp.where(mine_R, count_R, 0))
+    return _put(part, new, jnp.where(mine_R, row_R, 0), used_R, jnp.where(mine_R, count_R, 0))
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
     """`put` in every layer."""
-    return jax.tree.map(lambda part, new: put(part, new, row_R, used_R, count_R, mesh), cache, buffer)
+    how = row_R, used_R, count_R, mesh
+    return tuple(
+        tuple(put(part, new, *how) for part, new in zip(*of_layer, strict=True))
+        for of_layer in zip(cache, buffer, strict=True)
+    )
 
 
 def rows_of(part, row_R, positions: int):
-    """Return the first `positions` of rows `row_R`: [R, K, positions, d]; nothing else of the array is read."""
-    size = (1, part.shape[1], positions, part.shape[3])
-    return jax.vmap(lambda row: jax.lax.dynamic_slice(part, (row, 0, 0, 0), size)[0])(row_R)
+    """Return the first `positions` of rows `row_R`: [R, K, positions, ...]; nothing else of the array is read."""
+    size = (1, part.shape[1], positions, *part.shape[3:])
+    nowhere = (0,) * (part.ndim - 1)
+    return jax.vmap(lambda row: jax.lax.dynamic_slice(part, (row, *nowhere), size)[0])(row_R)
 
 
 def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
@@ -88,9 +108,9 @@ def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
     def copied(whole, part):
         shared = min(whole.shape[2], part.shape[2])
         kept_RB = jnp.arange(shared)[None] < used_R[:, None]
-        rows = jnp.where(kept_RB[:, None, :, None], rows_of(part, from_R, shared), jnp.zeros((), part.dtype))
-        rows = jnp.pad(rows, ((0, 0), (0, 0), (0, whole.shape[2] - shared), (0, 0)))
-        return whole.at[to_R].set(rows, mode="drop")
+        kept = jnp.expand_dims(kept_RB[:, None], range(3, part.ndim))
+        rows = jnp.where(kept, rows_of(part, from_R, shared), jnp.zeros((), part.dtype))
+        return whole.at[to_R].set(_longer(rows, whole.shape[2]), mode="drop")
 
     return jax.tree.map(copied, into, out_of)
 
@@ -98,6 +118,10 @@ def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
 @functools.partial(jax.jit, static_argnames="positions")
 def resize(part, positions: int):
     """Return the array with more positions, the new ones 0, or with only the first `positions`."""
-    if positions < part.shape[2]:
-        return part[:, :, :positions]
-    return jnp.pad(part, ((0, 0), (0, 0), (0, positions - part.shape[2]), (0, 0)))
+    return part[:, :, :positions] if positions < part.shape[2] else _longer(part, positions)
+
+
+def _longer(part, positions: int):
+    more = [(0, 0)] * part.ndim
+    more[2] = (0, positions - part.shape[2])
+    return jnp.pad(part, more)

@@ -91,7 +91,7 @@ def decode(
         pending_S,
         room_S > 0,
         jnp.zeros(slots, jnp.int32),
-        caches.create(cfg, slots, chunk, cache[0][0].dtype),
+        caches.create(cfg, slots, chunk, laid.norm.dtype),  # new keys and values are as exact as the compute dtype
         jnp.zeros((slots, chunk), jnp.int32),
         jnp.zeros((slots, chunk), jnp.float32),
     )
@@ -151,7 +151,7 @@ def _tiles_in(view: int, mesh: Mesh | None):
         new = (jnp.swapaxes(part.reshape(*position_TI.shape, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
         pairs = zip(kept, new, strict=True)
         kept = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
-        k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in kept)
+        k_TKBd, v_TKBd = jax.tree.map(lambda part: caches.rows_of(part, row_T, view), kept)
         q_TIHd = q_NHd.reshape(*position_TI.shape, *q_NHd.shape[1:])
         out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T, window)
         return out.reshape(q_NHd.shape), kept

@@ -53,6 +53,7 @@ class KVCache:
 
     def __init__(self, cfg: ModelConfig, settings: config.Rollout, eos_ids: Sequence[int], *, compute: str):
         self.cfg, self.settings, self.compute = cfg, settings, jnp.dtype(compute)
+        self.kept = jnp.dtype("int8") if settings.cache == "int8" else self.compute  # dtype of keys and values
         self.slot_count = settings.slots
         self.store_count = settings.store or settings.slots
         self.views = views_up_to(settings.context_tokens)
@@ -73,10 +74,13 @@ class KVCache:
 
     def to_decode_params(self, params: Any) -> DecodeParams:
         """Convert parameters to what the programs read; DecodeParams come back as they are."""
-        laid = to_decode_params(self.cfg, params, self.compute)
+        laid = self._laid(params)
         if not self.caches or mesh_of(laid) not in (None, self.mesh):
             self.settle_on(laid)
         return laid
+
+    def _laid(self, params: Any) -> DecodeParams:
+        return to_decode_params(self.cfg, params, self.compute, self.settings.weights == "int8")
 
     def settle_on(self, laid: DecodeParams) -> None:
         """Make the caches anew, laid out like the parameters: no device ever holds more than its part of them."""
@@ -92,7 +96,7 @@ class KVCache:
         self.stop_V = None
         rows = {"slots": self.slot_count, "store": self.store_count}
         sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
-        return caches.creating(self.cfg, sizes, self.compute, layout)
+        return caches.creating(self.cfg, sizes, self.kept, layout)
 
     # ---- compiling
 
@@ -101,7 +105,7 @@ class KVCache:
 
         Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
         """
-        laid, self.least = to_decode_params(self.cfg, params, self.compute), self.views[0]
+        laid, self.least = self._laid(params), self.views[0]
         self.least = self._view(prompt_tokens + self.settings.chunk)
         self.caches = {}
         creating = partial(self._creating(laid))
@@ -157,9 +161,9 @@ class KVCache:
 
     def _resize(self, name: str, length: int) -> None:
         layers: list = list(self.caches.pop(name))
-        for number, (k, v) in enumerate(layers):  # layer by layer: two whole caches never exist
-            layers[number] = (caches.resize(k, length), caches.resize(v, length))
-            self._resized(k, v)
+        for number, layer in enumerate(layers):  # layer by layer: two whole caches never exist
+            layers[number] = jax.tree.map(lambda part: caches.resize(part, length), layer)
+            self._resized(*jax.tree.leaves(layer))
         self.caches[name] = tuple(layers)
 
     def _resized(self, *left: jax.Array) -> None:

@@ -48,7 +48,7 @@ class CpuCache(KVCache):
 
     def _decode_size(self, slots: int) -> int:
         """Return how many slots decode: all, or a part whose rows are small enough to copy out."""
-        row_bytes = caches.nbytes(self.cfg, 1, caches.size(self.caches["slots"])[1], self.compute)
+        row_bytes = caches.nbytes(self.cfg, 1, caches.size(self.caches["slots"])[1], self.kept)
         fitting = [size for size in self.decode_sizes if size >= slots and size * row_bytes <= LARGEST_PART]
         return fitting[0] if fitting else self.slot_count
 

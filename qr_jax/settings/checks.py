@@ -113,6 +113,12 @@ def _together(config: Config) -> Iterator[str]:
             f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="
             f"{learner.updates} would change it while they are played; set one of the two back"
         )
+    rounded = [name for name in ("weights", "cache") if getattr(config.rollout, name) == "int8"]
+    if rounded and learner.importance == "off":
+        yield (
+            f"rollout.{rounded[0]}='int8' samples from a policy that is not quite the learner's, and "
+            "learner.importance='off' would train as if it were; set learner.importance=truncate (or icepop)"
+        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "

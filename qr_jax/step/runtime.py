@@ -217,11 +217,12 @@ class Runtime:
 
     def to_rollout_params(self, policy: State | Policy) -> DecodeParams:
         """Return the parameters of a policy, or of the learner's state, as rollouts read them."""
-        model, params = self.settings.model, lora.whole(policy.params, policy.base, self.settings.model.lora)
-        if self.devices.apart:
-            how = self.agent.cfg, model.compute, self.devices.layout, self.devices.apart
-            return host_local.to_devices(params, *how)
-        return assemble.to_rollout_params(params, self.agent.cfg, model.compute, self.devices.mesh, self.devices.layout)
+        params = lora.whole(policy.params, policy.base, self.settings.model.lora)
+        devices, cfg = self.devices, self.agent.cfg
+        if devices.apart:
+            compute, int8 = assemble.stored_as(self.settings)
+            return host_local.to_devices(params, cfg, compute, devices.layout, devices.apart, int8)
+        return assemble.to_rollout_params(params, self.settings, cfg, devices.mesh, devices.layout)
 
     def measure(self, params: DecodeParams, queries: Sequence[Query] | None = None, **how: Any) -> dict[str, Any]:
         """Evaluate on the held-out questions, or on `queries`; `how` as `evaluate.measure` takes it."""

@@ -19,6 +19,7 @@ from benchmarks import (  # noqa: E402
     cold_starts,
     figures,
     guards,
+    int8_hand_over,
     interleave,
     kept_runs,
     methods,
@@ -595,6 +596,14 @@ def test_groups_that_only_f1_tells_apart_are_counted_by_hand(tmp_path):
     assert {name: found[name] for name in counts} == counts and found["pass_rate"] == pytest.approx(1 / 6)
     assert found["spread_both"] == pytest.approx(1 / 6)  # 1 and 2/3
     assert "| by reward (F1 differs) | 2 (0.67) |  |" in channels.table(found)
+
+
+def test_an_update_reaches_rollouts_by_int8_on_average_whole_and_they_are_further_from_the_learner_than_bfloat16():
+    rates = int8_hand_over.measured("two_layer")["rates"]
+    assert list(rates) == ["3e-05", "1e-06"]
+    for by_kind in rates.values():
+        assert abs(by_kind["int8"]["share"] - 1) < 4 * by_kind["int8"]["error"] + 0.05
+        assert 0 < by_kind["bfloat16"]["gap"] < by_kind["int8"]["gap"] < by_kind["int8"]["gap_max"] < 0.5
 
 
 def test_cold_starts_are_told_with_the_mean_over_their_seeds():

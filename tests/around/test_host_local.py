@@ -19,7 +19,7 @@ SHAPE = replace(SETTINGS, slots=8, store=8, buckets=(64,))
 
 
 def handed_over(mesh, kind, params=None):
-    return assemble.to_rollout_params(assemble.place(params or random_params(), mesh), CFG, "float32", mesh, kind)
+    return assemble.to_rollout_params(assemble.place(params or random_params(), mesh), config.Config(), CFG, mesh, kind)
 
 
 def mesh_of(data, fsdp, tensor):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from qr_jax import plugins
-from qr_jax.assemble import world_tokenizer
+from qr_jax.assemble import stored_as, world_tokenizer
 from qr_jax.config import Config
 from qr_jax.lab.planning import ahead
 from qr_jax.learner import learner, pack
@@ -136,10 +136,11 @@ class Programs:
             dealt_over = self.local.shape["slots"]  # devices, each of which has some of the tiles, or one that is empty
             tiles = -(-rows.call_sizes[-1] // dealt_over) * dealt_over
             sizes = full | {"new": (tiles, self.config.rollout.tile)}
-            return {name: caches.create(self.cfg, *size, self.compute) for name, size in sizes.items()}
+            return {name: caches.create(self.cfg, *size, rows.kept) for name, size in sizes.items()}
 
         adapters = lora.shapes_of(self.whole())
-        laid, dealt = incremental.shapes(self.cfg, self.compute, adapters), NamedSharding(self.local, caches.AT)
+        laid = incremental.shapes(self.cfg, self.compute, adapters, self.config.rollout.weights == "int8")
+        dealt = NamedSharding(self.local, caches.AT)
         shapes = jax.tree.map(functools.partial(_shape, at=dealt), jax.eval_shape(make))
         return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
 
@@ -176,7 +177,8 @@ class Programs:
         params = self.whole()
         ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
-        return host_local.program(self.cfg, self.config.model.compute, on, lora.shapes_of(params)).lower(params)
+        compute, int8 = stored_as(self.config)
+        return host_local.program(self.cfg, compute, on, lora.shapes_of(params), int8).lower(params)
 
     def whole(self) -> Any:
         """Return the shapes that rollouts are made of: the trained parameters, adapters in the tree of their base."""
