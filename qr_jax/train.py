@@ -10,7 +10,6 @@ arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and 
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from qr_jax.records import Outcome
 from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import begin, runs
+from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
 from qr_jax.step import ahead as ahead_of
 from qr_jax.step import guards, log, profile, rollout_and_grade, services
@@ -295,7 +295,7 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
     """Return the saved summary if the run is complete, and say so, else None."""
     path, limits = run.folder / "summary.json", run.settings.train
     try:
-        summary = json.loads(path.read_bytes())
+        summary = read_json(path)
         spent = SimpleNamespace(**{name: int(summary[name]) for name in BUDGETS})
         steps, incomplete = int(summary["steps"]), is_incomplete(summary["after"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one

@@ -57,7 +57,7 @@ def read(folder: str | Path) -> Run:
     if not (folder / "config.json").is_file() or not (folder / "summary.json").is_file() or not rows:
         lacks = "config.json" if not (folder / "config.json").is_file() else "summary.json" if rows else "step"
         raise UserError(f"{folder} is no finished run: it has no {lacks}; compare takes the folders of finished runs")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = json_files.read_json(folder / "summary.json")
     ended = [row for row in rows if row["step"] <= summary.get("steps", row["step"])]
     settings, evaluation = configs.load(folder / "config.json"), last_evaluation.read(folder)
     return Run(folder, settings, ended, summary, evaluation, since=len(rows) - len(ended))

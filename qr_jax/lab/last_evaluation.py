@@ -1,6 +1,5 @@
 """A run's evaluation.json: each question's greedy exact match, and the manifest of the measurement."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences, manifest
 from qr_jax.records import Query
+from qr_jax.run.json_files import read_json
 from qr_jax.settings.settings import few
 
 FILE = "evaluation.json"
@@ -42,7 +42,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         todo = f"let `qr-jax train {Path(folder) / 'config.json'}` go on with it, which evaluates at its end"
         raise UserError(f"{folder} has no {FILE}, in which a finished run keeps each question's result; {todo}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def unlike(manifests: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:

@@ -17,6 +17,7 @@ from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
 from qr_jax.logging import terminal
+from qr_jax.run.json_files import read_json
 
 LOG = "compare.log"
 SHOWN = 15  # lines of a failed process's log
@@ -164,7 +165,7 @@ def alone(folder: Path) -> Iterator[int]:
 
 
 def _result(job: Job) -> str:
-    summary = json.loads((job.folder / "summary.json").read_text(encoding="utf-8")) if job.done else {}
+    summary = read_json(job.folder / "summary.json") if job.done else {}
     if summary.get("greedy_after") is None:
         return ""
     before = "" if summary.get("greedy_before") is None else f"{summary['greedy_before']:.3f} -> "

@@ -1,6 +1,5 @@
 """Pass rates of a pool's queries over a run: made up (static, moving, or learned by training), or as a run has them."""
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -191,7 +190,7 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
         raise UserError(f"{folder} has no step yet; there are no pass rates to read from it")
     spent = {int(row["step"] or 0): int(row["budget/rollouts"] or 0) for row in rows}
     draws = _read_draws(Path(folder) / "ledger.jsonl", spent)
-    pool = conform("pool", json.loads(path.read_text(encoding="utf-8")).get("pool", {}), config.Pool)
+    pool = conform("pool", json_files.read_json(path).get("pool", {}), config.Pool)
     size = int(rows[-1]["pool/size"] or 0)
     if not 0 <= size <= MOST_QUERIES:
         raise UserError(f"{folder} says that its pool has {size:,} queries; at most {MOST_QUERIES:,} are played again")

@@ -14,6 +14,7 @@ from qr_jax.lab.differences import picks
 from qr_jax.lab.last_evaluation import unlike
 from qr_jax.logging.columns import aligned
 from qr_jax.run import run_files
+from qr_jax.run.json_files import read_json
 
 FILE = "score.json"
 
@@ -36,7 +37,7 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
     lacks = [str(folder) for folder in folders if not is_suite(folder)]
     if lacks:
         raise UserError(f"{', '.join(lacks)} have no {FILE}: scores of a suite stand beside scores of a suite only")
-    scored = [json.loads((folder / FILE).read_text(encoding="utf-8")) for folder in folders]
+    scored = [read_json(folder / FILE) for folder in folders]
     names = [str(folder) for folder in folders]
     asked_how = [{"suite": score["suite"], **score["manifest"]} for score in scored]
     if differ := unlike(zip(names, asked_how, strict=True)):

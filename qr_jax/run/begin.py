@@ -1,6 +1,5 @@
 """The start of a run, its resumption from the last checkpoint, and its rollback to one."""
 
-import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.rollout import compiles
 from qr_jax.run import policy, run_files, runs
+from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
 from qr_jax.sft import sft
 from qr_jax.step.runtime import RunState, Runtime, from_host, hops, loading
@@ -86,7 +86,7 @@ def begin(runtime: Runtime) -> Start:
 def _measured_before(run: runs.Run) -> dict[str, Any] | None:
     """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None."""
     try:
-        base = json.loads((run.folder / BASE).read_bytes())
+        base = read_json(run.folder / BASE)
         return base if evaluate.one_line(base) and not is_incomplete(base) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
+from qr_jax.run.json_files import read_json
 from qr_jax.run.run_files import free
 from qr_jax.sets import formats
 from qr_jax.sets.synth.synthesise import Made
@@ -25,7 +26,7 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
     file = folder / SETTINGS
     if file.is_file():
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = read_json(file)
             changed = differences(before, about, skip=())
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file} is not as qr-jax synth writes it ({error}); name another folder") from error
