@@ -16,7 +16,6 @@ MOST_CHARS = 20_000  # of all schemas together
 MOST_WORDS = 1_000  # characters of one text in a schema
 # No sign in a text of a schema begins a tag or a control token of any tokenizer: it stands in the chat template.
 INERT = str.maketrans("<>[]{}|", "‹›()()¦")
-CONTROL = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 RETRIEVERS = "search"  # the name that an environment gives the run's retriever
 
 
@@ -68,7 +67,8 @@ def inert(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inert(value: Any) -> Any:
     if isinstance(value, str):
-        return CONTROL.sub(" ", nfkc(value).translate(INERT))[:MOST_WORDS]
+        seen = (letter if letter.isprintable() else " " for letter in nfkc(value[:MOST_WORDS]).translate(INERT))
+        return "".join(seen)[:MOST_WORDS]
     if isinstance(value, Mapping):
         return {_inert(key): _inert(item) for key, item in value.items()}
     return [_inert(item) for item in value] if isinstance(value, list | tuple) else value

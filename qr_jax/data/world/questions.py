@@ -211,7 +211,11 @@ def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] 
     if problem.expression:
         both = enumerate(zip(relations, problem.names, strict=True))
         first, second = (say(relation.phrasings, at).format(name) for at, (relation, name) in both)
-        return text.ARITHMETIC[problem.kind][phrasings[2]].format(first=first, second=second)
+        way = text.ARITHMETIC[problem.kind][phrasings[2]]
+        if garbled and garbled[2]:  # any wording but the first of each: those may mean either
+            untold = [way for ways in text.ARITHMETIC.values() for way in ways[1:]]
+            way = untold[(garbled[2] >> 10) % len(untold)]
+        return way.format(first=first, second=second)
     if problem.kind == "intersection":
         first, second = (
             say(relation.clauses, at).format(name)
