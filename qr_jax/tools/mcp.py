@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Annotated, Any
 
 from qr_jax.config import ABOVE_0
@@ -108,13 +108,15 @@ class _Server:
         program, empty = shutil.which(command[0]) if command else None, shutil.which("env")
         if program is None or empty is None:
             raise UserError(f"there is no program {' '.join(command[:1])!r}: install it, or give its whole path")
-        self.loop, self.ended = asyncio.new_event_loop(), asyncio.Event()
-        threading.Thread(target=self.loop.run_forever, name="mcp", daemon=True).start()
-        ready: concurrent.futures.Future = concurrent.futures.Future()
-        self.serving = self.send(self._serve([empty, "-i", program, *command[1:]], ready))
+        self.ready: concurrent.futures.Future = concurrent.futures.Future()
+        self.begun = threading.Event()
+        work = self._serve([empty, "-i", program, *command[1:]])
+        self.thread = threading.Thread(target=_until_cancelled, args=(work,), name="mcp", daemon=True)
+        self.thread.start()
+        self.begun.wait()
         atexit.register(self.close)
         try:
-            self.session = ready.result(timeout_s)
+            self.session = self.ready.result(timeout_s)
         except Exception as error:
             self.close()
             if isinstance(error, UserError):
@@ -122,11 +124,14 @@ class _Server:
             found = f"{type(error).__name__}: {error}"
             raise UserError(f"the MCP server {command[0]!r} did not start within {timeout_s:g} s ({found})") from error
 
-    def send(self, work: Any) -> concurrent.futures.Future:
+    def send(self, work: Coroutine[Any, Any, Any]) -> concurrent.futures.Future:
+        """Begin the work in the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    async def _serve(self, command: list[str], ready: concurrent.futures.Future) -> None:
-        """Start the server, give the session to `ready`, and end it when the event comes."""
+    async def _serve(self, command: list[str]) -> None:
+        """Start the server, give the session to `ready`, and keep it until cancelled."""
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        self.begun.set()
         try:
             from mcp import ClientSession, StdioServerParameters
             from mcp.client.stdio import stdio_client
@@ -135,18 +140,22 @@ class _Server:
             with open(os.devnull, "w") as nowhere:  # what it says on its standard error
                 async with stdio_client(started, nowhere) as (read, write), ClientSession(read, write) as session:
                     await session.initialize()
-                    ready.set_result(session)
-                    await self.ended.wait()
+                    self.ready.set_result(session)
+                    await asyncio.Event().wait()
         except ModuleNotFoundError as error:
-            ready.set_exception(UserError(f"tool 'mcp' needs {error.name}; pip install 'qr_jax[mcp]' brings it"))
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(error if isinstance(error, Exception) else OSError(repr(error)))
+            self.ready.set_exception(UserError(f"tool 'mcp' needs {error.name}; pip install 'qr_jax[mcp]' brings it"))
+        except Exception as error:
+            if not self.ready.done():
+                self.ready.set_exception(error)
 
     def close(self) -> None:
         """End the server; a second call does nothing."""
         atexit.unregister(self.close)
-        self.loop.call_soon_threadsafe(self.ended.set)
-        with contextlib.suppress(Exception):
-            self.serving.result(5.0)
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        self.thread.join(5.0)
+
+
+def _until_cancelled(work: Coroutine[Any, Any, Any]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(work)

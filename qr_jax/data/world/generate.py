@@ -211,7 +211,8 @@ def wishes(settings: WorldSettings, split: str) -> dict[str, int]:
     """Return how many problems of each class a split asks for; they add up to its size."""
     traced = "trace_" if split == "traces" else ""
     weights, total = getattr(settings, f"{traced}hops"), getattr(settings, split)
-    rest = {kind: getattr(settings, f"{traced}{kind}") for kind in ("arithmetic", "intersection", "comparison")}
+    kinds = (*(["arithmetic"] if has_figures(settings) else []), "intersection", "comparison")
+    rest = {kind: getattr(settings, f"{traced}{kind}") for kind in kinds}
     shares = list(rest.values()) + [(1 - sum(rest.values())) * weight / sum(weights) for weight in weights]
     ends = [round(total * end) for end in np.cumsum(shares)]
     names = [*rest, *(f"chain {hops}" for hops in range(1, len(weights) + 1))]

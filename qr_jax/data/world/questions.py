@@ -211,8 +211,9 @@ def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] 
     if problem.expression:
         both = enumerate(zip(relations, problem.names, strict=True))
         first, second = (say(relation.phrasings, at).format(name) for at, (relation, name) in both)
-        way = text.ARITHMETIC[problem.kind][phrasings[2]]
-        if garbled and garbled[2]:  # any wording but the first of each: those may mean either
+        ways = text.ARITHMETIC[problem.kind]
+        way = ways[phrasings[2] % len(ways)]
+        if garbled and garbled[2]:  # a wording that traces do not show otherwise: it may mean either operation
             untold = [way for ways in text.ARITHMETIC.values() for way in ways[1:]]
             way = untold[(garbled[2] >> 10) % len(untold)]
         return way.format(first=first, second=second)

@@ -79,29 +79,23 @@ RELATIONS: Mapping[str, Relation] = {
 }
 # Facts in figures, which a world has where its settings ask for arithmetic. They lead to no entity.
 NUMBER, SMALLEST, LARGEST = "number", 10, 99
-_NUMERIC = (
+_NUMERIC = (  # two of each subject, so that its name does not say which is asked for
     ("population", CITY, "the inhabitants of {}", "the residents of {}", "the dwellers of {}"),
+    ("districts", CITY, "the quarters of {}", "the wards of {}", "the boroughs of {}"),
     ("staff", COMPANY, "the employees of {}", "the workers of {}", "the team of {}"),
+    ("shops", COMPANY, "the stores of {}", "the outlets of {}", "the branches of {}"),
     ("students", UNIVERSITY, "the pupils of {}", "the learners of {}", "the class of {}"),
+    ("teachers", UNIVERSITY, "the professors of {}", "the lecturers of {}", "the faculty of {}"),
     ("age", PERSON, "the years of {}", "the birthdays of {}", "the winters of {}"),
+    ("children", PERSON, "the kids of {}", "the heirs of {}", "the offspring of {}"),
 )
 NUMERIC: Mapping[str, Relation] = {
     name: Relation(name, subject, NUMBER, (f"the {name} of {{}}", *further)) for name, subject, *further in _NUMERIC
 }
 EVERY: Mapping[str, Relation] = {**RELATIONS, **NUMERIC}
-ARITHMETIC = {  # an operation -> its four wordings
-    "sum": (
-        "what is {first} plus {second} ?",
-        "how many are {first} and {second} together ?",
-        "what is the total of {first} and {second} ?",
-        "how much is {first} added to {second} ?",
-    ),
-    "difference": (
-        "what is {first} minus {second} ?",
-        "by how many does {first} exceed {second} ?",
-        "what is the gap from {first} down to {second} ?",
-        "how much is {first} without {second} ?",
-    ),
+ARITHMETIC = {  # an operation -> its wordings; an expert's traces show the first of each
+    "sum": ("what is {first} plus {second} ?", "how many are {first} and {second} together ?"),
+    "difference": ("what is {first} minus {second} ?", "by how many does {first} exceed {second} ?"),
 }
 SIGNS = {"sum": "+", "difference": "-"}
 PLAIN = {"the", "of", "{}", "where", "who", "that", "which", "is", "was", "in", "for", "by", "has"}
