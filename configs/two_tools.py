@@ -1,7 +1,12 @@
 """A small model learns to use two tools: it searches two figures, computes with them, and answers.
 
-    qr-jax train configs/two_tools.py                # both
-    qr-jax train configs/two_tools.py env.max_turns=2 --run runs/no_room    # no turn is left to compute: it must not rise
+    qr-jax train configs/two_tools.py                # 4 to 8 minutes on 2 cores
+    qr-jax train configs/two_tools.py train.steps=60 # seed 0: greedy exact match .437 -> .750 of 300 held-out questions
+
+70 % of the questions ask for a sum or a difference of two facts in figures; the others are chains of one or two hops.
+Each subject has two figures, and the traces show one of each relation's four phrasings, so which figure is meant must
+be found out; so must one of each operation's two wordings. Otherwise it is the quickstart. `python -m
+benchmarks.two_tools` makes the table over seeds.
 """
 
 from dataclasses import replace
