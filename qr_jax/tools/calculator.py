@@ -64,7 +64,7 @@ def computed(expression: str, digits: int = 30, decimals: int = 6) -> str:
 
 def _value(node: ast.AST, most: int) -> Fraction:
     """Return a node's value; ValueError where it is no arithmetic, or a number on the way is `most` or more."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return _bounded(node.value, most)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
         value = _value(node.operand, most)

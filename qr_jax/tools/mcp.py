@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import importlib
 import os
 import shutil
 import threading
@@ -79,19 +80,22 @@ async def _listed(session: Any) -> list[Any]:
 
 
 async def _called(session: Any, call: Call, tools: Sequence[str], prefix: str, chars: int, timeout_s: float) -> Passage:
-    from mcp.shared.exceptions import MCPError
-
     name = call.tool.removeprefix(prefix)
     if name not in tools:
         return Passage("", "", f"error: there is no tool {call.tool[:64]!r}")
     try:
         result = await session.call_tool(name, call.given(), read_timeout_seconds=timeout_s)
-    except MCPError as error:
+    except _official("mcp.shared.exceptions").MCPError as error:
         if error.code != INVALID_ARGUMENTS:
             raise
         return Passage("", "", f"error: {error.message}"[:chars])
     texts = [getattr(part, "text", f"({part.type}: not shown)") for part in result.content]
     return Passage("", "", (("error: " if result.is_error else "") + "\n".join(texts))[:chars])
+
+
+def _official(module: str) -> Any:
+    """Import a module of the official package, which has this file's name."""
+    return importlib.import_module(module)
 
 
 def _server(command: tuple[str, ...], timeout_s: float) -> "_Server":
@@ -130,15 +134,16 @@ class _Server:
 
     async def _serve(self, command: list[str]) -> None:
         """Start the server, give the session to `ready`, and keep it until cancelled."""
-        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        self.loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        self.cancel = task.cancel if task else self.loop.stop
         self.begun.set()
         try:
-            from mcp import ClientSession, StdioServerParameters
-            from mcp.client.stdio import stdio_client
-
-            started = StdioServerParameters(command=command[0], args=command[1:], encoding_error_handler="replace")
+            official, over = _official("mcp"), _official("mcp.client.stdio")
+            started = official.StdioServerParameters(
+                command=command[0], args=command[1:], encoding_error_handler="replace"
+            )
             with open(os.devnull, "w") as nowhere:  # what it says on its standard error
-                async with stdio_client(started, nowhere) as (read, write), ClientSession(read, write) as session:
+                async with over.stdio_client(started, nowhere) as pipes, official.ClientSession(*pipes) as session:
                     await session.initialize()
                     self.ready.set_result(session)
                     await asyncio.Event().wait()
@@ -152,7 +157,7 @@ class _Server:
         """End the server; a second call does nothing."""
         atexit.unregister(self.close)
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self.task.cancel)
+            self.loop.call_soon_threadsafe(self.cancel)
         self.thread.join(5.0)
 
 

@@ -174,7 +174,7 @@ def calculations(facts: Facts) -> Iterator[Problem]:
                 yield problem
 
 
-def calculation(facts: Facts, kind: str, path: tuple[Relation, Relation], subjects: Sequence[int]) -> Problem | None:
+def calculation(facts: Facts, kind: str, path: tuple[Relation, ...], subjects: Sequence[int]) -> Problem | None:
     """Return the problem that computes with two facts; None if they are one, or equal in a difference."""
     pairs = [*zip(path, subjects, strict=True)]
     values = [facts.object(relation, subject) for relation, subject in pairs]
