@@ -271,6 +271,7 @@ OTHER_WORDS = {
     "search/http_post.py": {"http"},  # a scheme
     "rewards/_format.py": {"tool_call", "search"},  # tags
     "data/traces.py": {"tool_call"},  # a tag
+    "settings/checks.py": {"calculator"},  # which the world's expert calls
     "methods/envs/several_tools.py": {"tool_call", "search"},  # a tag, and what a model calls
     "tools/open_page.py": {"http"},  # a scheme
     "methods/rewards/reseek.py": {"judge"},  # a tag

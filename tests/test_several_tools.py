@@ -357,6 +357,12 @@ def test_a_config_says_what_is_wrong_with_its_tools(tmp_path, monkeypatch):
         ValueError, match="tools=search, open_page, calculator, and env 'search_r1' calls none; set env="
     ):
         checks.check(replace(several, env=use("search_r1")))
+    checks.check(overrides.override(several, ["tools=", "env=search_r1"]))
+    with pytest.raises(
+        ValueError, match="trace_arithmetic: its expert computes; set env=several_tools tools=search,calc"
+    ):
+        checks.check(overrides.override(config.load("configs/two_tools.py"), ["tools=search"]))
+    checks.check(config.load("configs/two_tools.py"))
     names = [tool["function"]["name"] for tool in assemble.environment(several)(QUERY, []).tools]
     assert names == ["search", "open_page", "calculator"]
     for tools, message in [

@@ -277,7 +277,10 @@ def _plugins(config: Config, trains: bool) -> Iterator[str]:
         yield from _passages(config)
         if config.tools and "tools" not in plugins.signature("env", config.env.name).settings:
             named = ", ".join(tool.name for tool in config.tools)
-            yield f"tools={named}, and env {config.env.name!r} calls none; set env=several_tools, or tools=none"
+            yield f"tools={named}, and env {config.env.name!r} calls none; set env=several_tools, or no tools (tools=)"
+        computes = trains and config.sft.steps and config.data.traces == "world" and config.data.world
+        if computes and computes.get("trace_arithmetic") and "calculator" not in {tool.name for tool in config.tools}:
+            yield "data.world.trace_arithmetic: its expert computes; set env=several_tools tools=search,calculator"
     if trains and not wrong:
         yield from _expert(config)
         said = {kind: plugins.constants(kind, use.name) for kind, use in chosen_plugins(config).items()}
