@@ -17,7 +17,8 @@ from qr_jax.answers import fold
 from qr_jax.config import SET_PREFIX, Config, use
 from qr_jax.data import readers
 from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
-from qr_jax.data.world.generate import settings_from, vocabulary
+from qr_jax.data.world.generate import has_figures, settings_from, vocabulary
+from qr_jax.data.world.text import arithmetic_words
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
@@ -138,11 +139,29 @@ def searcher(config: Config, name: str | None = None) -> SearchFunction:
     """Return the config's search function, or that of the retriever `name` over the same passages."""
     chosen = config.retriever if name is None else use(name)
     make = plugins.bind("retriever", chosen)
-    return make(corpus=passages(config)) if plugins.wants_corpus(chosen) else make()
+    corpus = passages(config) if plugins.wants_corpus(chosen) else None
+    return with_tools(config, make() if corpus is None else make(corpus=corpus), corpus)
+
+
+def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage] | None = None) -> SearchFunction:
+    """Return the search function, which then answers calls of the config's tools too. `corpus` is what it searches."""
+    if not config.tools:
+        return search
+    reads = any("corpus" in plugins.signature("tool", tool.name).settings for tool in config.tools)
+    if corpus is None and reads and (config.data.corpus != "world" or config.data.train == "world"):
+        corpus = passages(config)
+    return _tools().answering(config.tools, {"search": search, "corpus": corpus, "k": config.rollout.search_k})
 
 
 def environment(config: Config):
-    return plugins.bind("env", config.env)
+    """Return the environment with its settings, and the schemas of the run's tools where there are some."""
+    provided = {"tools": _tools().schemas(config.tools)} if config.tools else {}
+    return plugins.bind("env", config.env, provided=provided)
+
+
+def _tools() -> Any:
+    """Load the module of a run's tools."""
+    return plugins.around("tools._of_run")
 
 
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
@@ -304,9 +323,10 @@ def for_one(config: Config) -> Config:
 
 def world_tokenizer(config: Config) -> WordTokenizer:
     """Make a tokenizer of the synthetic world's words, and of the environment's tags and further words."""
+    figures = arithmetic_words() if has_figures(settings_from(config.data.world)) else []
     named = plugins.constants("env", config.env.name)
     tags = [f"<{slash}{tag}>" for tag in named.get("TAGS", ()) for slash in ("", "/")]
-    return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ())])))
+    return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ()), *figures])))
 
 
 class Dealt:

@@ -311,6 +311,7 @@ class Config:
     data: Data = Data()
     env: Use = Use("search_r1")  # the dialect of searches and answers
     retriever: Use = Use("bm25")  # what searches ask
+    tools: tuple[Use, ...] = ()  # what an environment for several tools may call (docs/tools.md)
     reward: Use = Use("exact_match")  # what an answer is worth
     pool: Pool = Pool()
     rollout: Rollout = Rollout()
@@ -327,11 +328,17 @@ class Config:
 PLUGIN_AT = {kind: kind for kind in ("env", "retriever", "reward")}
 PLUGIN_AT |= {kind: f"pool.{kind}" for kind in ("rule", "rounds")}
 PLUGIN_AT |= {kind: f"learner.{kind}" for kind in ("advantage", "loss")}
+PLUGIN_AT |= {"tool": "tools"}  # a list of them
 
 
 def chosen_plugins(config: Config) -> dict[str, Use]:
-    """Return the plug-in of each kind."""
-    return {kind: attrgetter(place)(config) for kind, place in PLUGIN_AT.items()}
+    """Return the plug-in of each kind of which there is one."""
+    return {kind: chosen for kind, place in PLUGIN_AT.items() if isinstance(chosen := attrgetter(place)(config), Use)}
+
+
+def every_plugin(config: Config) -> list[tuple[str, Use]]:
+    """List (kind, plug-in) of all that a config names, tools too."""
+    return [*chosen_plugins(config).items(), *(("tool", tool) for tool in config.tools)]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -8,6 +8,7 @@ comparable with a judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,9 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
     turns = sum(turn.author == "model" for episode in episodes for turn in episode.turns)
     searches = sum(bool(turn.queries) for episode in episodes for turn in episode.turns)
     answered = sum(episode.stop == "answered" for episode in episodes)
+    named = ({getattr(asked, "tool", "search") for asked in turn.queries} for e in episodes for turn in e.turns)
+    calls = Counter(tool for tools in named for tool in tools)  # turns that call it
+    by_tool = {tool: calls[tool] / turns for tool in sorted(calls)}
     stops = {stop: sum(episode.stop == stop for episode in episodes) for stop in sorted({e.stop for e in episodes})}
     return {
         "searches_per_question": sum(len(t.queries) for episode in episodes for t in episode.turns) / count,
@@ -160,6 +164,7 @@ def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
         "turns": turns, "search_turn_share": searches / max(turns, 1),
         "well_formed_turn_share": (searches + answered) / max(turns, 1),
         "searching_question_share": sum(any(t.queries for t in e.turns) for e in episodes) / count, "stops": stops,
+        **({"turn_share_by_tool": by_tool} if {*by_tool} - {"search"} else {}),
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from qr_jax.data.limits import MOST_ID_CHARS
 from qr_jax.dialect import encodable
 from qr_jax.errors import PluginError, UserError
-from qr_jax.records import Ask, Passage, Say, Scores, Search, Stop, StopReason
+from qr_jax.records import Ask, Call, Passage, Say, Scores, Search, Stop, StopReason
 
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
@@ -109,7 +109,7 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
             raise PluginError(f"a first Say of role {result.role!r}; an episode opens with a message of role 'user'")
         return result
     queries = result.queries if isinstance(result, Search) else None
-    searches = isinstance(queries, tuple) and queries and all(isinstance(text, str) for text in queries)
+    searches = isinstance(queries, tuple) and queries and all(isinstance(asked, str | Call) for asked in queries)
     reasons = [reason for reason in get_args(StopReason) if reason != "fault"]
     stops = isinstance(result, Stop) and result.reason in reasons and isinstance(result.answer, str | None)
     if isinstance(result, Stop) and not stops:
@@ -140,6 +140,16 @@ def check_found(results: Any, queries: Sequence[str], k: int, /) -> list[list[Pa
         if not isinstance(result, Sequence) or isinstance(result, str):
             raise PluginError(f"a {type(result).__name__} for a query")
     return [list(map(_passage, result[:k])) for result in results]
+
+
+def check_called(results: Any, calls: Sequence[Call], /, **_: Any) -> list[list[Passage]]:
+    """Return a tool's result as a list of passages for each call; a text becomes a passage without id and title."""
+    if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != len(calls):
+        raise PluginError(f"{shown(results)} for {len(calls)} calls")
+    texts = [[result] if isinstance(result, str | Passage) else result for result in results]
+    if odd := [result for result in texts if not isinstance(result, list | tuple)]:
+        raise PluginError(f"{shown(odd[0])} for a call")
+    return [[_passage(Passage("", "", one) if isinstance(one, str) else one) for one in result] for result in texts]
 
 
 def _passage(item: Any) -> Passage:
@@ -249,6 +259,7 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "turns"),
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
+        provided=("tools",),  # JSON schemas of the run's tools
         # Its tags beside dialect.NAMES and words, which the world's vocabulary gets; an expert's searches a turn; the
         # tags of which the first in a turn decides, for those who play an exported agent.
         constants={
@@ -268,6 +279,16 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"DEVICES": bool},  # whether it computes on devices; a server leaves them alone for all others
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
         made=Contract((), ("queries", "k"), "a list of passages for each query, best first", check_found),
+    ),
+    "tool": Contract(
+        folders=("tools",),
+        given=("calls",),  # records.Call: call["text"] is the argument of that name
+        returns="a text, a Passage or a list of these for each call",
+        check=check_called,
+        # The retriever's search function, its passages where there are some, rollout.search_k, and a dict of its own.
+        provided=("search", "corpus", "k", "kept"),
+        constants={"DESCRIPTION": str, "PARAMETERS": Mapping[str, Any]},  # name -> JSON schema; no default: needed
+        beside=("schemas",),  # (**settings) -> schemas of the tools that it is, where they are several
     ),
     "reward": Contract(
         folders=("rewards", "methods/rewards"),

@@ -7,6 +7,7 @@ H heads, K key/value heads, F MLP width, B positions of the cache.
 An array's name ends in its axes: `reward_QG` is [queries, samples]. This file imports no jax.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,15 +48,38 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool; `arguments` is an object of JSON in one form, so that equal calls are equal (`call_of`)."""
+
+    tool: str
+    arguments: str
+
+    def given(self) -> dict[str, Any]:
+        """Return the arguments by name."""
+        return json.loads(self.arguments)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given()[name]
+
+    def __str__(self) -> str:
+        return f"{self.tool} {self.arguments}"
+
+
+def call_of(tool: str, arguments: Mapping[str, Any]) -> Call:
+    """Make a call. ValueError for arguments that JSON cannot hold."""
+    return Call(tool, json.dumps(arguments, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+@dataclass(frozen=True)
 class Turn:
-    """One side's text. An env turn that answers a search holds its queries and the passages of each query.
+    """One side's text. An env turn that answers a Search holds its queries and the passages of each query.
 
     A model turn that the chat template began with `<think>` begins with that tag, which is not sampled.
     """
 
     author: Literal["model", "env"]
     text: str
-    queries: tuple[str, ...] = ()
+    queries: tuple[str | Call, ...] = ()
     passages: tuple[tuple[Passage, ...], ...] = ()
 
 
@@ -84,9 +108,12 @@ class Say:
 
 @dataclass(frozen=True)
 class Search:
-    """An environment's move: run these queries; their passages come back as the `passages` of an env turn."""
+    """An environment's move: run these queries; their passages come back as the `passages` of an env turn.
 
-    queries: tuple[str, ...]
+    A text goes to the retriever, a Call to its tool.
+    """
+
+    queries: tuple[str | Call, ...]
 
 
 @dataclass(frozen=True)
@@ -202,4 +229,4 @@ class Outcome:
 
 
 Memory = Mapping[str, np.ndarray]
-SearchFunction = Callable[[list[str], int], Sequence[Sequence[Passage]]]
+SearchFunction = Callable[[list[Any], int], Sequence[Sequence[Passage]]]  # of texts, and of Calls where there are tools

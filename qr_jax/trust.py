@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import SET_PREFIX, Config, Data, chosen_plugins
+from qr_jax.config import SET_PREFIX, Config, Data, every_plugin
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
+STARTED, HOSTS = "command", "hosts"  # of a tool: the program that it starts, and whose pages it reads
 
 
 def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
@@ -54,7 +55,7 @@ def remember(config: Config) -> None:
 
 def asks(config: Config) -> list[str]:
     """List, in words, what a config asks for that may do harm: code, hosts, secrets, a bucket, files to write."""
-    found = [text for kind, chosen in chosen_plugins(config).items() for text in asks_of(kind, chosen)]
+    found = [text for kind, chosen in every_plugin(config) for text in asks_of(kind, chosen)]
     if config.train.bucket:
         found.append(f"the bucket {config.train.bucket}, to read, to write, and to run compiled programs from")
     data = config.data
@@ -82,6 +83,8 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     elif not settings[URL].required and settings[URL].default == values[URL] == "":
         return found  # a judge that is not asked: nothing is sent, and no verdict kept
     found += [f"{kind} {chosen.name!r}: to write into {values[name]}" for name in WRITTEN if values.get(name)]
+    found += [f"{kind} {chosen.name!r}: to start {' '.join(values[STARTED])}"] if values.get(STARTED) else []
+    found += [f"{kind} {chosen.name!r}: to read pages of {host}" for host in values.get(HOSTS) or ()]
     secrets = [value for name, value in values.items() if name.endswith(SECRET) and isinstance(value, str)]
     if URL in values or secrets:
         told = f", with the secret in {' and '.join(secrets)}" if secrets else ""

@@ -29,7 +29,7 @@ from judge_server import Server
 from qr_jax.answers import normalise
 from qr_jax.sets.synth import prompts
 
-NAMES = {prompt.text: prompt.name for prompt in prompts.ALL}
+NAMES = {prompt.text: prompt.name for prompt in (*prompts.ALL, prompts.CALL)}
 
 
 def chance(*parts):
@@ -114,6 +114,17 @@ class Script:
             return {"thought": f"I look this up, for the {sample}th time.", "queries": lacking[: data["parallel"]]}
         luck = chance("play", data["question"], sample)
         return {"thought": "I have read enough.", "answer": answer if luck > 0.2 else f"not {luck:.6f}"}
+
+    def call(self, data, sample):
+        """Play with tools: the first search, then a calculation that nobody asked for, and so on as `play`."""
+        said = self.play(data, sample)
+        if "answer" in said:
+            return said
+        asked = " ".join(turn.get("you", "") for turn in data["seen"])
+        calls = [{"name": "search", "arguments": {"query": title}} for title in said["queries"]]
+        if "calculator" not in asked:
+            calls = [{"name": "calculator", "arguments": {"expression": f"{sample} + 1"}}, *calls]
+        return {"thought": said["thought"], "calls": calls}
 
 
 class Teacher:

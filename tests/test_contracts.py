@@ -16,7 +16,7 @@ from qr_jax.errors import PluginError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE
 from qr_jax.pool.pool import _note, create
 from qr_jax.pool.verdict import judge
-from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, grades
+from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, call_of, grades
 from qr_jax.settings.settings import Use
 
 PACKAGE = Path(plugins.__file__).parent
@@ -44,6 +44,7 @@ DATA = {
     "rounds": (POOL, [OUTCOME]),
     "env": (QUERY, []),
     "retriever": (),
+    "tool": ([call_of("any", {"query": "Where is A?", "expression": "1 + 2", "id": "1"})],),
     "reward": (QUERY, EPISODES),
     "advantage": {
         "grades": GRADES,
@@ -61,6 +62,8 @@ def bound(kind, name):
     use = Use(name, plugins.constants(kind, name).get(EXAMPLE, {}))
     use = Use(name, plugins.check(kind, use))
     provided = {"corpus": CORPUS} if kind == "retriever" and plugins.wants_corpus(use) else SIZES
+    if kind == "tool":
+        provided = {"search": lambda queries, k: [CORPUS[:k] for _ in queries], "corpus": CORPUS, "k": 1, "kept": {}}
     return plugins.bind(kind, use, provided=provided)
 
 
@@ -147,6 +150,7 @@ MORE = {
         Search((1,)), Stop("fault"), Stop("answered", 3), Say("x", tools="abc"), Say("x", tools=("abc",)),  # pyright: ignore
         Say("x", "inline"),
     ],
+    "tool": [[], ["a", "b"], [1], [[1]], ["a" for _ in range(2)], [{"text": "a"}], [None], [[["a"]]]],
     "reward": [
         np.ones((SAMPLES, 1)), Scores(np.ones(2)), Scores(np.ones(SAMPLES), outcome_G=[0, 1, 2]),
         Scores(np.ones(SAMPLES), outcome_G=1), Scores(np.ones(SAMPLES), turn_GT=[[1], [1], [1]]),
@@ -184,7 +188,7 @@ def test_what_may_be_returned_passes_each_check():
     passes = {
         "rule": [(np.ones(4), {}), (np.ones(4, int), {"seen": np.zeros(4, bool)})],
         "rounds": [None, Ask(1), Ask(0, {2: 3}), Ask(np.int64(2))],
-        "env": [Say("x"), Search(("a", "b")), Stop("answered", ""), Stop("turns")],
+        "env": [Say("x"), Search(("a", "b")), Search(("a", call_of("b", {}))), Stop("answered", ""), Stop("turns")],
         "retriever": [lambda queries, k: []],
         "advantage": [jnp.ones((GROUPS, SAMPLES)), jnp.ones((GROUPS, SAMPLES, 7)), jnp.ones((N, TOKENS), jnp.bfloat16)],
         "loss": [(jnp.ones((N, TOKENS)), {}), (jnp.ones((N, TOKENS)), {"ratio": jnp.ones((N, TOKENS))})],
@@ -265,7 +269,11 @@ OTHER_WORDS = {
     "lab/gguf.py": {"none"},  # a rope's kind
     "search/check.py": {"search_r1"},  # a protocol
     "search/http_post.py": {"http"},  # a scheme
-    "rewards/_format.py": {"tool_call"},  # a tag
+    "rewards/_format.py": {"tool_call", "search"},  # tags
+    "data/traces.py": {"tool_call"},  # a tag
+    "settings/checks.py": {"calculator"},  # which the world's expert calls
+    "methods/envs/several_tools.py": {"tool_call", "search"},  # a tag, and what a model calls
+    "tools/open_page.py": {"http"},  # a scheme
     "methods/rewards/reseek.py": {"judge"},  # a tag
     "cli/overrides.py": {"none"},  # what people type for None
 }

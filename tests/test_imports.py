@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "qr_jax"
 CORE_PLUGINS = ("pool.rules", "pool.rounds", "envs", "retrievers", "rewards", "learner.advantages", "learner.losses")
 # What stands around the core, which trains, resumes and evaluates alone and loads it by name (plugins.around).
-AROUND = ("search", "sets", "lab", "methods", "cli")
+AROUND = ("search", "sets", "lab", "methods", "tools", "cli")
 # A module imports from its own row and the rows above it, nothing from below. What is named ("pool.rules") is apart
 # from the room that it lies in.
 ROWS = (
@@ -21,7 +21,7 @@ ROWS = (
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
     "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files "
     "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
-    " ".join((*CORE_PLUGINS, "methods", "search.retrievers")),
+    " ".join((*CORE_PLUGINS, "methods", "search.retrievers", "tools")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
     "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
     "search.server_metrics",
@@ -33,7 +33,7 @@ ROWS = (
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row.split()}
 # Rooms that do not import one another.
-APART = ((*CORE_PLUGINS, "methods", "search.retrievers"), ("rollout", "learner", "run.checkpoint"))
+APART = ((*CORE_PLUGINS, "methods", "search.retrievers", "tools"), ("rollout", "learner", "run.checkpoint"))
 # These run in a process without jax. In a folder all files do, but those excepted.
 HOST = ("records", "settings", "pool", "data", "logging", "config", "plugins", "answers", "dialect", "interfaces")
 HOST += ("evaluation", "errors", "envs", "retrievers", "rewards", "rollout.tools", "__main__", *AROUND)

@@ -30,7 +30,8 @@ OTHER_COMMANDS = {
 REMOVED_OPTIONS: Mapping[str, str] = {
     name: "--trust allows all that a run asks for" for name in ("--allow-plugins", "--allow-host")
 }
-TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "reward", "advantage", "loss")  # names without a dot
+# Names without a dot.
+TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "tools", "reward", "advantage", "loss")
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "serve-retriever", "chat")
 

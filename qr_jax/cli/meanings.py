@@ -150,10 +150,11 @@ def _of_plugin(kind: str, name: str) -> Section:
     if not function:
         raise UserError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
     place, settings = config.PLUGIN_AT[kind], []
+    within = f"{place}.{name}" if kind == "tool" else place  # one of a list
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:
             wanted = describe(known[argument.arg].type) if known[argument.arg].type is not Any else "any value"
-            settings.append(Described(f"{place}.{argument.arg}", wanted, _default(default), _said(argument, comments)))
+            settings.append(Described(f"{within}.{argument.arg}", wanted, _default(default), _said(argument, comments)))
     return Section(f"{place}={name}", _about(file.__doc__), tuple(settings), name)
 
 

@@ -143,6 +143,10 @@ def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any =
         value = _whole(here, text, hints[name])
     elif isinstance(current, Use):
         value = _set_plugin(name, current, rest, text, here)
+    elif len(rest) > 1 and isinstance(current, tuple) and current and all(isinstance(one, Use) for one in current):
+        at = _place(current, rest[0], here)
+        changed = _set_plugin(name.removesuffix("s"), current[at], rest[1:], text, f"{here}.{rest[0]}")
+        value = (*current[:at], changed, *current[at + 1 :])
     elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
         value = _set(current, rest, text, here + ".", top)
     else:

@@ -1,5 +1,6 @@
 """Expert traces for the cold start: read from a file, checked against an environment, and written in its dialect."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ from qr_jax import dialect
 from qr_jax.data.parsing import Row, query_of, texts
 from qr_jax.data.readers import read
 from qr_jax.errors import UserError
-from qr_jax.records import Query, Say, Search, Stop, Trace, Turn
+from qr_jax.records import Call, Query, Say, Search, Stop, Trace, Turn, call_of
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
-TEXT_IN_LIST = re.compile(r'(\[|, )"([^"]+)"(?!:)')  # of JSON
+TEXT_IN_LIST = re.compile(r'(\[|, |\{"(?!name)\w+": )"([^"]+)"(?!:)')  # of JSON, or the first in an object
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
 TRIED = 100  # traces of which one must be played to its end before anything is compiled
 MADE_TRACES = ("world", "supporting", "retrieved")  # words that data.traces may be instead of files
@@ -83,15 +84,25 @@ def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
     Up to `parallel` searches of an intersection, which do not depend on each other, become one turn, with one thought.
     """
     acts = [(THOUGHT.match(turn), dialect.read(turn)[0][0]) for turn in trace.turns]
-    asked = [" ".join(act.text.split()) for _, act in acts if act.name == "search"]
+    asked = [_asked(act) for _, act in acts if act.name != "answer"]
     at_once = parallel if trace.query.meta.get("kind") == "intersection" else 1
     turns = []
     for at in range(0, len(asked), at_once):
         turns.append(((acts[at][0] or ("", ""))[1], tuple(asked[at : at + at_once]), None))
-    turns += [((thought or ("", ""))[1], (), act.text.strip()) for thought, act in acts if act.name != "search"]
+    turns += [((thought or ("", ""))[1], (), act.text.strip()) for thought, act in acts if act.name == "answer"]
     return Trace(trace.query, tuple(write(*turn) for turn in turns))
 
 
+def _asked(act: dialect.Block) -> str | Call:
+    """Return what an expert's act asks: a search's query, or the call of a tool, in JSON."""
+    if act.name == "tool_call":
+        call = json.loads(act.text)
+        return call_of(call["name"], call["arguments"])
+    return " ".join(act.text.split())
+
+
 def spaced(turn: str) -> str:
-    """Put a blank on each side of a text in a JSON list of an expert's turn, for a vocabulary of whole words."""
+    """Put a blank on each side of a text in a JSON list of an expert's turn, or first in an object, for a vocabulary of
+    whole words.
+    """
     return TEXT_IN_LIST.sub(r'\1" \2 "', turn)

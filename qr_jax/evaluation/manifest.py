@@ -46,10 +46,12 @@ def manifest(
     decoding = {name: getattr(settings.rollout, name) for name in ROLLOUT}
     decoding |= (sampling(settings) if samples else GREEDY) | {"samples": samples}
     asked = {name: {"count": len(part), "sha256": questions_sha256(part)} for name, part in questions.items()}
+    tools = {"tools": [_plugin("tool", tool) for tool in settings.tools]} if settings.tools else {}
     return plain({
         "format": 2, "questions": asked, "split": split, "corpus_sha256": dict(corpora), "retriever": searched,
         "env": _plugin("env", settings.env) | {"prompt_sha256": prompt_sha256},
         "decoding": decoding | {"seed": settings.seed if samples else None}, "judge": judge, "model": dict(model),
+        **tools,
     })  # fmt: skip
 
 

@@ -65,9 +65,9 @@ def corpus(
         retriever = use(retriever.name, **{**retriever.settings, "index": folder})
     make = plugins.bind("retriever", retriever)
     if not plugins.wants_corpus(retriever):
-        return Corpus(make, None)
+        return Corpus(lambda: assemble.with_tools(settings, make()), None)
     passages = read()
-    return Corpus(lambda: make(corpus=passages), corpus_hash(passages))
+    return Corpus(lambda: assemble.with_tools(settings, make(corpus=passages), passages), corpus_hash(passages))
 
 
 def with_retriever(settings: Config, name: str | None) -> Config:

@@ -245,7 +245,7 @@ class _Asking:
 
 
 def _told(episode: Episode) -> dict[str, Any]:
-    searched = [text for turn in episode.turns for text in turn.queries]
+    searched = [str(asked) for turn in episode.turns for asked in turn.queries]
     said = {"answer": episode.answer, "stop": episode.stop}
     return said | {"searched": searched, "tokens": int(episode.mask_L.sum())}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qr_jax.errors import UserError
-from qr_jax.records import Episode, Passage, Query, Turn
+from qr_jax.records import Call, Episode, Passage, Query, Turn
 
 ARRAY = "__array__"
 
@@ -100,5 +100,6 @@ def episode_from_plain(plain: Mapping[str, Any]) -> Episode:
     turns = []
     for turn in plain["turns"]:
         passages = tuple(tuple(Passage(**passage) for passage in ranked) for ranked in turn["passages"])
-        turns.append(Turn(turn["author"], turn["text"], tuple(turn["queries"]), passages))
+        queries = tuple(Call(**asked) if isinstance(asked, Mapping) else asked for asked in turn["queries"])
+        turns.append(Turn(turn["author"], turn["text"], queries, passages))
     return Episode(**{**plain, "query": Query(**query), "turns": tuple(turns)})

@@ -20,7 +20,7 @@ from qr_jax.logging import terminal
 from qr_jax.models import costs
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
-from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
+from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, StopReason, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.kv_cache import KVCache
@@ -194,7 +194,7 @@ class _Rollout:
 
     # ---- searches
 
-    def _ask(self, wishes: list[tuple[EpisodeState, tuple[str, ...]]]) -> None:
+    def _ask(self, wishes: list[tuple[EpisodeState, tuple[str | Call, ...]]]) -> None:
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
@@ -302,7 +302,7 @@ class _Rollout:
 
     # ---- decoding
 
-    def _tick(self) -> list[tuple[EpisodeState, tuple[str, ...]]]:
+    def _tick(self) -> list[tuple[EpisodeState, tuple[str | Call, ...]]]:
         """Decode one chunk and let the environment answer every turn that ended; returns episodes and their searches.
 
         While the device decodes, the host takes the search results that are due at the next tick.
@@ -346,7 +346,7 @@ class _Rollout:
         seen_X = seen_NC[step_C[None] < count_N[:, None]]
         return round(costs.attended(self.rows.cfg, seen_X)) - len(seen_X)
 
-    def _move_on(self, live: EpisodeState) -> tuple[str, ...] | None:
+    def _move_on(self, live: EpisodeState) -> tuple[str | Call, ...] | None:
         """Ask the environment after the model's turn. Return the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1

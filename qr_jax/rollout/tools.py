@@ -10,7 +10,7 @@ from typing import Any
 from qr_jax.config import Rollout
 from qr_jax.data.characters import cut_before, is_mark, is_unspaced
 from qr_jax.errors import PluginError
-from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
+from qr_jax.records import Call, Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
 FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
 LONG_WORD = 32  # characters; a longer word may be cut inside
@@ -42,7 +42,7 @@ class Searched:
     `cut` passages that were too long.
     """
 
-    by_query: Mapping[str, tuple[Passage, ...] | Fault]
+    by_query: Mapping[str | Call, tuple[Passage, ...] | Fault]
     asked: int
     unique: int
     failed: int
@@ -53,7 +53,7 @@ class Searched:
 
 def run_searches(
     search: SearchFunction,
-    queries: Sequence[str],
+    queries: Sequence[str | Call],
     k: int,
     *,
     deadline_s: float,
@@ -65,28 +65,29 @@ def run_searches(
     """Return the passages of each different query, at most k, or a Fault; an error of the search function is never
     raised.
 
-    All queries go in one call. If it raises (as `plugins.checked` does for a wrong result), every query still
-    without passages is tried alone, `retries` times, after pauses with jitter, so that one bad query does not fault the
-    rest. A query without passages after `deadline_s`, retries included, gets a Fault. A call that hangs is left behind
+    All queries go in one call, and those of each tool, at the same time, in one of their own. If one raises (as
+    `plugins.checked` does for a wrong result), each of its queries is tried alone, `retries` times, after pauses with
+    jitter, so that one bad query does not fault the rest. A query without passages after `deadline_s`, retries
+    included, gets a Fault. A call that hangs is left behind
     in its daemon thread (nothing can end it), so a search function must bear a new call while an older one still runs.
     Of a passage's title and text together `passage_chars` characters are kept.
     """
     started, calls = clock(), 0
     pending = list(dict.fromkeys(queries))
-    by_query: dict[str, tuple[Passage, ...] | Fault] = {}
+    by_query: dict[str | Call, tuple[Passage, ...] | Fault] = {}
     for attempt in range(retries + 1):
         if attempt and pending:
             pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
             sleep(max(0.0, min(pause_s, started + deadline_s - clock())))
-        batches = [[query] for query in pending] if attempt or not pending else [pending]
-        for batch in batches:
+        for batches in [[[query]] for query in pending] if attempt else [_by_tool(pending)]:
             left_s = started + deadline_s - clock()
             if left_s <= 0:
                 late = Fault(f"no result within {deadline_s:g} s")
-                by_query.update({query: by_query.get(query, late) for query in batch})
+                by_query.update({query: by_query.get(query, late) for batch in batches for query in batch})
                 continue
-            calls += 1
-            by_query.update(zip(batch, _call(search, batch, k, left_s)))
+            calls += len(batches)
+            for batch, results in zip(batches, _call(search, batches, k, left_s), strict=True):
+                by_query.update(zip(batch, results))
         pending = [query for query in pending if isinstance(by_query[query], Fault)]
     failed, cut = sum(isinstance(result, Fault) for result in by_query.values()), 0
     for query, result in by_query.items():
@@ -105,7 +106,7 @@ def limits(settings: Rollout) -> dict[str, Any]:
     }
 
 
-def found(search: SearchFunction, queries: Sequence[str], k: int, **how: Any) -> list[tuple[Passage, ...]]:
+def found(search: SearchFunction, queries: Sequence[str | Call], k: int, **how: Any) -> list[tuple[Passage, ...]]:
     """Return each query's passages, by `run_searches`; for a Fault raise what the search raised, or TimeoutError."""
     passages = []
     by_query = run_searches(search, queries, k, **how).by_query
@@ -134,11 +135,20 @@ def _first_chars(text: str, chars: int) -> str:
     return text if end >= len(text) else _to_a_word(text, end) or text[:end]
 
 
-def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> list[tuple[Passage, ...] | Fault]:
-    """Call the search in a thread of its own: passages for each query, or the same Fault for all."""
-    outcome: list[Any] = []
+def _by_tool(queries: Sequence[str | Call]) -> list[list[str | Call]]:
+    batches: dict[str, list[str | Call]] = {}
+    for query in queries:
+        batches.setdefault(query.tool if isinstance(query, Call) else "", []).append(query)
+    return list(batches.values())
 
-    def work() -> None:
+
+def _call(search: SearchFunction, batches: Sequence[list], k: int, limit_s: float) -> list[Sequence[Any]]:
+    """Call the search for each batch, all at once, each in a thread of its own: passages for each query of the batch,
+    or the same Fault for all.
+    """
+    outcomes: list[list[Any]] = [[] for _ in batches]
+
+    def work(batch: list, outcome: list[Any]) -> None:
         try:
             found = search(list(batch), k)
             if len(found) != len(batch):
@@ -149,12 +159,18 @@ def _call(search: SearchFunction, batch: list[str], k: int, limit_s: float) -> l
             named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             outcome.append(Fault(named[:300], isinstance(error, WRONG), error))
 
-    thread = threading.Thread(target=work, name="search", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if not outcome:
-        return [Fault(f"no result after {limit_s:.3g} s")] * len(batch)
-    return [outcome[0]] * len(batch) if isinstance(outcome[0], Fault) else outcome[0]
+    work_of = zip(batches, outcomes, strict=True)
+    threads = [threading.Thread(target=work, args=each, name="search", daemon=True) for each in work_of]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
+    late = Fault(f"no result after {limit_s:.3g} s")
+    results = [next(iter(outcome), late) for outcome in outcomes]
+    return [
+        [each] * len(batch) if isinstance(each, Fault) else each for batch, each in zip(batches, results, strict=True)
+    ]
 
 
 def fit_observation(

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import PLUGIN_AT, Config, chosen_plugins
+from qr_jax.config import PLUGIN_AT, Config, every_plugin
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.settings.settings import Use, differences, plain
 
 FILE = "plugins.json"
 
-Record = Mapping[str, Mapping[str, Any]]  # kind -> name, settings, and of a user's file sha256 (and `earlier` ones)
+Record = Mapping[
+    str, Mapping[str, Any]
+]  # kind (or "tool NAME") -> name, settings, and of a user's file sha256 (and `earlier` ones)
 
 
 def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:
@@ -22,12 +24,13 @@ def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:
     Hashes that `before`, the record of an earlier attempt, has of the same plug-in are kept as `earlier`, in order.
     """
     found = {}
-    for kind, chosen in chosen_plugins(config).items():
-        found[kind] = {"name": chosen.name, "settings": settings_of(kind, chosen)}
+    for kind, chosen in every_plugin(config):
+        name = f"tool {chosen.name}" if kind == "tool" else kind
+        found[name] = {"name": chosen.name, "settings": settings_of(kind, chosen)}
         if code := code_sha256(kind, chosen.name):
-            known = before.get(kind, {})
+            known = before.get(name, {})
             earlier = [*known.get("earlier", ()), *filter(None, [known.get("sha256")])]
-            found[kind] |= {"sha256": code, "earlier": [one for one in earlier if one != code]}
+            found[name] |= {"sha256": code, "earlier": [one for one in earlier if one != code]}
     return found
 
 
@@ -64,6 +67,8 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
     """
     there, here = plain(begun), plain(config)
     for kind, known in now.items():
+        if kind not in PLUGIN_AT:  # a tool: what the config gives it is compared below, as it stands there
+            continue
         section = PLUGIN_AT[kind].partition(".")[0] if "." in PLUGIN_AT[kind] else ""
         parts = [tree[section] if section else tree for tree in (there, here)]
         if parts[0][kind]["name"] == parts[1][kind]["name"]:

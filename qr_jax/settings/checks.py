@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import PLUGIN_AT, Config, chosen_plugins, from_json
+from qr_jax.config import PLUGIN_AT, Config, chosen_plugins, every_plugin, from_json
 from qr_jax.data.readers import resolve, rows
 from qr_jax.data.traces import MADE_TRACES, NO_TRACES
 from qr_jax.data.world.generate import WorldSettings
@@ -270,9 +270,9 @@ def _plugins(config: Config, trains: bool) -> Iterator[str]:
 
     Unless the command `trains`, only those that play and grade an episode are looked at.
     """
-    chosen = {kind: use for kind, use in chosen_plugins(config).items() if trains or PLUGIN_AT[kind] == kind}
+    chosen = [(kind, use) for kind, use in every_plugin(config) if trains or "." not in PLUGIN_AT[kind]]
     wrong = False
-    for kind, use in chosen.items():
+    for kind, use in chosen:
         for plugin in (use, *inside(use.settings)):
             try:
                 plugins.check(kind, plugin)
@@ -281,9 +281,15 @@ def _plugins(config: Config, trains: bool) -> Iterator[str]:
                 yield str(error)
     if not wrong:
         yield from _passages(config)
+        if config.tools and "tools" not in plugins.signature("env", config.env.name).settings:
+            named = ", ".join(tool.name for tool in config.tools)
+            yield f"tools={named}, and env {config.env.name!r} calls none; set env=several_tools, or no tools (tools=)"
+        computes = trains and config.sft.steps and config.data.traces == "world" and config.data.world
+        if computes and computes.get("trace_arithmetic") and "calculator" not in {tool.name for tool in config.tools}:
+            yield "data.world.trace_arithmetic: its expert computes; set env=several_tools tools=search,calculator"
     if trains and not wrong:
         yield from _expert(config)
-        said = {kind: plugins.constants(kind, use.name) for kind, use in chosen.items()}
+        said = {kind: plugins.constants(kind, use.name) for kind, use in chosen_plugins(config).items()}
         yield from _constants(config, said)
 
 

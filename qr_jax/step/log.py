@@ -322,7 +322,7 @@ def episode_row(
     """
     turns: list[dict[str, Any]] = [
         {"author": turn.author, "text": turn.text}
-        | ({"queries": list(turn.queries)} if turn.queries else {})
+        | ({"queries": list(map(str, turn.queries))} if turn.queries else {})
         | ({"passages": [[passage.id for passage in ranked] for ranked in turn.passages]} if turn.passages else {})
         for turn in episode.turns
     ]

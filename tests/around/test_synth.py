@@ -22,9 +22,10 @@ from judge_server import serving as serving_replies
 from qr_jax.answers import exact_match
 from qr_jax.cli import cli, interrupts
 from qr_jax.data import readers
-from qr_jax.data.traces import read_traces
+from qr_jax.data.traces import check_played, read_traces
 from qr_jax.dialect import read
 from qr_jax.lab import hf_folder
+from qr_jax.methods.envs import several_tools
 from qr_jax.records import Passage, Query
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import data_check
@@ -182,6 +183,18 @@ def test_tool_call_s_trajectories_search_in_parallel(tmp_path, teacher):
     assert max(len(call["arguments"]["queries"]) for call in calls) > 1
     assert len(traces) > len({trace.query.question for trace in traces})  # several of a question, all different
     assert len({(trace.query.question, trace.turns) for trace in traces}) == len(traces)
+
+
+def test_trajectories_with_tools_call_several_of_them_and_can_be_trained_on(tmp_path, teacher):
+    tools = (Use("search"), Use("calculator"))
+    with teacher_server.serving(teacher) as url:
+        with pytest.raises(ValueError, match="--tool, and env 'tool_call' calls none; give --env several_tools"):
+            run.run(asked(tmp_path, url, env=Use("tool_call"), tools=tools), say=print)
+        run.run(asked(tmp_path, url, env=Use("several_tools"), tools=tools), say=print)
+    traces = read_traces(tmp_path / "out" / "traces.jsonl")
+    calls = [json.loads(block.text) for trace in traces for turn in trace.turns[:-1] for block in read(turn)[0]]
+    assert {call["name"] for call in calls} == {"search", "calculator"} and len(traces) >= 4
+    check_played(traces, several_tools.several_tools, several_tools.expert_turn)
 
 
 def test_what_stands_in_an_evaluation_set_or_was_asked_before_is_refused(tmp_path, teacher):

@@ -130,7 +130,7 @@ def _episode_json(episode: Any) -> dict[str, Any]:
     for turn in episode.turns:
         passages = [passage.id for found in turn.passages for passage in found]
         wrote = {"author": turn.author, "text": turn.text}
-        turns.append(wrote | {"queries": list(turn.queries), "passages": passages})
+        turns.append(wrote | {"queries": list(map(str, turn.queries)), "passages": passages})
     return {"question": episode.query.question, "answer": episode.answer, "stop": episode.stop, "turns": turns}
 
 

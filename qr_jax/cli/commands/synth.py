@@ -33,6 +33,8 @@ def add(command: Any) -> None:
     add("--mix", type=_mix, metavar="NAME=N,...", help=text)
     add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
     add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")
+    text = "a tool that trajectories may call, of an environment for several (several_tools); repeat it for more"
+    add("--tool", action="append", default=[], metavar="NAME", help=text)
     add("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
     add("--k", type=whole(1), default=3, metavar="N", help="passages of a search (3)")
     add("--licence", metavar="TEXT", help="the corpus's, for the card")
@@ -63,16 +65,18 @@ def _synth(arguments: argparse.Namespace) -> int:
     from qr_jax.sets.synth.teacher import Bounds
 
     check_writable(arguments.out, "OUT")
-    usual = Config(retriever=Use(arguments.retriever), env=Use(arguments.env))
+    usual = Config(retriever=Use(arguments.retriever), env=Use(arguments.env), tools=tuple(map(Use, arguments.tool)))
     chosen = override(usual, arguments.overrides)
-    if replace(chosen, retriever=usual.retriever, env=usual.env) != usual:
+    if replace(chosen, retriever=usual.retriever, env=usual.env, tools=usual.tools) != usual:
         raise UserError("a setting of synth is the retriever's or the environment's, as in retriever.k1=0.9")
     given = {name: value for name, value in vars(arguments).items() if name in run.Asked.__dataclass_fields__}
     bounds = Bounds(
         arguments.max_calls, arguments.max_tokens, arguments.reply_tokens, arguments.timeout_s, arguments.patience_s,
         tuple(arguments.leave_out),
     )  # fmt: skip
-    asked = run.Asked(**given | {"env": chosen.env, "retriever": chosen.retriever, "bounds": bounds})
+    asked = run.Asked(
+        **given | {"env": chosen.env, "retriever": chosen.retriever, "tools": chosen.tools, "bounds": bounds}
+    )
     with interrupts.hearing_sigterm():
         found = run.run(asked, terminal.say)
     show(found, arguments.json, card.told)

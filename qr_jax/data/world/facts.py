@@ -51,8 +51,8 @@ def distinct(seed: int, purpose: str, subjects: int, objects: int) -> np.ndarray
     return permutation(seed, purpose, objects)[:subjects]
 
 
-def make_facts(seed: int, sizes: Mapping[str, int]) -> Facts:
-    """Make all facts of a world with `sizes[type]` entities of each type."""
+def make_facts(seed: int, sizes: Mapping[str, int], *, figures: bool = False) -> Facts:
+    """Make all facts of a world with `sizes[type]` entities of each type; with `figures` those in figures, too."""
     names = {type: make_names(seed, type, sizes[type]) for type in text.TYPES}
     targets = {}
     for relation in text.RELATIONS.values():
@@ -61,6 +61,12 @@ def make_facts(seed: int, sizes: Mapping[str, int]) -> Facts:
             assign = distinct if relation.object == text.PERSON else evenly
             targets[relation.name] = assign(seed, relation.name, sizes[relation.subject], sizes[relation.object])
     targets["capital"] = capitals(seed, targets["country"], sizes[text.COUNTRY])
+    if figures:
+        names[text.NUMBER] = list(map(str, range(2 * text.LARGEST + 1)))
+        span = text.LARGEST + 1 - text.SMALLEST
+        for relation in text.NUMERIC.values():
+            raws = numbers(seed, relation.name, sizes[relation.subject]) % span
+            targets[relation.name] = raws.astype(np.int64) + text.SMALLEST
     return Facts(seed, names, targets)
 
 
@@ -108,7 +114,7 @@ def document_id(facts: Facts, relation: text.Relation, subject: int) -> str:
 def make_documents(facts: Facts) -> list[Passage]:
     """Make one document a fact: the title is the subject, the text states relation and object in one of two ways."""
     documents = []
-    for relation in text.RELATIONS.values():
+    for relation in (text.EVERY[name] for name in text.EVERY if name in facts.targets):
         subjects, objects = facts.names[relation.subject], facts.names[relation.object]
         ways = numbers(facts.seed, f"documents {relation.name}", len(subjects)) % len(text.DOCUMENTS)
         for subject, (way, target) in enumerate(zip(ways, facts.targets[relation.name], strict=True)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from qr_jax.data.world import text
 from qr_jax.data.world.facts import Facts, make_documents, make_facts, numbers
-from qr_jax.data.world.questions import Problem, chains, comparisons, intersections, query, turns
+from qr_jax.data.world.questions import Problem, calculations, chains, comparisons, intersections, query, turns
 from qr_jax.data.world.text import vocabulary
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Trace
@@ -59,6 +59,8 @@ class WorldSettings:
     trace_intersection: float = 0.04  # share of the traces
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
     trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
+    arithmetic: float = 0.0  # share of questions: sums and differences of two facts in figures, which a world then has
+    trace_arithmetic: float = 0.0  # share of the traces; an expert computes with the tool calculator
     impossible: float = 0.0  # share of the training questions whose gold answer no passage holds and no word spells
     listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
 
@@ -80,7 +82,7 @@ def check(settings: WorldSettings) -> None:
     if not 1 <= settings.trace_phrasings <= 4:
         raise UserError(f"trace_phrasings={settings.trace_phrasings} must be 1 to 4: a relation has four phrasings")
     for traced in ("", "trace_"):
-        hops, others = f"{traced}hops", [f"{traced}{kind}" for kind in ("comparison", "intersection")]
+        hops, others = f"{traced}hops", [f"{traced}{kind}" for kind in ("comparison", "intersection", "arithmetic")]
         weights, rest = getattr(settings, hops), [getattr(settings, name) for name in others]
         if not 1 <= len(weights) <= 4 or min(weights) < 0 or sum(weights) <= 0:
             raise UserError(f"{hops}={weights} must be one to four weights (of 1 to 4 hops), 0 or more, not all 0")
@@ -116,11 +118,20 @@ def sizes_of(settings: WorldSettings) -> dict[str, int]:
     return {type: max(2, round(count * settings.documents / stated)) for type, count in defaults.items()}
 
 
+def has_figures(settings: WorldSettings) -> bool:
+    """Return True if the world has facts in figures, to compute with."""
+    return settings.arithmetic > 0 or settings.trace_arithmetic > 0
+
+
 def settings_hash(settings: WorldSettings) -> str:
     """Return 16 hexadecimal digits that change with the settings and with the words worlds are made of."""
     relations = [asdict(relation) for relation in text.RELATIONS.values()]
     frames = [text.DOCUMENTS, text.CHAIN, text.COMPARISON, text.CHOICE, text.INTERSECTION, text.ALIASES]
-    content = json.dumps([CONTENT, asdict(settings), vocabulary(), relations, frames], sort_keys=True)
+    kept = {name: value for name, value in asdict(settings).items() if not name.endswith("arithmetic")}
+    if has_figures(settings):  # all other worlds keep the hashes that they had before there were any
+        figures = [asdict(relation) for relation in text.NUMERIC.values()]
+        kept, frames = asdict(settings), [*frames, figures, text.ARITHMETIC, text.arithmetic_words()]
+    content = json.dumps([CONTENT, kept, vocabulary(), relations, frames], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -143,7 +154,7 @@ def build(settings: WorldSettings) -> World:
 
     ValueError if it has fewer distinct questions than the settings ask for.
     """
-    facts = make_facts(settings.seed, sizes_of(settings))
+    facts = make_facts(settings.seed, sizes_of(settings), figures=has_figures(settings))
     chosen = deal(settings, facts)
     has = {split: len(chosen[split]) for split in ("train", "dev", "test")}
     if any(count < getattr(settings, split) for split, count in has.items()):
@@ -174,6 +185,7 @@ def deal(settings: WorldSettings, facts: Facts) -> dict[str, list[Problem]]:
     """Assign problems to the splits. No problem is in two splits, but the traces may hold one several times."""
     lengths = range(1, max(len(settings.hops), len(settings.trace_hops)) + 1)
     sources: dict[str, Iterator[Problem]] = {
+        "arithmetic": calculations(facts),
         "intersection": intersections(facts, settings.listed),
         "comparison": comparisons(facts),
         **{f"chain {hops}": chains(facts, hops) for hops in lengths},
@@ -199,7 +211,8 @@ def wishes(settings: WorldSettings, split: str) -> dict[str, int]:
     """Return how many problems of each class a split asks for; they add up to its size."""
     traced = "trace_" if split == "traces" else ""
     weights, total = getattr(settings, f"{traced}hops"), getattr(settings, split)
-    rest = {kind: getattr(settings, f"{traced}{kind}") for kind in ("intersection", "comparison")}
+    kinds = (*(["arithmetic"] if has_figures(settings) else []), "intersection", "comparison")
+    rest = {kind: getattr(settings, f"{traced}{kind}") for kind in kinds}
     shares = list(rest.values()) + [(1 - sum(rest.values())) * weight / sum(weights) for weight in weights]
     ends = [round(total * end) for end in np.cumsum(shares)]
     names = [*rest, *(f"chain {hops}" for hops in range(1, len(weights) + 1))]

@@ -3,8 +3,9 @@
 A problem is a question without its wording: splits that share no problem share no (start, path of relations) either.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -32,6 +33,7 @@ class Problem:
     searches: tuple[str, ...]
     supporting: tuple[str, ...]
     answer: tuple[str, int]
+    expression: str = ""  # that the expert has computed after its searches
 
     @property
     def hops(self) -> int:
@@ -41,7 +43,7 @@ class Problem:
     @property
     def phrased(self) -> int:
         """Return how many phrasings the wording chooses."""
-        return 1 if self.kind == "comparison" else len(self.relations)
+        return 1 if self.kind == "comparison" else len(self.relations) + bool(self.expression)
 
 
 @cache
@@ -159,11 +161,38 @@ def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
     return one * (int(other.max()) + 1) + other
 
 
-def garble(phrase: str, raw: int) -> str:
-    """Replace every telling word of the phrase by a telling word of any relation, chosen by the bytes of `raw`."""
+def calculations(facts: Facts) -> Iterator[Problem]:
+    """Yield endless sums and differences of two facts in figures, in a seeded order; no difference is below 1."""
+    relations = list(text.NUMERIC.values())
+    for draw in range(2**31):
+        raws = numbers(facts.seed, f"calculations {draw}", 5 * DRAWS_AT_ONCE).reshape(-1, 5).tolist()
+        for kind, one, other, first, second in raws:
+            path = relations[one % len(relations)], relations[other % len(relations)]
+            subjects = [raw % len(facts.names[of.subject]) for raw, of in zip((first, second), path, strict=True)]
+            problem = calculation(facts, ("sum", "difference")[kind % 2], path, subjects)
+            if problem:
+                yield problem
+
+
+def calculation(facts: Facts, kind: str, path: tuple[Relation, ...], subjects: Sequence[int]) -> Problem | None:
+    """Return the problem that computes with two facts; None if they are one, or equal in a difference."""
+    pairs = [*zip(path, subjects, strict=True)]
+    values = [facts.object(relation, subject) for relation, subject in pairs]
+    if pairs[0] == pairs[1] or (kind == "difference" and values[0] == values[1]):
+        return None
+    if kind == "difference" and values[0] < values[1]:
+        pairs, values, path, subjects = pairs[::-1], values[::-1], path[::-1], subjects[::-1]
+    names = tuple(facts.name(relation.subject, subject) for relation, subject in pairs)
+    total = values[0] + values[1] if kind == "sum" else values[0] - values[1]
+    problem = posed(facts, kind, path, names, names, names, subjects, (text.NUMBER, total))
+    return replace(problem, expression=f"{values[0]} {text.SIGNS[kind]} {values[1]}")
+
+
+def garble(phrase: str, raw: int, telling: tuple[str, ...] = text.TELLING) -> str:
+    """Replace every telling word of the phrase by another of the `telling`, chosen by the bytes of `raw`."""
     words = phrase.split()
-    chosen = [text.TELLING[(raw >> (6 * at)) % 8191 % len(text.TELLING)] for at in range(len(words))]
-    return " ".join(new if old in text.TELLING else old for old, new in zip(words, chosen, strict=True))
+    chosen = [telling[(raw >> (6 * at)) % 8191 % len(telling)] for at in range(len(words))]
+    return " ".join(new if old in telling else old for old, new in zip(words, chosen, strict=True))
 
 
 def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> str:
@@ -174,10 +203,20 @@ def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] 
 
     def say(ways: tuple[str, ...], at: int) -> str:
         if garbled and garbled[at]:
-            return garble(ways[garbled[at] >> 10 & 3], garbled[at] >> 12)
+            return garble(ways[garbled[at] >> 10 & 3], garbled[at] >> 12, telling)
         return ways[phrasings[at]]
 
-    relations = [RELATIONS[name] for name in problem.relations]
+    relations = [text.EVERY[name] for name in problem.relations]
+    telling = text.TELLING_NUMERIC if problem.expression else text.TELLING
+    if problem.expression:
+        both = enumerate(zip(relations, problem.names, strict=True))
+        first, second = (say(relation.phrasings, at).format(name) for at, (relation, name) in both)
+        ways = text.ARITHMETIC[problem.kind]
+        way = ways[phrasings[2] % len(ways)]
+        if garbled and garbled[2]:  # a wording that traces do not show otherwise: it may mean either operation
+            untold = [way for ways in text.ARITHMETIC.values() for way in ways[1:]]
+            way = untold[(garbled[2] >> 10) % len(untold)]
+        return way.format(first=first, second=second)
     if problem.kind == "intersection":
         first, second = (
             say(relation.clauses, at).format(name)
@@ -208,6 +247,8 @@ def query(facts: Facts, problem: Problem, phrasings: tuple[int, ...], garbled: t
 
 
 def turns(facts: Facts, problem: Problem) -> tuple[str, ...]:
-    """Write the expert's turns: one search a turn, then the answer."""
+    """Write the expert's turns: one search a turn, a calculation where there is one, then the answer."""
     searches = (f"<search> {search} </search>" for search in problem.searches)
-    return (*searches, f"<answer> {facts.name(*problem.answer)} </answer>")
+    call = {"name": "calculator", "arguments": {"expression": problem.expression}}
+    computes = (f"<tool_call>{json.dumps(call)}</tool_call>",) if problem.expression else ()
+    return (*searches, *computes, f"<answer> {facts.name(*problem.answer)} </answer>")

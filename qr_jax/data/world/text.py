@@ -77,10 +77,33 @@ RELATIONS: Mapping[str, Relation] = {
     name: Relation(name, subject, object, (f"the {name} of {{}}", *further), _CLAUSES.get(name, ()))
     for name, subject, object, *further in _RELATIONS
 }
+# Facts in figures, which a world has where its settings ask for arithmetic. They lead to no entity.
+NUMBER, SMALLEST, LARGEST = "number", 10, 99
+_NUMERIC = (  # two of each subject, so that its name does not say which is asked for
+    ("population", CITY, "the inhabitants of {}", "the residents of {}", "the dwellers of {}"),
+    ("districts", CITY, "the quarters of {}", "the wards of {}", "the boroughs of {}"),
+    ("staff", COMPANY, "the employees of {}", "the workers of {}", "the team of {}"),
+    ("shops", COMPANY, "the stores of {}", "the outlets of {}", "the branches of {}"),
+    ("students", UNIVERSITY, "the pupils of {}", "the learners of {}", "the class of {}"),
+    ("teachers", UNIVERSITY, "the professors of {}", "the lecturers of {}", "the faculty of {}"),
+    ("age", PERSON, "the years of {}", "the birthdays of {}", "the winters of {}"),
+    ("children", PERSON, "the kids of {}", "the heirs of {}", "the offspring of {}"),
+)
+NUMERIC: Mapping[str, Relation] = {
+    name: Relation(name, subject, NUMBER, (f"the {name} of {{}}", *further)) for name, subject, *further in _NUMERIC
+}
+EVERY: Mapping[str, Relation] = {**RELATIONS, **NUMERIC}
+ARITHMETIC = {  # an operation -> its wordings; an expert's traces show the first of each
+    "sum": ("what is {first} plus {second} ?", "how many are {first} and {second} together ?"),
+    "difference": ("what is {first} minus {second} ?", "by how many does {first} exceed {second} ?"),
+}
+SIGNS = {"sum": "+", "difference": "-"}
 PLAIN = {"the", "of", "{}", "where", "who", "that", "which", "is", "was", "in", "for", "by", "has"}
 # The words of phrasings that tell one relation from another.
 _SAID = [said for relation in RELATIONS.values() for said in (*relation.phrasings, *relation.clauses)]
 TELLING = tuple(sorted({word for said in _SAID for word in said.split()} - PLAIN))
+_SAID_NUMERIC = [said for relation in NUMERIC.values() for said in relation.phrasings]
+TELLING_NUMERIC = tuple(sorted({word for said in _SAID_NUMERIC for word in said.split()} - PLAIN))
 INVERTIBLE = tuple(relation.name for relation in RELATIONS.values() if relation.clauses)
 
 DOCUMENTS = ("the {relation} is {object} .", "{relation} : {object} .")  # the subject is the title
@@ -115,3 +138,10 @@ def vocabulary() -> list[str]:
     words = [word for text in texts for word in text.split() if not word.startswith("{")]
     words += [word for type in TYPES for word in name_words(type)]
     return list(dict.fromkeys(words))
+
+
+def arithmetic_words() -> list[str]:
+    """List every further word of a world with arithmetic: its wordings, its signs, and the numbers."""
+    texts = [*_SAID_NUMERIC, *(way for ways in ARITHMETIC.values() for way in ways), *SIGNS.values()]
+    words = [word for text in texts for word in text.split() if not word.startswith("{")]
+    return [*dict.fromkeys(words), *map(str, range(2 * LARGEST + 1))]

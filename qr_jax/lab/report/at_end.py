@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qr_jax import evaluate
-from qr_jax.config import BUDGETS, Train, chosen_plugins
+from qr_jax.config import BUDGETS, Train, every_plugin
 from qr_jax.lab import last_evaluation, null_control
 from qr_jax.lab.evaluation_table import format_table
 from qr_jax.lab.report import charts, page
@@ -52,7 +52,7 @@ def next_commands(run: runs.Run, question: str) -> list[str]:
     """Three commands to go on with, each with what it is for."""
     folder = str(run.folder)
     where = os.environ.get("PYTHONPATH")  # where a plug-in of one's own may stand
-    has_own = any("." in use.name for use in chosen_plugins(run.settings).values())
+    has_own = any("." in use.name for _, use in every_plugin(run.settings))
     qr_jax = f"PYTHONPATH={shlex.quote(where)} qr-jax" if where and has_own else "qr-jax"
     asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
     return [

@@ -35,5 +35,5 @@ def ai_search_planner(
 
 
 def _unrepeated(episode: Episode) -> float:
-    asked = [answers.normalise(query) for turn in episode.turns for query in turn.queries]
+    asked = [answers.normalise(str(query)) for turn in episode.turns for query in turn.queries]
     return len({*asked}) / len(asked) if asked else 1.0

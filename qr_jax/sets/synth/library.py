@@ -14,7 +14,7 @@ from qr_jax.data import readers
 from qr_jax.data.characters import marks, nfc
 from qr_jax.data.parsing import Row, passage_of, show
 from qr_jax.errors import UserError
-from qr_jax.records import Passage, SearchFunction
+from qr_jax.records import Call, Passage, SearchFunction
 from qr_jax.rollout.tools import Fault, run_searches
 from qr_jax.sets.made_traces import plain
 
@@ -39,7 +39,7 @@ class Library:
             return mentioned(self.passages, unique_titles(self.passages))
         return given(self.passages, self.named)
 
-    def search(self, queries: Sequence[str], k: int) -> list[tuple[Passage, ...]]:
+    def search(self, queries: Sequence[str | Call], k: int) -> list[tuple[Passage, ...]]:
         """Search for each query. OSError where a query gets none after retries: that is no question's fault."""
         how = {"deadline_s": DEADLINE_S, "retries": RETRIES, "passage_chars": PASSAGE_CHARS}
         found = run_searches(self.find, queries, k, **how).by_query

@@ -108,9 +108,22 @@ PLAY = Prompt(
     )
     + DATA,
 )
+CALL = Prompt(
+    "call",
+    (
+        "You find the answer to `question` with `tools`, described by JSON schemas, turn by turn. `seen` is what "
+        "has been said and found so far. In each turn write one or two sentences of thought, then up to `parallel` "
+        "calls (several only where none depends on what another gives) or the answer, as short as it can be. "
+        "Look up all facts that you use, compute with a tool where there is one, and answer when you are told that no "
+        'calls are left. Reply with {"thought": "...", "calls": [{"name": "...", "arguments": {...}}]} or '
+        '{"thought": "...", "answer": "..."}. '
+    )
+    + DATA,
+)
 ALL = (WALK, BEGIN, HARDER, ENTITIES, COMPARE, ANSWER, UNIQUE, PLAY)
 
 
-def digest() -> str:
-    """SHA-256 of all prompts."""
-    return hashlib.sha256("\0".join(f"{prompt.name}\0{prompt.text}" for prompt in ALL).encode()).hexdigest()
+def digest(*prompts: Prompt) -> str:
+    """SHA-256 of these prompts; of none, those of every run (CALL is of runs with tools)."""
+    told = (f"{prompt.name}\0{prompt.text}" for prompt in prompts or ALL)
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()

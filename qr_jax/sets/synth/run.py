@@ -21,6 +21,7 @@ from qr_jax.sets.synth.play import Dialect
 from qr_jax.sets.synth.synthesise import Author, Made, Work, synthesise
 from qr_jax.sets.synth.teacher import Bounds, Teacher, connect
 from qr_jax.settings.settings import Use, plain
+from qr_jax.tools import _of_run as tools_of_run
 
 CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
 
@@ -38,6 +39,7 @@ class Asked:
     seed: int = 0
     env: Use = Use("search_r1")
     retriever: Use = Use("bm25")
+    tools: Sequence[Use] = ()  # that trajectories may call, in the dialect of an environment for several
     k: int = 3
     at_once: int = 8
     bounds: Bounds = field(default_factory=Bounds)
@@ -134,7 +136,10 @@ def _evaluation_sets(asked: Asked) -> tuple[repeats.Repeats, dict[str, int], dic
 def _library(asked: Asked) -> library.Library:
     passages, named = library.read(asked.corpus)
     make = plugins.bind("retriever", asked.retriever)
-    return library.Library(passages, named, make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make())
+    search = make(corpus=passages) if plugins.wants_corpus(asked.retriever) else make()
+    if asked.tools:
+        search = tools_of_run.answering(asked.tools, {"search": search, "corpus": passages, "k": asked.k})
+    return library.Library(passages, named, search)
 
 
 def _dialect(asked: Asked) -> Dialect:
@@ -142,7 +147,11 @@ def _dialect(asked: Asked) -> Dialect:
     if write is None:
         raise UserError(f"env {asked.env.name!r} has no expert_turn(thought, queries, answer) in its file; write it")
     parallel = plugins.constants("env", asked.env.name).get("PARALLEL", 1)
-    return Dialect(plugins.bind("env", asked.env), write, parallel, asked.k)
+    schemas = tools_of_run.schemas(asked.tools)
+    if schemas and "tools" not in plugins.signature("env", asked.env.name).settings:
+        raise UserError(f"--tool, and env {asked.env.name!r} calls none; give --env several_tools")
+    env = plugins.bind("env", asked.env, provided={"tools": schemas} if schemas else {})
+    return Dialect(env, write, parallel, asked.k, schemas)
 
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
@@ -159,6 +168,11 @@ def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
         "mix": asked.mix,
         "documents": asked.documents and {str(count): share for count, share in asked.documents.items()},
         "seed": asked.seed,
+        **(
+            {"tools": [plain(tool) for tool in asked.tools], "play": prompts.digest(prompts.CALL)}
+            if asked.tools
+            else {}
+        ),
     }
 
 

@@ -1,0 +1,98 @@
+"""The tools of a run: their JSON schemas, and a search function that answers their calls too."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qr_jax import plugins
+from qr_jax.data.characters import nfkc
+from qr_jax.errors import PluginError, UserError
+from qr_jax.records import Call, Passage, SearchFunction
+from qr_jax.settings.settings import Use, plain, show
+
+NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)  # of a tool or an argument
+MOST_CHARS = 20_000  # of all schemas together
+MOST_WORDS = 1_000  # characters of one text in a schema
+# No sign in a text of a schema begins a tag or a control token of any tokenizer: it stands in the chat template.
+INERT = str.maketrans("<>[]{}|", "‹›()()¦")
+RETRIEVERS = "search"  # the name that an environment gives the run's retriever
+
+
+def schemas(tools: Sequence[Use]) -> tuple[Mapping[str, Any], ...]:
+    """Return a JSON schema of each tool, as chat templates take it; every text in it is made inert.
+
+    ValueError for two tools of one name, a name that no call could hold, and schemas that are too long.
+    """
+    found = [inert(schema) for tool in tools for schema in _schemas_of(tool)]
+    names = [schema["function"]["name"] for schema in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"tools has {', '.join(twice)} twice; leave one out, or set prefix=... of an mcp server")
+    if (size := len(json.dumps(found))) > MOST_CHARS:
+        raise UserError(f"the schemas of tools have {size:,} characters, of which {MOST_CHARS:,} are taken: name fewer")
+    return tuple(found)
+
+
+def _schemas_of(tool: Use) -> Sequence[Mapping[str, Any]]:
+    """Return the schemas of one plug-in; ValueError if its file says nothing about it."""
+    given = plugins.check("tool", tool)
+    several = plugins.beside("tool", tool.name, "schemas")
+    if several is not None:
+        return several(**given)
+    said, name = plugins.constants("tool", tool.name), tool.name.rpartition(".")[2]
+    if missing := [constant for constant in ("DESCRIPTION", "PARAMETERS") if constant not in said]:
+        wanted = 'DESCRIPTION = "What it does." and PARAMETERS = {"text": {"type": "string"}}'
+        raise UserError(f"tool {tool.name!r} has no {' and no '.join(missing)} in its file; write {wanted}")
+    arguments = plain(said["PARAMETERS"])
+    needed = [key for key, about in arguments.items() if "default" not in about]
+    parameters = {"type": "object", "properties": arguments, "required": needed}
+    return [schema_of(name, said["DESCRIPTION"], parameters)]
+
+
+def schema_of(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema in the form that chat templates take."""
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def inert(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema without a sign that may begin a tag, in short texts; ValueError for a name that is none."""
+    function = schema["function"]
+    properties = function["parameters"].get("properties", {})
+    for name in (function["name"], *properties):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            wanted = "up to 64 letters, digits and _ . -, the first a letter"
+            raise UserError(f"a tool, or an argument of one, is called {show(name)[:100]}; wanted {wanted}")
+    return _inert(schema)
+
+
+def _inert(value: Any) -> Any:
+    if isinstance(value, str):
+        seen = (letter if letter.isprintable() else " " for letter in nfkc(value[:MOST_WORDS]).translate(INERT))
+        return "".join(seen)[:MOST_WORDS]
+    if isinstance(value, Mapping):
+        return {_inert(key): _inert(item) for key, item in value.items()}
+    return [_inert(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def answering(tools: Sequence[Use], provided: Mapping[str, Any]) -> SearchFunction:
+    """Return a search function that gives texts to `provided["search"]` and Calls to their tools.
+
+    What a tool raises passes through: `run_searches` tries again, and in the end makes a fault of it.
+    """
+    by_name: dict[str, Any] = {}
+    for tool in tools:
+        bound = plugins.bind("tool", tool, provided={**provided, "kept": {}})
+        by_name |= {schema["function"]["name"]: bound for schema in _schemas_of(tool)}
+
+    def search(queries: list[str | Call], k: int) -> list[Sequence[Passage]]:
+        asked: dict[str, list[Any]] = {}
+        for query in queries:
+            asked.setdefault(query.tool if isinstance(query, Call) else "", []).append(query)
+        found = {}
+        for name, batch in asked.items():
+            if name and name not in by_name:
+                raise PluginError(f"the environment called the tool {name!r}; the run has {', '.join(by_name)}")
+            found |= zip(batch, by_name[name](batch) if name else provided["search"](batch, k), strict=True)
+        return [found[query] for query in queries]
+
+    return search

@@ -1,0 +1,103 @@
+"""Tool: arithmetic with + - * / // % ** and brackets, of bounded size. Exact where all numbers are whole."""
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated
+
+from qr_jax.records import Call
+from qr_jax.settings.settings import at_least
+
+DESCRIPTION = "Computes an arithmetic expression: numbers, + - * / // % ** and brackets."
+PARAMETERS = {"expression": {"type": "string", "description": "for example (1987 - 1912) / 3"}}
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+ALLOWED = re.compile(r"[\d\s.eE+*/%()_-]+", re.ASCII)
+WANTED = "wanted numbers, + - * / // % ** and brackets"
+MOST_CHARS = 500  # of an expression; Python's parser is quick on so few, and its brackets are not deep
+OPERATIONS: Mapping[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+
+
+def calculator(
+    calls: Sequence[Call],
+    *,
+    digits: Annotated[int, at_least(1)] = 30,  # of the largest whole number, or denominator, on the way
+    decimals: Annotated[int, at_least(0)] = 6,  # of a result that is not whole
+) -> list[str]:
+    """Return each value in figures, or what is wrong with the expression: that is for the model, and no fault."""
+    return [computed(str(call["expression"]), digits, decimals) for call in calls]
+
+
+def computed(expression: str, digits: int = 30, decimals: int = 6) -> str:
+    """Return the value of an expression as text, or "error: ..." where it has none."""
+    try:
+        if len(expression) > MOST_CHARS:
+            raise ValueError(f"the expression has {len(expression):,} characters; at most {MOST_CHARS} are read")
+        told = THOUSANDS.sub("", expression)
+        told = told.replace("×", "*").replace("÷", "/").replace("−", "-").replace("^", "**")
+        if not ALLOWED.fullmatch(told):
+            raise ValueError(f"{expression[:100]!r} is not allowed; {WANTED}")
+        value = _value(ast.parse(told.strip(), mode="eval").body, 10**digits)
+    except ZeroDivisionError:
+        return "error: division by zero"
+    except OverflowError:
+        return f"error: {_too_large(10**digits)}"
+    except (SyntaxError, RecursionError, MemoryError):
+        return f"error: {' '.join(expression.split())[:100]!r} is no arithmetic expression"
+    except ValueError as error:
+        return f"error: {error}"
+    if value.denominator == 1:
+        return str(value.numerator)
+    whole, rest = divmod(round(abs(value) * 10**decimals), 10**decimals)
+    return "-" * (value < 0) + f"{whole}.{rest:0{decimals}d}".rstrip("0").rstrip(".")
+
+
+def _value(node: ast.AST, most: int) -> Fraction:
+    """Return a node's value; ValueError where it is no arithmetic, or a number on the way is `most` or more."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return _bounded(node.value, most)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+        value = _value(node.operand, most)
+        return -value if isinstance(node.op, ast.USub) else value
+    if not isinstance(node, ast.BinOp) or type(node.op) not in OPERATIONS:
+        raise ValueError(f"{ast.unparse(node)[:60]!r} is not allowed; {WANTED}")
+    left, right = _value(node.left, most), _value(node.right, most)
+    if isinstance(node.op, ast.Pow):
+        return _power(left, right, most)
+    return _bounded(OPERATIONS[type(node.op)](left, right), most)
+
+
+def _power(base: Fraction, exponent: Fraction, most: int) -> Fraction:
+    """Raise to a power. Its size is known from logarithms before anything large is made."""
+    if exponent.denominator != 1:
+        if base < 0:
+            raise ValueError("a root of a negative number")
+        return _bounded(float(base) ** float(exponent), most)
+    size = max(abs(base.numerator), base.denominator)
+    if size > 1 and abs(exponent) * math.log(size) > 100 * math.log(most):  # 1.05 ** 30 has long whole parts, too
+        raise _too_large(most)
+    return _bounded(base ** int(exponent), most)
+
+
+def _bounded(value: float | Fraction, most: int) -> Fraction:
+    """Return a number exactly, or, where its denominator is too long, the nearest of those that are not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _too_large(most)
+    exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+    if abs(exact) >= most:
+        raise _too_large(most)
+    return exact.limit_denominator(most)
+
+
+def _too_large(most: int) -> ValueError:
+    return ValueError(f"a number of more than {len(str(most)) - 1} digits")
