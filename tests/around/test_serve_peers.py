@@ -8,10 +8,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from rollouts import WORDS, random_params
-from test_serve import IDS, caller, complete, recomputed, served_engine, serving
+from rollouts import CFG, WORDS, logits, random_params
+from test_chat import small
+from test_serve import IDS, SERVED, caller, complete, served_engine, serving
+
+from qr_jax.rollout.engine import Engine
 
 PYTHON = os.environ.get("QR_JAX_SERVE_PEERS", sys.executable)
 
@@ -62,7 +67,7 @@ import json, sys
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-how = {"tokenizer_backend": None, "tokenized_requests": False, "model": "tiny", "max_length": 300, "num_concurrent": 1}
+how = {"tokenizer": sys.argv[3], "model": "tiny", "max_length": 300, "num_concurrent": 1, "batch_size": 2}
 model = LocalCompletionsAPI(base_url=sys.argv[1] + "/v1/completions", **how)
 asked = [Instance("loglikelihood", {}, (context, " " + more), 0) for context, more in json.loads(sys.argv[2])]
 print(json.dumps([[float(logp), bool(greedy)] for logp, greedy in model.loglikelihood(asked)]))
@@ -107,11 +112,20 @@ def test_litellm_chats_streams_and_completes():
     assert found["usage"] == len(IDS) + len(right["token_ids"])
 
 
-def test_lm_eval_scores_continuations_by_an_echo():
+def test_lm_eval_scores_continuations_by_an_echo_of_token_ids(tmp_path):
     need("lm_eval")
-    pairs = [("who is", "the mayor"), ("where", "is eskburg ?")]
-    with serving(served_engine(), random_params()) as (_, url):
-        found = told_by(LM_EVAL, url, json.dumps(pairs))
+    tokenizer = small(None)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.described)
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    cfg = replace(CFG, vocab=tokenizer.size)
+    params = random_params(cfg)
+    pairs = [("who is", "the mayor"), ("search the system", "tool")]
+    with serving(Engine(cfg, tokenizer, SERVED), params) as (_, url):
+        found = told_by(LM_EVAL, url, json.dumps(pairs), str(tmp_path))
     for (context, more), (logp, greedy) in zip(pairs, found, strict=True):
-        ids, begin = WORDS.encode(f"{context} {more}"), len(context.split())
-        assert logp == pytest.approx(float(recomputed(ids, begin).sum()), abs=1e-3) and not greedy
+        ids, begin = tokenizer.encode(f"{context} {more}"), len(tokenizer.encode(context))
+        table_LV = logits(params, ids, cfg=cfg)
+        table_LV = table_LV - np.logaddexp.reduce(table_LV, axis=-1, keepdims=True)
+        right = table_LV[np.arange(begin - 1, len(ids) - 1), ids[begin:]].sum()
+        assert logp == pytest.approx(float(right), abs=1e-3) and not greedy
