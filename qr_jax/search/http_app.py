@@ -250,8 +250,8 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
     return listening, f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
-def run(app: HttpApp, host: str, port: int, path: str, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. The first thing said is the URL, with this path; the last that it stopped.
+def run(app: HttpApp, host: str, port: int, told: str, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. The first thing said is `told`, with the URL in it; the last that it stopped.
 
     The server has no TLS, and uvicorn lets half of a request's head stay open: put a proxy in front when strangers can
     reach it.
@@ -262,6 +262,6 @@ def run(app: HttpApp, host: str, port: int, path: str, say: Callable[[str], None
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again at its end, which would end us
             stack.callback(signal.signal, number, signal.signal(number, app.server.handle_exit))
-        say(url + path)
+        say(told.format(url))
         app.server.run(sockets=[listening])
     say("stopped")

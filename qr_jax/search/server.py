@@ -122,7 +122,7 @@ def serve(
     http_app.check_packages("serve-retriever")
     http_app.check_address(host, token)
     app = App(search, limits or Limits(), token, http_app.is_loopback(host), about or {}, pages)
-    http_app.run(app, host, port, "/retrieve", say)
+    http_app.run(app, host, port, "{}/retrieve", say)
     if app.batcher.since is not None:  # nothing can end that search, and its thread would be waited for
         log.warning("a search that still runs is left behind")
         os._exit(0)

@@ -48,6 +48,9 @@ class Sample:
         self.logp += piece.logp
         self.finish, self.scores, self.episode = piece.finish, piece.scores, piece.episode
         if self.episode is not None:
+            sampled_L = self.episode.mask_L
+            self.ids, self.logp = self.episode.ids_L[sampled_L].tolist(), self.episode.logp_L[sampled_L].tolist()
+            self.prompt = self.episode.ids_L[~sampled_L].tolist()  # and what its searches found
             self._text = self.episode.answer or ""
             return self._text
         ids = piece.ids
@@ -103,7 +106,10 @@ class Sample:
     def extras(self, begin: int = 0) -> dict[str, Any]:
         """Return the fields that OpenAI's API does not have: ids from `begin` on, an agent's trajectory."""
         found: dict[str, Any] = {"token_ids": self.ids[begin:]} if self.asked.token_ids else {}
-        return found if self.episode is None else found | {"trajectory": trajectory(self.episode)}
+        if self.episode is None:
+            return found
+        ids = {"ids": self.episode.ids_L.tolist(), "sampled": self.episode.mask_L.tolist(), "logprobs": self.logp}
+        return found | {"trajectory": trajectory(self.episode) | (ids if self.asked.token_ids else {})}
 
     # ---- log-probabilities
 

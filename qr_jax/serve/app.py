@@ -75,7 +75,7 @@ class Answering:
     """A request that is being answered: its samples by their index, and the pieces that came."""
 
     def __init__(self, asked: Asked, vocabulary: Vocabulary, prompts: Sequence[Sequence[int]]):
-        self.asked, self.prompts = asked, prompts
+        self.asked = asked
         self.samples = [Sample(asked, vocabulary, prompt) for prompt in prompts for _ in range(asked.samples)]
         self.jobs: list[Job] = []
         self.pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
@@ -92,7 +92,9 @@ class Answering:
             yield index, self.samples[index], piece, self.samples[index].add(piece)
 
     def usage(self) -> dict[str, int]:
-        prompt, sampled = sum(map(len, self.prompts)), sum(len(sample.ids) for sample in self.samples)
+        """Count a prompt once for all its samples; an agent's is its own, with what its searches found."""
+        prompts = [sample.prompt for sample in self.samples[:: 1 if self.samples[0].episode else self.asked.samples]]
+        prompt, sampled = sum(map(len, prompts)), sum(len(sample.ids) for sample in self.samples)
         return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
 
 
@@ -337,4 +339,5 @@ def _error(refused: Refused) -> dict[str, Any]:
 
 def serve(app: App, host: str, port: int, say: Callable[[str], None] = terminal.say) -> None:
     """Serve until SIGTERM or SIGINT; the first thing said is the base URL, the last that it stopped."""
-    http_app.run(app, host, port, "/v1", say)
+    name = app.served.name.replace("{", "{{").replace("}", "}}")
+    http_app.run(app, host, port, f"{name} is served until Ctrl-C: {{}}/v1", say)

@@ -3,11 +3,16 @@
 import asyncio
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,8 @@ from rollouts import CFG, ENV, SETTINGS, WORDS, default_search, engine, logits, 
 from test_chat import CHATML, HOSTILE, LLAMA31, PLAIN, QWEN3, SEARCH, added, small
 from test_retrieval_server import call, connect, metric, wait_for
 
+from qr_jax.cli import cli
+from qr_jax.config import Mesh
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.records import Query, Say, Stop
 from qr_jax.rollout.chat import Chat
@@ -40,17 +47,23 @@ def served_engine() -> Engine:
 def serving(made: Engine, params, *, limits: ServeLimits | None = None, token: str | None = None, **agent):
     """Run the server in a thread of its own; yield it and its URL."""
     served, begin = opening.serving(made, params, name="tiny", **agent)
-    app = App(served, begin, limits or ServeLimits(), token)
-    listening, url = http_app.listen("127.0.0.1", 0)
-    thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
+    with running(App(served, begin, limits or ServeLimits(), token)) as (app, url):
         yield app, url
         wait_for(lambda: app.waiting == 0)
         if not app.batching.failed:
             wait_for(lambda: not app.batching.jobs and not app.batching.key and not app.batching.sent)
             rows = sorted([*app.batching.seats.store_free, app.batching.scoring_row])
             assert rows == list(range(made.rows.store_count)) and not any(app.batching.seats.slots)
+
+
+@contextmanager
+def running(app: App):
+    """Run this server in a thread of its own; yield it and its URL."""
+    listening, url = http_app.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield app, url
     finally:
         app.server.should_exit = True
         thread.join(20)
@@ -484,7 +497,8 @@ def test_an_agent_answers_as_the_engine_alone_does_while_others_ask():
     with serving(served_engine(), trained_params(), env=ENV, search=default_search()) as (app, url):
 
         def ask(question: str):
-            asked = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+            messages = [{"role": "user", "content": question}]
+            asked = {"messages": messages, "temperature": 0, "return_token_ids": True}
             status, answer = call(url, "/v1/chat/completions", asked)
             assert status == 200, answer
             return answer["choices"][0]
@@ -495,9 +509,77 @@ def test_an_agent_answers_as_the_engine_alone_does_while_others_ask():
             told = choice["trajectory"]
             assert choice["message"]["content"] == (episode.answer or "") and told["stop"] == episode.stop
             assert [turn["queries"] for turn in told["turns"]] == [list(turn.queries) for turn in episode.turns]
+            assert told["ids"] == episode.ids_L.tolist() and told["sampled"] == episode.mask_L.tolist()
+            np.testing.assert_allclose(told["logprobs"], episode.logp_L[episode.mask_L], atol=1e-4)
         assert sum(bool(turn["queries"]) for choice in choices for turn in choice["trajectory"]["turns"]) > 5
         status, answer = call(url, "/v1/chat/completions", {"messages": [{"role": "system", "content": "a"}]})
         assert status == 400 and "one message, of the role user" in answer["error"]["message"]
         _, events = streamed(url, "/v1/chat/completions", messages=[{"role": "user", "content": questions[0]}])
         assert events[-1]["choices"][0]["trajectory"]["question"] == questions[0]
         assert complete(url, temperature=0)["choices"][0]["token_ids"], "completions stay what they are"
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of one step."""
+    from killed_run import tiny
+
+    from qr_jax.train import train
+
+    folder = tmp_path_factory.mktemp("served")
+    settings = tiny(folder)
+    settings = replace(settings, train=replace(settings.train, steps=1), rollout=replace(settings.rollout, lanes=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+        train(settings, folder / "run")
+    return folder / "run"
+
+
+def test_a_run_and_the_folder_that_it_exports_answer_the_same(run, tmp_path):
+    from qr_jax.lab import exporting, suite
+    from qr_jax.run import runs
+
+    settings = replace(runs.load(run), mesh=Mesh(devices=1))
+    hf = exporting.export(run, tmp_path / "hf", dtype="float32")
+    answers = []
+    for config, folder in ((settings, run), (suite.with_model(settings, str(hf)), None)):
+        config = replace(config, rollout=opening.settings(config.rollout))
+        served, begin = opening.open_model(config, folder, name="tiny")
+        with running(App(served, begin)) as (_, url):
+            prompt = served.chat.tokenizer.encode(PROMPT)
+            answers.append(complete(url, prompt=prompt, temperature=0)["choices"])
+    assert answers[0][0]["token_ids"] == answers[1][0]["token_ids"] and len(answers[0][0]["token_ids"]) > 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_a_run_and_ends_in_order(run, number):
+    environment = os.environ | {"LAB_TOKEN": "lab-token-123", "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = ["serve", str(run), "mesh.devices=1", "--port", "0", "--name", "mine", "--token-env", "LAB_TOKEN"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "qr_jax", *words], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        url = next(line.split()[-1] for line in process.stderr if "http://" in line)
+        key = {"Authorization": "Bearer lab-token-123"}
+        status, answer = call(url, "/v1/completions", {"prompt": PROMPT, "model": "mine"}, **key)
+        assert status == 200 and answer["usage"]["completion_tokens"] > 0
+        assert call(url, "/v1/models")[0] == 401
+        process.send_signal(number)
+        assert process.wait(30) == 0, process.stderr.read()
+        assert process.stderr.read().endswith("stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--host", "0.0.0.0"], "can be reached by others: set a token"),
+        (["--token-env", "NOT_SET"], "NOT_SET"),
+        (["--agents"], "did you mean --agent?"),
+    ],
+)
+def test_the_command_refuses_what_is_unsafe_or_misspelt(run, words, says, capsys):
+    assert cli.main(["serve", str(run), *words]) == 2
+    assert says in capsys.readouterr().err

@@ -50,5 +50,5 @@ def _serve(arguments: argparse.Namespace) -> int:
     with terminal.phase("loading the model"):
         served, begin = opening.open_model(config, subject.run, arguments.step, name=name, agent=arguments.agent)
     app = apps.App(served, begin, apps.ServeLimits(**limits), token, http_app.is_loopback(arguments.host))
-    apps.serve(app, arguments.host, arguments.port, lambda url: terminal.say(f"{name} is served until Ctrl-C: {url}"))
+    apps.serve(app, arguments.host, arguments.port)
     return 0
