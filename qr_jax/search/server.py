@@ -47,7 +47,7 @@ class App(HttpApp):
 
     def __post_init__(self):
         limits = self.limits
-        self.metrics = ServerMetrics({
+        self.metrics = self.counts = ServerMetrics({
             "queue_queries": ("queries that wait for their search", lambda: self.batcher.queue),
             "connections": ("open connections", self.connections),
             "held_bytes": ("of large bodies that come or are answered", lambda: self.bodies.bytes),
@@ -57,7 +57,7 @@ class App(HttpApp):
         self.answers = Held(
             "answer", limits.answer_bytes, limits.answers_bytes, fewer, self.metrics.refused.labels("answers").inc
         )
-        self.batcher = Batcher(self.search, limits, self.metrics, self.connections)
+        self.batcher = Batcher(self.search, limits, self.counts, self.connections)
         self.posts = tuple(path for path in PATHS if path != ACCESS or self.pages is not None)
         self._writes = {paired: partial(write_row, paired=paired, url=bool(self.pages)) for paired in (False, True)}
         self.hint = "" if self.pages else " (and /access with --access)"
@@ -85,7 +85,7 @@ class App(HttpApp):
         if path == ACCESS and self.pages is not None:
             return send_json(await write_pages(self.pages, read_urls(body, self.limits), hold_answer))
         queries, k, scores, single = read_asked(body, self.limits)
-        self.metrics.queries.inc(len(queries))
+        self.counts.queries.inc(len(queries))
         rows = await self.batcher.ask(queries, k, self._writes[scores and path == "/retrieve"], hold_answer)
         hold_answer(sum(len(text) for row in rows for text in row))  # before those of equal queries are joined
         answer = write_answer(path, queries, rows, scores=scores, single=single)

@@ -1,7 +1,7 @@
 """What a sample's ids become: text up to its stop string, log-probabilities and choices as OpenAI's API has them."""
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,7 +159,7 @@ def _begun(text: bytes, sign: bytes) -> int:
     return next((size for size in range(min(len(sign) - 1, len(text)), 0, -1) if text.endswith(sign[:size])), 0)
 
 
-def trajectory(episode: Episode) -> Mapping[str, Any]:
+def trajectory(episode: Episode) -> dict[str, Any]:
     """Return an episode's turns with their searches and the ids of what was found, its end, and its answer."""
     turns = [
         {"author": turn.author, "text": turn.text, "queries": list(turn.queries),

@@ -258,7 +258,7 @@ class App(HttpApp):
             async for _ in answering.arriving():
                 pass
 
-        answered, gone = asyncio.create_task(finished()), asyncio.create_task(request.receive())
+        answered, gone = asyncio.ensure_future(finished()), asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():

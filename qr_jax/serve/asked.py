@@ -179,9 +179,7 @@ def _messages(field: _Fields) -> tuple[Mapping[str, str], ...]:
 
 
 def _message(message: Any) -> Mapping[str, str]:
-    role = (
-        ROLES.get(message.get("role")) if isinstance(message, dict) and isinstance(message.get("role"), str) else None
-    )
+    role = ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
     if role is None:
         raise Wrong("messages", f"a message is {show(message)}; wanted an object whose role is of {', '.join(ROLES)}")
     content, calls = message.get("content"), message.get("tool_calls") or ()
