@@ -1,6 +1,7 @@
 """What a sample's ids become: text up to its stop string, log-probabilities and choices as OpenAI's API has them."""
 
 import codecs
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class Sample:
 
     def __post_init__(self):
         self._bytes, self._shown, self._text = b"", 0, ""
+        self._calls = f"call_{uuid.uuid4().hex}"  # how its calls' ids begin: no two of a conversation may be one
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = [one.encode() for one in self.asked.stop]
 
@@ -85,7 +87,7 @@ class Sample:
         if not calls:
             return message, self.finish
         listed = [
-            {"id": f"call_{id(self):x}_{at}", "type": "function", "function": {"name": name, "arguments": given}}
+            {"id": f"{self._calls}_{at}", "type": "function", "function": {"name": name, "arguments": given}}
             for at, (name, given) in enumerate(calls)
         ]
         return message | {"content": content or None, "tool_calls": listed}, "tool_calls"
