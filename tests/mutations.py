@@ -762,8 +762,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/engine.py",
-        'return self._finish(live, "fault", fault=faults[0].reason)',
-        'return self._finish(live, "no_action")',
+        'return self.finish(live, "fault", fault=faults[0].reason)',
+        'return self.finish(live, "no_action")',
         "tests/test_engine.py::test_one_search_that_fails_makes_one_fault",
     ),
     Mutation(

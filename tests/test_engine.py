@@ -49,7 +49,7 @@ from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import compiles, slot_scheduler
-from qr_jax.rollout.engine import PURPOSES, Engine, _Rollout
+from qr_jax.rollout.engine import PURPOSES, Engine, RolloutState
 from qr_jax.rollout.lanes import Lanes
 from qr_jax.rollout.live import EpisodeState
 from qr_jax.run.kept_thread import KeptThread
@@ -581,8 +581,8 @@ def test_an_interrupt_stops_between_ticks_and_leaves_the_engine_usable():
 
 
 def test_an_interrupt_does_not_wait_for_the_other_observations(monkeypatch):
-    made, observed, whole = engine(slots=4, buckets=(64,)), [], _Rollout._observe
-    monkeypatch.setattr(_Rollout, "_observe", lambda self, live, found: observed.append(whole(self, live, found)))
+    made, observed, whole = engine(slots=4, buckets=(64,)), [], RolloutState.observe
+    monkeypatch.setattr(RolloutState, "observe", lambda self, live, found: observed.append(whole(self, live, found)))
     with pytest.raises(Interrupted):
         roll(made, random_params(), world().train[:8], 3, env=words_env, stop_now=lambda: bool(observed))
     assert len(observed) == 1

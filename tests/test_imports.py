@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "qr_jax"
 CORE_PLUGINS = ("pool.rules", "pool.rounds", "envs", "retrievers", "rewards", "learner.advantages", "learner.losses")
 # What stands around the core, which trains, resumes and evaluates alone and loads it by name (plugins.around).
-AROUND = ("search", "sets", "lab", "methods", "tools", "cli")
+AROUND = ("search", "sets", "lab", "methods", "tools", "serve", "cli")
 # A module imports from its own row and the rows above it, nothing from below. What is named ("pool.rules") is apart
 # from the room that it lies in.
 ROWS = (
@@ -23,11 +23,11 @@ ROWS = (
     "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers", "tools")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
-    "rollout learner run.checkpoint search.check search.server search.search_batcher search.search_json "
-    "search.server_metrics",
+    "rollout learner run.checkpoint search.check search.http_app search.server search.search_batcher "
+    "search.search_json search.server_metrics",
     "assemble methods.gold run.runs sets",
     "step run train sft evaluate evaluation.subject",
-    "lab",
+    "lab serve",
     "cli lab.bug_report lab.first_check",
     "__main__",
 )
@@ -43,7 +43,7 @@ EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder"
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")
-LOOPS += ("lab.first_check", "lab.same_runs")
+LOOPS += ("lab.first_check", "lab.same_runs", "serve.batching", "serve.scoring", "serve.opening")
 LOOPS += ("methods.advantages", "methods.losses", "methods.gold", "search.embedder", "search.encoder")
 LOOPS += ("search.nearest", "lab.hf_folder", "lab.gguf")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")

@@ -15,7 +15,7 @@ from typing import Any
 
 from qr_jax import errors
 from qr_jax.cli import interrupts
-from qr_jax.cli.commands import data, doctor, eval, pods, runs, settings, studies, synth, train
+from qr_jax.cli.commands import data, doctor, eval, pods, runs, serve, settings, studies, synth, train
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
 from qr_jax.logging import terminal
@@ -33,7 +33,7 @@ REMOVED_OPTIONS: Mapping[str, str] = {
 # Names without a dot.
 TOP_SETTINGS = ("seed", "rule", "rounds", "env", "retriever", "tools", "reward", "advantage", "loss")
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
-OWN_WORDS = ("quickstart", "train", "sft", "serve-retriever", "chat")
+OWN_WORDS = ("quickstart", "train", "sft", "serve", "serve-retriever", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,7 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(run_command=run)
         return made
 
-    for commands_of in (doctor, train, settings, studies, pods, runs, eval, data, synth):
+    for commands_of in (doctor, train, settings, studies, pods, runs, serve, eval, data, synth):
         commands_of.add(command)
     return parser
 

@@ -72,7 +72,7 @@ class Chat:
             self._prompts[key] = self.glue_prompt(say.tools)
         *before, after = self._prompts[key]
         data = [text for text in (self.system, say.text) if text is not None]
-        ids = [token for pair in zip(before, data, strict=True) for token in self._joined(*pair)]
+        ids = [token for pair in zip(before, data, strict=True) for token in self.joined(*pair)]
         return ids + self.tokenizer.encode_glue(after)
 
     def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
@@ -86,19 +86,19 @@ class Chat:
         if self.tokenizer.template is None or (say.role == "inline" and not ended_by_eos):
             return self.tokenizer.encode_data(say.text)
         before, after = self.between["user" if say.role == "inline" else say.role]
-        ids = self._joined(before, as_json(say.text) if self.tool_json and say.role == "tool" else say.text)
+        ids = self.joined(before, as_json(say.text) if self.tool_json and say.role == "tool" else say.text)
         if ended_by_eos:
             glued = len(self.tokenizer.encode_glue(before))
             ends = [at for at, token in enumerate(ids[:glued]) if token in self.tokenizer.eos_ids]
             ids = ids[ends[0] + 1 :] if ends else ids
         return ids + self.tokenizer.encode_glue(after)
 
-    def _joined(self, glue: str, data: str) -> list[int]:
+    def joined(self, glue: str, data: str) -> list[int]:
         """Return ids of the glue and of the data after it, which takes over a blank that stands between them."""
         blank = " " * glue.endswith(" ")
         return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 
-    def _render(self, messages: Sequence[Message], tools: Tools | None) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools | None) -> str:
         if self.tokenizer.template is None:
             return "\n\n".join(message["content"] for message in messages)
         special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}
@@ -114,7 +114,7 @@ class Chat:
         problem = ""
         for messages, given in _conversations(system, describe_tools(tools), tools):
             try:
-                text = self._render(messages, given)
+                text = self.render(messages, given)
                 if all(name in text for name in names):
                     return cut(text, [*system, PROMPT])
                 problem = f"its text does not name the tools {names}"
@@ -141,7 +141,7 @@ class Chat:
         texts = (PROMPT, REPLY, OBSERVATION)
         messages = [{"role": author, "content": text} for author, text in zip(roles, texts, strict=True)]
         try:
-            glue = cut(self._render(messages, None), (PROMPT, REPLY, shown))
+            glue = cut(self.render(messages, None), (PROMPT, REPLY, shown))
         except Exception as error:  # as above
             raise UserError(
                 f"the chat template cannot hold a message of role {role!r} after a model's: {error}"

@@ -49,7 +49,7 @@ class Engine:
         self.rows = (CpuCache if on_cpu else KVCache)(cfg, settings, tokenizer.eos_ids, compute=compute)
         self.pieces = [_piece(tokenizer, token) for token in range(cfg.vocab)]
         self.statistics = Statistics()
-        self.rollout: _Rollout | None = None  # under way, or the last one
+        self.rollout: RolloutState | None = None  # under way, or the last one
         self.completing: dict[str, list[int]] = {}  # stop string -> the ids that may complete it
 
     def watch(self, stop: Sequence[str]) -> None:
@@ -135,7 +135,7 @@ class Engine:
         self.rows.restrict(top_p, top_k)
         self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
         own, start = KeptThread("searches"), time.monotonic()
-        rollout = _Rollout(self, params, queries, order, keys_N2, env, search, searches or own, step, stop_now)
+        rollout = RolloutState(self, params, queries, order, keys_N2, env, search, searches or own, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         self.rollout = rollout
         try:
@@ -157,13 +157,14 @@ def _piece(tokenizer: Tokenizer, token: int) -> bytes:
         return b""
 
 
-class _Rollout:
-    """The state of one call of `Engine.run`."""
+class RolloutState:
+    """The state of one call of `Engine.run`; or of a server (serve/batching.py), whose queries come and go."""
 
     temperature: float
 
     def __init__(self, engine, params, queries, order, keys_N2, env, search, searches, step, stop_now):
-        self.engine, self.queries, self.search = engine, list(queries), search
+        self.engine, self.search = engine, search
+        self.queries = dict(enumerate(queries))
         self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
         self.searches = searches
         self.env, self.tags = reading.unthinking(env), reading.tags_of(env)
@@ -175,7 +176,7 @@ class _Rollout:
         self.done: dict[tuple[int, int], Episode] = {}
         self.statistics = Statistics()
         self.laid = self.rows.to_decode_params(params)
-        self.seats = SlotScheduler(self.rows, self.laid, order, self._prompt, self.statistics)
+        self.seats = SlotScheduler(self.rows, self.laid, order, self.prompt, self.statistics)
 
     def run(self) -> None:
         moved, grown = self.rows.moved, self.rows.grown
@@ -183,8 +184,8 @@ class _Rollout:
             if self.stop_now():
                 raise Interrupted
             self.seats.fill()
-            if wishes := self._tick():
-                self._ask(wishes)
+            if wishes := self.tick():
+                self.ask(wishes)
         assert self.seats.all_free(), "a row of the store was lost"
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
 
@@ -194,7 +195,7 @@ class _Rollout:
 
     # ---- searches
 
-    def _ask(self, wishes: list[tuple[EpisodeState, tuple[str | Call, ...]]]) -> None:
+    def ask(self, wishes: list[tuple[EpisodeState, tuple[str | Call, ...]]]) -> None:
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
@@ -205,7 +206,7 @@ class _Rollout:
         )  # fmt: skip
         self.calls.append((self.statistics.ticks, call, [live for live, _ in wishes]))
 
-    def _answer_searches(self, idle: bool) -> None:
+    def answer_searches(self, idle: bool) -> None:
         """Take the results that are due; when no slot can decode without them (`idle`), the oldest call is due."""
         while self.calls:
             asked, call, lives = self.calls[0]
@@ -230,25 +231,25 @@ class _Rollout:
             for live in lives:
                 if self.stop_now():  # large passages take their time, each
                     raise Interrupted
-                self._observe(live, results.by_query)
+                self.observe(live, results.by_query)
 
-    def _observe(self, live: EpisodeState, by_query: Mapping) -> None:
+    def observe(self, live: EpisodeState, by_query: Mapping) -> None:
         results = [by_query[query] for query in live.turns[-1].queries]
         faults = [result for result in results if isinstance(result, tools.Fault)]
         if faults:
-            return self._finish(live, "fault", fault=faults[0].reason)
+            return self.finish(live, "fault", fault=faults[0].reason)
         live.turns[-1] = replace(live.turns[-1], passages=tuple(tuple(passages) for passages in results))
         say, live.turns = self._fitted(live)
         if isinstance(say, Say) and self._opens(say):
             try:
                 live.turns = reading.inert_turns(self.tokenizer, live.turns, self.tags)
             except ValueError as error:
-                return self._finish(live, "fault", fault=str(error))
+                return self.finish(live, "fault", fault=str(error))
             say, live.turns = self._fitted(live)
         if isinstance(say, Say) and self._opens(say):
-            return self._finish(live, "fault", fault=READS_A_TAG)
+            return self.finish(live, "fault", fault=READS_A_TAG)
         if isinstance(say, Stop):
-            return self._finish(live, say.reason, say.answer)
+            return self.finish(live, say.reason, say.answer)
         assert isinstance(say, Say), "interfaces.py lets no other through"
         live.turns[-1] = replace(live.turns[-1], text=say.text)
         self._say(live, say)
@@ -269,12 +270,12 @@ class _Rollout:
     def _say(self, live: EpisodeState, say: Say) -> None:
         ids = self.engine.chat.observe(say, ended_by_eos=live.by_eos)
         if len(live.ids) + len(ids) >= self.settings.context_tokens:
-            return self._finish(live, "context")
+            return self.finish(live, "context")
         say = self._watched(say)
         live.show(ids, say)
         self.statistics.observation_tokens += len(ids)
 
-    def _prompt(self, query_at: int) -> tuple[list[int], Say]:
+    def prompt(self, query_at: int) -> tuple[list[int], Say]:
         """Return the ids of a query's prompt, and the Say that it comes from."""
         query = self.queries[query_at]
         say = self.env(query, [])
@@ -302,7 +303,7 @@ class _Rollout:
 
     # ---- decoding
 
-    def _tick(self) -> list[tuple[EpisodeState, tuple[str | Call, ...]]]:
+    def tick(self) -> list[tuple[EpisodeState, tuple[str | Call, ...]]]:
         """Decode one chunk and let the environment answer every turn that ended; returns episodes and their searches.
 
         While the device decodes, the host takes the search results that are due at the next tick.
@@ -310,17 +311,17 @@ class _Rollout:
         active = self.seats.active()
         self.statistics.ticks += 1
         if not active:
-            self._answer_searches(idle=True)
+            self.answer_searches(idle=True)
             return []
         slot_N = np.array([slot for slot, _ in active])
         pending_N, used_N, room_N = np.array(
-            [(live.ids[-1], live.cached, live.room(self.settings)) for _, live in active], np.int32
+            [(live.ids[-1], live.cached, self.room(live)) for _, live in active], np.int32
         ).T
         key_N2 = np.array([self.key[live.query_at, live.sample] for _, live in active])
         start = time.monotonic()
-        chunk, at_N = self.rows.decode(self.laid, slot_N, pending_N, used_N, room_N, key_N2, self.temperature)
+        chunk, at_N = self.rows.decode(self.laid, slot_N, pending_N, used_N, room_N, key_N2, self.heat(active))
         waited = self.statistics.search_wait_s
-        self._answer_searches(idle=False)
+        self.answer_searches(idle=False)
         token_NC, logp_NC, count_N = (np.asarray(part)[at_N] for part in chunk)
         self.statistics.decode_s += time.monotonic() - start - (self.statistics.search_wait_s - waited)
         self.statistics.decode_steps += int(count_N.max())
@@ -329,15 +330,25 @@ class _Rollout:
         for at, (_, live) in enumerate(active):
             n = int(count_N[at])
             if not np.isfinite(logp_NC[at, :n]).all():
-                self._finish(live, "fault", fault="the model gave a log-probability that is not finite")
+                self.finish(live, "fault", fault="the model gave a log-probability that is not finite")
                 continue
             taken = live.take(token_NC[at, :n].tolist(), logp_NC[at, :n].tolist(), self.engine.pieces, eos_ids)
             self.statistics.tokens += taken
-            if live.complete or live.out_of_room(self.settings):
-                wish = self._move_on(live)
-                if wish is not None:
-                    wishes.append((live, wish))
+            if self.turn_is_over(live) and (wish := self.move_on(live)) is not None:
+                wishes.append((live, wish))
         return wishes
+
+    def room(self, live: EpisodeState) -> int:
+        """Return how many tokens may still be sampled in this turn."""
+        return live.room(self.settings)
+
+    def heat(self, active: Sequence[tuple[int, EpisodeState]]) -> float | np.ndarray:
+        """Return the temperature: of all slots, or an array with one for each of the active."""
+        return self.temperature
+
+    def turn_is_over(self, live: EpisodeState) -> bool:
+        """Return True if the tokens that were just taken end the model's turn."""
+        return live.complete or self.room(live) <= 0
 
     def _read(self, used_N: np.ndarray, count_N: np.ndarray) -> int:
         """Return the cached positions that a chunk read, summed over its tokens: of each, those before it."""
@@ -346,23 +357,21 @@ class _Rollout:
         seen_X = seen_NC[step_C[None] < count_N[:, None]]
         return round(costs.attended(self.rows.cfg, seen_X)) - len(seen_X)
 
-    def _move_on(self, live: EpisodeState) -> tuple[str | Call, ...] | None:
+    def move_on(self, live: EpisodeState) -> tuple[str | Call, ...] | None:
         """Ask the environment after the model's turn. Return the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:
-            return self._finish(live, live.out_of_room(self.settings) or "length")
+            return self.finish(live, live.out_of_room(self.settings) or "length")
         move = self.env(self.queries[live.query_at], tuple(live.turns))
         if isinstance(move, Stop):
-            return self._finish(live, move.reason, move.answer)
+            return self.finish(live, move.reason, move.answer)
         if isinstance(move, Say):
             live.turns.append(Turn("env", move.text))
             return self._say(live, move)
         return tuple(move.queries)
 
-    def _finish(
-        self, live: EpisodeState, stop: StopReason, answer: str | None = None, fault: str | None = None
-    ) -> None:
+    def finish(self, live: EpisodeState, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
         self.seats.leave(live)

@@ -199,13 +199,14 @@ class KVCache:
             blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
-    def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
-        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's."""
+    def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float | np.ndarray):
+        """Decode a chunk of tokens in N slots; return the Chunk, and which row of it is each slot's. The temperature is
+        one number, or an array [N]."""
         call, at_N = self._decoding(laid, slot_N, pending_N, used_N, room_N, key_N2, temperature)
         self.caches["slots"], chunk = call()
         return chunk, at_N
 
-    def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float):
+    def _decoding(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature):
         """Prepare the call that decodes a chunk; return it, and which row of the Chunk is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
@@ -221,10 +222,11 @@ class KVCache:
             return array
 
         rows = None if whole else padded(slot_N, self.slot_count)
+        heat = padded(temperature)[None] if isinstance(temperature, np.ndarray) else np.float32(temperature)
         call = partial(
             decode.decode,
             laid, self.caches["slots"], rows, *map(padded, (pending_N, used_N, room_N, key_N2)), self.stop_V,
-            np.float32(temperature), cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
+            heat, cfg=self.cfg, chunk=self.settings.chunk, sampling=self.sampling, mesh=self.mesh,
         )  # fmt: skip
         return call, at_N
 

@@ -47,7 +47,8 @@ def restrict(logp_SV, sampling: Sampling):
 
 
 def choose(logits_VS, key_S2, position_S, temperature, sampling: Sampling = EVERYTHING) -> Choice:
-    """One token a slot from softmax(logits / temperature), restricted; greedy at temperature 0.
+    """One token a slot from softmax(logits / temperature), restricted; greedy at temperature 0. A temperature is one
+    number, or an array [1, S] with one for each slot.
 
     The vocabulary is cut into blocks of about its square root. A block is drawn by Gumbel-max over the blocks'
     log-probabilities (sums that the softmax has anyway), then a token by Gumbel-max inside it: the same distribution as
@@ -71,8 +72,8 @@ def choose(logits_VS, key_S2, position_S, temperature, sampling: Sampling = EVER
     def noise(key, position):
         return jax.random.gumbel(jax.random.fold_in(jax.random.wrap_key_data(key), position), (blocks + size,))
 
-    noise_SN = jnp.where(greedy, 0.0, jax.vmap(noise)(key_S2, position_S))
-    score_SX = jnp.where(greedy, best_SX, jnp.log(mass_SX) + noise_SN[:, :blocks])
+    noise_SN = jnp.where(jnp.transpose(greedy), 0.0, jax.vmap(noise)(key_S2, position_S))
+    score_SX = jnp.where(jnp.transpose(greedy), best_SX, jnp.log(mass_SX) + noise_SN[:, :blocks])
     block_S = jnp.argmax(score_SX, axis=-1)
     inside_SY = jax.vmap(lambda column_XY, x: column_XY[x], in_axes=(2, 0))(kept_XYS, block_S)
     score_SY = inside_SY + noise_SN[:, blocks:]

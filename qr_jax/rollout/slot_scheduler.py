@@ -53,6 +53,21 @@ class SlotScheduler:
         """Return the slots that can decode, each with its episode."""
         return [(slot, live) for slot, live in enumerate(self.slots) if live and not live.searching]
 
+    def join(self, query: int, samples: int) -> None:
+        """Let so many samples of a further query wait for slots."""
+        self.users[query] += samples
+        self.waiting += [(query, sample) for sample in range(samples)]
+
+    def withdraw(self, query: int) -> None:
+        """Free all that a query's episodes hold, and let none of them begin."""
+        self.waiting = deque(pair for pair in self.waiting if pair[0] != query)
+        del self.users[query]
+        if query in self.prompts:
+            self.store_free.append(self.prompts.pop(query)[0])
+        for live in [*self.slots, *(live for live, _ in self.parked)]:
+            if live and live.query_at == query:
+                self.leave(live)
+
     def leave(self, live: EpisodeState) -> None:
         """Free the slot, or the row of the store, of an episode that is over."""
         if live in self.slots:

@@ -1,4 +1,4 @@
-"""Limits of the retrieval server, and the refusal of a request that is over one of them."""
+"""Limits of the servers, and the refusal of a request that is over one of them."""
 
 import bisect
 import contextlib
@@ -20,10 +20,20 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class HttpLimits:
+    """Limits of any of our servers; `body_bytes` has room for `queries` of `query_chars` of the retrieval server."""
+
+    body_bytes: int = 32_000_000
+    bodies_bytes: int = 128_000_000  # of all large bodies that come or are being answered
+    connections: int = 1024  # open at once
+    idle_s: int = 60  # how long a kept connection may send nothing, and how long a body or an answer may take
+    grace_s: int = 20  # how long the last answers may take when the server ends
+
+
+@dataclass(frozen=True)
+class Limits(HttpLimits):
     """Limits of a request (Search-R1's has all queries of a rollout's turn), of search calls, and of the server."""
 
-    body_bytes: int = 32_000_000  # room for `queries` of `query_chars`, most characters taking one or two bytes
     answer_bytes: int = 64_000_000
     queries: int = 4096
     k: int = 100
@@ -35,11 +45,7 @@ class Limits:
     call_chars: int = 8_192  # of the queries of one search call
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
-    bodies_bytes: int = 128_000_000  # of all large bodies that come or are being answered
     answers_bytes: int = 256_000_000  # of all large answers that are made or sent
-    connections: int = 1024  # open at once
-    idle_s: int = 60  # how long a kept connection may send nothing, and how long a body or an answer may take
-    grace_s: int = 20  # how long the last answers may take when the server ends
 
     def over(self, largest: Sequence[int]) -> "Limits":
         """Return these limits, tightened for large passages, whose characters `largest` lists, largest first.

@@ -1,4 +1,4 @@
-"""Describe the retrieval server's requests and answers as one OpenAPI page."""
+"""Describe a server's requests and answers as one OpenAPI page."""
 
 from typing import Any
 
@@ -40,18 +40,23 @@ def page(limits: Limits, *, access: bool, has_token: bool) -> Schema:
         responses = {"200": _content("found", answer)} | refusals
         body = {"required": True} | _content("", fields)
         paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+    return whole("qr_jax's retrieval server", paths, "200, or 503 while a search hangs", has_token=has_token)
+
+
+def whole(title: str, paths: Schema, health: str, *, has_token: bool) -> Schema:
+    """Return the page of these paths and those of every server; `health` says what /health answers."""
     for path, summary, kind in (
-        ("/health", "200, or 503 while a search hangs", "application/json"),
+        ("/health", health, "application/json"),
         ("/metrics", "figures in Prometheus's text format", "text/plain"),
         ("/openapi.json", "this page", "application/json"),
     ):
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "", "content": {kind: {}}}}}}
-    whole = {"openapi": "3.1.0", "info": {"title": "qr_jax's retrieval server", "version": "1"}, "paths": paths}
+    page = {"openapi": "3.1.0", "info": {"title": title, "version": "1"}, "paths": paths}
     if has_token:
         paths["/health"]["get"]["security"] = []
         schemes = {"token": {"type": "http", "scheme": "bearer"}}
-        whole |= {"components": {"securitySchemes": schemes}, "security": [{"token": []}]}
-    return whole
+        page |= {"components": {"securitySchemes": schemes}, "security": [{"token": []}]}
+    return page
 
 
 def _asked(limits: Limits) -> Schema:

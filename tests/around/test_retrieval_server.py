@@ -32,14 +32,15 @@ from qr_jax.cli import cli
 from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.run import json_files
-from qr_jax.search import pages, server, stored
+from qr_jax.search import http_app, pages, server, stored
+from qr_jax.search.http_app import check_address
 from qr_jax.search.limits import Held, Limits, Refused
 from qr_jax.search.pages import Pages
 from qr_jax.search.protocols import PROTOCOLS
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.search.retrievers.http import http as over_http
 from qr_jax.search.search_batcher import Batcher
-from qr_jax.search.server import App, check_address
+from qr_jax.search.server import App
 from qr_jax.search.server_metrics import ServerMetrics
 
 CORPUS = [
@@ -57,11 +58,11 @@ DUNE = {"id": "1", "contents": '"Dune"\nA novel by Frank Herbert.'}
 def serving(search=SEARCH, **settings):
     """Run the server in a thread of its own; yield it and its URL."""
     app = App(search, **settings)
-    listening, url = server.listen("127.0.0.1", 0)
+    listening, url = http_app.listen("127.0.0.1", 0)
     thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield app, url.removesuffix("/retrieve")
+        yield app, url
     finally:
         app.server.should_exit = True
         thread.join(10)
@@ -699,14 +700,14 @@ def test_answers_together_are_bounded():
 
 def test_as_many_files_may_be_open_as_there_are_connections(monkeypatch, caplog):
     limits, given = {"now": (256, 1024)}, []
-    monkeypatch.setattr(server.resource, "getrlimit", lambda kind: limits["now"])
-    monkeypatch.setattr(server.resource, "setrlimit", lambda kind, value: given.append(value))
-    server.allow_files(100)
+    monkeypatch.setattr(http_app.resource, "getrlimit", lambda kind: limits["now"])
+    monkeypatch.setattr(http_app.resource, "setrlimit", lambda kind, value: given.append(value))
+    http_app.allow_files(100)
     assert given == [(356, 1024)] and not caplog.records
-    server.allow_files(1024)
+    http_app.allow_files(1024)
     assert given[-1] == (1024, 1024) and "1024 files may be open; wanted 1280 for 1024 connections" in caplog.text
     limits["now"] = (-1, -1)
-    server.allow_files(100_000)
+    http_app.allow_files(100_000)
     assert len(given) == 2
 
 
@@ -719,7 +720,7 @@ def test_the_openapi_page_has_every_path_with_the_limits_in_force(access):
     with serving(limits=limits, pages=Pages(CORPUS) if access else None, token="lab-token-123") as (app, url):
         status, page = call(url, "/openapi.json", Authorization="Bearer lab-token-123")
         assert status == 200 and page["openapi"] == "3.1.0" and page["security"] == [{"token": []}]
-        assert set(page["paths"]) == {*app.paths, *server.OPEN} and ("/access" in page["paths"]) == access
+        assert set(page["paths"]) == {*app.posts, *http_app.OPEN} and ("/access" in page["paths"]) == access
         for path, (method, operation) in ((path, *way.items()) for path, way in page["paths"].items()):
             token = {} if operation.get("security") == [] else {"Authorization": "Bearer lab-token-123"}
             body = {"urls": ["1"]} if path == "/access" else {"query": "dune"}
@@ -802,11 +803,11 @@ def test_the_command_serves_a_file_without_jax_and_ends_in_order(tmp_path, numbe
 
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="cannot be had .*--port"):
-        server.listen("127.0.0.1", taken.getsockname()[1])
+        http_app.listen("127.0.0.1", taken.getsockname()[1])
 
 
 def test_without_its_packages_the_command_says_what_to_install(monkeypatch, capsys):
-    for name in server.PACKAGES:
+    for name in http_app.PACKAGES:
         monkeypatch.setitem(sys.modules, name, None)
         assert cli.main(["serve-retriever", "--corpus", "x"]) == 2
         said = capsys.readouterr().err

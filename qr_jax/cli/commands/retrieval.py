@@ -81,12 +81,12 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     chosen = chosen_retriever(arguments.retriever, arguments.overrides)
     if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
         os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
-    from qr_jax.search import http_post, server
+    from qr_jax.search import http_app, http_post, server
     from qr_jax.search.limits import Limits
 
-    server.check_packages()
+    http_app.check_packages("serve-retriever")
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
-    server.check_address(arguments.host, token)
+    http_app.check_address(arguments.host, token)
     limits = {name: value for name, value in vars(arguments).items() if name in Limits.__dataclass_fields__}
     asked = Limits(**{name: value for name, value in limits.items() if value is not None})
     search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)

@@ -92,6 +92,7 @@ def _opened(arguments: argparse.Namespace) -> Callable[[str], None]:
     from qr_jax import assemble, evaluate
     from qr_jax.evaluation.subject import open_model
     from qr_jax.records import Query
+    from qr_jax.serve.answers import trajectory
 
     config = assemble.for_one(subject.config)
     with terminal.phase("loading the passages"):
@@ -107,7 +108,7 @@ def _opened(arguments: argparse.Namespace) -> Callable[[str], None]:
             terminal.say(f"the model's vocabulary lacks {listed}: it cannot tell such words apart")
         with terminal.phase("answering"):
             ((episode,),) = agent.engine.run(params, [Query("ask", question, ())], 1, purpose="ask", **how)
-        terminal.result(json.dumps(_episode_json(episode)) if arguments.json else evaluate.format_episode(episode))
+        terminal.result(json.dumps(trajectory(episode)) if arguments.json else evaluate.format_episode(episode))
 
     return answer
 
@@ -122,16 +123,6 @@ def _typed_lines() -> Iterator[str]:
     with contextlib.suppress(EOFError):
         while True:
             yield input("question (Ctrl-D or exit ends): ")
-
-
-def _episode_json(episode: Any) -> dict[str, Any]:
-    """Return the JSON of `ask --json`: question, answer, stop reason, and each turn with its passages' ids."""
-    turns = []
-    for turn in episode.turns:
-        passages = [passage.id for found in turn.passages for passage in found]
-        wrote = {"author": turn.author, "text": turn.text}
-        turns.append(wrote | {"queries": list(map(str, turn.queries)), "passages": passages})
-    return {"question": episode.query.question, "answer": episode.answer, "stop": episode.stop, "turns": turns}
 
 
 def _export(arguments: argparse.Namespace) -> int:
