@@ -22,8 +22,8 @@ from qr_jax.settings.settings import Use, inside, plain
 
 log = logging.getLogger(__name__)
 
-# Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
-URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
+# Settings of our plug-ins: where one sends, what it starts, the end of a name that names a secret, and what it writes.
+URL, COMMAND, SECRET, WRITTEN = "url", "command", "_env", ("cache", "index")
 
 
 def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
@@ -77,6 +77,8 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     settings = plugins.signature(kind, chosen.name).settings
     values = plugins.settings_of(kind, chosen)
     found = [text for part in inside(values, deep=False) for text in asks_of(kind, part)]
+    if command := values.get(COMMAND):
+        found.append(f"{kind} {chosen.name!r}: to start the program {command!r}")
     if URL not in settings:  # an encoder's model; a server's is its own
         found += _of_hub(f"the model of {kind} {chosen.name!r}:", values.get("model"))
     elif not settings[URL].required and settings[URL].default == values[URL] == "":
