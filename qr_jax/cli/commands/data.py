@@ -50,11 +50,14 @@ def add(command: Any) -> None:
 def _add_corpora(command: Any, check: argparse.ArgumentParser) -> None:
     """Add the commands for corpora; `check` gets --json as they do."""
     text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
-    index = command("index", _index, text, usage="qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]")
+    usage = "qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]"
+    index = command("index", _index, text, usage=f"{usage}\n       qr-jax index --add FILE OUT")
     index.set_defaults(takes_settings=True)
     index.epilog = "Its settings are bm25's, as in k1=0.9 b=0.4 stopwords=none; `qr-jax settings bm25` lists them."
-    index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
+    index.add_argument("corpus", nargs="*", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
+    text = "passages to add to the index OUT, which becomes what all files would give; repeat it for more"
+    index.add_argument("--add", action="append", metavar="FILE", help=text)
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     text = "how many of the gold passages a retriever finds"
@@ -128,10 +131,20 @@ def _index(arguments: argparse.Namespace) -> int:
     from qr_jax.search import index_corpus
 
     check_writable(arguments.out, "OUT")
+    if bool(arguments.corpus) == bool(arguments.add):
+        todo = "CORPUS OUT builds one, and --add FILE OUT adds to one that is there"
+        raise UserError(f"{'both' if arguments.add else 'neither'} files of a new index and --add are given; {todo}")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
     if "index" in given:
         raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     usual = plugins.settings_of("retriever", Use("bm25"))
+    if arguments.add:
+        if given or arguments.replace:
+            raise UserError("an index keeps its settings: leave setting=value and --replace out with --add")
+        how = {"check": not arguments.no_check, "say": terminal.say}
+        found = index_corpus.add(",".join(arguments.add), arguments.out, **how)
+        unlike = {name: value for name, value in found["settings"].items() if value != usual.get(name, value)}
+        return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
     settings = {name: given.get(name, usual[name]) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
