@@ -11,6 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
 
+MAP = "columns by other names, as question=Frage answers=Antwort; after the files' names"
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
 
@@ -41,8 +42,12 @@ def add(command: Any) -> None:
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
     convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
-    text = "leave out rows that cannot be read, and count them"
+    text = "leave out rows that cannot be read; they are counted, and the first of them listed"
     convert.add_argument("--skip-broken", action="store_true", help=text)
+    for made in (check, convert):
+        made.add_argument("--map", nargs="+", action="extend", default=[], metavar="OURS=THEIRS", help=MAP)
+        made.add_argument("--split", metavar="SIGN", help="between answers that stand in one text, as '|'")
+    check.add_argument("--skip-broken", action="store_true", help="rows that cannot be read are no errors, but counted")
     _add_corpora(command, check)
     retrieval.add(command)
 
@@ -88,9 +93,10 @@ def _get(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from qr_jax.sets import data_check
+    from qr_jax.sets import columns, data_check
 
-    checked = data_check.check(arguments.file, arguments.against)
+    how = {"columns": columns.typed(arguments.map, arguments.split), "skip_broken": arguments.skip_broken}
+    checked = data_check.check(arguments.file, arguments.against, **how)
     show(checked.to_json(), arguments.json, lambda _: data_check.format_report(checked))
     return 1 if checked.errors else 0
 
@@ -99,7 +105,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from qr_jax.config import SET_PREFIX
     from qr_jax.data import readers
     from qr_jax.records import Passage
-    from qr_jax.sets import foreign, formats
+    from qr_jax.sets import columns, foreign, formats
 
     out, shown = arguments.out, " ".join(arguments.files)
     formats.check_new(out)  # before much is read, or a set is built
@@ -108,7 +114,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     if shown.startswith(SET_PREFIX):
         items, said, beside = readers.read_queries(shown), [], []
     else:
-        items, said, beside = foreign.read(arguments.files, arguments.encoding, skip_broken=arguments.skip_broken)
+        how = {"columns": columns.typed(arguments.map, arguments.split), "skip_broken": arguments.skip_broken}
+        items, said, beside = foreign.read(arguments.files, arguments.encoding, **how)
     are_passages = isinstance(items[0], Passage)
     if are_passages and arguments.to != "jsonl":
         raise UserError(f"{shown} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
