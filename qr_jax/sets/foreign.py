@@ -101,8 +101,9 @@ def read(
         todo = "; --skip-broken leaves such rows out" * bool(found)
         raise UserError(_broken(shown, wrong, len(files)) + todo)
     if wrong:
-        rows = listed([f"{where}: {what}" for where, what in wrong])
-        said[f"{len(wrong)} rows that cannot be read, left out:{rows}"] = -1
+        if wrong[1:]:
+            said[f"broken rows, the second and on:{listed([f'{where}: {what}' for where, what in wrong[1:]])}"] = -1
+        said[f"rows that cannot be read, left out (the first: {wrong[0][0]}: {wrong[0][1]})"] = len(wrong)
     if not found:
         raise UserError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
     if refused:

@@ -96,7 +96,8 @@ def test_broken_rows_are_left_out_counted_and_listed(tmp_path, caplog, capsys):
     assert "0 errors" in capsys.readouterr().out
     assert cli.main(["data", "convert", str(file), str(tmp_path / "out.jsonl"), "--skip-broken"]) == 0
     said = capsys.readouterr().err
-    assert "2 rows that cannot be read, left out:" in said and "row 2: no JSON" in said and "row 3: has none" in said
+    assert "left out (the first: row 2: no JSON" in said and "): 2" in said
+    assert "broken rows, the second and on:\n  row 3: has none" in said
 
 
 def shards(folder, kind):
