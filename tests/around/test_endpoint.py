@@ -244,7 +244,7 @@ CALL = '<tool_call> {"name": "search", "arguments": '
 TEMPLATE = (  # the texts one after another, calls as the environment's dialect writes them
     "{% for m in messages %}{{ m.content or '' }} {% for c in m.tool_calls or [] %}" + CALL +
     "{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}} </tool_call> "
-    "{% endfor %}{% endfor %}"
+    "{% endfor %}{{ '<eos> ' if m.tool_calls else '' }}{% endfor %}"  # as the model ends a message of calls
 )  # fmt: skip
 CALLS = {"open_pattern": r"\s*<tool_call>", "close": "</tool_call>", "repeats": True, "content": "json"}
 CALLS["transform"] = {"type": "function", "function": "{content}"}
