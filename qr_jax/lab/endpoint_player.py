@@ -147,7 +147,7 @@ class Player:
         self._plays = going = plays
         while going:
             self.crew.each(turn, going)
-            self._search([play for play in going if isinstance(play.move, Search)], env, search)
+            self._search([(play, play.move.queries) for play in going if isinstance(play.move, Search)], env, search)
             for play in going:
                 if isinstance(play.move, Say):
                     self._say(play, play.move)
@@ -210,16 +210,17 @@ class Player:
 
     # ---- what the environment says
 
-    def _search(self, plays: Sequence[Play], env: Callable, search: SearchFunction) -> None:
+    def _search(self, wishes: Sequence[tuple[Play, tuple[str, ...]]], env: Callable, search: SearchFunction) -> None:
         """Run the searches of all these episodes in one batch, and let the environment show what was found."""
-        asked = [query for play in plays for query in play.move.queries]
+        asked = [query for _, queries in wishes for query in queries]
         by_query = tools.run_searches(search, asked, self.settings.search_k, **tools.limits(self.settings)).by_query
-        for play in plays:
-            results = [by_query[query] for query in play.move.queries]
+        for play, queries in wishes:
+            results = [by_query[query] for query in queries]
             if faults := [result.reason for result in results if isinstance(result, tools.Fault)]:
                 play.move, play.fault = Stop("fault"), faults[0]
                 continue
-            play.turns.append(Turn("env", "", play.move.queries, tuple(tuple(passages) for passages in results)))
+            passages = tuple(tuple(found) for found in results if not isinstance(found, tools.Fault))
+            play.turns.append(Turn("env", "", queries, passages))
             budget = self.settings.observation_tokens
             play.move, turns = tools.fit_observation(env, play.query, play.turns, tokens_of, budget)
             play.turns = list(turns)

@@ -248,10 +248,10 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
         yield Finding("warning", "no title", f"{len(untitled)} of {len(items)} passages have no title", untitled)
 
 
-def _overlap(items: Mapping[int, Any], others: Sequence[Path], columns: Columns) -> Iterator[Finding]:
+def _overlap(items: Mapping[int, Any], against: Sequence[Path], columns: Columns) -> Iterator[Finding]:
     """Find the questions of this file that the other file asks too, by normalised text or by id."""
-    other = others[0]
-    theirs, findings, *_ = _read(others, columns)
+    other = against[0]
+    theirs, findings, *_ = _read(against, columns)
     findings = [one for one in findings if one.level == "error"]
     if findings:
         rows = tuple(row for one in findings for row in one.rows)
