@@ -80,7 +80,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """The source of the questions: "world", files (JSONL or Parquet, ours or a peer's rows; comma-separated), or
+    """The source of the questions: "world", files (JSONL, Parquet, Arrow, ours or a peer's rows; comma-separated;
+    a glob, a folder of shards or of save_to_disk), or
     tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
@@ -94,6 +95,10 @@ class Data:
     train_share: Share = 0.7  # of the sha256 split
     train_limit: Count | None = None  # questions of each file (or of the world), the first by the hash of their ids
     eval_limit: Count | None = None  # as data.train_limit
+    # columns of the files by other names, as data.map.question=Frage data.map.answers=Antwort; "a.b" is b inside a
+    map: Mapping[str, str] = field(default_factory=dict)
+    answer_split: str | None = None  # the sign between answers that stand in one text, as |
+    skip_broken: bool = False  # rows of these files that cannot be read are left out, counted and listed
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's World
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 

@@ -236,13 +236,14 @@ def evaluate(
     samples: int | None = None,
     questions: int | None = None,
     step: int | None = None,
+    opened: subject.Opened | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
     `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
-    to runs/eval/ and the folder's name.
+    to runs/eval/ and the folder's name. `opened`: a model that plays elsewhere; `run` is then its name alone.
     """
-    is_run = config.is_run(run)
+    is_run = opened is None and config.is_run(run)
     settings = runs.load(run) if settings is None else settings
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
@@ -254,7 +255,7 @@ def evaluate(
     samples = settings.evaluation.samples if samples is None else samples
     over = subject.corpus(settings, lambda: assemble.passages(settings))
     with terminal.phase("loading the model"):
-        agent, params, model = subject.open_model(settings, run if is_run else None, step)
+        agent, params, model = opened or subject.open_model(settings, run if is_run else None, step)
     assemble.check_readable(agent.tokenizer, queries)
     env = assemble.environment(settings)
     how: dict[str, Any] = {"samples": samples, "env": env}

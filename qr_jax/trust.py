@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
-STARTED, HOSTS = "command", "hosts"  # of a tool: the program that it starts, and whose pages it reads
+STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pages a tool reads
 
 
 def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
@@ -78,12 +78,14 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     settings = plugins.signature(kind, chosen.name).settings
     values = plugins.settings_of(kind, chosen)
     found = [text for part in inside(values, deep=False) for text in asks_of(kind, part)]
+    if command := values.get(STARTED):
+        words = command if isinstance(command, str) else " ".join(command)
+        found.append(f"{kind} {chosen.name!r}: to start the program {words!r}")
     if URL not in settings:  # an encoder's model; a server's is its own
         found += _of_hub(f"the model of {kind} {chosen.name!r}:", values.get("model"))
     elif not settings[URL].required and settings[URL].default == values[URL] == "":
         return found  # a judge that is not asked: nothing is sent, and no verdict kept
     found += [f"{kind} {chosen.name!r}: to write into {values[name]}" for name in WRITTEN if values.get(name)]
-    found += [f"{kind} {chosen.name!r}: to start {' '.join(values[STARTED])}"] if values.get(STARTED) else []
     found += [f"{kind} {chosen.name!r}: to read pages of {host}" for host in values.get(HOSTS) or ()]
     secrets = [value for name, value in values.items() if name.endswith(SECRET) and isinstance(value, str)]
     if URL in values or secrets:

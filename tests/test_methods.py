@@ -66,7 +66,7 @@ OF_NO_NEIGHBOUR = {
     },
     "rounds": {"once", "refill"},
     "env": {"search_r1", "tool_call"},
-    "retriever": {"bm25", "cached", "dense", "http", "hybrid", "none", "reranked", "serper", "sharded"},
+    "retriever": {"bm25", "cached", "dense", "http", "hybrid", "mcp", "none", "reranked", "serper", "sharded"},
     "reward": {"cover_match", "exact_match", "f1", "judge"},
     "advantage": set(),
     "loss": {"nll"},

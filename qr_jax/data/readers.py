@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -24,7 +24,10 @@ from qr_jax.run import json_files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
-NO_LINES = (".csv", ".tsv", ".arrow", ".feather")  # `qr-jax data convert` makes lines of such files
+ARROW, NO_LINES = (
+    (".arrow", ".feather"),
+    (".csv", ".tsv"),
+)  # of NO_LINES `qr-jax data convert` makes lines of such files
 ROW_HAS = {"question", "prompt", "text", "contents"}  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
@@ -47,6 +50,8 @@ def data_folder() -> Path:
 def resolve(path: str | Path) -> list[Path]:
     """Return the files that a setting names (comma-separated; `{data}` is the data folder), or its index folder.
 
+    A glob or a folder stands for its shards, in order (sets/inputs.py).
+
     For `tfds:...` the list is empty. ValueError if a file, or the folder after `@`, is missing.
     """
     if str(path).startswith(SET_PREFIX):
@@ -60,9 +65,10 @@ def resolve(path: str | Path) -> list[Path]:
     files = []
     for part in map(str.strip, str(path).split(",")):
         file = file_named(part)
-        if not part or not os.path.isfile(file):
-            raise UserError(plugins.around("sets.faults").no_file(part, file, path))
-        files.append(file)
+        if part and os.path.isfile(file):
+            files.append(file)
+        else:
+            files += plugins.around("sets.inputs").shards(part, file, path)
     return files
 
 
@@ -109,6 +115,11 @@ def index_folder(path: str | Path) -> Path | None:
     """Return the folder of stored passages that a setting names; None if it names anything else."""
     folder = file_named(str(path))
     return folder if any(os.path.isfile(folder / name) for name in STORED) else None
+
+
+def is_files(path: str | Path) -> bool:
+    """Return True for what names files of rows, False for a set (tfds:) or an index."""
+    return not str(path).startswith(SET_PREFIX) and index_folder(path) is None
 
 
 def read(path: str | Path, make: Callable[[Row], T], key: Callable[[T], str]) -> list[T]:
@@ -162,12 +173,13 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
+def attempts(file: Path, also: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield (row number from 1, object or its ValueError) of every line that is not empty.
 
-    Raises ValueError if the file is damaged or exceeds limits.py.
+    The first row must have a column that a row has, or one of `also`. Raises ValueError if the file is damaged or
+    exceeds limits.py.
     """
-    if file.suffix == ".parquet":
+    if file.suffix == ".parquet" or file.suffix in ARROW:
         yield from plugins.around("sets.tables").rows(file)
         return
     if file.suffix in NO_LINES:
@@ -181,7 +193,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
                 taken_bytes += len(line) + limits.ITEM_BYTES * (1 + sum(map(line.count, (b",", b"[", b"{"))))
                 limits.check_unpacked(file, taken_bytes, most, f"row {number}")
                 if line.strip():
-                    yield number, _object(file, line, number)
+                    yield number, _object(file, line, number, also)
     except gzip.BadGzipFile as error:
         if number:
             raise UserError(f"{file.name} after row {number}: the gzip file is damaged ({error})") from error
@@ -190,7 +202,7 @@ def attempts(file: Path) -> Iterator[tuple[int, Row | ValueError]]:
         raise UserError(f"{file.name} after row {number}: the gzip file is cut short or damaged ({error})") from error
 
 
-def _object(file: Path, line: bytes, number: int) -> Row | ValueError:
+def _object(file: Path, line: bytes, number: int, also: Collection[str]) -> Row | ValueError:
     """Return a line's object, or the error of a line that is none; UserError if no line of the file can be read."""
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
@@ -200,7 +212,7 @@ def _object(file: Path, line: bytes, number: int) -> Row | ValueError:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return plugins.around("sets.faults").of_line(file, line, number, error)
-    if number == 1 and not (isinstance(row, dict) and ROW_HAS & row.keys()):
+    if number == 1 and not (isinstance(row, dict) and ROW_HAS.union(also) & row.keys()):
         plugins.around("sets.faults").check_rows(file, row)
     return row if isinstance(row, dict) else UserError(f"a JSON object is wanted, and this is {show(row)}")
 

@@ -72,20 +72,21 @@ def answer(
     judge: tuple[str, str] | None = None,
     judging: Mapping[str, Any] = MappingProxyType({}),
     say: Say = terminal.say,
+    opened: subject.Opened | None = None,
 ) -> dict[str, Any]:
     """Answer a suite and return its score, with its manifest and the folder that it was written to.
 
-    The model is that of `run`'s checkpoint, or without a run the config's own. Answers go to `out`, or to a folder in
-    `place` that is named by the suite and the manifest. `judge` is an endpoint's URL and its model, `judging` further
-    settings of Judge. Existing answers count; damaged rows are set aside. ValueError if `out` holds answers of another
-    manifest, with all differences.
+    The model is that of `run`'s checkpoint, or without a run the config's own, or the one that is `opened` already.
+    Answers go to `out`, or to a folder in `place` that is named by the suite and the manifest. `judge` is an endpoint's
+    URL and its model, `judging` further settings of Judge. Existing answers count; damaged rows are set aside.
+    ValueError if `out` holds answers of another manifest, with all differences.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = plugins.wants_corpus(settings.retriever)
     asked, missing = suite.questions(settings, name, part=part, limit=limit, searched=searched)
     for line in [f"{set_name} is missing: {why}" for set_name, why in missing.items()] + suite.too_few(asked, limit):
         say(line)
-    agent, params, model = subject.open_model(settings, run, step)
+    agent, params, model = opened or subject.open_model(settings, run, step)
     env = assemble.environment(settings)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})

@@ -1,6 +1,7 @@
 """An OpenAI-compatible chat endpoint: its URL and key, what may be left out of a request, and the JSON in a reply.
 
-Judges (lab/judge.py), the teacher (sets/synth/teacher.py) and a model that plays a retriever (zero_search) use it.
+Judges (lab/judge.py), the teacher (sets/synth/teacher.py), a model that plays a retriever (zero_search) and one that is
+evaluated (lab/endpoint_player.py) use it.
 """
 
 import json
@@ -18,7 +19,14 @@ from qr_jax.search.http_post import Endpoint, Failed, Patience, secret
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
 PATH = "/chat/completions"
 LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the second is sent where the first is left out
-OPTIONAL = (*LIMITS, "temperature", "top_p", "seed")  # settings of a request that an endpoint may refuse
+OPTIONAL = (
+    *LIMITS,
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+)  # settings of a request that an endpoint may refuse
 OTHER_LIMITS = ("max_output_tokens", "max_new_tokens")  # by which a refusal may name either limit
 REFUSALS = (400, 422)
 TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)

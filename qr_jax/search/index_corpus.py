@@ -8,7 +8,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,7 @@ def index(
     """
     bm25_build.check(settings["method"], settings["k1"], settings["b"])
     stopwords = bm25_build.stop_words(settings["stopwords"])
-    files = readers.resolve(corpus)
-    if any(file.is_dir() for file in files):
-        raise UserError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
-    sources = [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
+    files, sources = _sources(corpus)
     settings = dict(settings) | {"words": bm25_build.RULE}
     if bm25_index.why_not(out, {"settings": settings, "sources": sources}) is None:
         return bm25_index.read_manifest(out) | {"built": False}
@@ -76,14 +73,62 @@ def index(
     say(f"passages: about {estimated.passages:,}; {gb(estimated.memory_bytes)} of memory, {disk}")
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
-    start = time.monotonic()
     rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
-    shown = progress(rows, estimated.passages, "passages")
+    return _built(out, rows, files, settings, sources, estimated)
+
+
+def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: None) -> dict[str, Any]:
+    """Add the passages of files to the index `out`, with its own settings; return its manifest.
+
+    The folder is then, byte for byte, the index of its earlier files and these; until it is complete the earlier one
+    stays in its place. ValueError if `out` is no index with passages, for a bad row, and for an id that is there.
+    """
+    try:
+        before, stored = bm25_index.read_manifest(out), bm25_index.passages(out)
+        settings, had = dict(before["settings"]) | {"words": bm25_build.RULE}, list(before["sources"])
+    except (OSError, LookupError, TypeError) as error:
+        todo = "`qr-jax index FILE OUT` makes one"
+        raise UserError(f"{out} is no index with its passages, to which others could be added; {todo}") from error
+    files, sources = _sources(corpus)
+    if known := [new["file"] for new in sources if new["sha256"] in {old["sha256"] for old in had}]:
+        raise UserError(f"{', '.join(known)} is in the index {out} already, by its contents; nothing is added")
+    build_aside.clear_left(out)
+    new, counts = estimate(files, bm25_build.stop_words(settings["stopwords"])), before["counts"]
+    ids = [len(stored[at].id) for at in range(min(len(stored), SAMPLE_ROWS))]
+    text_bytes = (out / bm25_index.stored.TEXTS).stat().st_size + new.text_bytes
+    estimated = needed(
+        counts["passages"] + new.passages, text_bytes, id_bytes=sum(ids) / len(ids) * (len(stored) + new.passages),
+        scores=counts["scores"] + new.scores, words=counts["words"] + new.scores,
+        different=counts["different_words"] + new.different_words,
+    )  # fmt: skip
+    say(f"passages: {len(stored):,}, and about {new.passages:,} more; {gb(estimated.memory_bytes)} of memory")
+    if check:
+        refuse(estimated, available_memory(), free_disk(out), out)
+    rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
+    return _built(out, itertools.chain(stored, rows), files, settings, [*had, *sources], estimated)
+
+
+def _sources(corpus: str) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Return a corpus's files, and what a manifest says of them. ValueError for an index."""
+    files = readers.resolve(corpus)
+    if any(file.is_dir() for file in files):
+        raise UserError(f"{corpus} is an index already; name the files it was made of, or search it as it is")
+    return files, [{"file": f.name, "bytes": f.stat().st_size, "sha256": bm25_index.file_hash(f)} for f in files]
+
+
+def _built(
+    out: Path, rows: Iterable[Passage], files: Sequence[Path], settings: Mapping[str, Any], sources: Any,
+    estimated: Estimate,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the index of these passages; return its manifest. ValueError names where a repeated id stands."""
+    start, shown = time.monotonic(), progress(rows, estimated.passages, "passages")
     try:
         manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
-        raise UserError(f"{error}: {' and '.join(itertools.islice(places, 2))}; {readers.UNIQUE}") from error
+        found = [*itertools.islice(places, 2)]
+        also = " and in the index already" * (len(found) < 2)
+        raise UserError(f"{error}: {' and '.join(found)}{also}; {readers.UNIQUE}") from error
     return manifest | {"built": True, "built_s": time.monotonic() - start, "estimate": asdict(estimated)}
 
 

@@ -33,7 +33,8 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
     for each number of hops, if the questions have it. Questions without gold are counted in `questions_without_gold`
     and are in no mean. `gold_not_in_corpus` counts the `gold_passages` that no search could find, and `absent` names
-    the first (None and empty if the retriever searches no corpus of files). ValueError if no question has gold, if the
+    the first; `gold_absent` is the share of the questions none of whose gold is there (None, empty and None if the
+    retriever searches no corpus of files). ValueError if no question has gold, if the
     retriever wants a corpus and none is named, or if one is named and it searches none.
     """
     if k < 1:
@@ -58,10 +59,13 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     shares, searched_s = _ask(search, texts, wanted, gold, k)
     names = frozenset().union(*gold.wanted)
     absent = [] if corpus is None else sorted(names.difference(map(gold.name, passages)))
+    missing = {*absent}
+    lost = None if corpus is None else sum(want <= missing for want in wanted) / len(wanted)
     return _mean(shares) | {
         "k": k, "retriever": use.name, "settings": plain(use.settings), "questions": len(asked),
         "questions_without_gold": len(queries) - len(asked), "gold": gold.by, "gold_passages": len(names),
         "gold_not_in_corpus": None if corpus is None else len(absent), "absent": absent[:MOST_ABSENT],
+        "gold_absent": lost,
         "passages": len(passages),
         "queries_per_second": len(asked) / searched_s, "batch": BATCH, "built_s": built_s,
         "by_hops": _by_hops([queries[at] for at in asked], shares),
@@ -127,5 +131,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
         gone = f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus"
         more = f" and {absent - SHOWN} more" if absent > SHOWN else ""
         lines.append(f"{gone}, as {', '.join(map(show, figures['absent'][:SHOWN]))}{more}: is it the right one?")
+    if lost := figures["gold_absent"]:
+        lines.append(f"{lost:.1%} of the questions have no gold passage in the corpus: no search can find any")
     lines.append(f"{figures['queries_per_second']:.0f} queries/s, built in {figures['built_s']:.1f} s")
     return "\n".join([head, *lines])

@@ -5,20 +5,23 @@ the user should know."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from qr_jax.answers import fold, in_words, normalise, proving
 from qr_jax.data import parsing, readers
 from qr_jax.data.characters import nfc
+from qr_jax.data.parsing import Row
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 from qr_jax.sets import carried, formats
 from qr_jax.sets.answer_columns import NOT_TAKEN, list_in, not_taken
+from qr_jax.sets.columns import Columns
 
 UNANSWERABLE = "no answer"
+NO_COLUMNS = Columns()
 BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 FOUND = re.compile(r", and is .*")  # a value, which differs from row to row
@@ -58,10 +61,20 @@ class Checked:
         return head | {"counts": dict(self.counts)} | found
 
 
-def check(file: str | Path, against: str | Path | None = None) -> Checked:
-    """Read every row of the file, the bad ones too; with `against`, also find the questions that both files ask."""
-    (path,) = one_file(file)
-    items, findings, schemas, count, last = _read(path)
+def check(
+    file: str | Path,
+    against: str | Path | None = None,
+    *,
+    columns: Columns = NO_COLUMNS,
+    skip_broken: bool = False,
+) -> Checked:
+    """Read every row of the file, the bad ones too; with `against`, also find the questions that both files ask.
+
+    A folder or glob is read as its shards, one after another. With `skip_broken` rows that cannot be read are warnings.
+    """
+    items, findings, schemas, count, last = _read(one_file(file), columns)
+    if skip_broken:
+        findings = [replace(one, level="warning") if one.kind in BY_ROW else one for one in findings]
     unanswerable = sum(len(one.rows) for one in findings if one.kind == UNANSWERABLE)
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         are_same = all(items[row] == items[rows[0]] for row in rows)
@@ -80,7 +93,7 @@ def check(file: str | Path, against: str | Path | None = None) -> Checked:
     if not sum(schemas.values()) and not findings:
         findings.append(Finding("error", "no rows", "the file has no rows", ()))
     if against is not None:
-        findings += _overlap(items, one_file(against)[0])
+        findings += _overlap(items, one_file(against), columns)
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
     counts = _counts(items, count, last) | ({"unanswerable": unanswerable} if unanswerable else {})
@@ -94,12 +107,23 @@ def one_file(file: str | Path) -> list[Path]:
         raise UserError(f"{str(file)!r} is a question set, whose rows are checked when it is built; wanted {wanted}")
     if found[0].is_dir():
         raise UserError(f"{str(file)!r} is an index; check the files it was made of, one at a time")
-    if len(found) > 1:
+    if "," in str(file):
         raise UserError(f"{str(file)!r} names {len(found)} files; check them one at a time (--against compares two)")
     return found
 
 
-def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int, int]:
+def _attempts(paths: Sequence[Path], columns: Columns) -> Iterator[tuple[int, Row | ValueError]]:
+    """Yield the rows of all files, numbered through."""
+    before = number = 0
+    for path in paths:
+        for number, row in readers.attempts(path, columns.first):
+            yield before + number, row if isinstance(row, ValueError) or not columns else columns.of(row)
+        before, number = before + number, 0
+
+
+def _read(
+    paths: Sequence[Path], columns: Columns
+) -> tuple[dict[int, Query | Passage], list[Finding], Counter[str], int, int]:
     """Return the readable rows, an error for each other row, rows by schema, the row count and the last number."""
     items, schemas = {}, Counter()
     wrong: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)  # (kind, alike) -> rows, each with its text
@@ -107,7 +131,7 @@ def _read(path: Path) -> tuple[dict[int, Query | Passage], list[Finding], Counte
     number = rows = 0
     is_passage = False
     try:
-        for number, row in readers.attempts(path):
+        for number, row in _attempts(paths, columns):
             rows += 1
             try:
                 if isinstance(row, ValueError):
@@ -224,9 +248,10 @@ def _passages(items: Mapping[int, Any]) -> Iterator[Finding]:
         yield Finding("warning", "no title", f"{len(untitled)} of {len(items)} passages have no title", untitled)
 
 
-def _overlap(items: Mapping[int, Any], other: Path) -> Iterator[Finding]:
+def _overlap(items: Mapping[int, Any], against: Sequence[Path], columns: Columns) -> Iterator[Finding]:
     """Find the questions of this file that the other file asks too, by normalised text or by id."""
-    theirs, findings, *_ = _read(other)
+    other = against[0]
+    theirs, findings, *_ = _read(against, columns)
     findings = [one for one in findings if one.level == "error"]
     if findings:
         rows = tuple(row for one in findings for row in one.rows)

@@ -12,7 +12,6 @@ from qr_jax.errors import UserError
 from qr_jax.run import json_files
 from qr_jax.run.run_files import free
 from qr_jax.sets import official
-from qr_jax.sets.tables import ARROW_ENDS
 from qr_jax.settings.settings import nearest
 
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
@@ -66,7 +65,7 @@ def _cure(part: str, file: Path) -> str:
 
 def no_lines(file: Path) -> str:
     """Say what a file that is no file of lines is, and the command that makes lines of it."""
-    return f"{file.name} is {'an Arrow file' if file.suffix in ARROW_ENDS else 'a table'}; {written_anew(file)}"
+    return f"{file.name} is a table; {written_anew(file)}"
 
 
 def of_line(file: Path, line: bytes, number: int, error: Exception) -> UserError:

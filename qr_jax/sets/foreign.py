@@ -5,7 +5,7 @@ prints how it read each column, so that no guess is silent."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 from qr_jax.sets import carried, foreign_rows, formats, inputs
 from qr_jax.sets.answer_columns import NOT_TAKEN, as_text, check_answerable, in_objects, list_in, not_taken
+from qr_jax.sets.columns import Columns, listed
 from qr_jax.sets.foreign_rows import ASKS, KNOWN
 from qr_jax.sets.formats import OTHER_SCHEMAS
 from qr_jax.sets.inputs import Input
@@ -24,6 +25,7 @@ from qr_jax.settings.settings import names
 
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
 NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
+NO_COLUMNS = Columns()
 SHOWN = 10  # kinds of rows that cannot be read
 OWN_ADVICE = re.compile(r"; (or let )?`qr-jax data convert FILE NEW`.*", re.DOTALL)  # to do what is being done
 ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|, and is .*|fields found: [^;]*")  # in which errors of one kind differ
@@ -44,14 +46,18 @@ class Converted(NamedTuple):
 
 
 def read(
-    words: str | Path | Sequence[str | Path], encoding: str | None = None, *, skip_broken: bool = False
+    words: str | Path | Sequence[str | Path],
+    encoding: str | None = None,
+    *,
+    skip_broken: bool = False,
+    columns: Columns = NO_COLUMNS,
 ) -> Converted:
     """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
     Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
     whose only answer normalises to nothing. A file of text or
     HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
-    first row of each kind of error and how many rows are alike.
+    first row of each kind of error and how many rows are alike. `columns` says what the rows' columns are.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -61,11 +67,11 @@ def read(
     corpus: dict[str, Passage] = {}
     refused: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
-    for where, row in _all_rows(files, encoding, said):
+    for where, row in _all_rows(files, encoding, said, columns.first):
         try:
             if isinstance(row, ValueError):
                 raise row
-            item, is_made, beside = _item(row, said)
+            item, is_made, beside = _item(columns.of(row) if columns else row, said)
         except Unscorable:
             said[
                 "questions whose only answer normalises to nothing (A alone), left out: exact match cannot score it"
@@ -95,6 +101,8 @@ def read(
         todo = "; --skip-broken leaves such rows out" * bool(found)
         raise UserError(_broken(shown, wrong, len(files)) + todo)
     if wrong:
+        if wrong[1:]:
+            said[f"broken rows, the second and on:{listed([f'{where}: {what}' for where, what in wrong[1:]])}"] = -1
         said[f"rows that cannot be read, left out (the first: {wrong[0][0]}: {wrong[0][1]})"] = len(wrong)
     if not found:
         raise UserError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
@@ -113,12 +121,12 @@ def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:
 
 
 def _all_rows(
-    files: Sequence[Input], encoding: str | None, said: Counter[str]
+    files: Sequence[Input], encoding: str | None, said: Counter[str], also: Collection[str]
 ) -> Iterator[tuple[str, Row | ValueError]]:
     """Yield the rows of all files, each with its place. An unreadable document counts as one unreadable row."""
     for one in files:
         try:
-            for number, row in foreign_rows.read(one, encoding, said):
+            for number, row in foreign_rows.read(one, encoding, said, also):
                 yield f"{f'{one.name} ' * (len(files) > 1)}row {number}", row
         except ValueError as error:
             if not one.is_document:

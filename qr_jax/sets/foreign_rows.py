@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ QUOTES = "a cell that begins with a quote ends with one, and a quote within it i
 NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
 
 
-def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
+def read(
+    given: Input, encoding: str | None, said: Counter[str], also: Collection[str] = ()
+) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield each row's number, from 1, and its object, or the ValueError of a row that cannot be read.
 
+    Rows are known by columns of KNOWN, or of `also`.
     Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
     file, ends = given.file, inputs.ending(given.file)
@@ -38,13 +41,17 @@ def read(given: Input, encoding: str | None, said: Counter[str]) -> Iterator[tup
         raise UserError(f"{file.name} is empty")
     is_text = given.is_document or ends in html_text.ENDS
     if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in inputs.TABLE_ENDS:
-        parts = _of_json(file, text, by_line=ends == ".jsonl", said=said)
+        parts = _of_json(file, text, by_line=ends == ".jsonl", said=said, known=_known(also))
         rows = (row for part in parts for row in ([part] if isinstance(part, ValueError) else carried.questions(part)))
         return enumerate(rows, 1)
     if is_text or ends in text_files.ENDS and not _is_head(text.lstrip().partition("\n")[0][:10_000], file):
         made = _of_text(given, text, said)
         return enumerate(({"id": one.id, "title": one.title, "text": one.text} for one in made), 1)
-    return _of_table(file, text, said)
+    return _of_table(file, text, said, _known(also))
+
+
+def _known(also: Collection[str]) -> frozenset[str]:
+    return frozenset({*KNOWN, *map(str.lower, also)})
 
 
 def _of_text(given: Input, text: str, said: Counter[str]) -> list[Passage]:
@@ -105,7 +112,9 @@ class Spelled(float):
         return self.text
 
 
-def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Iterator[Row | ValueError]:
+def _of_json(
+    file: Path, text: str, *, by_line: bool, said: Counter[str], known: frozenset[str]
+) -> Iterator[Row | ValueError]:
     """Yield the rows of one JSON value, or of several in sequence, whatever the line breaks.
 
     With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
@@ -125,7 +134,7 @@ def _of_json(file: Path, text: str, *, by_line: bool, said: Counter[str]) -> Ite
             at = text.find("\n", at) + 1 or len(text)
             continue
         try:
-            rows = _in_value(file, value, said)
+            rows = _in_value(file, value, said, known)
         except ValueError as error:
             if not by_line:
                 raise
@@ -145,7 +154,7 @@ def _twice(names: Iterable[str]) -> str | None:
     return next((name[:100] for name, count in Counter(names).items() if name and count > 1), None)
 
 
-def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | ValueError]:
+def _in_value(file: Path, value: Any, said: Counter[str], known: frozenset[str]) -> Iterable[Row | ValueError]:
     """Return a JSON value's rows: a list, a list in one of its members, members by id, columns, or the value itself."""
     if isinstance(value, list):
         return _objects(file, value)
@@ -157,7 +166,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
     if not isinstance(value, dict):
         raise UserError(f"{file.name}: rows are wanted, and this is {show(value)}")
     names = {str(name).strip().lower() for name in value}
-    columns = [held for name, held in value.items() if name.strip().lower() in KNOWN]
+    columns = [held for name, held in value.items() if name.strip().lower() in known]
     if columns and len(columns) == len(value) and all(isinstance(held, dict) for held in columns):  # pandas' to_json
         found: dict[str, dict[str, Any]] = {}
         for name, cells in value.items():
@@ -169,7 +178,7 @@ def _in_value(file: Path, value: Any, said: Counter[str]) -> Iterable[Row | Valu
         if len({*lengths.values()}) > 1:
             raise UserError(f"{file.name} has columns of unlike length: {lengths}")
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
-    if names & KNOWN - {"title", "q", "a"} or {"q", "a"} <= names:
+    if names & known - {"title", "q", "a"} or {"q", "a"} <= names:
         return [value]
     lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
     if len(lists) == 1:
@@ -216,7 +225,9 @@ def _is_head(line: str, file: Path) -> bool:
     return len({cell.strip().lower() for cell in cells} & KNOWN) > 1
 
 
-def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, Row | ValueError]]:
+def _of_table(
+    file: Path, text: str, said: Counter[str], known: frozenset[str]
+) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield the rows by line. A line whose cells are not as many as the columns is an unreadable row."""
     lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
@@ -227,7 +238,7 @@ def _of_table(file: Path, text: str, said: Counter[str]) -> Iterator[tuple[int, 
         mark = _separator(head, file)
         table = csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)
         names = [name.strip() for name in next((row for row in table if any(row)), [])]
-        if not {name.lower() for name in names} & KNOWN:
+        if not {name.lower() for name in names} & known:
             wanted = " or ".join(mark.join(some) for some in (("id", "question", "answers"), ("id", "title", "text")))
             wanted = f"a first line of names, such as {wanted}"
             raise UserError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from qr_jax.data import limits, readers
 from qr_jax.errors import UserError
-from qr_jax.sets import tables, text_files
+from qr_jax.sets import faults, tables, text_files
 
 SHARDS = (".parquet", ".jsonl", *tables.ARROW_ENDS)  # endings of files of rows, and of nothing else
 TABLE_ENDS = (".csv", ".tsv")
@@ -41,6 +41,22 @@ def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
     if len(words) > 1 or "," not in str(words[0]):
         _check_splits(found)
     return found, said
+
+
+def shards(part: str, file: Path, setting: str | Path) -> list[Path]:
+    """Return the files of rows that a glob or a folder in a setting stands for; ValueError if a run reads none there.
+
+    A run reads JSON lines, Parquet and Arrow; `qr-jax data convert` writes other files so.
+    """
+    if not part or not (file.is_dir() or glob.has_magic(str(file))) or readers.index_folder(file) is not None:
+        raise UserError(faults.no_file(part, file, setting))
+    try:
+        found = [one.file for one in find([file])[0]]
+    except UserError as error:
+        raise UserError(f"{error} (from {str(setting)!r})") from error
+    if odd := next((one for one in found if ending(one) not in SHARDS), None):
+        raise UserError(f"{faults.no_file(part, file, setting)} ({odd.name} is none that a run reads)")
+    return found
 
 
 def ending(path: Path) -> str:

@@ -196,7 +196,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
             if text in MADE_TRACES and name != "traces" and text != "world":
                 yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
             elif text not in MADE_TRACES:
-                for file in filter(Path.is_file, resolve(text)):
+                for file in filter(Path.is_file, resolve(text) if not config.data.map else ()):
                     next(rows(file), None)  # a table, or JSON of another shape, is told by its first row
         except ValueError as error:
             yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")

@@ -173,10 +173,10 @@ def test_questions_and_passages_in_one_file_are_an_error(tmp_path, order):
 
 def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
     good, bad = written(tmp_path / "good.jsonl", ROWS[:2]), written(tmp_path / "bad.jsonl", ROWS)
-    assert data._check(Namespace(file=str(good), against=None, json=True)) == 0
+    assert data._check(Namespace(file=str(good), against=None, json=True, map=[], split=None, skip_broken=False)) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["ok"] and said["errors"] == [] and [one["rows"] for one in said["warnings"]] == [[1, 2], [2]]
-    assert data._check(Namespace(file=str(bad), against=None, json=False)) == 1
+    assert data._check(Namespace(file=str(bad), against=None, json=False, map=[], split=None, skip_broken=False)) == 1
     shown = capsys.readouterr().out
     assert "error: rows 1, 3: id 'a' stands in 2 rows" in shown and "2 errors, 3 warnings" in shown
     with pytest.raises(ValueError, match="names 2 files"):
@@ -186,7 +186,12 @@ def test_the_command_exits_with_1_on_errors_and_prints_json(tmp_path, capsys):
 def test_convert_writes_what_check_then_knows(tmp_path, capsys):
     file = written(tmp_path / "q.jsonl", [ROWS[0], ROWS[4]])
     out = tmp_path / "made.parquet"
-    assert data._convert(Namespace(files=[str(file)], out=out, to="skyrl", encoding=None, skip_broken=False)) == 0
+    assert (
+        data._convert(
+            Namespace(files=[str(file)], out=out, to="skyrl", encoding=None, skip_broken=False, map=[], split=None)
+        )
+        == 0
+    )
     checked = data_check.check(out)
     assert (checked.schema, checked.counts["questions"]) == ("skyrl", 2)
     assert "2 questions" in capsys.readouterr().out
@@ -204,7 +209,11 @@ def test_what_is_no_file_is_named_with_what_to_do(tmp_path):
         (tmp_path / "made.csv", "must end in .parquet, .jsonl or .jsonl.gz"),
     ):
         with pytest.raises(ValueError, match=words):  # before the questions, which are not there, are read
-            data._convert(Namespace(files=["gone.jsonl"], out=out, to="jsonl", encoding=None, skip_broken=False))
+            data._convert(
+                Namespace(
+                    files=["gone.jsonl"], out=out, to="jsonl", encoding=None, skip_broken=False, map=[], split=None
+                )
+            )
         with pytest.raises(ValueError, match=words):
             formats.write([], out, "jsonl")
 

@@ -418,6 +418,42 @@ def test_an_index_of_the_same_files_and_settings_is_not_built_twice(tmp_path):
         index_corpus.index(str(file), out, SETTINGS)
 
 
+def test_what_is_added_gives_the_index_of_all_files_byte_for_byte(tmp_path, capsys):
+    """Its settings stay; until the new one is complete the old one is there."""
+    first, second = corpus_file(tmp_path), tmp_path / "more.jsonl"
+    second.write_text(json.dumps({"id": "9", "title": "Oranges", "text": "nine vitamin lives"}) + "\n")
+    out, whole = tmp_path / "index", tmp_path / "whole"
+    index_corpus.index(str(first), out, SETTINGS | {"k1": 0.9})
+    assert cli.main(["index", "--add", str(second), str(out)]) == 0
+    assert "4 passages" in capsys.readouterr().out
+    index_corpus.index(f"{first},{second}", whole, SETTINGS | {"k1": 0.9})
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
+        file.name: file.read_bytes() for file in whole.iterdir()
+    }
+    assert [passage.id for passage in readers.read_passages(out)] == ["2", "1", "3", "9"]
+    index_corpus.index(f"{first},{second}", out, SETTINGS | {"k1": 0.9})
+
+
+def test_what_cannot_be_added_leaves_the_index_as_it_is(tmp_path, capsys):
+    first, out, bad = corpus_file(tmp_path), tmp_path / "index", tmp_path / "bad.jsonl"
+    index_corpus.index(str(first), out, SETTINGS)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ValueError, match="corpus.jsonl.gz is in the index .* already"):
+        index_corpus.add(str(first), out)
+    bad.write_text(json.dumps({"id": "9", "text": "new"}) + "\n" + json.dumps({"id": "3", "text": "again"}) + "\n")
+    with pytest.raises(ValueError, match="the id '3' more than once: bad.jsonl row 2 and in the index already"):
+        index_corpus.add(str(bad), out)
+    bad.write_text(json.dumps({"id": "9"}) + "\n")
+    with pytest.raises(ValueError, match="bad.jsonl row 1"):
+        index_corpus.add(str(bad), out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "corpus.jsonl.gz", "index"]
+    with pytest.raises(ValueError, match="is no index with its passages"):
+        index_corpus.add(str(first), tmp_path / "none")
+    assert cli.main(["index", str(out)]) == 2 and "--add FILE OUT adds to one" in capsys.readouterr().err
+    assert cli.main(["index", "--add", str(bad), str(out), "k1=2"]) == 2
+
+
 def test_another_corpus_s_index_is_replaced_only_where_that_is_asked_for(tmp_path):
     file, out, other = corpus_file(tmp_path), tmp_path / "index", tmp_path / "other.jsonl"
     index_corpus.index(str(file), out, SETTINGS)

@@ -49,9 +49,14 @@ def test_gold_that_is_not_in_the_corpus_is_said(tmp_path):
     found = recall(corpus, questions, use("bm25"), k=2)
     assert (found["gold_not_in_corpus"], found["gold_passages"]) == (1, 4)  # 9, of 1, 2, 3 and 9
     assert "1 of 4 gold passages are not in the corpus, as '9': is it the right one?" in format_table(found)
+    # c alone of three, whose one gold passage is 9; a and b have some
+    assert found["gold_absent"] == pytest.approx(1 / 3)
+    assert "33.3% of the questions have no gold passage in the corpus" in format_table(found)
+    assert recall(None, questions, use("none"), k=2)["gold_absent"] is None
     many = found | {"gold_not_in_corpus": 5, "absent": ["2", "3", "5", "7", "9"]}
     assert "as '2', '3', '5' and 2 more: is it" in format_table(many) and found["absent"] == ["9"]
     found = recall(corpus, written(tmp_path / "q.jsonl", QUESTIONS[:2]), use("bm25"), k=2)
+    assert found["gold_absent"] == 0.0 and "no gold passage" not in format_table(found)
     assert found["gold_not_in_corpus"] == 0 and "not in the corpus" not in format_table(found)
 
 

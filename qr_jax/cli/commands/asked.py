@@ -80,6 +80,26 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
     return Asked(config, run)
 
 
+def of_config(arguments: argparse.Namespace, *, retriever: str | None, needs: tuple[str, ...]) -> Asked:
+    """Return the config that `run` names, a file or a run's, with its settings, for a model that plays elsewhere."""
+    from qr_jax import config as configs
+    from qr_jax import trust
+    from qr_jax.settings import checks
+
+    if arguments.config:
+        raise UserError("with --endpoint the config stands alone: qr-jax eval --endpoint URL --model NAME CONFIG")
+    is_run = configs.is_run(arguments.run)
+    path = arguments.run / "config.json" if is_run else arguments.run
+    config = load(arguments, str(path), arguments.overrides)
+    if is_run:
+        trust.check(config, arguments.run, trusted=arguments.trust, retriever=retriever)
+    if retriever not in (None, config.retriever.name):
+        config = replace(config, retriever=configs.use(str(retriever)))
+    config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
+    checks.check(config, reads=needs, trains=False)
+    return Asked(config, None)
+
+
 def _refuse_no_model(path: Path) -> None:
     """Raise ValueError for a path that is no model's name: a missing run's folder, a config or another file."""
     from qr_jax.run import run_files

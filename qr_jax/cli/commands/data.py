@@ -11,6 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
 
+MAP = "columns by other names, as question=Frage answers=Antwort; after the files' names"
 FORMS = ("verl", "skyrl", "flashrag", "trl", "jsonl")
 
 
@@ -41,8 +42,12 @@ def add(command: Any) -> None:
     convert.add_argument("out", type=Path, metavar="OUT", help="a new file: .parquet, .jsonl or .jsonl.gz")
     convert.add_argument("--to", default="jsonl", choices=FORMS, help="whose rows (jsonl: our own)")
     convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
-    text = "leave out rows that cannot be read, and count them"
+    text = "leave out rows that cannot be read; they are counted, and the first of them listed"
     convert.add_argument("--skip-broken", action="store_true", help=text)
+    for made in (check, convert):
+        made.add_argument("--map", nargs="+", action="extend", default=[], metavar="OURS=THEIRS", help=MAP)
+        made.add_argument("--split", metavar="SIGN", help="between answers that stand in one text, as '|'")
+    check.add_argument("--skip-broken", action="store_true", help="rows that cannot be read are no errors, but counted")
     _add_corpora(command, check)
     retrieval.add(command)
 
@@ -50,11 +55,14 @@ def add(command: Any) -> None:
 def _add_corpora(command: Any, check: argparse.ArgumentParser) -> None:
     """Add the commands for corpora; `check` gets --json as they do."""
     text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
-    index = command("index", _index, text, usage="qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]")
+    usage = "qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]"
+    index = command("index", _index, text, usage=f"{usage}\n       qr-jax index --add FILE OUT")
     index.set_defaults(takes_settings=True)
     index.epilog = "Its settings are bm25's, as in k1=0.9 b=0.4 stopwords=none; `qr-jax settings bm25` lists them."
-    index.add_argument("corpus", nargs="+", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
+    index.add_argument("corpus", nargs="*", metavar="CORPUS", help="files of passages: .jsonl, .jsonl.gz or .parquet")
     index.add_argument("out", type=Path, metavar="OUT", help="the index's folder")
+    text = "passages to add to the index OUT, which becomes what all files would give; repeat it for more"
+    index.add_argument("--add", action="append", metavar="FILE", help=text)
     index.add_argument("--replace", action="store_true", help="put it in the place of another corpus's index")
     index.add_argument("--no-check", action="store_true", help="build whatever memory and disk there are")
     text = "how many of the gold passages a retriever finds"
@@ -85,9 +93,10 @@ def _get(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from qr_jax.sets import data_check
+    from qr_jax.sets import columns, data_check
 
-    checked = data_check.check(arguments.file, arguments.against)
+    how = {"columns": columns.typed(arguments.map, arguments.split), "skip_broken": arguments.skip_broken}
+    checked = data_check.check(arguments.file, arguments.against, **how)
     show(checked.to_json(), arguments.json, lambda _: data_check.format_report(checked))
     return 1 if checked.errors else 0
 
@@ -96,7 +105,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from qr_jax.config import SET_PREFIX
     from qr_jax.data import readers
     from qr_jax.records import Passage
-    from qr_jax.sets import foreign, formats
+    from qr_jax.sets import columns, foreign, formats
 
     out, shown = arguments.out, " ".join(arguments.files)
     formats.check_new(out)  # before much is read, or a set is built
@@ -105,7 +114,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     if shown.startswith(SET_PREFIX):
         items, said, beside = readers.read_queries(shown), [], []
     else:
-        items, said, beside = foreign.read(arguments.files, arguments.encoding, skip_broken=arguments.skip_broken)
+        how = {"columns": columns.typed(arguments.map, arguments.split), "skip_broken": arguments.skip_broken}
+        items, said, beside = foreign.read(arguments.files, arguments.encoding, **how)
     are_passages = isinstance(items[0], Passage)
     if are_passages and arguments.to != "jsonl":
         raise UserError(f"{shown} holds passages, whose one form is jsonl; leave --to {arguments.to} out")
@@ -128,10 +138,20 @@ def _index(arguments: argparse.Namespace) -> int:
     from qr_jax.search import index_corpus
 
     check_writable(arguments.out, "OUT")
+    if bool(arguments.corpus) == bool(arguments.add):
+        todo = "CORPUS OUT builds one, and --add FILE OUT adds to one that is there"
+        raise UserError(f"{'both' if arguments.add else 'neither'} files of a new index and --add are given; {todo}")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
     if "index" in given:
         raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     usual = plugins.settings_of("retriever", Use("bm25"))
+    if arguments.add:
+        if given or arguments.replace:
+            raise UserError("an index keeps its settings: leave setting=value and --replace out with --add")
+        how = {"check": not arguments.no_check, "say": terminal.say}
+        found = index_corpus.add(",".join(arguments.add), arguments.out, **how)
+        unlike = {name: value for name, value in found["settings"].items() if value != usual.get(name, value)}
+        return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
     settings = {name: given.get(name, usual[name]) for name in ("method", "k1", "b", "stopwords")}
     how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
     found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)

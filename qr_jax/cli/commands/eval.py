@@ -1,10 +1,11 @@
 """Commands that score answers: those in a file, and those of an agent to its own questions or a suite's."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli.commands.asked import Asked, add_asked, asked
+from qr_jax.cli.commands.asked import Asked, add_asked, asked, of_config
 from qr_jax.cli.commands.options import add_json, add_trust, show, start, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
@@ -12,6 +13,14 @@ from qr_jax.logging import terminal
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
 OWN_ONLY = ("questions", "world_seed")
 JUDGING = ("leave_out", "tries", "temperature", "top_p", "cut_tokens")  # settings of Judge, here after judge_
+ENDPOINT_ONLY = (
+    "tool_calls",
+    "key_env",
+    "at_once",
+    "timeout_s",
+    "deadline_s",
+    "leave_out",
+)  # of endpoint_player.Asking
 SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", *(f"judge_{name}" for name in JUDGING), "dry_run")
 
 
@@ -49,7 +58,26 @@ def add(command: Any) -> None:
     add("--judge-cut-tokens", type=whole(1), metavar="N", help="of an answer, that it sees (256)")
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
+    _add_endpoint(made.add_argument_group("of a model behind an endpoint, played by RUN's config").add_argument)
     add_trust(made)
+
+
+def _add_endpoint(add: Any) -> None:
+    """Add the options of an endpoint's model; RUN is then a config or a run, by which it is asked."""
+    add("--endpoint", metavar="URL", help="an OpenAI-compatible endpoint (vLLM, SGLang, a service), as far as /v1")
+    add("--model", metavar="NAME", help="the model there")
+    text = "native: by the endpoint's own tool calling; text: in the dialect. By default native where there are tools"
+    add("--tool-calls", choices=("native", "text"), help=text)
+    add("--key-env", metavar="NAME", help="the environment variable that has its key (QR_JAX_ENDPOINT_KEY)")
+    text = (
+        "of each request what the endpoint fails on without naming it, as stop, seed or temperature; repeat it for more"
+    )
+    add("--leave-out", action="append", metavar="NAME", help=text)
+    add("--at-once", type=whole(1), metavar="N", help="requests under way (8)")
+    add("--timeout-s", type=float, metavar="S", help="of one try of a request (120)")
+    add(
+        "--deadline-s", type=float, metavar="S", help="of all tries of a request (600); then it is a fault, and no zero"
+    )
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -65,16 +93,18 @@ def _eval(arguments: argparse.Namespace) -> int:
     if wrong:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise UserError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
+    _check_endpoint(arguments)
     if arguments.suite:
         return _suite(arguments)
     subject = _subject(arguments, "eval", "corpus")
-    start(subject.config)
+    opened = _opened(arguments, subject.config)
     from qr_jax import evaluate
     from qr_jax.evaluation.scores import is_incomplete
     from qr_jax.lab.evaluation_table import format_table
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
-    found = evaluate.evaluate(arguments.run, subject.config, **chosen)
+    found = evaluate.evaluate(_name(arguments), subject.config, opened=opened, **chosen)
+    _tell_requests(opened)
     show(evaluate.without_details(found), arguments.json, format_table)
     if found["questions"] < (arguments.questions or 0):
         terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
@@ -93,7 +123,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         named = ", ".join(f"--judge-{name.replace('_', '-')}" for name in judging)
         raise UserError(f"{named} says how a judge is asked; give --judge URL too")
     subject = _subject(arguments)
-    place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / arguments.run.name
+    place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / _name(arguments).name
     run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
     if arguments.judge:
         from qr_jax.lab.judge import Judge, verdicts_of
@@ -105,7 +135,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         found = _cost(arguments, subject, part)
         if arguments.dry_run:
             return show(found, arguments.json, lambda _: "nothing was asked")
-    start(subject.config)
+    opened = _opened(arguments, subject.config)
     from qr_jax.lab import answering
 
     found = answering.answer(
@@ -114,8 +144,9 @@ def _suite(arguments: argparse.Namespace) -> int:
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
         say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
-        judging=judging,
+        judging=judging, opened=opened,
     )  # fmt: skip
+    _tell_requests(opened)
     show(found, arguments.json, suite.format_table)
     return 1 if "refused" in (found.get("judge") or {}) else 0
 
@@ -139,7 +170,46 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
     return {"questions": counts, "missing": missing, "samples": samples, "judge": found} | whole
 
 
+def _check_endpoint(arguments: argparse.Namespace) -> None:
+    """Raise UserError for an endpoint without its model's name, and for options of an endpoint where there is none."""
+    if (arguments.endpoint is None) != (arguments.model is None):
+        raise UserError("--endpoint URL and --model NAME go together; only one was given")
+    given = [f"--{name.replace('_', '-')}" for name in ENDPOINT_ONLY if getattr(arguments, name) is not None]
+    if given and not arguments.endpoint:
+        raise UserError(f"{', '.join(given)} says how an endpoint is asked; give --endpoint URL and --model NAME too")
+
+
+def _name(arguments: argparse.Namespace) -> Path:
+    """Return the run or model's folder; of an endpoint's model a name for its folder in runs/eval."""
+    return (
+        Path(re.sub(r"[^\w.-]+", "_", arguments.model).strip("._") or "model") if arguments.endpoint else arguments.run
+    )
+
+
+def _opened(arguments: argparse.Namespace, settings: Any) -> Any:
+    """Ask the endpoint what it is, and return its model as opened; without an endpoint start a device, and None."""
+    if not arguments.endpoint:
+        start(settings)
+        return None
+    from qr_jax import assemble
+    from qr_jax.lab.endpoint_player import Asking, open_player
+
+    how = {name: value for name in ENDPOINT_ONLY if (value := getattr(arguments, name)) is not None}
+    asking = Asking(arguments.endpoint, arguments.model, **how)
+    env = assemble.environment(settings)
+    return open_player(settings, env, asking, Path("runs") / "eval" / _name(arguments))
+
+
+def _tell_requests(opened: Any) -> None:
+    if opened:
+        count = opened[0].engine.statistics
+        kept = f"{count['asked']:,} requests were answered, {count['kept']:,} replies were kept from before"
+        terminal.say(f"{kept}; {count['tool_calls']:,} native tool calls")
+
+
 def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:
+    if arguments.endpoint:
+        return of_config(arguments, retriever=arguments.retriever, needs=needs)
     subject = asked(arguments, retriever=arguments.retriever, needs=needs)
     if arguments.step is not None and not subject.run:
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")

@@ -24,6 +24,8 @@ def add(command: Any) -> None:
     serve.add_argument("--retriever", default="bm25", metavar="NAME", help="a plug-in's name (bm25)")
     serve.add_argument("--corpus", action="append", metavar="FILE", help="passages; repeat it for more. Or one index")
     serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
+    text = "serve an MCP server's tools, search and (with --access) open, over stdin and stdout or at /mcp"
+    serve.add_argument("--mcp", choices=("stdio", "http"), help=text)
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
     serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
     serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
@@ -69,6 +71,14 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 def _serve(arguments: argparse.Namespace) -> int:
     with terminal.phase("opening the retriever"):
         name, serve, how = _opened(arguments)
+    if arguments.mcp:
+        from qr_jax.search import mcp_server
+
+        of_tools = {"name": name, **{each: how[each] for each in ("search", "pages", "limits")}}
+        if arguments.mcp == "stdio":
+            mcp_server.serve_stdio(**of_tools)
+            return 0
+        serve, how = mcp_server.serve_http, of_tools | {each: how[each] for each in ("host", "port", "token")}
     serve(**how, say=lambda url: terminal.say(f"{name} serves until Ctrl-C: {url}"))
     return 0
 

@@ -1,0 +1,82 @@
+"""Retriever: a search tool of an MCP server, which is started here or asked over HTTP (search/mcp_client.py)."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qr_jax.data import limits
+from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
+from qr_jax.records import Passage, SearchFunction
+from qr_jax.run import json_files
+from qr_jax.search import http_post
+from qr_jax.search.mcp_client import connect
+
+EXAMPLE = {"url": "http://127.0.0.1:8000/mcp"}
+LISTS = ("results", "result", "passages", "documents", "items", "hits")  # under which an object has its passages
+TEXTS = ("text", "contents", "content", "snippet", "body", "abstract", "description")
+IDS = ("id", "docid", "url", "link", "uri")
+
+
+def mcp(
+    *,
+    url: str = "",  # a server over streamable HTTP; or give a command
+    command: str = "",  # the command that starts a server, which speaks over its input and output; it gets PATH alone
+    tool: str = "search",  # the tool that searches; no other is called
+    query_name: str = "query",  # its argument for the query
+    k_name: str = "k",  # its argument for the number of passages; empty: it has none
+    token_env: str | None = None,  # the environment variable with a bearer token for the URL; none: none is sent
+    query_chars: int = 2000,  # characters of a query; what is longer is cut
+    timeout_s: float = 20.0,  # of a call, and of the server's start; keep it below rollout.search_deadline_s
+    max_bytes: int = 1_000_000,  # of a result; a larger one is a fault
+) -> SearchFunction:
+    """A search by one tool of an MCP server, a call a query.
+
+    A result of JSON is read as passages: a list, or an object with one under "results", "documents" or the like, of
+    texts or of objects with "text", "content" or "snippet", "title" and "id" or "url". Any other text is one passage.
+    A call that fails, or whose result is too large, raises OSError, and is never an empty list.
+    """
+    if bool(url) == bool(command):
+        raise UserError("mcp needs a url or a command, and not both: retriever.url=http://HOST:PORT/mcp")
+    if url:
+        http_post.url_parts(url)
+    token = http_post.secret(token_env) if token_env else None
+    connection = connect(url or command, (tool,), timeout_s, max_bytes, token)
+
+    def search(queries: list[str], k: int) -> list[list[Passage]]:
+        more = {k_name: k} if k_name else {}
+        return [
+            passages_of(connection.call(tool, {query_name: encodable(query)[:query_chars], **more}))[:k]
+            if query.strip() and k > 0
+            else []
+            for query in queries
+        ]
+
+    return search
+
+
+def passages_of(text: str) -> list[Passage]:
+    """Read a result as passages, its own order kept; a text that is no JSON list of passages is one passage."""
+    try:
+        json_files.check_items(text.encode("utf-8", "replace"), limits.MOST_ROW_ITEMS, "the result")
+        value = json.loads(text)
+        if isinstance(value, Mapping):
+            value = next((value[name] for name in LISTS if isinstance(value.get(name), list)), value)
+        if isinstance(value, list):
+            return [_passage(item) for item in value]
+    except (ValueError, RecursionError):
+        pass
+    return [_passage(text)] if text.strip() else []
+
+
+def _passage(item: Any) -> Passage:
+    if not isinstance(item, Mapping):
+        item = {"text": item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}
+    text = next((item[name] for name in TEXTS if isinstance(item.get(name), str)), None)
+    text = encodable(json.dumps(dict(item), ensure_ascii=False) if text is None else text)
+    title, score = str(item.get("title") or ""), item.get("score")
+    name = next((str(item[name]) for name in IDS if item.get(name) not in (None, "")), "")
+    name = name or hashlib.sha256(text.encode()).hexdigest()[:16]
+    score = float(score) if isinstance(score, int | float) else 0.0
+    return Passage(encodable(name), encodable(title), text, score)

@@ -1,0 +1,112 @@
+"""Files with columns by other names, answers in one text, and broken rows: what a user says of them, in one place.
+
+`data.map`, `data.answer_split` and `data.skip_broken` say it of the files that a run reads, `--map`, `--split` and
+`--skip-broken` of those that `qr-jax data check` and `convert` read."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qr_jax.data import parsing, readers
+from qr_jax.data.parsing import ANSWERS, Row
+from qr_jax.errors import UserError
+from qr_jax.records import Passage, Query
+
+SHOWN = 5  # broken rows that are listed
+NAMED = ("id", "question", "answers", "title", "text", "supporting", "supporting_titles")  # columns that --map may name
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Our names of columns by theirs, and the sign between answers in one text. The default changes nothing."""
+
+    theirs: Mapping[str, str] = field(default_factory=dict)  # our name -> the file's; "a.b" is b inside a
+    split: str | None = None
+
+    def __post_init__(self):
+        if odd := [name for name in self.theirs if name not in NAMED]:
+            raise UserError(f"{', '.join(odd)} is no column of ours to map; wanted some of {', '.join(NAMED)}")
+        if self.split is not None and not self.split.strip():
+            raise UserError("answers cannot be split at blanks: an answer may have several words; wanted a sign, as |")
+
+    def __bool__(self) -> bool:
+        return bool(self.theirs or self.split)
+
+    @property
+    def first(self) -> frozenset[str]:
+        """The columns by which a file's first row is known for one of rows."""
+        return frozenset(name.partition(".")[0] for name in self.theirs.values())
+
+    def of(self, row: Row) -> Row:
+        """Return the row with our names where it has theirs, and its answers as a list; further columns stay."""
+        found = {name: _held(row, other) for name, other in self.theirs.items()}
+        found = {name: value for name, value in found.items() if value is not None}
+        taken = {other for name, other in self.theirs.items() if name in found and name != other}
+        row = {name: value for name, value in row.items() if name not in taken} | found
+        column = next((name for name in ANSWERS if isinstance(row.get(name), str)), None)
+        if self.split and column:
+            row[column] = [part for part in map(str.strip, row[column].split(self.split)) if part]
+        return row
+
+
+def _held(row: Row, name: str) -> Any:
+    """Return what stands under a name, or inside an object: "a.b" is b of a; None for nothing."""
+    if name in row:
+        return row[name]
+    inner, _, rest = name.partition(".")
+    held = row.get(inner)
+    return _held(held, rest) if rest and isinstance(held, Mapping) else None
+
+
+def typed(words: Sequence[str], split: str | None) -> Columns:
+    """Return what `--map OURS=THEIRS ...` and `--split SIGN` say."""
+    if odd := [word for word in words if not all(word.partition("=")[::2])]:
+        raise UserError(f"--map {odd[0]!r}; wanted OURS=THEIRS, as question=Frage (after the files' names)")
+    return Columns(dict(word.split("=", 1) for word in words), split)
+
+
+def read_queries(path: Any, columns: Columns, skip_broken: bool) -> list[Query]:
+    """Read questions as `readers.read_queries` does, after what the user says of the files."""
+    return _read(path, columns, skip_broken, parsing.query_of)
+
+
+def read_passages(path: Any, columns: Columns, skip_broken: bool) -> list[Passage]:
+    """Read passages as `readers.read_passages` reads files, after what the user says of them."""
+    return _read(path, columns, skip_broken, parsing.passage_of)
+
+
+def _read(path: Any, columns: Columns, skip_broken: bool, make: Any) -> list[Any]:
+    """Read all rows; ValueError names the first broken one, unless they are to be left out, counted and listed."""
+    found: dict[str, Any] = {}
+    broken: list[str] = []
+    unanswerable = 0
+    for file in readers.resolve(path):
+        for number, row in readers.attempts(file, columns.first):
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                item = make(columns.of(row))
+                if item.id in found:
+                    raise UserError(f"id {item.id!r} stands there twice; {readers.UNIQUE}")
+                found[item.id] = item
+            except parsing.Unanswerable:
+                unanswerable += 1
+            except ValueError as error:
+                broken.append(f"{file.name} row {number}: {error}")
+                if not skip_broken:
+                    raise UserError(f"{broken[0]}; data.skip_broken=true leaves such rows out") from error
+    if broken:
+        log.warning("%s: %d rows cannot be read and are left out:%s", path, len(broken), listed(broken))
+    if unanswerable:
+        log.warning("%s: %d questions left out, whose rows say that they have no answer", path, unanswerable)
+    if not found:
+        raise UserError(f"{path} has no rows that can be read{listed(broken)}")
+    return [*found.values()]
+
+
+def listed(broken: Sequence[str]) -> str:
+    """Format the first broken rows, a line each, and how many more there are."""
+    more = [f"and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*broken[:SHOWN], *more])
