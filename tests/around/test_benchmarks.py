@@ -148,7 +148,7 @@ def test_mixed_batches_are_uniform_in_length_and_the_same_for_the_same_seed():
     assert (dense.ids[0][:32] == dense.ids[3][:32]).all() and (dense.ids[0][:32] != dense.ids[4][:32]).any()
 
 
-@pytest.mark.parametrize("name", figures.TABLES)
+@pytest.mark.parametrize("name", figures.PAGES)
 def test_the_pages_say_what_the_results_say(name):
     page = figures.page(name).read_text(encoding="utf-8")
     assert figures.written(name) == page, "run python -m benchmarks.figures --write"
