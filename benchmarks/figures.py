@@ -75,8 +75,7 @@ PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "
 PAGES |= {
     "flips": "recycling.md",
     "shards": "retrieval.md",
-    "rules": "rules.md",
-    "rules_three": "rules.md",
+    "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
     "paper_implies": "what_the_paper_implies.md",
 }
@@ -181,6 +180,8 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for load, text in [(load, text) for load, text in names.items() if load in found["loads"]]:
         rate, ratios = found["loads"][load]["tokens_a_s"], found["loads"][load]["ratios"]
         for who, one in ratios.items():
+            if who == "before":  # what this program was is no reader's question
+                continue
             ratio = f"{one['ratio']:.2f} ({one['pairs_min']:.2f} to {one['pairs_max']:.2f})"
             peer = f"{called(who)} {rate[who]:.3g}"
             rows.append((text, f"{rate['ours']:.0f}", peer, ratio, aims.get((load, who), "")))
@@ -290,7 +291,7 @@ def share(value: float) -> str:
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
-TABLES |= {"screened": results_page.screened}
+TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
 TABLES |= STUDY | {"flips": flips.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}

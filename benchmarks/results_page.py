@@ -1,9 +1,9 @@
-"""The tables of docs/measurements.md: what training gave, what it takes on two cores, and the neighbouring methods."""
+"""Tables of pages of docs/: what training gave, what it takes on two cores, the neighbouring methods, and the rules."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import kept_runs, methods
+from benchmarks import kept_runs, methods, study_results
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.start import KINDS, WANTED_S
 from benchmarks.tables import markdown, over_seeds
@@ -63,3 +63,8 @@ def screened() -> str:
         means = over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, "+")
         rows.append((method, str(len(of_seed)), *(text.replace("0.", ".") for text in means)))
     return markdown(rows)
+
+
+def which_rule() -> str:
+    """Return Markdown: the report's table without the rows of its two generations."""
+    return "".join(line for line in study_results.by_setting().splitlines(True) if not line.startswith("| ..."))

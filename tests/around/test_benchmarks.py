@@ -180,7 +180,6 @@ def test_the_plans_of_the_lengths_of_the_paper_s_agent_are_those_that_are_kept()
     assert fits["largest_phase"] == "train" and row("32,768, 10,000 | 4, 2", *last, ", in training") in page
     assert fits["command"].removesuffix(" --no-search") in page  # an option of that time
     assert fits["command"].replace(" rollout.slots=4 rollout.store=2", "") == refused["command"]
-    assert f"{refused['wall_s']} and {fits['wall_s']} s with other work beside" in page
 
 
 def test_falls_and_alarms_are_counted_by_hand():
