@@ -77,7 +77,7 @@ PAGES |= {
     "shards": "retrieval.md",
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
-    "paper_implies": "what_the_paper_implies.md",
+    "paper_rules": "what_the_paper_implies.md",
 }
 GIB = 2**30
 
@@ -292,6 +292,7 @@ def share(value: float) -> str:
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
+TABLES |= {"paper_rules": results_page.paper_rules}
 TABLES |= STUDY | {"flips": flips.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}

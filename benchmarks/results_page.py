@@ -1,9 +1,10 @@
 """Tables of pages of docs/: what training gave, what it takes on two cores, the neighbouring methods, and the rules."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import kept_runs, methods, study_results
+from benchmarks import kept_runs, methods, paper_implies, study_results
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.start import KINDS, WANTED_S
 from benchmarks.tables import markdown, over_seeds
@@ -68,3 +69,9 @@ def screened() -> str:
 def which_rule() -> str:
     """Return Markdown: the report's table without the rows of its two generations."""
     return "".join(line for line in study_results.by_setting().splitlines(True) if not line.startswith("| ..."))
+
+
+def paper_rules() -> str:
+    """Return Markdown: of the tables of paper_implies.py the one of the rules, in pools fitted to the paper's figures."""
+    made = paper_implies.table(json.loads(paper_implies.FILE.read_text(encoding="utf-8")))
+    return made.split("\n\n")[1] + "\n"
