@@ -1,11 +1,14 @@
 """The pages' tables, made from benchmarks/results: no figure is typed in by hand.
 
-python -m benchmarks.figures            # prints them
-python -m benchmarks.figures --write    # puts each between its marks in its page of docs/
+python -m benchmarks.figures             # prints them; or those that are named: `... figures remat tuning`
+python -m benchmarks.figures --write     # puts those that stand on a page of docs/ between their marks there
+
+`make docs` writes all tables onto a page of their own (docs/reference.py), each under its benchmark's docstring.
 """
 
 import argparse
 import functools
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +31,7 @@ from benchmarks import (
     real_agent,
     recycling_map,
     remat,
+    results_page,
     shapes,
     shards,
     silence,
@@ -67,14 +71,13 @@ STUDY = {  # of the study's runs
     "group_sizes": study_results.group_sizes,
     "noise": study_results.noise, "tuning": study_results.tuning, "cut": study_results.cut_short,
 }  # fmt: skip
-PAGES |= dict.fromkeys(("methods", "quickstart", "starts", *KEPT, *TRAINED, *STUDY), "measurements.md")
+PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "measurements.md"}
 PAGES |= {
     "flips": "recycling.md",
     "shards": "retrieval.md",
-    "rules": "rules.md",
-    "rules_three": "rules.md",
+    "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
-    "paper_implies": "what_the_paper_implies.md",
+    "paper_rules": "what_the_paper_implies.md",
 }
 GIB = 2**30
 
@@ -82,13 +85,17 @@ GIB = 2**30
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put them into the pages")
-    if parser.parse_args(words).write:
-        for name in TABLES:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (all): {', '.join(sorted(TABLES))}")
+    options = parser.parse_args(words)
+    if unknown := sorted({*options.names} - {*TABLES}):
+        parser.error(f"there is no table {unknown[0]!r}; there are {', '.join(sorted(TABLES))}")
+    if options.write:
+        for name in PAGES:
             page(name).write_text(written(name), encoding="utf-8")
         for path in claims.PAGES:
             path.write_text(claims.written(path.read_text(encoding="utf-8")), encoding="utf-8")
     else:
-        print(*(table() for table in TABLES.values()), sep="\n", end="")
+        print(*(TABLES[name]() for name in options.names or TABLES), sep="\n", end="")
 
 
 def page(name: str) -> Path:
@@ -116,6 +123,17 @@ def small_models() -> str:
 
 def starts() -> str:
     return start.table({name: result(f"start_{name}") for name in start.CONFIGS})
+
+
+def costs() -> str:
+    """What the quickstart and SmolLM2's laptop preset take on two cores."""
+    return results_page.costs({name: result(name) for name in ("memory", *(f"start_{name}" for name in start.CONFIGS))})
+
+
+def about(name: str) -> str:
+    """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
+    made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
+    return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
 def trained(name: str) -> str:
@@ -162,6 +180,8 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for load, text in [(load, text) for load, text in names.items() if load in found["loads"]]:
         rate, ratios = found["loads"][load]["tokens_a_s"], found["loads"][load]["ratios"]
         for who, one in ratios.items():
+            if who == "before":  # what this program was is no reader's question
+                continue
             ratio = f"{one['ratio']:.2f} ({one['pairs_min']:.2f} to {one['pairs_max']:.2f})"
             peer = f"{called(who)} {rate[who]:.3g}"
             rows.append((text, f"{rate['ours']:.0f}", peer, ratio, aims.get((load, who), "")))
@@ -270,7 +290,9 @@ def share(value: float) -> str:
 
 
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
-TABLES |= {"quickstart": small_models, "starts": starts}
+TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
+TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
+TABLES |= {"paper_rules": results_page.paper_rules}
 TABLES |= STUDY | {"flips": flips.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}

@@ -104,8 +104,10 @@ def shares(samples: int) -> list[float]:
 
 def table() -> str:
     """The arms by group size: shares by movement with 95 % intervals over seeds, flips beside chance, accuracy."""
-    shown = ("by movement", "after hard", "after easy", "flipped", "in its band", "outside", "accuracy")
-    rows = [("arm", "K", "seeds", *shown)]
+    shown = ("by movement", "after all wrong", "after all right", "flipped", "flipped within its band")
+    shown += ("figures outside their bands", "accuracy")
+    rows = [("policy", "K", "seeds", *shown)]
+
     for arm in ARMS:
         for samples in SIZES:
             every = kept(arm, samples)

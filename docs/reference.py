@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ OUTSIDE |= {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 def write(folder: Path) -> None:
     """Every page into the folder; a page that is there already and says the same is left, so that Sphinx skips it."""
     pages = {"settings": settings(), "plugins": plugin_settings(), "commands": commands(), "metrics": metric_names()}
-    pages["elsewhere"] = foreign_names()
+    pages |= {"elsewhere": foreign_names(), "tables": result_tables(), "faults": faults()}
     root = Path(__file__).resolve().parent.parent
     for path, name in OUTSIDE.items():
         text = (root / path).read_text(encoding="utf-8")
@@ -121,6 +122,25 @@ def foreign_names() -> str:
     both = {**overrides.ALIASES, **elsewhere.SETTINGS}
     rows = [(theirs, *ours.partition(": ")[::2]) for theirs, ours in sorted(both.items())]
     return table(("elsewhere", "here", "meaning"), rows)
+
+
+def result_tables() -> str:
+    """Every table that benchmarks/results gives, under what makes it."""
+    from benchmarks import figures  # inside: it needs what the benchmarks need
+
+    parts = ["# Tables of all results\n\n`python -m benchmarks.figures NAME` prints one of them.\n"]
+    for name, made in figures.TABLES.items():
+        parts.append(f"## {name}\n\n{plain(figures.about(name))}\n\n{made()}")
+    return "\n".join(parts)
+
+
+def faults() -> str:
+    """What goes wrong, what then happens, and the tests that inject it (tests/faults.json)."""
+    told = json.loads((Path(__file__).resolve().parent.parent / "tests/faults.json").read_text(encoding="utf-8"))
+    rows = ["| what goes wrong | what happens | tests |", "|---|---|---|"]
+    for row in told:
+        rows.append(f"| {row['what']} | {row['becomes']} | {', '.join(f'`{test}`' for test in row['tests'])} |")
+    return "# What goes wrong, and what is lost\n\nEach row is injected by its tests.\n\n" + "\n".join(rows) + "\n"
 
 
 # ---- the API

@@ -132,11 +132,9 @@ def test_the_docs_environment_of_another_dialect_trains_from_a_cold_start(tmp_pa
 
 
 @pytest.mark.thorough
-def test_the_docs_environment_of_two_tools_trains_from_traces_that_use_both(tmp_path, monkeypatch):
+def test_the_example_of_two_tools_trains_from_traces_that_use_both(tmp_path, monkeypatch):
     """Its tags are words of the world in part; the second tool is answered by Say."""
-    page = (Path(__file__).parents[1] / "docs/extending/environment.md").read_text(encoding="utf-8")
-    (tmp_path / "two_tools.py").write_text(page.split("`two_tools.py`:\n\n```python\n")[1].split("```")[0])
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
     turns = ["<search> eskburg </search>", "<calc> 3 + 4 </calc>", "<answer> 7 </answer>"]
     rows = [
         {"id": f"t{n}", "question": "who is the mayor of eskburg ?", "answers": ["7"], "turns": turns} for n in range(4)

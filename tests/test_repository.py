@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 import re
 import subprocess
@@ -152,15 +153,13 @@ def test_every_package_that_is_asked_for_or_pinned_has_its_licence_in_the_docs()
 
 
 def test_every_row_of_what_goes_wrong_names_tests_that_exist():
-    section = (ROOT / "docs/measurements.md").read_text().partition("## What goes wrong, and what is lost")[2]
-    rows = [line.split(" | ") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    rows = json.loads((ROOT / "tests/faults.json").read_text(encoding="utf-8"))
     assert len(rows) > 15
-    for fault, *_, named in rows:
-        tests = re.findall(r"`(\w+\.py)::(\w+)`", named)
-        assert tests and named.count("`") == 2 * len(tests), fault
-        for file, name in tests:
+    for row in rows:
+        assert row["what"] and row["becomes"] and row["tests"], row
+        for file, name in (test.split("::") for test in row["tests"]):
             defined = ast.walk(ast.parse(next((ROOT / "tests").rglob(file)).read_text(encoding="utf-8")))
-            assert name in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, f"{fault}: {name}"
+            assert name in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, f"{row}: {name}"
 
 
 @functools.cache

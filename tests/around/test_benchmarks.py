@@ -148,7 +148,7 @@ def test_mixed_batches_are_uniform_in_length_and_the_same_for_the_same_seed():
     assert (dense.ids[0][:32] == dense.ids[3][:32]).all() and (dense.ids[0][:32] != dense.ids[4][:32]).any()
 
 
-@pytest.mark.parametrize("name", figures.TABLES)
+@pytest.mark.parametrize("name", figures.PAGES)
 def test_the_pages_say_what_the_results_say(name):
     page = figures.page(name).read_text(encoding="utf-8")
     assert figures.written(name) == page, "run python -m benchmarks.figures --write"
@@ -180,7 +180,6 @@ def test_the_plans_of_the_lengths_of_the_paper_s_agent_are_those_that_are_kept()
     assert fits["largest_phase"] == "train" and row("32,768, 10,000 | 4, 2", *last, ", in training") in page
     assert fits["command"].removesuffix(" --no-search") in page  # an option of that time
     assert fits["command"].replace(" rollout.slots=4 rollout.store=2", "") == refused["command"]
-    assert f"{refused['wall_s']} and {fits['wall_s']} s with other work beside" in page
 
 
 def test_falls_and_alarms_are_counted_by_hand():

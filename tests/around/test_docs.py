@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import config, plugins
-from qr_jax.cli import cli, overrides
+from qr_jax.cli import cli, elsewhere, overrides
 from qr_jax.config import use
 from qr_jax.data import readers
 from qr_jax.lab import oracle, study
@@ -308,6 +308,17 @@ def test_snippets_of_a_page_run(page, desk):
             runpy.run_path(str(file))
 
 
+def test_the_example_of_two_tools_plays_an_expert_s_turns_by_hand():
+    from qr_jax.data.traces import check_played, trace_of
+    from qr_jax.records import Turn
+
+    two_tools = runpy.run_path(str(ROOT / "examples/two_tools.py"))["two_tools"]
+    turns = ["<search> islands of Eskburg </search>", "<calc> 3 + 4 </calc>", "<answer> 7 </answer>"]
+    trace = trace_of({"id": "q", "question": "How many islands has Eskburg?", "answers": ["7"], "turns": turns})
+    check_played([trace], two_tools, None)  # the environment takes it to its end
+    assert two_tools(trace.query, [Turn("model", turns[1])]).text == " 7 "
+
+
 def test_the_smallest_plug_ins_train_together(desk):
     from killed_run import tiny  # inside: both start jax, and the other tests need none
 
@@ -367,14 +378,25 @@ def test_messages_in_troubleshooting_are_the_program_s():
 
 
 def test_names_of_other_systems_lead_where_the_page_says():
-    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)`(: .+)? \|$", (DOCS / "coming_from.md").read_text(), re.MULTILINE)
-    assert len(rows) > 45 and sum(unlike != "" for _, _, unlike in rows) > 12
-    for theirs, ours, unlike in rows:
+    rows = re.findall(r"^\| `([\w.]+)` \|(.*)\|(.*)\|.*\|$", (DOCS / "coming_from.md").read_text(), re.MULTILINE)
+    named = [(theirs, ours) for ours, *cells in rows for cell in cells for theirs in re.findall("`([^`]+)`", cell)]
+    assert len(rows) > 15 and len(named) > 30
+    for theirs, ours in named:
+        with pytest.raises(ValueError, match=rf"it is {re.escape(ours)} here"):
+            overrides.override(config.Config(), [f"{theirs}=1"])
+
+
+def test_all_names_of_other_systems_lead_where_the_generated_table_says():
+    names = {**overrides.ALIASES, **elsewhere.SETTINGS}
+    unlike = {theirs: ours.partition(": ") for theirs, ours in names.items()}
+    assert len(names) > 100 and sum(meaning != "" for _, _, meaning in unlike.values()) > 12
+    for theirs, (ours, _, meaning) in unlike.items():
         if theirs in overrides.ALIASES:
-            assert overrides.ALIASES[theirs] == ours
-        else:
-            with pytest.raises(ValueError, match=rf"it is {re.escape(ours)} here{re.escape(unlike)}$"):
-                overrides.override(config.Config(), [f"{theirs}=1"])
+            continue
+        with pytest.raises(
+            ValueError, match=rf"it is {re.escape(ours)} here{re.escape(f': {meaning}' if meaning else '')}$"
+        ):
+            overrides.override(config.Config(), [f"{theirs}=1"])
 
 
 def test_reference_pages_name_every_setting_plug_in_and_command(monkeypatch):
