@@ -23,8 +23,8 @@ ROWS = (
     "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
     " ".join((*CORE_PLUGINS, "methods", "search.retrievers", "tools")),
     "models parallel learner.pack search.embedder search.encoder search.nearest",
-    "rollout learner run.checkpoint search.check search.http_app search.server search.mcp_server search.search_batcher "
-    "search.search_json search.server_metrics",
+    "rollout learner run.checkpoint search.check search.http_app search.server search.mcp_server "
+    "search.search_batcher search.search_json search.server_metrics",
     "assemble methods.gold run.runs sets",
     "step run train sft evaluate evaluation.subject",
     "lab serve",

@@ -22,7 +22,7 @@ from qr_jax import dialect
 from qr_jax.config import Config, Rollout
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.logging.terminal import readable
-from qr_jax.records import Episode, Query, Say, Search, SearchFunction, Stop, Turn
+from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import describe_tools
 from qr_jax.run import run_files
@@ -210,7 +210,9 @@ class Player:
 
     # ---- what the environment says
 
-    def _search(self, wishes: Sequence[tuple[Play, tuple[str, ...]]], env: Callable, search: SearchFunction) -> None:
+    def _search(
+        self, wishes: Sequence[tuple[Play, tuple[str | Call, ...]]], env: Callable, search: SearchFunction
+    ) -> None:
         """Run the searches of all these episodes in one batch, and let the environment show what was found."""
         asked = [query for _, queries in wishes for query in queries]
         by_query = tools.run_searches(search, asked, self.settings.search_k, **tools.limits(self.settings)).by_query

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qr_jax.dialect import encodable
 from qr_jax.logging import terminal
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.search.http_app import check_address, is_loopback, listen
 from qr_jax.search.limits import Limits
 from qr_jax.search.mcp_client import check_package
 from qr_jax.search.pages import Pages
-from qr_jax.search.server import check_address, is_loopback, listen
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from qr_jax.config import ABOVE_0
+from qr_jax.errors import UserError
 from qr_jax.records import Call, Passage
 from qr_jax.search import mcp_client
 from qr_jax.settings.settings import at_least
@@ -47,8 +48,11 @@ def mcp(
 def schemas(
     *, command: tuple[str, ...], tools: tuple[str, ...], prefix: str = "", chars: int = 4000, timeout_s: float = 20.0
 ) -> list[Mapping[str, Any]]:
-    """Return the schemas of the tools that may be called; ValueError if the server has one of them not."""
-    found = [tool["function"] for tool in _server(command, tools, timeout_s).tools()]
+    """Return the schemas of the tools that may be called; ValueError if the server has one of them not, or fails."""
+    try:
+        found = [tool["function"] for tool in _server(command, tools, timeout_s).tools()]
+    except mcp_client.ToolFailed as error:
+        raise UserError(f"the MCP server {' '.join(command)[:200]!r} lists no tools: {error}") from error
     return [
         schema_of(prefix + one["name"], one["description"], {"type": "object", **one["parameters"]}) for one in found
     ]

@@ -139,13 +139,13 @@ def test_over_http_a_token_is_wanted_where_there_is_one(corpus, monkeypatch):
         assert retriever.mcp(url=url, token_env="PARTS_TOKEN")(["Oslo"], 1)[0][0].id == "n/1"
 
 
-def test_a_permitted_tool_of_another_server_gets_no_variable_but_path(other, monkeypatch):
+def test_a_permitted_tool_of_another_server_gets_no_variable(other, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "0123456789abcdef")
     connection = other("lookup")
     (schema,) = connection.tools()
     assert schema["function"]["name"] == "lookup" and "text" in schema["function"]["parameters"]["properties"]
     seen = connection.call("lookup", {"text": "Oslo"}).removeprefix("All about Oslo. ").split()
-    assert {*seen} <= {"PATH", "LC_CTYPE"} and "PATH" in seen  # Python sets LC_CTYPE by itself
+    assert {*seen} <= {"LC_CTYPE"}  # Python sets LC_CTYPE by itself
     with pytest.raises(UserError, match="'large' may not be called; allowed: lookup"):
         connection.call("large", {"text": "a"})
 
