@@ -53,6 +53,7 @@ def test_every_loss_and_advantage_has_an_example_and_no_two_are_alike():
 
 # The paper's own rules and those it is compared with, whose docstrings have their papers; and what is of no paper.
 OF_NO_NEIGHBOUR = {
+    "tool": {"calculator", "mcp", "open_page", "search"},
     "rule": {
         "bounded_dapo",
         "difficulty_pools",
@@ -65,7 +66,7 @@ OF_NO_NEIGHBOUR = {
         "soft_recycle",
     },
     "rounds": {"once", "refill"},
-    "env": {"search_r1", "tool_call"},
+    "env": {"search_r1", "several_tools", "tool_call"},
     "retriever": {"bm25", "cached", "dense", "http", "hybrid", "mcp", "none", "reranked", "serper", "sharded"},
     "reward": {"cover_match", "exact_match", "f1", "judge"},
     "advantage": set(),
