@@ -33,6 +33,9 @@ LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # TriviaQA's, up to a million characters
 
 
+UNSCORABLE = "questions whose only answer normalises to nothing (A alone), left out: exact match cannot score it"
+
+
 class Unscorable(UserError):
     """A question whose only answer normalises to nothing, as HLE's "A" does."""
 
@@ -55,9 +58,9 @@ def read(
     """Read the questions or passages in the files that `words` name (inputs.py), and the passages inside question rows.
 
     Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
-    whose only answer normalises to nothing. A file of text or
-    HTML holds passages. With `skip_broken`, unreadable rows are counted and left out; otherwise a ValueError names the
-    first row of each kind of error and how many rows are alike. `columns` says what the rows' columns are.
+    whose only answer normalises to nothing. A file of text or HTML holds passages. With `skip_broken`, unreadable
+    rows are counted and left out; otherwise a ValueError names the first row of each kind of error and how many rows
+    are alike. `columns` says what the rows' columns are.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
@@ -73,9 +76,7 @@ def read(
                 raise row
             item, is_made, beside = _item(columns.of(row) if columns else row, said)
         except Unscorable:
-            said[
-                "questions whose only answer normalises to nothing (A alone), left out: exact match cannot score it"
-            ] += 1
+            said[UNSCORABLE] += 1
             continue
         except Unanswerable:
             said["questions left out, whose rows say that they have no answer"] += 1
@@ -101,15 +102,21 @@ def read(
         todo = "; --skip-broken leaves such rows out" * bool(found)
         raise UserError(_broken(shown, wrong, len(files)) + todo)
     if wrong:
-        if wrong[1:]:
-            said[f"broken rows, the second and on:{listed([f'{where}: {what}' for where, what in wrong[1:]])}"] = -1
-        said[f"rows that cannot be read, left out (the first: {wrong[0][0]}: {wrong[0][1]})"] = len(wrong)
+        _tell_left_out(wrong, said)
     if not found:
         raise UserError(f"{shown} has no rows{''.join(f' ({line})' for line in _told(said))}")
     if refused:
         where, answer = refused[0]
         said[f"answers that normalise to nothing, left out (the first: {answer[:40]!r} in {where})"] = len(refused)
     return Converted(_of_one_kind(found, shown), _told(said), list(corpus.values()))
+
+
+def _tell_left_out(wrong: Sequence[tuple[str, str]], said: Counter[str]) -> None:
+    """Count the broken rows, and list the first of them."""
+    first, *more = (f"{where}: {what}" for where, what in wrong)
+    if more:
+        said[f"broken rows, the second and on:{listed(more)}"] = -1
+    said[f"rows that cannot be read, left out (the first: {first})"] = len(wrong)
 
 
 def _of_one_kind(found: Mapping[str, tuple[str, Any]], shown: str) -> list[Any]:

@@ -164,12 +164,14 @@ def test_what_is_too_large_or_fails_is_no_result(other):
 
 
 def test_a_slow_call_ends_and_a_dead_server_is_started_again(other):
-    connection = other("slow", "dies", "lookup", timeout_s=3.0)
+    connection = other("slow", "dies", "lookup")
     connection.call("lookup", {"text": "a"})
+    connection.timeout_s = 2.0  # of the calls alone: a busy machine takes longer to start a server
     begun = time.monotonic()
     with pytest.raises(mcp_client.ToolFailed, match="no answer"):
         connection.call("slow", {"text": "a"})
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 20
+    connection.timeout_s = 30.0
     with pytest.raises(mcp_client.ToolFailed, match="no answer"):
         connection.call("dies", {"text": "a"})
     assert connection.call("lookup", {"text": "b"}).startswith("All about b.")
