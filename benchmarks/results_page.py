@@ -72,6 +72,6 @@ def which_rule() -> str:
 
 
 def paper_rules() -> str:
-    """Return Markdown: the table of paper_implies.py on rules, in pools fitted to the paper's figures."""
+    """Return Markdown: what each rule would train on, in pools fitted to the paper's figures."""
     made = paper_implies.table(json.loads(paper_implies.FILE.read_text(encoding="utf-8")))
     return made.split("\n\n")[1] + "\n"

@@ -319,6 +319,11 @@ def test_the_example_of_two_tools_plays_an_expert_s_turns_by_hand():
     assert two_tools(trace.query, [Turn("model", turns[1])]).text == " 7 "
 
 
+@pytest.mark.parametrize("name", ["by_turn", "dig"])
+def test_the_checks_by_hand_in_an_example_hold(name):
+    runpy.run_path(str(ROOT / f"examples/{name}.py"))
+
+
 def test_the_smallest_plug_ins_train_together(desk):
     from killed_run import tiny  # inside: both start jax, and the other tests need none
 
