@@ -98,7 +98,7 @@ class Connection:
         return text
 
     def result(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-        """Return the text of a tool's result, and whether it tells of a failure or of wrong arguments; else as `call`."""
+        """Return the text of a result, and whether it tells of a failure or of wrong arguments; else as `call`."""
         if name not in self.allowed:
             raise UserError(f"the MCP tool {name!r} may not be called; allowed: {', '.join(self.allowed)}")
         result = self._asked(lambda client: _called(client, name, arguments))

@@ -83,7 +83,11 @@ def test_a_tool_s_error_is_an_observation_and_a_server_s_a_fault():
     died, product = run(
         (things(), use("calculator")), call_of("dies", {}), call_of("calculator", {"expression": "1"}), retries=0
     )
-    assert isinstance(died, Fault) and died.reason.startswith("ToolFailed: the MCP server gave no answer") and text(product) == "1"
+    assert (
+        isinstance(died, Fault)
+        and died.reason.startswith("ToolFailed: the MCP server gave no answer")
+        and text(product) == "1"
+    )
     (again,) = run((things(),), call_of("add", {"a": 2, "b": 3}))  # it was started anew
     assert text(again) == "5"
     (late,) = run((things(timeout_s=5.0),), call_of("sleeps", {}), retries=0)
