@@ -17,12 +17,12 @@ import pytest
 from qr_jax import config, plugins
 from qr_jax.cli import cli, elsewhere, overrides
 from qr_jax.cli.commands import doctor, options
-from qr_jax.cli.commands import runs as run_commands
 from qr_jax.config import Config, to_json
 from qr_jax.data.world import generate
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
 from qr_jax.run import run_files, runs
+from qr_jax.serve.answers import trajectory
 from qr_jax.sets import formats
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -595,7 +595,7 @@ def test_an_episode_as_json_has_what_was_asked_found_and_answered():
     found = ((Passage("p1", "Linz", "..."), Passage("p2", "Graz", "...")),)
     turns = (Turn("model", "<search>linz</search>"), Turn("env", "Linz ...", ("linz",), found))
     episode = Episode(Query("q", "where ?", ()), 0, 0, *[None] * 4, turns, "Linz", "answered", True)
-    assert json.loads(json.dumps(run_commands._episode_json(episode))) == {
+    assert json.loads(json.dumps(trajectory(episode))) == {
         "question": "where ?",
         "answer": "Linz",
         "stop": "answered",
@@ -804,7 +804,10 @@ def test_what_asks_for_a_pool_says_of_a_cold_start_alone_that_it_is_one(tmp_path
 
 def test_an_option_of_another_command_is_not_taken_for_a_setting(capsys):
     assert cli.main(["ask", "run", "who ?", "--step", "7"]) == 2
-    assert "--step is an option of eval, not of ask; 'qr-jax ask --help' lists what it takes" in capsys.readouterr().err
+    assert (
+        "--step is an option of serve and eval, not of ask; 'qr-jax ask --help' lists what it takes"
+        in capsys.readouterr().err
+    )
 
 
 def test_ctrl_c_while_the_process_ends_is_no_traceback():
@@ -827,7 +830,7 @@ def test_settings_stand_anywhere_in_every_command_that_takes_them():
     takes = {name for name, part in parser.get_default("commands").items() if part.get_default("takes_settings")}
     assert takes == {
         "quickstart", "train", "sft", "plan", "ask", "chat", "eval", "compare", "index", "recall", "serve-retriever",
-        "world", "synth",
+        "world", "synth", "serve",
     }  # fmt: skip
     commands = parser.get_default("commands")
     own, typed = cli.take_overrides(["eval", "env.max_turns=2", "run", "--samples", "2", "a=b"], commands["eval"])

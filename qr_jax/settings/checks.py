@@ -62,7 +62,7 @@ def problems(
     except ValueError as error:
         return [str(error)]
     lines = [*out_of_bounds("", config, Config)]
-    lines += [line for part in (_sizes, _together, _batches, _lengths) for line in part(config)]
+    lines += [line for part in (_sizes, _together, _policies, _batches, _lengths) for line in part(config)]
     lines += _files(config, reads)
     if "eval" in reads:
         lines += _sources(config)
@@ -103,22 +103,6 @@ def _together(config: Config) -> Iterator[str]:
             f"would count others or a part; set {', '.join(f'learner.{name}={off}' for name, off in beside.items())}, "
             "or another learner.reduce"
         )
-    if config.mesh.rollout_devices and not config.train.overlap:
-        yield (
-            f"mesh.rollout_devices={config.mesh.rollout_devices} would stand idle while the others learn; set "
-            "train.overlap=1 too, or mesh.rollout_devices=0"
-        )
-    if config.train.overlap and learner.updates > 1:
-        yield (
-            f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="
-            f"{learner.updates} would change it while they are played; set one of the two back"
-        )
-    rounded = [name for name in ("weights", "cache") if getattr(config.rollout, name) == "int8"]
-    if rounded and learner.importance == "off":
-        yield (
-            f"rollout.{rounded[0]}='int8' samples from a policy that is not quite the learner's, and "
-            "learner.importance='off' would train as if it were; set learner.importance=truncate (or icepop)"
-        )
     if learner.kl == "k1" and learner.kl_weight > 0:
         yield (
             f"learner.kl='k1' with learner.kl_weight={learner.kl_weight}: as a term of the loss, k1 has a mean "
@@ -143,6 +127,27 @@ def _together(config: Config) -> Iterator[str]:
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
     if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
+
+
+def _policies(config: Config) -> Iterator[str]:
+    """Yield an error where the policy that samples and the one that learns would differ without a correction."""
+    learner = config.learner
+    if config.mesh.rollout_devices and not config.train.overlap:
+        yield (
+            f"mesh.rollout_devices={config.mesh.rollout_devices} would stand idle while the others learn; set "
+            "train.overlap=1 too, or mesh.rollout_devices=0"
+        )
+    if config.train.overlap and learner.updates > 1:
+        yield (
+            f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="
+            f"{learner.updates} would change it while they are played; set one of the two back"
+        )
+    rounded = [name for name in ("weights", "cache") if getattr(config.rollout, name) == "int8"]
+    if rounded and learner.importance == "off":
+        yield (
+            f"rollout.{rounded[0]}='int8' samples from a policy that is not quite the learner's, and "
+            "learner.importance='off' would train as if it were; set learner.importance=truncate (or icepop)"
+        )
 
 
 def _batches(config: Config) -> Iterator[str]:
