@@ -143,7 +143,7 @@ def trained(name: str) -> str:
 def speeds() -> str:
     """What is measured, ours, the peer's, the ratio, and what was aimed at where something was."""
     rows = [*rollouts(result("rollout")), *updates(result("learner")), *others(), *tpus(result("tpu"))]
-    return markdown([("two cores but for the last rows", "qr_jax", "beside", "ratio", "aim"), *rows])
+    return markdown([("measured on two cores, but for the last rows", "qr_jax", "other system", "ratio", "aim"), *rows])
 
 
 def plans() -> str:

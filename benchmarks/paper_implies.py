@@ -101,7 +101,7 @@ def beside(plays: Mapping[str, Sequence[Played]]) -> str:
 def by_rule(plays: Mapping[str, Mapping[str, Sequence[Played]]]) -> str:
     """A row a rule: means over the fits of 1.7B, the published counts under them, and 4B's groups and queries."""
     small, large = (plays[model] for model in ("qwen3_1p7b", "qwen3_4b"))
-    rows = [("rule", "of GRPO's", *COUNTS.values(), "4B: of GRPO's", "distinct")]
+    rows = [("rule", "1.7B: share of GRPO's groups", *COUNTS.values(), "4B: share of GRPO's groups", "distinct")]
     for rule, found in small.items():
         counts = [mean(play[name] for play in found) for name in COUNTS]
         others = of_grpo(large, rule), mean(play["distinct"] for play in large[rule])

@@ -23,7 +23,10 @@ def learnt() -> str:
         runs = [run for run in tools if run["config"] == config]
         scores = ([run[when]["all"] for run in runs] for when in ("before", "after"))
         rows.append(of_runs(f"the same model, {agent}: a synthetic world", *scores))
-    for name, questions in (("single_hop", "415 real questions of one hop"), ("real_agent", "1,418 of several hops")):
+    for name, questions in (
+        ("single_hop", "415 real questions of one hop"),
+        ("real_agent", "1,418 real questions of several hops"),
+    ):
         runs = [run for run in kept_runs.kept(name) if run.get("name", "trained") == "trained"]
         scores = ([run[when]["exact_match"] for run in runs] for when in ("before", "after"))
         rows.append(of_runs(f"SmolLM2-135M: {questions}", *scores))

@@ -46,10 +46,10 @@ MEANS = {  # settings by the name of their mean
 }  # fmt: skip
 GENERATIONS = {"first": "first runs", "again": "run again", "pooled": "pooled"}
 GROUP_SIZES = {  # what each difference is, of which rules, over which settings
-    "foresee less grpo, both in groups of the setting's own size": ("foresee", "grpo", "four"),
-    "foresee less grpo, both in groups of two": ("pairs", "grpo_pairs", "three"),
-    "foresee in groups of the setting's own size less grpo in groups of two": ("foresee", "grpo_pairs", "four"),
-    "grpo in groups of two less grpo in groups of the setting's own size": ("grpo_pairs", "grpo", "four"),
+    "foresee minus grpo, both in groups of four or eight as the setting has them": ("foresee", "grpo", "four"),
+    "foresee minus grpo, both in groups of two": ("pairs", "grpo_pairs", "three"),
+    "foresee in groups of four or eight minus grpo in groups of two": ("foresee", "grpo_pairs", "four"),
+    "grpo in groups of two minus grpo in groups of four or eight": ("grpo_pairs", "grpo", "four"),
 }
 ALL, FIRST = range(5, 10), range(5, 8)  # the report's seeds, and those of recipes and settings that have three
 THREE = ("s3", "s1", "s7")  # settings of the tables over FIRST
@@ -206,8 +206,14 @@ def group_sizes() -> str:
         each = {which: short(gaps(rule, base, MEANS[mean], which), ALL) for which in GENERATIONS}
         if not all(read("b", "s3", recipe, "first") for recipe in (rule, base)):
             each |= {"first": "", "pooled": ""}  # plain GRPO in groups of two was made once, beside the second runs
-        rows.append((name, ", ".join(MEANS[mean]), *each.values()))
+        rows.append((name, of_training(MEANS[mean]), *each.values()))
     return markdown(rows)
+
+
+def of_training(settings: Sequence[str]) -> str:
+    """Return the settings' training questions as text, without the size of their groups."""
+    each = dict.fromkeys(SETTINGS[setting].partition(" in groups of ")[0].removesuffix(" ones") for setting in settings)
+    return f"{len(settings)}, with {', '.join(each)} questions"
 
 
 def noise() -> str:
@@ -246,7 +252,14 @@ def by_seed_three() -> str:
 def run_by_run(settings: Sequence[str], seeds: Collection[int]) -> str:
     """All columns are over these seeds; a rule that lacks one of them has no row."""
     rows = [("setting", "rule", f"seeds {min(seeds)} to {max(seeds)}; in brackets the first runs", "pooled")]
-    rows[0] += ("less grpo, first", "again", "pooled", "there after", "most under its best", "signal groups")
+    rows[0] += (
+        "minus grpo: first runs",
+        "run again",
+        "pooled",
+        "grpo's end reached at",
+        "largest fall",
+        "signal groups",
+    )
     for setting in settings:
         rows.append((f"**{setting}: {SETTINGS[setting]}**", *[""] * (len(rows[0]) - 1)))
         for rule in RULES:

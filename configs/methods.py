@@ -3,8 +3,9 @@
     qr-jax train configs/methods.py:gspo             # any name below; `grpo` changes nothing
     make bench-methods                               # all of them, 15,000 rollouts, two seeds (hours; resumable)
 
-What each is stands in its file's docstring, and how it trains in docs/measurements.md; nothing here is tuned. Losses
-that differ only where the ratio has left 1 make two updates a batch, and are held against `grpo_two_updates`.
+What each is stands in its file's docstring; `python -m benchmarks.figures methods` says how it trains. Nothing here is
+tuned. Losses that differ only once the policy has moved make two updates a batch, and are held against
+`grpo_two_updates`.
 `keep_zero_variance` is for what learns from groups of equal rewards too.
 """
 

@@ -1,4 +1,4 @@
-"""Foresee: weigh a query by the chance that its next group bears signal, less the easier or the more trained it is."""
+"""Foresee: weigh a query by the chance that its next group bears signal; easy and often trained queries weigh less."""
 
 import numpy as np
 from jaxtyping import Float64
