@@ -33,7 +33,7 @@ from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import checkpoint, committed, json_files
 from qr_jax.run.checkpoint import FORMAT, Checkpoints
-from qr_jax.search import encoder, limits, protocols, search_json, server
+from qr_jax.search import encoder, http_app, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
 from qr_jax.settings import checks, settings
@@ -179,7 +179,7 @@ def answers() -> list[Parts]:
 def _serving() -> tuple[str, int]:
     """A retrieval server in a thread of its own, for as long as this process lives; where it listens."""
     search = bm25(corpus=[Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "A capital.")])
-    running, (listening, _) = server.App(search, SHORT).server, server.listen("127.0.0.1", 0)
+    running, (listening, _) = server.App(search, SHORT).server, http_app.listen("127.0.0.1", 0)
     threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True).start()
     return listening.getsockname()[:2]
 
@@ -212,7 +212,7 @@ def sent() -> list[Parts]:
     dune = ["dune", "b"]
     bodies = {"POST /retrieve": {"queries": dune, "topk": 3, "return_scores": True}, "POST /search": {"query": "dune"}}
     bodies |= {"POST /batch_search": {"query": dune, "top_n": 2}, "POST /queries": {"queries": dune, "k": 2}}
-    found = [{"head": f"GET {path} HTTP/1.1\r\nHost: localhost".encode(), "body.json": b""} for path in server.OPEN]
+    found = [{"head": f"GET {path} HTTP/1.1\r\nHost: localhost".encode(), "body.json": b""} for path in http_app.OPEN]
     for line, body in zip(bodies, map(as_json, bodies.values()), strict=True):
         head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close"
         found.append({"head": f"{head}\r\nContent-Length: {len(body)}".encode(), "body.json": body})

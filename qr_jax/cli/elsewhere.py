@@ -28,7 +28,7 @@ HERE: Mapping[str, str] = {
     "rollout.thinking: its enable_thinking alone": "chat_template_kwargs apply_chat_template_kwargs",
     "env.max_turns": "max_turns max_tool_calling_iterations",
     "env.max_turns: turns that may search, and one more may answer: theirs less 1": "max_assistant_turns",
-    "retriever": "tool_config_path tools",
+    "retriever": "tool_config_path",
     "retriever.url": "search_url",
     "learner.updates: a number of updates a batch; the size of its parts follows, about pool.queries / learner.updates":
         "ppo_mini_batch_size mini_batch_size",

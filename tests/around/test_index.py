@@ -490,7 +490,7 @@ def test_an_index_is_a_corpus_alone(tmp_path):
     for names in (f"{out},{out}", f"{out},{file}", f"{file},{out}"):
         with pytest.raises(ValueError, match="/index .from .* is an index; wanted files, or"):
             readers.read_passages(names)
-    with pytest.raises(ValueError, match="/empty .* is a folder; wanted"):
+    with pytest.raises(ValueError, match="/empty holds no file that is read; wanted documents"):
         readers.read_passages(tmp_path / "empty")
     with pytest.raises(ValueError, match="no file .empty name"):
         readers.read_passages(f"{file},")

@@ -772,7 +772,7 @@ def test_the_papers_page_says_the_shares_that_synthesis_has():
     page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text(encoding="utf-8")
     chain, walk, compared = (card.PAPER_MIX[name] for name in ("iterative_search", "link_walk", "comparative_search"))
     said = f"set {card.PAPER_GYM} %, iterative search {chain} %, web graph {walk} %, comparative search {compared} % |"
-    assert said in page and f"are asked for as {chain} to {walk} to {compared}, " in page
+    assert said in page and f"`qr-jax synth --mix paper`: {chain} to {walk} to {compared};" in page
     *counts, last = card.PAPER_DOCUMENTS.values()
     assert f"| 1 to 6: {', '.join(map(str, counts))} and {last} % |" in page
     parser = cli.make_parser()
