@@ -50,7 +50,7 @@ def main() -> None:
 
     def roll_out(params, chosen: Sequence[Query], samples: int, step: int, **how) -> list[list[Episode]]:
         """Return the episodes [Q][G] of the chosen queries."""
-        decodable = assemble.to_rollout_params(params, agent.cfg, settings.model.compute, mesh)
+        decodable = assemble.to_rollout_params(params, settings, agent.cfg, mesh)
         return agent.engine.run(decodable, chosen, samples, env=env, search=search, seed=0, step=step, **how)
 
     def accuracy(params) -> float:
