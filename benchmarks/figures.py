@@ -260,9 +260,14 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     def each(part: Mapping[str, Any], name: str, form: str) -> str:
         return " / ".join(format(part[chip][name], form) for chip in ("v5e", "v5p", "v6e"))
 
+    chips = (
+        [(found["decode_int8"][chip], decode[chip]) for chip in ("v5e", "v5p", "v6e")] if "decode_int8" in found else []
+    )
+    of_bytes = " / ".join(f"{rounded['GB_a_step'] / whole['GB_a_step']:.2f}" for rounded, whole in chips)
     shape, slices = "compiled for v5e / v5p / v6e, Qwen3-1.7B", "on 16 / 8 / 16 chips"
     return [
         (f"{shape}: a decode step's HBM over weights + cache", each(decode, "reads", ".2f"), "", "", "1.25"),
+        (f"{shape}: the same in int8, over bfloat16's", of_bytes, "", "", "0.62"),
         (f"{shape}: its temporaries over the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
         (f"{shape}: GB a chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),
     ]  # fmt: skip

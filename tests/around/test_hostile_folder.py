@@ -73,7 +73,10 @@ def test_every_command_met_every_trap(tried, capsys):
 
 def acts(words: str) -> bool:
     """Return True for a command that would act by the run's config; the others only read the run."""
-    return words.split()[0] in ("train", "sft", "eval", "ask", "chat", "probe", "export", "plan", "serve") or "--rules" in words
+    return (
+        words.split()[0] in ("train", "sft", "eval", "ask", "chat", "probe", "export", "plan", "serve")
+        or "--rules" in words
+    )
 
 
 def test_a_command_that_would_act_is_refused_with_what_is_asked_for_and_one_that_reads_is_not(tried):
