@@ -411,3 +411,41 @@ def test_tools_answer_from_threads_at_once():
     [thread.start() for thread in threads]
     [thread.join(5) for thread in threads]
     assert results == ["B"] * 4
+
+
+@pytest.mark.parametrize(
+    ("about", "value", "fits"),
+    [
+        ({"type": ["array", "null"], "items": {"type": "string"}}, None, True),
+        ({"type": ["array", "null"], "items": {"type": "string"}}, [1], False),
+        ({"items": {"type": "string"}}, 5, True),
+        (True, 5, True),
+        ({"type": 5}, "x", True),
+        ({"enum": 5}, "x", True),
+        ({"type": "integer"}, 3.0, True),
+        ({"type": "integer"}, 3.5, False),
+    ],
+)
+def test_no_schema_of_a_server_and_no_value_of_a_model_raises(about, value, fits):
+    assert (misfit({"properties": {"a": about}}, {"a": value}) == "") == fits
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("123456789012345678901.5*2", "246913578024691357803"),
+        ("1/10000000", "1e-07"),
+        ("-1/10000000000", "-1e-10"),
+        ("05+3", "8"),
+        ("1912-05", "1907"),
+        ("1,234,567 + 1", "1234568"),
+        ("0.1 + 0.2", "0.3"),
+        ("100*0.07", "7"),
+    ],
+)
+def test_the_calculator_keeps_every_figure(expression, value):
+    assert computed(expression) == value
+
+
+def test_a_comma_inside_a_decimal_number_is_no_thousand():
+    assert computed("3.5,100").startswith("error: ")

@@ -103,7 +103,10 @@ class Player:
         except (Failed, LookupError, TypeError, AttributeError):
             pass  # not every service has that page; the model's name is then judged by its first answer
         answer = self.endpoint.post(self._body(play, {"temperature": 1.0, "top_p": 0.99, "seed": 1}))
-        _reply_of(answer)
+        try:
+            _reply_of(answer)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise UserError(f"{self.endpoint.url} gave no chat completion: {type(error).__name__}: {error}") from error
         said = {"listed": listed, **_version(answer), "left_out": sorted(self.endpoint.leave_out)}
         return {"url": self.endpoint.url, "name": self.asking.model, "tool_calls": self.mode} | said
 
@@ -282,6 +285,9 @@ class Replies:
 KEPT = ("text", "calls", "finish", "stopped_at", "tokens", "total_tokens")  # of a reply
 
 
+MOST_TOKENS = 10_000_000  # that an endpoint may count of one reply
+
+
 def _reply_of(answer: Any) -> dict[str, Any]:
     """Return what counts of an answer; ValueError, TypeError or LookupError for one that is no chat completion."""
     choice = answer["choices"][0]
@@ -294,7 +300,7 @@ def _reply_of(answer: Any) -> dict[str, Any]:
         raise UserError("was filtered by the service")
     text = message_text(message.get("content") or "")
     counts = [usage.get(name) for name in ("completion_tokens", "total_tokens")]
-    tokens, total = (count if isinstance(count, int) and count >= 0 else 0 for count in counts)
+    tokens, total = (count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts)
     stopped_at = choice.get("stop_reason") if isinstance(choice.get("stop_reason"), str) else None  # vLLM's
     return dict(zip(KEPT, (text, calls, choice.get("finish_reason"), stopped_at, tokens, total), strict=True))
 

@@ -45,7 +45,10 @@ def key_header(url: str, key_env: str) -> dict[str, str] | None:
 
     None where there is no key; ValueError for a key that no header can hold, and for that host without one.
     """
-    names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
+    try:
+        names = (key_env, OPENAI_KEY) if urlsplit(url).hostname == OPENAI_HOST else (key_env,)
+    except ValueError as error:
+        raise UserError(f"{url!r} is no address: {error}") from error
     known = next((name for name in names if os.environ.get(name)), None)
     if known is None and OPENAI_KEY in names:
         raise UserError(f"{OPENAI_HOST} wants a key; put it into the environment as {' or '.join(names)}")

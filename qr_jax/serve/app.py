@@ -199,6 +199,8 @@ class App(HttpApp):
             prompts = [self._ids(prompt) for prompt in asked.prompts]
         room = 1 if asked.max_tokens != 0 else 0
         for prompt in prompts:
+            if question is None and not prompt:
+                raise Wrong("messages" if path == CHAT else "prompt", "the prompt has no token: write something")
             if len(prompt) + room > most:
                 text = f"the prompt has {len(prompt):,} tokens and the context {most:,}: shorten it"
                 raise Wrong("messages" if path == CHAT else "prompt", text, code="context_length_exceeded")

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qr_jax.search.chat_endpoint import message_text
+from qr_jax.dialect import encodable
+from qr_jax.errors import UserError
+from qr_jax.search.chat_endpoint import TEXT_PARTS, message_text
 from qr_jax.search.limits import Refused
 from qr_jax.serve.conversation import written_calls
 from qr_jax.serve.jobs import TOP
 from qr_jax.settings.settings import nearest, show
+from qr_jax.tools._of_run import inert
 
 MOST_SAMPLES = 64
 MOST_STOPS, MOST_STOP_CHARS = 16, 1000
@@ -155,6 +158,8 @@ def _stops(field: _Fields) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if len(stops) > MOST_STOPS or not all(isinstance(one, str) and 0 < len(one) <= MOST_STOP_CHARS for one in stops):
         raise Wrong("stop", f"stop: wanted at most {MOST_STOPS} texts of 1 to {MOST_STOP_CHARS} characters")
+    if bad := [one for one in stops if encodable(one) != one]:
+        raise Wrong("stop", f"stop: {show(bad[0])} is no text that UTF-8 can hold")
     return stops
 
 
@@ -164,11 +169,22 @@ def _tools(field: _Fields) -> tuple[Mapping[str, Any], ...]:
         text = f"tool_choice is {show(choice)}; wanted auto or none: nothing here forces the model to call a tool"
         raise Wrong("tool_choice", text)
     tools = field.get("tools", list, [])
-    for tool in tools:
-        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise Wrong("tools", f'a tool is {show(tool)}; wanted {{"type": "function", "function": {{"name": ...}}}}')
-    return tuple(tools) if choice == "auto" else ()
+    read = tuple(map(_tool, tools))
+    return read if choice == "auto" else ()
+
+
+def _tool(tool: Any) -> Mapping[str, Any]:
+    """Return a tool with every text of it made inert: it stands in the chat template, and may be an MCP server's."""
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    if isinstance(function, dict):
+        function = {**function, "parameters": function.get("parameters") or {"type": "object", "properties": {}}}
+    try:
+        return inert({"type": "function", "function": function})
+    except (TypeError, LookupError, AttributeError) as error:
+        wanted = '{"type": "function", "function": {"name": ..., "parameters": {"type": "object", ...}}}'
+        raise Wrong("tools", f"a tool is {show(tool)}; wanted {wanted}") from error
+    except UserError as error:
+        raise Wrong("tools", str(error)) from error
 
 
 def _messages(field: _Fields) -> tuple[Mapping[str, str], ...]:
@@ -184,6 +200,8 @@ def _message(message: Any) -> Mapping[str, str]:
         raise Wrong("messages", f"a message is {show(message)}; wanted an object whose role is of {', '.join(ROLES)}")
     content, calls = message.get("content"), message.get("tool_calls") or ()
     try:
+        if isinstance(content, list) and (other := [part for part in content if part.get("type") not in TEXT_PARTS]):
+            raise Wrong("messages", f"a message has a part of type {show(other[0].get('type'))}; wanted text alone")
         text = "" if content is None and role == "assistant" else message_text(content)
         read = [(one["function"]["name"], _arguments(one["function"]["arguments"])) for one in calls]
     except (TypeError, LookupError, AttributeError) as error:

@@ -13,7 +13,8 @@ from qr_jax.settings.settings import at_least
 
 DESCRIPTION = "Computes an arithmetic expression: numbers, + - * / // % ** and brackets."
 PARAMETERS = {"expression": {"type": "string", "description": "for example (1987 - 1912) / 3"}}
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+ZEROS = re.compile(r"(?<![\d_.eE])0+(?=\d)", re.ASCII)  # before a number, as in a month
 ALLOWED = re.compile(r"[\d\s.eE+*/%()_-]+", re.ASCII)
 WANTED = "wanted numbers, + - * / // % ** and brackets"
 MOST_CHARS = 500  # of an expression; Python's parser is quick on so few, and its brackets are not deep
@@ -43,11 +44,12 @@ def computed(expression: str, digits: int = 30, decimals: int = 6) -> str:
     try:
         if len(expression) > MOST_CHARS:
             raise ValueError(f"the expression has {len(expression):,} characters; at most {MOST_CHARS} are read")
-        told = THOUSANDS.sub("", expression)
+        told = ZEROS.sub("", THOUSANDS.sub(lambda found: found[0].replace(",", ""), expression))
         told = told.replace("×", "*").replace("÷", "/").replace("−", "-").replace("^", "**")
         if not ALLOWED.fullmatch(told):
             raise ValueError(f"{expression[:100]!r} is not allowed; {WANTED}")
-        value = _value(ast.parse(told.strip(), mode="eval").body, 10**digits)
+        told = told.strip()
+        value = _value(ast.parse(told, mode="eval").body, 10**digits, told)
     except ZeroDivisionError:
         return "error: division by zero"
     except OverflowError:
@@ -58,20 +60,23 @@ def computed(expression: str, digits: int = 30, decimals: int = 6) -> str:
         return f"error: {error}"
     if value.denominator == 1:
         return str(value.numerator)
+    if not round(abs(value) * 10**decimals):
+        return f"{float(value):.{max(decimals, 1)}g}"  # not 0, and too small for so many decimals
     whole, rest = divmod(round(abs(value) * 10**decimals), 10**decimals)
     return "-" * (value < 0) + f"{whole}.{rest:0{decimals}d}".rstrip("0").rstrip(".")
 
 
-def _value(node: ast.AST, most: int) -> Fraction:
+def _value(node: ast.AST, most: int, told: str) -> Fraction:
     """Return a node's value; ValueError where it is no arithmetic, or a number on the way is `most` or more."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return _bounded(node.value, most)
+        written = ast.get_source_segment(told, node) if math.isfinite(node.value) else None
+        return _bounded(node.value if written is None else Fraction(written), most)  # a float would lose figures
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
-        value = _value(node.operand, most)
+        value = _value(node.operand, most, told)
         return -value if isinstance(node.op, ast.USub) else value
     if not isinstance(node, ast.BinOp) or type(node.op) not in OPERATIONS:
         raise ValueError(f"{ast.unparse(node)[:60]!r} is not allowed; {WANTED}")
-    left, right = _value(node.left, most), _value(node.right, most)
+    left, right = _value(node.left, most, told), _value(node.right, most, told)
     if isinstance(node.op, ast.Pow):
         return _power(left, right, most)
     return _bounded(OPERATIONS[type(node.op)](left, right), most)

@@ -1,7 +1,9 @@
 """Tool: the text of one document, by its id in the corpus or, from hosts that the config names, by its address."""
 
 import http.client
+import string
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,7 +21,7 @@ PARAMETERS = {
     "start": {"type": "integer", "description": "the character to read from", "default": 0},
 }
 ADDRESSES = ("http", "https")
-FIRST_BYTES = 4_000_000  # of a page: more is not read
+FIRST_BYTES = 1_000_000  # of a page: more is not read
 LOCK = threading.Lock()  # calls may come while an older one still reads the corpus
 
 
@@ -90,9 +92,16 @@ def _page(url: str, timeout_s: float) -> Passage:
     """Read a page by GET, without cookies, proxies or redirects."""
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, headers={"User-Agent": "qr_jax"}), timeout=timeout_s) as answer:
+        address = urllib.parse.quote(url, safe=string.printable)  # letters of other scripts
+        with opener.open(
+            urllib.request.Request(address, headers={"User-Agent": "qr_jax"}), timeout=timeout_s
+        ) as answer:
             kind, charset = answer.headers.get_content_type(), answer.headers.get_content_charset("utf-8")
-            whole = answer.read(FIRST_BYTES)
+            whole, until = b"", time.monotonic() + timeout_s
+            while len(whole) < FIRST_BYTES and (part := answer.read1(FIRST_BYTES - len(whole))):
+                whole += part
+                if time.monotonic() > until:
+                    raise TimeoutError(f"{url[:100]} was not read within {timeout_s:g} s")
         text = _decoded(whole, charset)
         title, text = plugins.around("sets.html_text").read(text) if kind == "text/html" else ("", text)
     except urllib.error.HTTPError as error:

@@ -166,20 +166,27 @@ def misfit(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
             if schema.get("additionalProperties"):
                 continue
             return f"takes no {name[:64]!r}; {wanted}"
-        about = known[name]
+        about = known[name] if isinstance(known[name], Mapping) else {}
         items = about.get("items", {}).get("type") if isinstance(about.get("items"), Mapping) else None
-        if not _is_of(value, about.get("type")) or (items and not all(_is_of(item, items) for item in value)):
-            kind = f"a list of {items}" if items else about["type"]
+        unlike = isinstance(value, list) and not all(_is_of(item, items) for item in value)
+        if unlike or not _is_of(value, about.get("type")):
+            kind = f"a list of {items}" if unlike else about.get("type")
             return f"has {name} as {json.dumps(value, ensure_ascii=False)[:60]}; wanted {kind}"
-        if "enum" in about and value not in about["enum"]:
+        if isinstance(about.get("enum"), list | tuple) and value not in about["enum"]:
             return f"has {name} as {json.dumps(value, ensure_ascii=False)[:60]}; wanted one of {about['enum']}"
     return ""
 
 
 def _is_of(value: Any, kinds: Any) -> bool:
     """Return True for a value of a schema's type, or of one of its types; a type that is not known takes any value."""
-    for kind in [kinds] if isinstance(kinds, str) else kinds or [""]:
-        if kind not in KINDS or (isinstance(value, KINDS[kind]) and isinstance(value, bool) <= (kind == "boolean")):
+    for kind in (kinds or [""]) if isinstance(kinds, list | tuple) else [kinds]:
+        if kind == "integer" and isinstance(value, float) and value.is_integer():
+            return True
+        if (
+            not isinstance(kind, str)
+            or kind not in KINDS
+            or (isinstance(value, KINDS[kind]) and isinstance(value, bool) <= (kind == "boolean"))
+        ):
             return True
     return False
 

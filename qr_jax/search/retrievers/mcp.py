@@ -16,13 +16,14 @@ from qr_jax.search.mcp_client import connect
 EXAMPLE = {"url": "http://127.0.0.1:8000/mcp"}
 LISTS = ("results", "result", "passages", "documents", "items", "hits")  # under which an object has its passages
 TEXTS = ("text", "contents", "content", "snippet", "body", "abstract", "description")
+MOST_SCORE = 1e300
 IDS = ("id", "docid", "url", "link", "uri")
 
 
 def mcp(
     *,
     url: str = "",  # a server over streamable HTTP; or give a command
-    command: str = "",  # the command that starts a server, which speaks over its input and output; it gets PATH alone
+    command: str = "",  # starts a server that speaks over its input and output, without an environment variable
     tool: str = "search",  # the tool that searches; no other is called
     query_name: str = "query",  # its argument for the query
     k_name: str = "k",  # its argument for the number of passages; empty: it has none
@@ -78,5 +79,6 @@ def _passage(item: Any) -> Passage:
     title, score = str(item.get("title") or ""), item.get("score")
     name = next((str(item[name]) for name in IDS if item.get(name) not in (None, "")), "")
     name = name or hashlib.sha256(text.encode()).hexdigest()[:16]
-    score = float(score) if isinstance(score, int | float) else 0.0
+
+    score = float(score) if isinstance(score, int | float) and abs(score) <= MOST_SCORE else 0.0  # NaN is not
     return Passage(encodable(name), encodable(title), text, score)
