@@ -40,7 +40,15 @@ class Columns:
         return frozenset(name.partition(".")[0] for name in self.theirs.values())
 
     def of(self, row: Row) -> Row:
-        """Return the row with our names where it has theirs, and its answers as a list; further columns stay."""
+        """Return the row with our names where it has theirs, and its answers as a list; further columns stay.
+
+        ValueError for a row that has our name and not theirs: it would be read from the column that was not meant.
+        """
+        for name, other in self.theirs.items():
+            if name in row and other.partition(".")[0] not in row:
+                raise UserError(
+                    f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
+                )
         found = {name: _held(row, other) for name, other in self.theirs.items()}
         found = {name: value for name, value in found.items() if value is not None}
         taken = {other for name, other in self.theirs.items() if name in found and name != other}

@@ -41,7 +41,7 @@ def test_a_row_by_hand():
     columns = Columns({"question": "q.text", "answers": "a"}, ";")
     row = {"q": {"text": "Who?"}, "a": "x; y ;", "more": 1}
     assert columns.of(row) == {"q": {"text": "Who?"}, "more": 1, "question": "Who?", "answers": ["x", "y"]}
-    assert columns.of({"question": "ours", "answer": "a;b"}) == {"question": "ours", "answer": ["a", "b"]}
+    assert Columns({}, ";").of({"question": "ours", "answer": "a;b"}) == {"question": "ours", "answer": ["a", "b"]}
     assert not Columns() and Columns().of(row) == row
 
 
@@ -175,3 +175,9 @@ def test_official_rows_give_questions_gold_and_corpus_in_one_command(tmp_path, c
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["gold_absent"] == 0
     assert len(foreign.read(tmp_path / "hotpot_dev.json").corpus) == 3
+
+
+def test_a_column_that_is_not_there_is_said_where_one_of_our_name_would_be_read_for_it():
+    with pytest.raises(UserError, match="has no column 'nope' for question, but one of that name; it has id, question"):
+        Columns({"question": "nope"}).of({"id": "1", "question": "who ?", "answers": ["a"]})
+    assert Columns({"title": "Titel"}).of({"id": "1", "question": "who ?"}) == {"id": "1", "question": "who ?"}
