@@ -59,8 +59,7 @@ def read(
 
     Identical rows are taken once. Questions whose row says that they have no answer are left out, and those of HLE
     whose only answer normalises to nothing. A file of text or HTML holds passages. With `skip_broken`, unreadable
-    rows are counted and left out; otherwise a ValueError names the first row of each kind of error and how many rows
-    are alike. `columns` says what the rows' columns are.
+    rows are counted and left out; otherwise a ValueError names the first row of each kind of error, and counts them.
     """
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
