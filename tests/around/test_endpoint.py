@@ -26,6 +26,7 @@ from qr_jax import assemble, config, evaluate
 from qr_jax.cli import cli
 from qr_jax.config import use
 from qr_jax.errors import UserError
+from qr_jax.lab import endpoint_player
 from qr_jax.lab.endpoint_player import Asking, open_player, turn_text
 from qr_jax.records import Passage
 from qr_jax.train import train
@@ -335,3 +336,15 @@ def test_a_run_behind_transformers_serve_scores_as_it_does_here(env, how, tmp_pa
             assert acts(theirs, name) == acts(ours, name)
     assert ("; 0 native tool calls" in shown) == (env.name == "search_r1")
     assert theirs["manifest"]["model"]["endpoint"]["tool_calls"] == ("native" if schema else "text")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[1], {"choices": []}, {"choices": [{"message": {"content": 5}}]}, {"choices": [{"message": 5}]},
+     {"choices": [{"message": {"tool_calls": 5}}]}, {"choices": [{"message": {"content": "a"}}], "usage": 5}],
+)  # fmt: skip
+def test_a_first_answer_that_is_no_chat_completion_is_told_and_a_made_up_count_is_none(answer):
+    with pytest.raises((ValueError, TypeError, LookupError, AttributeError)):
+        endpoint_player._reply_of(answer)
+    huge = {"choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": 10**15}}
+    assert endpoint_player._reply_of(huge)["tokens"] == 0

@@ -612,3 +612,13 @@ def test_no_text_of_a_clients_tool_is_a_sign_of_the_template():
     (tool,) = asked._tools(field)
     assert not set("<>[]{}|") & set(tool["function"]["description"])
     assert not set("<>[]{}|") & set(tool["function"]["parameters"]["properties"]["a"]["description"])
+
+
+@pytest.mark.parametrize("name", ["user", "assist", "a"])
+def test_a_tool_whose_name_stands_in_the_template_anyway_is_described_all_the_same(name):
+    chat, tool = (
+        Chat(small(CHATML), bos=""),
+        {"type": "function", "function": {**SEARCH["function"], "name": name, "description": "Looks up."}},
+    )
+    ids = conversation_ids(chat, [{"role": "user", "content": "Who?"}], (tool,))
+    assert "Looks up." in chat.tokenizer.decode(ids)
