@@ -6,6 +6,9 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from typing import Any
+
+from qr_jax.search import http_app
 
 
 class Last(bytes):
@@ -19,6 +22,20 @@ def raw(body: object, status: str = "200 OK", *headers: str) -> bytes:
     """An HTTP response of these bytes, or of this as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(data)}", "", ""]).encode() + data
+
+
+@contextmanager
+def running(app: Any, within_s: float = 10):
+    """Run one of our servers (search/http_app.py) in a thread of its own; yield it and its URL."""
+    listening, url = http_app.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield app, url
+    finally:
+        app.server.should_exit = True
+        thread.join(within_s)
+        assert not thread.is_alive()
 
 
 @contextmanager

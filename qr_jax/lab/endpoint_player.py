@@ -105,8 +105,8 @@ class Player:
         answer = self.endpoint.post(self._body(play, {"temperature": 1.0, "top_p": 0.99, "seed": 1}))
         try:
             _reply_of(answer)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise UserError(f"{self.endpoint.url} gave no chat completion: {type(error).__name__}: {error}") from error
+        except ValueError as error:
+            raise UserError(f"{self.endpoint.url} {error}") from error
         said = {"listed": listed, **_version(answer), "left_out": sorted(self.endpoint.leave_out)}
         return {"url": self.endpoint.url, "name": self.asking.model, "tool_calls": self.mode} | said
 
@@ -184,7 +184,7 @@ class Player:
             else:
                 play.move, play.fault = Stop("fault"), f"the endpoint: {error}"
             return
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except ValueError as error:
             play.move, play.fault = Stop("fault"), f"the endpoint's answer: {error}"
             return
         text, is_whole = turn_text(reply, play.say.stop)
@@ -283,13 +283,18 @@ class Replies:
 
 
 KEPT = ("text", "calls", "finish", "stopped_at", "tokens", "total_tokens")  # of a reply
-
-
 MOST_TOKENS = 10_000_000  # that an endpoint may count of one reply
 
 
 def _reply_of(answer: Any) -> dict[str, Any]:
-    """Return what counts of an answer; ValueError, TypeError or LookupError for one that is no chat completion."""
+    """Return what counts of an answer; ValueError for one that is no chat completion."""
+    try:
+        return _counting(answer)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"gave no chat completion: {type(error).__name__}: {error}") from error
+
+
+def _counting(answer: Any) -> dict[str, Any]:
     choice = answer["choices"][0]
     message, usage = choice["message"], answer.get("usage") or {}
     calls = [

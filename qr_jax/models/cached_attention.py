@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from qr_jax.models.attention import MASKED, not_after
-from qr_jax.models.quantized import Int8
+from qr_jax.models.quantized import Int8, cast
 
 
 def _scores_by_product(q_SKGd, k_SKBd):
@@ -22,11 +22,6 @@ def _scores_by_query(q_SKGd, k_SKBd):
     return jnp.concatenate([_scores_by_product(q_SK1d, k_SKBd) for q_SK1d in queries], axis=2)
 
 
-def _cast(kept, dtype):
-    """Return keys or values as a product reads them."""
-    return kept.steps.astype(dtype) if isinstance(kept, Int8) else kept
-
-
 def _with_scale(x_SKXB, kept):
     """Multiply by the scale of each position's key or value."""
     if not isinstance(kept, Int8):
@@ -36,7 +31,7 @@ def _with_scale(x_SKXB, kept):
 
 def _scores(q_SKGd, k_SKBd, seen):
     """Return float32 [S, K, G, B], MASKED where not seen ([S or 1, B])."""
-    keys = _cast(k_SKBd, q_SKGd.dtype)
+    keys = cast(k_SKBd, q_SKGd.dtype)
     score = jax.lax.platform_dependent(q_SKGd, keys, cpu=_scores_by_query, default=_scores_by_product)
     score = _with_scale(score, k_SKBd)
     return jnp.where(seen[:, None, None], score * q_SKGd.shape[-1] ** -0.5, MASKED)
@@ -62,7 +57,7 @@ def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, at, window:
     for score, v in ((old, v_SKBd), (new, new_v_SKJd)):
         weight = jnp.exp(score - top)
         total += weight.sum(axis=-1, keepdims=True)
-        weight, values = _with_scale(weight, v).astype(q_SHd.dtype), _cast(v, q_SHd.dtype)
+        weight, values = _with_scale(weight, v).astype(q_SHd.dtype), cast(v, q_SHd.dtype)
         out += jnp.einsum("skgb,skbd->skgd", weight, values, preferred_element_type=jnp.float32)
     return (out / total).reshape(slots, heads, dim).astype(q_SHd.dtype)
 
@@ -76,7 +71,7 @@ def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T, window: int = 0):
     count, size, heads, dim = q_TIHd.shape
     kv_heads, positions = k_TKBd.shape[1:3]
     q = q_TIHd.reshape(count, size, kv_heads, heads // kv_heads, dim)
-    keys = _cast(k_TKBd, q.dtype)
+    keys = cast(k_TKBd, q.dtype)
     score = jnp.einsum("tikgd,tkbd->tkgib", q, keys, preferred_element_type=jnp.float32) * dim**-0.5
     score = _with_scale(score, k_TKBd)
     at_B = jnp.arange(positions)
@@ -87,7 +82,7 @@ def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T, window: int = 0):
     held_TB = at_B[None] < length_T[:, None]
     v_TKBd = jax.tree.map(lambda part: _zero_but(held_TB, part), v_TKBd)
     weight = jax.nn.softmax(jnp.where(seen_TIB[:, None, None], score, MASKED), axis=-1)
-    weight, values = _with_scale(weight, v_TKBd).astype(q.dtype), _cast(v_TKBd, q.dtype)
+    weight, values = _with_scale(weight, v_TKBd).astype(q.dtype), cast(v_TKBd, q.dtype)
     # turned around afterwards: with the turn inside the product XLA on CPU has no bfloat16 program for it
     out = jnp.einsum("tkgib,tkbd->tkgid", weight, values, preferred_element_type=jnp.float32)
     return out.transpose(0, 3, 1, 2, 4).reshape(count, size, heads, dim).astype(q_TIHd.dtype)

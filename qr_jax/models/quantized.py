@@ -35,6 +35,11 @@ def like(stored: Any, new: jax.Array) -> Any:
     return quantize(new) if isinstance(stored, Int8) else new.astype(stored.dtype)
 
 
+def cast(array: jax.Array | Int8, dtype: Any) -> jax.Array:
+    """Return what a product reads: an Int8's steps in the dtype, any other array as it is."""
+    return array.steps.astype(dtype) if isinstance(array, Int8) else array
+
+
 def product(with_w: str, w: jax.Array | Int8, x_IN: jax.Array, kind: Any = None) -> jax.Array:
     """Multiply w [outputs..., inputs] by columns as the einsum says, in `kind` or x's dtype.
 
@@ -43,5 +48,5 @@ def product(with_w: str, w: jax.Array | Int8, x_IN: jax.Array, kind: Any = None)
     """
     if not isinstance(w, Int8):
         return jnp.einsum(with_w, w, x_IN, preferred_element_type=kind)
-    y_IN = jnp.einsum(with_w, w.steps.astype(x_IN.dtype), x_IN, preferred_element_type=jnp.float32)
+    y_IN = jnp.einsum(with_w, cast(w, x_IN.dtype), x_IN, preferred_element_type=jnp.float32)
     return (y_IN * w.scale[..., None]).astype(kind or x_IN.dtype)

@@ -13,9 +13,8 @@ from qr_jax.settings.settings import Use, differences, plain
 
 FILE = "plugins.json"
 
-Record = Mapping[
-    str, Mapping[str, Any]
-]  # kind (or "tool NAME") -> name, settings, and of a user's file sha256 (and `earlier` ones)
+# Kind (or "tool NAME") -> name, settings, and of a user's file sha256 (and `earlier` ones).
+Record = Mapping[str, Mapping[str, Any]]
 
 
 def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:

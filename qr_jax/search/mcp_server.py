@@ -91,7 +91,7 @@ def serve_http(
         limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=limits.grace_s,
     )  # fmt: skip
-    say(url.removesuffix("/retrieve") + PATH)
+    say(url + PATH)
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from loopback import Last
+from loopback import Last, running
 from loopback import raw as raw_answer
 from loopback import server as loopback_server
 from prometheus_client.parser import text_string_to_metric_families
@@ -57,16 +57,8 @@ DUNE = {"id": "1", "contents": '"Dune"\nA novel by Frank Herbert.'}
 @contextmanager
 def serving(search=SEARCH, **settings):
     """Run the server in a thread of its own; yield it and its URL."""
-    app = App(search, **settings)
-    listening, url = http_app.listen("127.0.0.1", 0)
-    thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
+    with running(App(search, **settings)) as (app, url):
         yield app, url
-    finally:
-        app.server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import running
 from rollouts import CFG, ENV, SETTINGS, WORDS, default_search, engine, logits, random_params, trained_params, world
 from test_chat import CHATML, HOSTILE, LLAMA31, PLAIN, QWEN3, SEARCH, added, small
 from test_retrieval_server import call, connect, metric, wait_for
@@ -47,27 +47,13 @@ def served_engine() -> Engine:
 def serving(made: Engine, params, *, limits: ServeLimits | None = None, token: str | None = None, **agent):
     """Run the server in a thread of its own; yield it and its URL."""
     served, begin = opening.serving(made, params, name="tiny", **agent)
-    with running(App(served, begin, limits or ServeLimits(), token)) as (app, url):
+    with running(App(served, begin, limits or ServeLimits(), token), 20) as (app, url):
         yield app, url
         wait_for(lambda: app.waiting == 0)
         if not app.batching.failed:
             wait_for(lambda: not app.batching.jobs and not app.batching.key and not app.batching.sent)
             rows = sorted([*app.batching.seats.store_free, app.batching.scoring_row])
             assert rows == list(range(made.rows.store_count)) and not any(app.batching.seats.slots)
-
-
-@contextmanager
-def running(app: App):
-    """Run this server in a thread of its own; yield it and its URL."""
-    listening, url = http_app.listen("127.0.0.1", 0)
-    thread = threading.Thread(target=app.server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield app, url
-    finally:
-        app.server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -548,7 +534,7 @@ def test_a_run_and_the_folder_that_it_exports_answer_the_same(run, tmp_path):
     for config, folder in ((settings, run), (suite.with_model(settings, str(hf)), None)):
         config = replace(config, rollout=opening.settings(config.rollout))
         served, begin = opening.open_model(config, folder, name="tiny")
-        with running(App(served, begin)) as (_, url):
+        with running(App(served, begin), 20) as (_, url):
             prompt = served.chat.tokenizer.encode(PROMPT)
             answers.append(complete(url, prompt=prompt, temperature=0)["choices"])
     assert answers[0][0]["token_ids"] == answers[1][0]["token_ids"] and len(answers[0][0]["token_ids"]) > 3
