@@ -906,8 +906,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/models/cached_attention.py",
-        "    weight, values = _with_scale(weight, v_TKBd).astype(q.dtype), _cast(v_TKBd, q.dtype)\n",
-        "    weight, values = weight.astype(q.dtype), _cast(v_TKBd, q.dtype)\n",
+        "    weight, values = _with_scale(weight, v_TKBd).astype(q.dtype), cast(v_TKBd, q.dtype)\n",
+        "    weight, values = weight.astype(q.dtype), cast(v_TKBd, q.dtype)\n",
         "tests/test_int8.py::test_attention_over_an_int8_cache_is_that_over_the_keys_and_values_it_stands_for",
     ),
     Mutation(
