@@ -253,14 +253,18 @@ PARSED = {"start_anchor_pattern": r"\Z", "defaults": {"role": "assistant"}}
 PARSED["fields"] = {"tool_calls": CALLS, "content": {"close_pattern": r"\s*<eos>", "content": "text"}}
 
 
+@pytest.fixture(scope="module")
+def server_of_others():
+    """Skip the tests that need `transformers serve` where the peers' environment cannot run it."""
+    needs = [str(PEER_PYTHON), "-c", "import torch, fastapi, openai, transformers.cli.serve"]
+    if not PEER_PYTHON.exists() or subprocess.run(needs, capture_output=True, check=False).returncode:
+        how = "pip install 'transformers[serving]' torch into an environment, and name its folder by QR_JAX_PEERS"
+        pytest.skip(f"{PEER_PYTHON} cannot import {needs[-1][7:]}: {how}")
+
+
 @contextlib.contextmanager
 def transformers_serve(folder: Path):
     """`transformers serve` of the folder; yields its URL."""
-    needs = [str(PEER_PYTHON), "-c", "import torch, fastapi, openai, transformers.cli.serve"]
-    if not PEER_PYTHON.exists() or subprocess.run(needs, capture_output=True, check=False).returncode:
-        pytest.skip(
-            f"{PEER_PYTHON} cannot run `transformers serve` (torch, fastapi, openai); QR_JAX_PEERS names another"
-        )
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"response_template": PARSED}))
@@ -290,6 +294,7 @@ def acts(figures, name):
 
 
 @pytest.mark.peers
+@pytest.mark.usefixtures("server_of_others")
 @pytest.mark.parametrize("env, how", [("search_r1", {}), ("tool_call", WORDS | SILENT | {"schema": False})])
 def test_a_run_behind_transformers_serve_scores_as_it_does_here(env, how, tmp_path, monkeypatch, capsys):
     """A world's tokenizer has no stop strings for transformers (they are left out), so turns are cut here.
