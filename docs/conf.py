@@ -21,6 +21,7 @@ autodoc_typehints = "none"  # signatures with shapes are too long to be read; th
 html_theme = "furo"
 html_title = f"qr_jax {release}"
 html_static_path = ["_static"]
+html_extra_path = ["generated/html"]  # whole pages, copied as they are: the gallery
 html_css_files = ["wide_tables.css"]
 html_show_sourcelink = False
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import gzip
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ from qr_jax import config, plugins
 from qr_jax.cli import cli, elsewhere, meanings, overrides
 from qr_jax.config import PLUGIN_AT
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.lab.report import page as report
 from qr_jax.logging import metrics
 
 PACKAGE = Path(config.__file__).parent
@@ -35,11 +37,21 @@ def write(folder: Path) -> None:
             r"\]\(([A-Z]+)\.md\)", lambda link: f"]({link[1].lower()}.md)", text.replace("](docs/", "](../")
         )
     pages |= {f"api/{name}": page for name, page in api().items()}
+    pages = {f"{name}.md": text for name, text in pages.items()} | gallery(root / "docs/gallery")
     for name, text in pages.items():
-        path = folder / f"{name}.md"
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def gallery(folder: Path) -> dict[str, str]:
+    """Return the reports of the gallery's runs, drawn anew from what `benchmarks.gallery` kept of each."""
+    reports = {}
+    for path in sorted(folder.glob("*.json.gz")):
+        kept = json.loads(gzip.decompress(path.read_bytes()))
+        reports[f"html/gallery/{path.name.partition('.')[0]}.html"] = report.of_data(kept["run"], kept["episodes"])
+    return reports
 
 
 def links_within(text: str) -> str:
