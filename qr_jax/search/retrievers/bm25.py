@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search import bm25_build, bm25_index, kept_index
+from qr_jax.search import bm25_build, bm25_index
 from qr_jax.search.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -20,8 +20,6 @@ HARDLY = 0.1  # a smaller share of them in the corpus is warned of
 def bm25(
     *,
     corpus: Sequence[Passage],
-    # the index's folder, built there first where it is not; none: beside the corpus, or in the user's cache
-    index: str | None = None,
     method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
     k1: float = 1.5,  # how slowly a repeated word saturates
     b: float = 0.75,  # how much long passages are damped
@@ -29,18 +27,17 @@ def bm25(
 ) -> SearchFunction:
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
-    `index` names a folder: its index is used if it was made of this very corpus with these settings, and is built there
-    first if not (ValueError where the folder holds other files). None: if `qr-jax index` stored the corpus, the index
-    beside it is used if it has these settings; otherwise that of the user's cache folder (`kept_index`). The order is
-    exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
-    empty corpus, an id twice, no word in any passage, an unknown method. Several threads may call the function.
+    If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
+    otherwise the index is built in memory, at every start. The order is exact, ties at the k-th place included. An
+    empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in any
+    passage, an unknown method. Several threads may call the function.
 
-    Words are those of `search/words.py`. An index built by another rule of words is not used. A warning says where
-    the corpus has hardly any of the first words that are searched for.
+    Words are those of `search/words.py`. A warning says where the corpus has hardly any of the first words that are
+    searched for.
     """
     bm25_build.check(method, k1, b)
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.RULE}
-    lists = _index(corpus, index, settings)
+    lists = _index(corpus, settings)
     score_I, place_I, start_W, order_P = lists.score_I, lists.place_I, lists.start_W, lists.order_P
     shared = _Shared(lists.word_at, frozenset(bm25_build.stop_words(stopwords)))
 
@@ -85,17 +82,15 @@ class _Shared:
         log.warning("bm25 can find hardly anything: %s; is it the right corpus, in the questions' language?", hardly)
 
 
-def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
-    """The index of the corpus with these settings: the folder's, that beside its passages, or that of the cache."""
-    if folder is not None:
-        return bm25_index.load_or_build(folder, corpus, settings)
+def _index(corpus: Sequence[Passage], settings: dict[str, Any]) -> bm25_index.Index:
+    """Return the index beside the corpus's passages if it has these settings, else one in memory."""
     if isinstance(corpus, Stored):
         reason = bm25_index.why_not(corpus.folder, {"settings": settings}, files=bm25_index.FILES)
         if reason is None:
             return bm25_index.load(corpus.folder)
         again = "`qr-jax index`, with the same files and folder, builds it again"
-        log.warning("%s: its index is not used (%s), and another is made for it; %s", corpus.folder, reason, again)
-    return kept_index.load_or_build(corpus, settings)
+        log.warning("%s: its index is not used (%s), and another is made in memory; %s", corpus.folder, reason, again)
+    return bm25_index.build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
