@@ -99,23 +99,6 @@ def test_a_sharp_is_found_by_either_sign():
     assert ids(search(["C# minor", "C♯ minor", "C minor"], 1)) == [["1"], ["1"], ["2"]]
 
 
-def test_it_is_said_once_where_the_corpus_has_hardly_any_word_that_is_searched_for(caplog):
-    asked = ["Wer schrieb den Roman über Sand", "Welche Stadt liegt nördlich davon", "Wann wurde das Haus gebaut"]
-    search = bm25(corpus=CORPUS)
-    search(asked, 3)
-    search(asked, 3)
-    (said,) = [record.message for record in caplog.records]
-    assert said.startswith("bm25 can find hardly anything: 0 of the first 11 words searched for stand in the corpus")
-    assert "'stadt'" in said and said.endswith("is it the right corpus, in the questions' language?")
-
-
-def test_nothing_is_said_where_some_words_are_shared_or_few_were_asked(caplog):
-    bm25(corpus=CORPUS)(["who made the oranges that hold vitamin C for eight tall grey foxes"], 3)
-    bm25(corpus=CORPUS)(["zebra crossing"], 3)
-    bm25(corpus=CORPUS)(["", "the of a"], 3)
-    assert not caplog.records
-
-
 def test_single_letters_are_words_but_not_after_an_apostrophe(search):
     assert ids(search(["c"], 3)) == [["c"]]
     assert ids(search(["s"], 3)) == [[]]

@@ -1,8 +1,7 @@
 """Retriever: BM25 by word statistics alone (Lu 2024, arXiv:2407.03618), its index in memory or memory-mapped."""
 
 import logging
-import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +11,6 @@ from qr_jax.search import bm25_build, bm25_index
 from qr_jax.search.stored import Stored
 
 log = logging.getLogger(__name__)
-
-COUNTED = 200  # of the first words that are searched for; what they share with the corpus is looked at
-HARDLY = 0.1  # a smaller share of them in the corpus is warned of
 
 
 def bm25(
@@ -32,18 +28,15 @@ def bm25(
     empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in any
     passage, an unknown method. Several threads may call the function.
 
-    Words are those of `search/words.py`. A warning says where the corpus has hardly any of the first words that are
-    searched for.
+    Words are those of `search/words.py`.
     """
     bm25_build.check(method, k1, b)
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.RULE}
     lists = _index(corpus, settings)
     score_I, place_I, start_W, order_P = lists.score_I, lists.place_I, lists.start_W, lists.order_P
-    shared = _Shared(lists.word_at, frozenset(bm25_build.stop_words(stopwords)))
 
     def passages(query: str, k: int) -> list[Passage]:
         asked = bm25_build.words(query)
-        shared.count(asked)
         words = [lists.word_at[word] for word in asked if word in lists.word_at]  # no stop words
         spans = [slice(int(start_W[word]), int(start_W[word + 1])) for word in words]
         scores_P = np.zeros(len(order_P), np.float32)
@@ -57,29 +50,6 @@ def bm25(
         return [corpus[place].scored(score) for place, score in found]
 
     return lambda queries, k: [passages(query, k) for query in queries]
-
-
-class _Shared:
-    """Counts how many of the first words asked for stand in the corpus; warns once where that is below HARDLY."""
-
-    def __init__(self, corpus: Collection[str], stopwords: Collection[str]):
-        self._corpus, self._stopwords = corpus, stopwords
-        self._asked = self._known = 0
-        self._lock = threading.Lock()
-
-    def count(self, asked: Sequence[str]) -> None:
-        if self._asked >= COUNTED:
-            return
-        counted = [word for word in asked if word not in self._stopwords]
-        absent = [word for word in counted if word not in self._corpus]
-        with self._lock:
-            self._asked += len(counted)
-            self._known += len(counted) - len(absent)
-            if self._asked >= COUNTED or self._known + 1 > HARDLY * self._asked:
-                return
-            told, self._asked = self._asked, COUNTED
-        hardly = f"{self._known} of the first {told} words searched for stand in the corpus (not {absent[:3]}, say)"
-        log.warning("bm25 can find hardly anything: %s; is it the right corpus, in the questions' language?", hardly)
 
 
 def _index(corpus: Sequence[Passage], settings: dict[str, Any]) -> bm25_index.Index:
