@@ -59,7 +59,6 @@ def index(
     ValueError if memory or disk would not suffice (`check`), if `out` holds other things or (unless `replace`) an index
     of other files, and for a bad row or a repeated id.
     """
-    bm25_build.check(settings["method"], settings["k1"], settings["b"])
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files, sources = _sources(corpus)
     settings = dict(settings) | {"words": bm25_build.RULE}

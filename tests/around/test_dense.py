@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qr_jax import plugins
 from qr_jax.records import Passage
 from qr_jax.search import dense_index, embedder, nearest
 from qr_jax.search.retrievers.dense import dense
+from qr_jax.settings.settings import Use
 
 BERT = str(Path(__file__).parents[1] / "fixtures" / "bert")
 CORPUS = [
@@ -135,8 +137,8 @@ def test_bad_input_is_refused():
             dense(corpus=corpus, model=BERT)
     with pytest.raises(ValueError, match="devices=9; this process has 8"):
         dense(corpus=CORPUS, model=BERT, devices=9)
-    with pytest.raises(ValueError, match="dense needs batch_tokens above 0, and has 0"):
-        dense(corpus=CORPUS, model=BERT, batch_tokens=0)
+    with pytest.raises(ValueError, match="batch_tokens is 0; wanted at least 1"):
+        plugins.bind("retriever", Use("dense", {"batch_tokens": 0}))
 
 
 # ---- the index folder

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qr_jax import plugins
 from qr_jax.records import Passage
 from qr_jax.retrievers.none import none
 from qr_jax.search.retrievers.bm25 import best, bm25
+from qr_jax.settings.settings import Use
 
 CORPUS = [
     Passage("b", "Dune", "A novel by Frank Herbert."),
@@ -122,8 +124,9 @@ def test_bad_input_is_refused():
     for corpus in ([], [CORPUS[0], CORPUS[0]], [Passage("x", "", "the !!")]):
         with pytest.raises(ValueError, match="found no passage|'b' more than once|none of the 1 passages"):
             bm25(corpus=corpus)
-    with pytest.raises(ValueError, match="no method 'bm25l'"):
-        bm25(corpus=CORPUS, method="bm25l")
+    for wrong, says in (({"method": "bm25l"}, "method is 'bm25l'"), ({"k1": -1.0}, "k1 is -1"), ({"b": 2.0}, "b is 2")):
+        with pytest.raises(ValueError, match=says):
+            plugins.bind("retriever", Use("bm25", wrong))
 
 
 def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from qr_jax.config import NotNegative, Share
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import bm25_build, bm25_index
+from qr_jax.search.bm25_build import Method
 from qr_jax.search.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -16,9 +18,9 @@ log = logging.getLogger(__name__)
 def bm25(
     *,
     corpus: Sequence[Passage],
-    method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
-    k1: float = 1.5,  # how slowly a repeated word saturates
-    b: float = 0.75,  # how much long passages are damped
+    method: Method = "lucene",  # the formula
+    k1: NotNegative = 1.5,  # how slowly a repeated word saturates
+    b: Share = 0.75,  # how much long passages are damped
     stopwords: str | None = "en",  # language of the words that are left out; none: all are kept
 ) -> SearchFunction:
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
@@ -26,11 +28,10 @@ def bm25(
     If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
     otherwise the index is built in memory, at every start. The order is exact, ties at the k-th place included. An
     empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in any
-    passage, an unknown method. Several threads may call the function.
+    passage. Several threads may call the function.
 
     Words are those of `search/words.py`.
     """
-    bm25_build.check(method, k1, b)
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.RULE}
     lists = _index(corpus, settings)
     score_I, place_I, start_W, order_P = lists.score_I, lists.place_I, lists.start_W, lists.order_P

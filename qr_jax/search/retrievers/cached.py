@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from qr_jax import plugins
 from qr_jax.data.corpus_hash import corpus_hash
@@ -11,7 +11,7 @@ from qr_jax.evaluation import manifest
 from qr_jax.records import Passage
 from qr_jax.search import bm25_build, identity
 from qr_jax.search.search_cache import SearchCache
-from qr_jax.settings.settings import Use, plain
+from qr_jax.settings.settings import Use, at_least, plain
 
 EXAMPLE = {"of": "none", "cache": "runs/searches"}
 
@@ -21,7 +21,7 @@ def cached(
     of: Use,  # the retriever whose results are kept
     cache: str,  # the file they are kept in
     corpus: Sequence[Passage] | None = None,
-    max_bytes: int = 1_000_000_000,  # of the file; the oldest results go first
+    max_bytes: Annotated[int, at_least(100_000)] = 1_000_000_000,  # of the file; the oldest results go first
     max_age_s: float | None = None,  # how long a result counts; none: for ever
 ) -> SearchCache:
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qr_jax.config import Count
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
@@ -29,7 +30,7 @@ def dense(
     max_tokens: int | None = None,  # of a passage or query; none: the model's own limit
     storage: Literal["float32", "bfloat16", "int8"] = "float32",  # type of the vectors, on disk and on devices
     compute: Literal["float32", "bfloat16"] = "float32",  # type in which the encoder computes
-    batch_tokens: int | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
+    batch_tokens: Count | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
     devices: int | None = None,  # how many of this host's share the search; none: all
 ) -> SearchFunction:
     """A search by the products of a query's vector with those of title + " " + text: best first, equal scores by id.
@@ -45,8 +46,6 @@ def dense(
     compiles one for each power of two); it may be called from several threads. ValueError: an empty corpus, an id
     twice, an index of another corpus, model or setting, an encoder that search/embedder.py cannot read.
     """
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"dense needs batch_tokens above 0, and has {batch_tokens}")
     # Rows lie in the order of ids, and equal scores go by row.
     place_P = np.array(bm25_index.by_id([passage.id for passage in corpus], "dense"))
     own = jax.local_devices()
