@@ -26,7 +26,8 @@ def hybrid(
     a run's config could bring code that nobody allowed), and what a part refuses.
     """
     if len(parts) < 2:
-        raise UserError(f"hybrid needs two parts or more; it has {len(parts)} ({', '.join(part.name for part in parts)})")
+        names = ", ".join(part.name for part in parts)
+        raise UserError(f"hybrid needs two parts or more; it has {len(parts)} ({names})")
     identity.check_parts("hybrid", parts)
     makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
     pairs = zip(makes, parts, strict=True)

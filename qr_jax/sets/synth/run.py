@@ -177,7 +177,7 @@ def _names(corpus: str) -> str:
 def _spent(teacher: Teacher, price: tuple[float, float] | None) -> dict[str, Any]:
     cost = (teacher.tokens_in * price[0] + teacher.tokens_out * price[1]) / 1e6 if price else None
     return {
-        "calls": teacher.calls, "lost": len(teacher.journal.lost), "failed": teacher.journal.failed,
+        "calls": teacher.calls, "failed": teacher.journal.failed,
         "tokens_in": teacher.tokens_in, "tokens_out": teacher.tokens_out, "cost": cost,
     }  # fmt: skip
 
