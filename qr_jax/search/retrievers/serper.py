@@ -11,6 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
+from qr_jax.search.protocols import passage_of
 
 
 def serper(
@@ -61,11 +62,4 @@ def pages(answer: Any, k: int) -> list[Passage]:
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
         raise UserError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
-    passages = []
-    for place, page in enumerate(organic[:k], 1):
-        values = (page.get(name) for name in ("link", "title", "snippet"))
-        link, title, snippet = ("" if value is None else value for value in values)
-        if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
-            raise UserError(f"page {place} of Serper's answer has no link, title and snippet as texts")
-        passages.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
-    return passages
+    return [passage_of({"snippet": None} | page).scored(1 / place) for place, page in enumerate(organic[:k], 1)]
