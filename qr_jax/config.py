@@ -82,7 +82,7 @@ class Model:
 class Data:
     """The source of the questions: "world", files (JSONL, Parquet, Arrow, ours or a peer's rows; comma-separated;
     a glob, a folder of shards or of save_to_disk), or
-    tfds:NAME[:SPLIT][@FOLDER] (sets/qa_sets.py)."""
+    tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train

@@ -556,7 +556,7 @@ def test_rows_of_ours_are_read_by_the_core_alone(tmp_path):
 
 def test_reading_needs_neither_jax_nor_grain():
     code = "import sys, qr_jax.data.readers, qr_jax.data.sources, qr_jax.data.traces, qr_jax.rollout.chat\n"
-    code += "assert not {'jax', 'grain', 'bm25s'} & set(sys.modules)"
+    code += "assert not {'jax', 'grain', 'bm25s', 'tensorflow_datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

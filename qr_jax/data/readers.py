@@ -86,7 +86,8 @@ def read_queries(path: str | Path) -> list[Query]:
     `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
     """
     if str(path).startswith(SET_PREFIX):
-        return plugins.around("sets.qa_sets").read(str(path))
+        rows = plugins.around("sets.qa_builders").read(str(path))
+        return [rows[at] for at in range(len(rows))]
     if (stored := index_folder(path)) is not None:
         raise UserError(f"{stored} is an index of passages, and questions are wanted; name their file")
     queries = read(path, query_of, lambda query: query.id)
@@ -103,7 +104,7 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
     `tfds:NAME[:SPLIT][@FOLDER]` names the passages of a set (official.py), of all splits unless one is named.
     """
     if str(path).startswith(SET_PREFIX):
-        return plugins.around("sets.qa_sets").read_contexts(str(path))
+        return plugins.around("sets.qa_builders").read_contexts(str(path))
     folder = index_folder(path)
     if folder is None:
         return read(path, passage_of, lambda passage: passage.id)

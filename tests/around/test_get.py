@@ -18,7 +18,7 @@ from qr_jax.cli import cli
 from qr_jax.cli.overrides import override
 from qr_jax.config import Config
 from qr_jax.data import readers
-from qr_jax.sets import fetch, get, official, qa_sets
+from qr_jax.sets import fetch, get, official, qa_builders
 from qr_jax.settings import checks
 
 REPO = "someone/questions"
@@ -212,4 +212,4 @@ def test_the_help_names_every_set_of_the_hub_and_every_one_of_them_is_known(caps
         files = {file.name for file in official.SETS[name].splits.values()} if name in official.SETS else {of_hub.file}
         assert files == {of_hub.file}, "a set of the hub is one file"
     with pytest.raises(ValueError, match="for nq: its owner .*, and tfds:nq@FOLDER the folder that they are in"):
-        qa_sets.built("nq", "dev", "built")
+        qa_builders.open_set("nq", "built", splits=("dev",))

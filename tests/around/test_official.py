@@ -16,7 +16,7 @@ from qr_jax import assemble, trust
 from qr_jax.cli.commands import data
 from qr_jax.config import Config, Data
 from qr_jax.data import readers, sources
-from qr_jax.sets import carried, fetch, official, qa_sets
+from qr_jax.sets import carried, fetch, official, qa_builders
 from qr_jax.sets.official import SETS, File, Official
 from qr_jax.settings import checks
 
@@ -155,14 +155,15 @@ def test_every_set_is_built_from_a_user_s_folder(tmp_path, monkeypatch, name):
     row, wanted = ROWS[name]
     split = next(one for one in ("dev", "test", "train") if one in SETS[name].splits)
     write_official(tmp_path, name, [row], split)
-    (query,) = qa_sets.questions(qa_sets.built(name, split, tmp_path / "built", tmp_path))
+    source = qa_builders.open_set(name, tmp_path / "built", manual_dir=tmp_path, splits=(split,))[split]
+    (query,) = list(source)
     assert query.question == next(row[key] for key in ("question", "Question", "Prompt") if key in row)
     found = {"id": query.id, "answers": query.answers, "entities": query.entities, **query.meta}
     assert wanted.items() <= found.items() and (found["dataset"], found["split"]) == (name, split)
     built = [one.name for one in (tmp_path / "built").iterdir()]
     assert built == [name.replace("/", "_")], "nothing unfinished is beside"
     (tmp_path / SETS[name].splits[split].name).unlink()
-    assert qa_sets.questions(qa_sets.built(name, split, tmp_path / "built")) == [query], "it is built once"
+    assert list(qa_builders.open_set(name, tmp_path / "built", splits=(split,))[split]) == [query], "it is built once"
 
 
 def test_sentences_are_parted_by_one_blank_whether_they_begin_with_it_or_not():
@@ -225,7 +226,7 @@ def test_another_file_than_the_published_one_is_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match=r"NQ-open.dev.jsonl is not the official file: its SHA-256 is .* f15567f3.*published"
     ):
-        qa_sets.built("nq", "dev", tmp_path / "built", tmp_path)
+        qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
     assert not (tmp_path / "built" / "nq").exists()
 
 
@@ -235,10 +236,10 @@ def test_a_damaged_file_builds_nothing_and_the_good_one_then_does(tmp_path, dama
     good = file.read_text()
     file.write_text(good.replace(*damage))
     with pytest.raises(ValueError, match=r"popQA.tsv row 1 .*it was read from .*popQA.tsv: if that is damaged"):
-        qa_sets.built("popqa", "test", built, tmp_path)
+        qa_builders.open_set("popqa", built, manual_dir=tmp_path)
     assert not official.source(built / "popqa/test")
     file.write_text(good)
-    assert len(qa_sets.questions(qa_sets.built("popqa", "test", built, tmp_path))) == 1
+    assert len(qa_builders.open_set("popqa", built, manual_dir=tmp_path)["test"]) == 1
     recorded = official.source(built / "popqa/test")
     assert recorded["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -272,13 +273,13 @@ def test_a_folder_that_is_named_is_the_one_that_is_read(tmp_path, monkeypatch):
 
 def test_what_another_version_built_is_built_anew(tmp_path, monkeypatch):
     write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
-    opened = partial(qa_sets.built, "musique", "dev", tmp_path / "built")
+    opened = partial(qa_builders.open_set, "musique", tmp_path / "built", splits=("dev",))
     opened(manual_dir=tmp_path)
-    monkeypatch.setattr(official, "VERSION", "9.9.9")
+    monkeypatch.setattr(qa_builders.QABuilder, "VERSION", "9.9.9")
     with pytest.raises(ValueError, match="tfds:musique@FOLDER the folder that they are in"):
         opened()
-    assert len(qa_sets.questions(opened(manual_dir=tmp_path))) == len(qa_sets.questions(opened())) == 1
-    assert official.source(tmp_path / "built/musique/dev")["version"] == "9.9.9"
+    assert len(opened(manual_dir=tmp_path)["dev"]) == len(opened()["dev"]) == 1
+    assert [one.name for one in (tmp_path / "built/musique/dev/qa/musique").iterdir()] == ["9.9.9"]
     (tmp_path / "built/musique/dev" / official.SOURCE).unlink()
     with pytest.raises(ValueError, match="tfds:musique@FOLDER the folder that they are in"):
         opened()
@@ -289,7 +290,7 @@ def test_a_set_that_would_be_built_anew_counts_as_not_built(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
     assert not official.is_built("tfds:musique:dev")
-    qa_sets.built("musique", "dev", official.BUILT, tmp_path)
+    qa_builders.open_set("musique", official.BUILT, manual_dir=tmp_path, splits=("dev",))
     assert official.is_built("tfds:musique:dev") and not official.is_built("tfds:musique")
     monkeypatch.setattr(official, "VERSION", "9.9.9")
     assert not official.is_built("tfds:musique:dev")
@@ -298,17 +299,17 @@ def test_a_set_that_would_be_built_anew_counts_as_not_built(tmp_path, monkeypatc
 @pytest.mark.parametrize("damaged", [b"[]", b"{", b"null", b"\xff", b"[" * 100_000, b'{"version": 1}'])
 def test_a_damaged_source_of_a_built_set_builds_it_anew(tmp_path, damaged):
     write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
-    opened = partial(qa_sets.built, "musique", "dev", tmp_path / "built", tmp_path)
+    opened = partial(qa_builders.open_set, "musique", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
     opened()
     source = tmp_path / "built/musique/dev" / official.SOURCE
     whole = source.read_bytes()
     source.write_bytes(damaged)
-    assert len(qa_sets.questions(opened())) == 1 and source.read_bytes() == whole
+    assert len(opened()["dev"]) == 1 and source.read_bytes() == whole
 
 
 def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(tmp_path, monkeypatch):
     """The registry named the first one's file, and the set that stayed was the second one's."""
-    prepare, results = qa_sets._write, {}
+    prepare, results = qa_builders._write, {}
 
     def slow(*given):
         time.sleep(0.5)
@@ -316,11 +317,13 @@ def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(
 
     def build(name):
         try:
-            results[name] = str(qa_sets.built("musique", "dev", tmp_path / "built", tmp_path / name))
+            results[name] = qa_builders.open_set(
+                "musique", tmp_path / "built", manual_dir=tmp_path / name, splits=("dev",)
+            )
         except ValueError as error:
             results[name] = str(error)
 
-    monkeypatch.setattr(qa_sets, "_write", slow)
+    monkeypatch.setattr(qa_builders, "_write", slow)
     for name, question in (("a", "who ?"), ("b", "where ?")):
         (tmp_path / name).mkdir()
         write_official(tmp_path / name, "musique", [ROWS["musique"][0] | {"question": question}], "dev")
@@ -332,7 +335,8 @@ def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(
     refused = [name for name in "ab" if "is not the file that musique dev was built from" in results[name]]
     kept = {"a": "who ?", "b": "where ?"}["b" if refused == ["a"] else "a"]
     assert len(refused) == 1
-    assert qa_sets.questions(qa_sets.built("musique", "dev", tmp_path / "built"))[0].question == kept
+    (source,) = qa_builders.open_set("musique", tmp_path / "built", splits=("dev",)).values()
+    assert source[0].question == kept
 
 
 def test_a_table_of_many_columns_and_short_rows_is_read_in_time_linear_in_it(tmp_path):
@@ -354,14 +358,14 @@ def test_a_file_is_found_below_the_folder_that_is_named_if_it_is_the_only_one(tm
     (tmp_path / "b/x.jsonl").unlink()
     assert fetch.own(File("x.jsonl"), tmp_path).path == tmp_path / "a" / "x.jsonl"
     with pytest.raises(ValueError, match="no question set 'nqq'; there are: nq, triviaqa"):
-        official.find("nqq")
+        qa_builders.open_set("nqq", tmp_path)
 
 
 def test_questions_that_nothing_can_answer_are_left_out_and_said(tmp_path, monkeypatch, caplog):
     unpublished(monkeypatch, "nq")
     rows = [{"question": "a", "answer": ["the", "Ada"]}, {"question": "b", "answer": ["the"]}]
     write_official(tmp_path, "nq", rows, "dev")
-    source = qa_sets.questions(qa_sets.built("nq", "dev", tmp_path / "built", tmp_path))
+    source = qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))["dev"]
     assert [query.answers for query in source] == [("Ada",)]
     assert "nq dev: 1 questions left out" in caplog.text and "nq-dev-1" in caplog.text
 
@@ -396,14 +400,14 @@ def test_a_setting_names_set_split_and_folder(tmp_path, monkeypatch):
 def test_the_contexts_of_a_set_are_a_corpus(tmp_path, monkeypatch):
     unpublished(monkeypatch, "hotpotqa/distractor")
     write_official(tmp_path, "hotpotqa/distractor", [HOTPOTQA, HOTPOTQA | {"_id": "2"}], "dev")
-    place = qa_sets.built("hotpotqa/distractor", "dev", tmp_path / "built", tmp_path)
-    passages, found = qa_sets.contexts([place]), qa_sets.questions(place)
+    found = qa_builders.open_set("hotpotqa/distractor", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
+    passages = list(qa_builders.contexts(found["dev"]))
     assert [(one.title, one.text) for one in passages] == [
         ("A", "A was American. He wrote."),
         ("C", "Other."),
         ("B", "B too."),
     ]
-    assert all(query.meta["supporting_titles"] == ["A", "B"] and "context" not in query.meta for query in found)
+    assert all(query.meta["supporting_titles"] == ["A", "B"] and "context" not in query.meta for query in found["dev"])
 
 
 def test_a_config_takes_the_passages_of_a_set_as_its_corpus(tmp_path, monkeypatch):
@@ -432,7 +436,7 @@ def test_a_stranger_s_config_reads_no_set_that_was_not_read_before(tmp_path, mon
                 f"to read official files by data.{setting}={name}, and keep them as the set for all your runs"
             ]
     write_official(tmp_path, "musique", [ROWS["musique"][0]], "dev")
-    qa_sets.built("musique", "dev", tmp_path / "built", tmp_path)
+    qa_builders.open_set("musique", tmp_path / "built", manual_dir=tmp_path, splits=("dev",))
     assert not trust.asks(Config(data=Data(eval="tfds:musique:dev")))
     assert trust.asks(Config(data=Data(eval="tfds:musique")))  # train was not read
     assert trust.asks(Config(data=Data(eval=f"tfds:musique:dev@{tmp_path}")))
@@ -442,7 +446,7 @@ def test_grain_shuffles_a_set_and_a_file_by_seed_and_epoch_whatever_the_hosts(tm
     unpublished(monkeypatch, "nq")
     rows = [{"question": f"question {at}", "answer": [f"answer {at}"]} for at in range(24)]
     write_official(tmp_path, "nq", rows, "train")
-    built = qa_sets.questions(qa_sets.built("nq", "train", tmp_path / "built", tmp_path))
+    built = qa_builders.open_set("nq", tmp_path / "built", manual_dir=tmp_path, splits=("train",))["train"]
     assert [one.question for one in built] == [row["question"] for row in rows], "a built set keeps the official order"
     file = tmp_path / "ours.jsonl"
     file.write_text(

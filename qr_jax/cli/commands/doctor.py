@@ -19,7 +19,7 @@ PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tra
 PACKAGES += ("grain", "numpy", "tensorboardX")
 # An extra is there when one of its modules is.
 EXTRAS = {
-    "sets": (("pyarrow",), "pip install -e '.[sets]'"),
+    "sets": (("tensorflow_datasets",), "pip install -e '.[sets]'"),
     "search": (("uvicorn",), "pip install -e '.[search]'"),
     "lab": (("gguf",), "pip install -e '.[lab]'"),
     "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
