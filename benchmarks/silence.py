@@ -67,7 +67,7 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
 
 def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
     """The words of each command, by its name; the runs come first, and the others look at the first of them."""
-    train = ["train", "configs/two_layer.py", "train.keep_every=1", "--run"]
+    train = ["train", "configs/two_layer.py", "train.keep_every=1", f"data.world_path={folder}/{{kind}}", "--run"]
     run, other, world = f"{folder}/run_{{kind}}", f"{folder}/other_{{kind}}", f"{folder}/world_{{kind}}"
     found: dict[str, list[Any]] = {
         "train quickstart": ["train", "configs/quickstart.py", "--run", f"{folder}/q_{{kind}}"]

@@ -17,7 +17,7 @@ from qr_jax.answers import fold
 from qr_jax.config import SET_PREFIX, Config, use
 from qr_jax.data import readers
 from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
-from qr_jax.data.world.generate import World, build, has_figures, settings_from, vocabulary
+from qr_jax.data.world.generate import has_figures, settings_from, vocabulary
 from qr_jax.data.world.text import arithmetic_words
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.interfaces import shown
@@ -57,12 +57,14 @@ class Agent:
         return shape | {"tokenizer_sha256": pieces.hexdigest()}
 
 
-def world_of(config: Config) -> World:
-    """Return the config's synthetic world: the two that were built last are kept."""
-    return _built(settings_from(config.data.world))
+def world_sources(config: Config):
+    """Return the splits of the config's synthetic world, read through TFDS; built on first use."""
+    return plugins.around("sets.world_builder").open_world(settings_from(config.data.world), config.data.world_path)
 
 
-_built = functools.lru_cache(maxsize=2)(build)
+def read(rows: Any) -> list:
+    """Return a split's rows in their order."""
+    return [rows[at] for at in range(len(rows))]
 
 
 def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
@@ -106,8 +108,8 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     data = config.data
     name, limit = (data.train, data.train_limit) if part == "train" else (data.eval, data.eval_limit)
     if name == "world":
-        world = world_of(config)
-        queries = readers.first(world.train if part == "train" else world.dev, limit)
+        world = world_sources(config)
+        queries = readers.first(read(world.train if part == "train" else world.dev), limit)
     elif name.startswith(SET_PREFIX):
         queries = _of_file(config, plugins.around("sets.official").for_part(name, part), part, limit)
     else:
@@ -130,7 +132,7 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 def passages(config: Config) -> Sequence[Passage]:
     """Return the corpus that searches go to."""
     name = config.data.corpus
-    return world_of(config).documents if name == "world" else _reader(config, "read_passages")(name)
+    return read(world_sources(config).documents) if name == "world" else _reader(config, "read_passages")(name)
 
 
 def _reader(config: Config, name: Literal["read_queries", "read_passages"]) -> Callable[[Any], Sequence[Any]]:
@@ -184,7 +186,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     if name == "world" and config.data.trace_worlds:
         pairs = [pair for at in range(config.data.trace_worlds) for pair in _other_world(config, at)]
     elif name == "world":
-        pairs = [(trace, search) for trace in world_of(config).traces]
+        pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
         made = _makers().supporting_traces(queries, search, absent=absent, k=config.rollout.search_k, **_expert(config))
@@ -300,7 +302,7 @@ def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
     seed = OTHER_WORLDS * (whole.seed + 1) + at
     other = replace(config, data=replace(config.data, world={**config.data.world, **part, "seed": seed}))
     search = searcher(other)
-    return [(trace, search) for trace in world_of(other).traces]
+    return [(trace, search) for trace in read(world_sources(other).traces)]
 
 
 def agent(config: Config) -> Agent:

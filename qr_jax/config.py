@@ -100,6 +100,7 @@ class Data:
     answer_split: str | None = None  # the sign between answers that stand in one text, as |
     skip_broken: bool = False  # rows of these files that cannot be read are left out, counted and listed
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's World
+    world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
 
 @dataclass(frozen=True)

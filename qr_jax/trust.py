@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import SET_PREFIX, Config, every_plugin
+from qr_jax.config import SET_PREFIX, Config, Data, every_plugin
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -59,6 +59,8 @@ def asks(config: Config) -> list[str]:
     if config.train.bucket:
         found.append(f"the bucket {config.train.bucket}, to read, to write, and to run compiled programs from")
     data = config.data
+    if "world" in (data.train, data.eval, data.corpus, data.traces) and data.world_path != Data().world_path:
+        found.append(f"to write worlds into {data.world_path}")
     for name, value in (("train", data.train), ("eval", data.eval), ("corpus", data.corpus)):
         if value.startswith(SET_PREFIX) and not plugins.around("sets.official").is_built(value):
             found.append(f"to read official files by data.{name}={value}, and keep them as the set for all your runs")

@@ -128,6 +128,7 @@ asks("bucket_folder", lambda home, url: {"train": config.Train(bucket=str(home /
 asks("wandb", lambda home, url: {"log": config.Log(wandb=True)})
 asks("cache", lambda home, url: {"retriever": use("cached", of="bm25", cache=str(home / ".bashrc"))})
 asks("index", lambda home, url: {"retriever": use("dense", index=str(home / "outside"))})
+asks("worlds", lambda home, url: {"data": config.Data(world_path=str(home / "outside"))})
 asks("model_path", lambda home, url: {"model": config.Model(name="../../.ssh", tokenizer=str(home / ".ssh/id_rsa"))})
 asks("file_url", lambda home, url: {"data": config.Data(*["file:///etc/passwd"] * 4)})
 asks("folders", lambda home, url: {"data": config.Data(*[str(home / ".ssh")] * 4)})

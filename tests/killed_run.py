@@ -32,7 +32,9 @@ def tiny(folder: Path) -> config.Config:
     base = config.load(Path(__file__).parents[1] / "configs" / "two_layer.py")
     return replace(
         base,
-        data=replace(base.data, world={"documents": 200, "train": 40, "dev": 8, "traces": 20}),
+        data=replace(
+            base.data, world={"documents": 200, "train": 40, "dev": 8, "traces": 20}, world_path=str(folder / "worlds")
+        ),
         pool=replace(base.pool, queries=4, samples=4, min_signal=3),
         rollout=replace(base.rollout, lanes=2),
         reward=use("odd_tokens.odd_tokens"),

@@ -553,7 +553,7 @@ def papers_small_run(tmp_path, name, *more):
     """Two steps of a config of the paper's file, its sizes cut: the rows of metrics.jsonl, and summary.json."""
     small = [
         "model=two_layer", "train.steps=2", "sft.steps=2", "sft.traces=4", "sft.max_tokens=512",
-        *SMALL_WORLD,
+        *SMALL_WORLD, f"data.world_path={tmp_path / 'worlds'}",
         "pool.queries=2", "rollout.slots=8", "rollout.context_tokens=512", "rollout.turn_tokens=32",
         "rollout.observation_tokens=64", "learner.row_tokens=512", "learner.rows=2", "evaluation.questions=4",
         "rollout.buckets=64,256", "mesh.devices=1",
@@ -582,7 +582,8 @@ def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp
     The small model knows the words of the synthetic world: the files' questions and traces, and the pages, are in them.
     """
     injected = {question for question, _, _ in INJECTED}
-    world = config.load(str(ROOT / "configs/paper/qwen3_1p7b.py"), [*SMALL_WORLD, "model=two_layer"])
+    own = [f"data.world_path={tmp_path / 'worlds'}", "model=two_layer"]
+    world = config.load(str(ROOT / "configs/paper/qwen3_1p7b.py"), [*SMALL_WORLD, *own])
     traces = [trace for trace, _ in assemble.traces(world, assemble.searcher(world))][:8]
     papers_files(tmp_path / "data", assemble.questions(world, "train"), traces)
     monkeypatch.setenv("QR_JAX_DATA", str(tmp_path / "data"))

@@ -39,7 +39,7 @@ HOST = ("records", "settings", "pool", "data", "logging", "config", "plugins", "
 HOST += ("evaluation", "errors", "envs", "retrievers", "rewards", "rollout.tools", "__main__", *AROUND)
 HOST += tuple(f"run.{name}" for name in ("bucket", "json_files"))
 # the builders are TFDS's own, and imported where a world or a set is opened
-EXCEPTED = ("search.retrievers.dense", "sets.qa_builders")
+EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder", "sets.qa_builders")
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")

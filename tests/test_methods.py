@@ -99,10 +99,10 @@ def test_a_method_s_update_can_be_traced(name):
 
 
 @pytest.fixture(scope="module")
-def small_world():
+def small_world(tmp_path_factory):
     """Settings of the data: 200 documents, and an expert's traces of their own world."""
     world = {"documents": 200, "train": 40, "dev": 8, "traces": 20}
-    return {"world": world, "trace_worlds": 0}
+    return {"world": world, "trace_worlds": 0, "world_path": str(tmp_path_factory.mktemp("worlds"))}
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].reward.name != "exact_match"])

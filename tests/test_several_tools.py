@@ -381,7 +381,7 @@ def test_a_config_says_what_is_wrong_with_its_tools(tmp_path, monkeypatch):
 def test_an_expert_of_the_world_with_arithmetic_searches_twice_and_computes(tmp_path):
     settings = config.load("configs/two_tools.py")
     world = {**settings.data.world, "documents": None, "train": 60, "dev": 10, "traces": 40}
-    data = replace(settings.data, world=world, trace_worlds=0)
+    data = replace(settings.data, world=world, trace_worlds=0, world_path=str(tmp_path))
     settings = replace(settings, data=data)
     agent, search = assemble.agent(settings), assemble.searcher(settings)
     said = []

@@ -23,6 +23,7 @@ from qr_jax.data.world.generate import (
     build,
     fitted,
     settings_from,
+    settings_hash,
     vocabulary,
     wishes,
 )
@@ -81,11 +82,11 @@ def test_the_same_settings_make_the_same_world_in_another_process():
     code = (
         "import json, hashlib; from dataclasses import asdict; from qr_jax.data.world.generate import *;"
         f"s = settings_from({json.dumps({'documents': 300, 'train': 80, 'dev': 60, 'test': 60, 'traces': 100})});"
-        "print(hashlib.sha256(json.dumps(asdict(build(s))).encode()).hexdigest())"
+        "print(hashlib.sha256(json.dumps(asdict(build(s))).encode()).hexdigest(), settings_hash(s))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert printed.stdout.split() == [fingerprint(build(SMALL))]
+    assert printed.stdout.split() == [fingerprint(build(SMALL)), settings_hash(SMALL)]
 
 
 def test_another_seed_has_other_facts_but_the_same_names_and_words():
@@ -93,6 +94,7 @@ def test_another_seed_has_other_facts_but_the_same_names_and_words():
     assert [passage.title for passage in one.documents] == [passage.title for passage in other.documents]
     differ = sum(a.text.split()[-2] != b.text.split()[-2] for a, b in zip(one.documents, other.documents, strict=True))
     assert differ > 0.8 * len(one.documents)
+    assert settings_hash(SMALL) != settings_hash(replace(SMALL, seed=1))
 
 
 def test_no_two_splits_share_a_question_or_a_problem():
@@ -352,6 +354,7 @@ def test_wrong_settings_are_refused(given, error):
 
 def test_settings_come_from_what_json_holds():
     assert settings_from({"seed": 3, "hops": [1, 2]}) == WorldSettings(seed=3, hops=(1.0, 2.0))
+    assert settings_hash(settings_from({"hops": [1, 2]})) == settings_hash(WorldSettings(hops=(1, 2)))
 
 
 def test_a_share_of_the_training_questions_can_be_made_impossible():

@@ -110,10 +110,10 @@ def seen(compute: Dtype, mesh: config.Mesh) -> dict[str, list]:
     return found
 
 
-def run_of(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> Config:
+def run_of(compute: Dtype, mesh: config.Mesh, folder: Path, words: Sequence[str]) -> Config:
     """Return the config of a few steps on a small synthetic world, with `words` as further settings."""
     world = ["documents=200", "train=40", "dev=8", "test=0", "traces=20"]
-    settings = [f"data.world.{each}" for each in world]
+    settings = [*(f"data.world.{each}" for each in world), f"data.world_path={folder / 'worlds'}"]
     settings += [f"model.compute={compute}", f"mesh.fsdp={mesh.fsdp}", f"learner.rows={ROWS}", "sft.steps=0"]
     # a model that knows nothing earns nothing: what moves it is its entropy
     settings += ["learner.keep_zero_variance=true", "learner.entropy_weight=0.1", f"train.steps={STEPS}", *words]
@@ -157,7 +157,7 @@ def check_run(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[s
     """Train, stop and go on; compare sampler with learner, and the run that was stopped with the other."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = run_of(compute, mesh, words)
+        settings = run_of(compute, mesh, folder, words)
         rows = played(settings, folder / "whole")
         stopped = len(played(settings, folder / "stopped", stop_at=STOP_AT))
         played(settings, folder / "stopped")
@@ -176,7 +176,7 @@ def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[
     chip, layouts = next((TOPOLOGIES[kind] for kind in TOPOLOGIES if device.device_kind.startswith(kind)), ("", {}))
     if count not in layouts:
         return {"verdict": "none", "why": f"the planner has no topology of {count} x {device.device_kind}"}
-    settings = run_of(compute, mesh, words)
+    settings = run_of(compute, mesh, Path("worlds"), words)
     topology = f"{chip}:{layouts[count]}"
     found = plan.plan(settings, [topology])[topology]
     figures = {"topology": topology, "peak_gib": (found["peak_bytes_per_chip"] or 0) / 2**30}

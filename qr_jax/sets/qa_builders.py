@@ -1,15 +1,13 @@
-"""The official question sets as TFDS data sets: their files -> ArrayRecord, read at random places, without TensorFlow.
+"""The official question sets as TFDS data sets: their files -> ArrayRecord, read at random places.
 
 Importing this file imports tensorflow_datasets (and so jax); what only names a set imports `official.py`.
 """
 
 import itertools
 import logging
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,64 +16,28 @@ from qr_jax.answers import normalise
 from qr_jax.config import SET_PREFIX
 from qr_jax.data.parsing import query_of
 from qr_jax.errors import UserError
-from qr_jax.logging import terminal
 from qr_jax.records import Passage, Query
 from qr_jax.search.build_aside import alone
 from qr_jax.sets import official
 from qr_jax.sets.fetch import Found, fetch, own, record
+from qr_jax.sets.rows_builder import RowsBuilder, Source, text, texts, written_once
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")
 TEXTS = ("id", "question", "dataset", "split", "type", "level")
 log = logging.getLogger(__name__)
 
 
-class QABuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One set a TFDS config, in one schema; `splits` are the examples to be written, in their order."""
+class QABuilder(RowsBuilder):
+    """One set a TFDS config, in one schema."""
 
     name = "qa"
     VERSION = tfds.core.Version(official.VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name.replace("/", "_")) for name in official.SETS]
 
-    def __init__(self, name: str, folder: Path, splits: Mapping[str, Iterable[dict[str, Any]]] | None = None):
-        self._splits = splits or {}
-        super().__init__(config=name.replace("/", "_"), data_dir=str(folder), file_format="array_record")
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(_features())
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # nothing is downloaded
-        return {split: enumerate(examples) for split, examples in self._splits.items()}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError  # the splits have their own
-
-
-@dataclass(frozen=True)
-class Source:
-    """A split read by index, as grain.MapDataset.source wants it: each example becomes a query when it is read."""
-
-    examples: Sequence[Any]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: SupportsIndex) -> Query:
-        at = int(index)
-        if not -len(self) <= at < len(self):
-            raise IndexError(f"index {at} of a split of {len(self)}")
-        return decode(self.examples[at % len(self)])
-
-
-def text(value: Any) -> str:
-    """Return a text that TFDS gives as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _features() -> dict[str, Any]:
+def features() -> dict[str, Any]:
     """Return the one schema: texts, lists of texts, hops (0 where the set does not say)."""
-    lists = {name: tfds.features.Sequence(tfds.features.Text()) for name in LISTS}
+    lists = {name: texts() for name in LISTS}
     return {name: tfds.features.Text() for name in TEXTS} | lists | {"hops": tfds.features.Scalar(np.int64)}
 
 
@@ -108,7 +70,7 @@ def decode(example: Mapping[str, Any]) -> Query:
     return query_of({name: value for name, value in row.items() if value or name == "answers"})
 
 
-def contexts(*sources: Source) -> Iterator[Passage]:
+def contexts(*sources: Source[Query]) -> Iterator[Passage]:
     """Yield the paragraphs that a set gives beside its questions, each once, in their order: a closed corpus."""
     seen: set[tuple[str, str]] = set()
     for example in itertools.chain.from_iterable(source.examples for source in sources):
@@ -121,18 +83,23 @@ def contexts(*sources: Source) -> Iterator[Passage]:
 
 def open_set(
     name: str, folder: str | Path, *, manual_dir: str | Path | None = None, splits: Sequence[str] = ()
-) -> dict[str, Source]:
+) -> dict[str, Source[Query]]:
     """Open the splits of a set (all that have answers, or those named), built in `folder` first when they are missing.
 
     Its official files are read from the user's `manual_dir`, or fetched from the hub. ValueError names the file that
     cannot be had, is not the official one (by SHA-256) or not the one that the split was built from, or whose row lacks
     a field.
     """
+    found = official.find(name)
+    wanted = tuple(splits) or tuple(found.splits)
+    for split in wanted:
+        if split not in found.splits:
+            raise UserError(f"{name} has no split {split!r} with answers; it has: {', '.join(found.splits)}")
     opened = {}
-    for split in tuple(splits) or tuple(official.find(name).splits):
+    for split in wanted:
         place = _built(name, split, Path(folder), None if manual_dir is None else Path(manual_dir))
-        written: Any = QABuilder(name, place)
-        opened[split] = Source(written.as_data_source(split))
+        written: Any = QABuilder(name.replace("/", "_"), features(), place)
+        opened[split] = Source(written.as_data_source(split), decode)
     return opened
 
 
@@ -151,9 +118,12 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
             todo = f"if it is cut short or altered, get it again; if it is the one that is meant, remove {place}"
             raise UserError(f"{file.path} is not the file that {name} {split} was built from: {other}; {todo}")
         if known.get("version") != version:
-            shutil.rmtree(place, ignore_errors=True)  # of another version, or what a killed build left
-            _write(name, split, file.path, place)
-            record(place, wanted)  # the last: without it the split is built anew
+
+            def fill(unfinished: Path) -> None:
+                _prepare(name, split, file.path, unfinished)
+                record(unfinished, wanted)
+
+            written_once(place, fill, is_stale=lambda: official.source(place).get("version") != version)
     return place
 
 
@@ -171,17 +141,15 @@ def _file(name: str, split: str, manual_dir: Path | None) -> Found:
     return fetch(of_hub.repo, of_hub.file, of_hub.revision)
 
 
-def _write(name: str, split: str, file: Path, folder: Path) -> None:
-    """Write one split, without a word to stdout; UserError names the file."""
-    tfds.disable_progress_bar()
+def _prepare(name: str, split: str, file: Path, folder: Path) -> None:
+    """Write one split; UserError names the file."""
     try:
-        with terminal.hushed():  # TFDS prints, and stdout may be somebody's table
-            QABuilder(name, folder, {split: examples(name, split, file)}).download_and_prepare()
+        QABuilder(name.replace("/", "_"), features(), folder, {split: examples(name, split, file)}).write()
     except ValueError as error:
         raise UserError(f"{error}; it was read from {file}: if that is damaged, remove it and get it again") from error
 
 
-def read(setting: str) -> Source:
+def read(setting: str) -> Source[Query]:
     """Read the questions that `tfds:NAME[:SPLIT][@FOLDER]` means, built under runs/questions where they are missing.
 
     Without a split it is train, or, where the set has none, its only one. FOLDER holds the official files, for who has

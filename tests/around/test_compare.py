@@ -130,7 +130,7 @@ def test_a_run_that_fails_shows_its_last_lines_and_the_others_go_on(tmp_path):
 
 
 def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path):
-    words = ["compare", str(ROOT / "configs" / "two_layer.py"), "--rules", "grpo"]
+    words = ["compare", str(ROOT / "configs" / "two_layer.py"), f"data.world_path={tmp_path}", "--rules", "grpo"]
     words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
     process = subprocess.Popen([sys.executable, "-m", "qr_jax", *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and any("cold start: begins" in line for line in process.stdout)

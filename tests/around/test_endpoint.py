@@ -216,7 +216,7 @@ def test_the_command_keeps_the_key_out_of_all_files(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MY_SERVICE_KEY", "sk-0123456789abcdef0123")
     said = lambda number, body: completion("<answer> sk-0123456789abcdef0123 </answer>")  # noqa: E731
-    world = ["data.world.documents=200", "data.world.dev=8"]
+    world = [f"data.world_path={tmp_path / 'worlds'}", "data.world.documents=200", "data.world.dev=8"]
     with server(listing(said)) as (url, seen):
         words = ["eval", "--endpoint", f"{url}/v1", "--model", "m", "--key-env", "MY_SERVICE_KEY", "--questions", "2"]
         made = str(Path(config.__file__).parents[1] / "configs" / "two_layer.py")

@@ -12,7 +12,7 @@ from loopback import server
 from test_http_retriever import search_r1
 
 SECRETS = ("HF_TOKEN", "SERPER_API_KEY", "OPENAI_API_KEY", "WANDB_API_KEY", "QR_JAX_JUDGE_KEY")
-ASKS = ("code_", "host_", "bucket", "wandb", "cache")  # beginnings of the traps that ask alone
+ASKS = ("code_", "host_", "bucket", "wandb", "cache", "worlds")  # beginnings of the traps that ask alone
 LONGEST_S = 60.0  # of a command, whatever a file of the run asks for
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -237,7 +237,7 @@ def test_a_damaged_file_builds_nothing_and_the_good_one_then_does(tmp_path, dama
     file.write_text(good.replace(*damage))
     with pytest.raises(ValueError, match=r"popQA.tsv row 1 .*it was read from .*popQA.tsv: if that is damaged"):
         qa_builders.open_set("popqa", built, manual_dir=tmp_path)
-    assert not official.source(built / "popqa/test")
+    assert not (built / "popqa/test").exists()
     file.write_text(good)
     assert len(qa_builders.open_set("popqa", built, manual_dir=tmp_path)["test"]) == 1
     recorded = official.source(built / "popqa/test")
@@ -309,7 +309,7 @@ def test_a_damaged_source_of_a_built_set_builds_it_anew(tmp_path, damaged):
 
 def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(tmp_path, monkeypatch):
     """The registry named the first one's file, and the set that stayed was the second one's."""
-    prepare, results = qa_builders._write, {}
+    prepare, results = qa_builders._prepare, {}
 
     def slow(*given):
         time.sleep(0.5)
@@ -323,7 +323,7 @@ def test_of_two_processes_that_build_a_set_of_other_files_the_second_is_refused(
         except ValueError as error:
             results[name] = str(error)
 
-    monkeypatch.setattr(qa_builders, "_write", slow)
+    monkeypatch.setattr(qa_builders, "_prepare", slow)
     for name, question in (("a", "who ?"), ("b", "where ?")):
         (tmp_path / name).mkdir()
         write_official(tmp_path / name, "musique", [ROWS["musique"][0] | {"question": question}], "dev")

@@ -271,7 +271,7 @@ def test_a_plan_that_does_not_fit_says_why_whatever_was_compiled():
 @needs_libtpu
 @pytest.mark.slow
 def test_the_run_of_the_first_check_fits_eight_chips_that_its_prefill_calls_of_four_tiles_do_not_divide(tmp_path):
-    settings = first_check.run_of("bfloat16", Mesh(fsdp=8), [])
+    settings = first_check.run_of("bfloat16", Mesh(fsdp=8), tmp_path, [])
     assert settings.rollout.buckets[-1] == 4 * settings.rollout.tile
     found = plan.plan(settings, ["v5e:2x4"], say=silent)["v5e:2x4"]
     assert found["fits"] and found["train"]["kernel_flops"] > 0  # splash attention is in it

@@ -3,8 +3,10 @@
 world = build(WorldSettings(seed=0))      # about 1,000 documents, 2,000 + 1,000 + 1,000 questions, 3,000 traces
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,9 +20,10 @@ from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Trace
 from qr_jax.settings.settings import conform
 
-__all__ = ["Trace", "World", "WorldSettings", "build", "settings_from", "vocabulary"]
+__all__ = ["Trace", "World", "WorldSettings", "build", "settings_from", "settings_hash", "vocabulary"]
 
 T = TypeVar("T")
+CONTENT = 1  # counts changes of what the same settings and words make
 SPLITS = ("dev", "test", "train")
 SIZES = {text.PERSON: "people", text.CITY: "cities", text.COUNTRY: "countries", text.COMPANY: "companies"}
 SIZES[text.UNIVERSITY] = "universities"
@@ -118,6 +121,18 @@ def sizes_of(settings: WorldSettings) -> dict[str, int]:
 def has_figures(settings: WorldSettings) -> bool:
     """Return True if the world has facts in figures, to compute with."""
     return settings.arithmetic > 0 or settings.trace_arithmetic > 0
+
+
+def settings_hash(settings: WorldSettings) -> str:
+    """Return 16 hexadecimal digits that change with the settings and with the words worlds are made of."""
+    relations = [asdict(relation) for relation in text.RELATIONS.values()]
+    frames = [text.DOCUMENTS, text.CHAIN, text.COMPARISON, text.CHOICE, text.INTERSECTION, text.ALIASES]
+    kept = {name: value for name, value in asdict(settings).items() if not name.endswith("arithmetic")}
+    if has_figures(settings):  # all other worlds keep the hashes that they had before there were any
+        figures = [asdict(relation) for relation in text.NUMERIC.values()]
+        kept, frames = asdict(settings), [*frames, figures, text.ARITHMETIC, text.arithmetic_words()]
+    content = json.dumps([CONTENT, kept, vocabulary(), relations, frames], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 IMPOSSIBLE = "zzyzx"  # a word of no world's vocabulary
