@@ -154,6 +154,16 @@ def test_nothing_that_is_said_steers_a_terminal(capsys):
     assert terminal.Phase("a\x1b[2J").line().startswith("a\\x1b[2J")
 
 
+def test_others_are_hushed_and_what_is_said_meanwhile_is_not(quick, capsys):
+    """While TFDS writes a world, what it prints is dropped, and a phase goes on to say so."""
+    with terminal.phase("writing"), terminal.hushed():
+        print("dropped")
+        time.sleep(0.25)
+    terminal.say("after")
+    said = capsys.readouterr().out.splitlines()
+    assert set(said) == {"writing  0 s", "after"} and said[-1] == "after"
+
+
 def test_items_are_the_same_and_a_loop_that_is_left_ends_its_phase():
     assert list(terminal.progress(iter("abc"), 3, "letters")) == list("abc")
     for _ in terminal.progress("abc", 3, "letters"):

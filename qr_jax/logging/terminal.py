@@ -6,6 +6,7 @@ or, as the first word, for FIRST_S.
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -68,6 +69,7 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal's handler may speak while its own thread does
         self.stream: Literal["stdout", "stderr"] | None = "stdout"
+        self.stdout: Any = None  # the one before others were hushed
         self.verbose = False
         self.phases: list[Phase] = []
         self.beside: Callable[[], str] = lambda: ""  # what holds a phase up now, such as a program that is compiled
@@ -125,6 +127,17 @@ def readable(text: str) -> str:
 
 
 @contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what others print to stdout in this block; what is said here is still printed."""
+    _STATE.stdout = sys.stdout
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        _STATE.stdout = None
+
+
+@contextlib.contextmanager
 def phase(
     what: str, total: int | None = None, *, asked: Callable[[], tuple[int, int]] | None = None
 ) -> Iterator[Phase]:
@@ -179,7 +192,7 @@ def _is_terminal() -> bool:
 
 
 def _stream() -> Any:
-    return sys.stderr if _STATE.stream == "stderr" else sys.stdout
+    return sys.stderr if _STATE.stream == "stderr" else _STATE.stdout or sys.stdout
 
 
 def _rich() -> tuple[Any, Any, Any] | None:
