@@ -50,16 +50,32 @@ def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
 
 
 def load(path: Path) -> Index:
-    """Load a folder's index, scores and places memory-mapped. ValueError if a file cannot be read."""
+    """Load a folder's index, scores and places memory-mapped. ValueError if its arrays do not fit together."""
     try:
         score_I, place_I, order_P, start_W = (
             index_files.array(path / name) for name in (SCORES, PLACES, ORDER, STARTS)
         )
         words = index_files.content(path / WORDS)
         json_files.check_items(words, len(start_W), WORDS)
-        return Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
+        fits = _fits(index)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
+    if not fits:
+        raise UserError(f"the index {path} is damaged: its files do not fit together; build it again")
+    return index
+
+
+def _fits(index: Index) -> bool:
+    """Return True if each word's list lies within the arrays, and all its places are passages."""
+    start_W, place_I, order_P = index.start_W, index.place_I, index.order_P
+    kinds = ((index.score_I, np.float32), (place_I, np.int32), (order_P, np.int32), (start_W, np.int64))
+    if any(array.ndim != 1 or array.dtype != kind for array, kind in kinds) or not len(order_P) or not len(start_W):
+        return False
+    lists = start_W[0] == 0 and start_W[-1] == len(place_I) == len(index.score_I) and not (np.diff(start_W) < 0).any()
+    places = all(not len(array) or 0 <= array.min() <= array.max() < len(order_P) for array in (place_I, order_P))
+    numbers = all(type(word) is int and 0 <= word < len(start_W) - 1 for word in index.word_at.values())
+    return bool(lists and places and numbers)
 
 
 def passages(folder: str | Path) -> stored.Stored:

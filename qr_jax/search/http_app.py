@@ -13,6 +13,7 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 OPEN = ("/health", "/metrics", "/openapi.json")
 PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")  # of the extra `search`
 HEADERS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+FILES = 256  # that a server may have open beside its connections
 PIECE_BYTES = 65_536  # of an answer that is sent at a time
 
 Hold = Callable[[int], None]  # says how many bytes a request holds; raises Refused
@@ -226,6 +228,17 @@ def check_address(host: str, token: str | None) -> None:
     log.warning("what is asked, the answers and the token go in clear text; put a proxy with TLS in front of %s", host)
 
 
+def allow_files(connections: int) -> None:
+    """Let this process open as many files as its connections need, where it may; else say what is missing."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if 0 <= allowed < wanted:
+        allowed = wanted if most < 0 else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if 0 <= allowed < wanted:
+        log.warning("%d files may be open; wanted %d for %d connections (ulimit -n)", allowed, wanted, connections)
+
+
 def listen(host: str, port: int) -> tuple[socket.socket, str]:
     """Return a socket that listens, and its URL (port 0 asks for a free one)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -243,6 +256,7 @@ def run(app: HttpApp, host: str, port: int, told: str, say: Callable[[str], None
     The server has no TLS, and uvicorn lets half of a request's head stay open: put a proxy in front when strangers can
     reach it.
     """
+    allow_files(app.limits.connections)
     listening, url = listen(host, port)
     gc.freeze()  # what is loaded stays: without this each full collection goes through it, and holds up all for 0.2 s
     with contextlib.ExitStack() as stack:

@@ -98,12 +98,26 @@ def _text(file: Path, encoding: str | None, said: Counter[str]) -> str:
     raise UserError(f"{file.name} is no text in {encoding or 'UTF-8 or Windows-1252'} ({wrong}); {todo}")
 
 
+class Spelled(float):
+    """A JSON number that keeps its spelling: as an answer, 1.10 differs from 1.1."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Spelled":
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def _of_json(file: Path, text: str, *, by_line: bool, known: frozenset[str]) -> Iterator[Row | ValueError]:
     """Yield the rows of one JSON value, or of several in sequence, whatever the line breaks.
 
     With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
     """
-    decoder, at = json.JSONDecoder(object_pairs_hook=_object), 0
+    decoder, at = json.JSONDecoder(parse_float=Spelled, object_pairs_hook=_object), 0
     while at < len(text):
         if text[at].isspace():
             at += 1

@@ -243,6 +243,21 @@ def test_a_stranger_s_passages_that_do_not_lie_one_after_another_are_refused(tmp
         bm25_index.passages(folder)
 
 
+@pytest.mark.parametrize("harm", ["order", "places", "starts", "words", "letters"])
+def test_an_index_whose_files_do_not_fit_together_is_refused(tmp_path, harm):
+    folder = tmp_path / "theirs"
+    bm25_index.write(folder, SMALL, SETTINGS, {})
+    of = {"order": bm25_index.ORDER, "places": bm25_index.PLACES, "starts": bm25_index.STARTS}
+    if harm in of:
+        np.save(folder / of[harm], np.load(folder / of[harm]) + 1)
+    else:
+        (folder / bm25_index.WORDS).write_bytes(b'{"dune": 99}' if harm == "words" else b"\xff\xfe")
+    with pytest.raises(
+        ValueError, match="theirs (is damaged: its files do not fit together|cannot be read .*); build it again"
+    ):
+        bm25_index.load(folder)
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "passages.bin", "passages.npy"])
 @pytest.mark.parametrize("harm", ["pipe", "folder", "huge"])
 def test_a_stranger_s_passages_are_neither_waited_for_nor_read_where_they_are_larger_than_they_say(

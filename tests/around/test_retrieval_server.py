@@ -677,6 +677,19 @@ def test_answers_together_are_bounded():
         assert call(url, "/retrieve", large)[0] == 200
 
 
+def test_as_many_files_may_be_open_as_there_are_connections(monkeypatch, caplog):
+    limits, given = {"now": (256, 1024)}, []
+    monkeypatch.setattr(http_app.resource, "getrlimit", lambda kind: limits["now"])
+    monkeypatch.setattr(http_app.resource, "setrlimit", lambda kind, value: given.append(value))
+    http_app.allow_files(100)
+    assert given == [(356, 1024)] and not caplog.records
+    http_app.allow_files(1024)
+    assert given[-1] == (1024, 1024) and "1024 files may be open; wanted 1280 for 1024 connections" in caplog.text
+    limits["now"] = (-1, -1)
+    http_app.allow_files(100_000)
+    assert len(given) == 2
+
+
 # ---- the page
 
 

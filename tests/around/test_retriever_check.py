@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from argparse import Namespace
 
 import pytest
@@ -114,6 +115,19 @@ def test_what_a_server_echoes_of_the_token_is_in_no_finding(monkeypatch, form):
     with server(lambda head, body: raw(echo(head, body))) as (url, _):
         found = check(url, k=3, calls=2, queries=WORDS, token_env="LAB_TOKEN")
     assert found["problems"] and "MARKER0" not in json.dumps(found) and "[redacted]" in json.dumps(found)
+
+
+@pytest.mark.parametrize("large", ["text", "id", "field"])
+def test_large_answers_are_not_kept_and_make_no_long_finding(large):
+    huge = "x" * 2_000_000
+    one = {"id": huge if large == "id" else "1", "contents": huge if large == "text" else "T\nx"}
+    one = {huge: 1} if large == "field" else {"document": one, "score": 1.0}
+    tracemalloc.start()
+    found, _ = checked(lambda head, body: {"result": [[one] for _ in body["queries"]]}, calls=60)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60_000_000 and all(len(text) <= 600 for text in found["problems"] + found["notes"])
+    assert bool(found["problems"]) == (large == "field")
 
 
 def test_the_command_exits_with_1_where_something_is_wrong(capsys):

@@ -112,6 +112,10 @@ def test_killed_twice_and_started_again_no_answer_that_was_kept_is_asked_for_twi
         assert again[0] == 0 and slow.sent[200] == sent
     questions, traces = readers.read_queries(out / "questions.jsonl"), read_traces(out / "traces.jsonl")
     assert not data_check.check(out / "questions.jsonl").errors
+    verl = readers.read_queries(out / "questions.parquet")
+    assert [(query.id, query.question, query.answers) for query in verl] == [
+        (query.id, query.question, query.answers) for query in questions
+    ]
     ids = {passage.id for passage in readers.read_passages(corpus)}
     assert all(set(query.meta["supporting"]) <= ids for query in questions)
     assert all(len(query.entities) == query.meta["hops"] for query in questions)

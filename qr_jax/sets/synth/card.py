@@ -51,7 +51,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
         "qr-jax train CONFIG data.train=questions.jsonl data.traces=traces.jsonl data.corpus=CORPUS data.eval=...",
         "```",
         "",
-        "`rejects.jsonl` has every reject with its reason.",
+        "`questions.parquet` has the same questions in verl's rows. `rejects.jsonl` has every reject with its reason.",
         "",
     ]
     return "\n".join(lines)

@@ -40,7 +40,7 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def write(folder: Path, made: Made, card: str) -> list[Path]:
-    """Replace questions.jsonl, traces.jsonl, rejects.jsonl and card.md.
+    """Replace questions.jsonl, questions.parquet (verl's rows), traces.jsonl, rejects.jsonl and card.md.
 
     Old questions or traces with a row that the new ones lack (the user's own, perhaps) are set aside; return their
     paths.
@@ -50,6 +50,8 @@ def write(folder: Path, made: Made, card: str) -> list[Path]:
     aside = [*_aside(folder / "questions.jsonl", rows), *_aside(folder / "traces.jsonl", traces)]
     for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
         _replace(folder / f"{name}.jsonl", lambda path, listed=listed: formats.write_lines(path, listed))
+    if made.queries:
+        _replace(folder / "questions.parquet", lambda path: formats.write(made.queries, path, "verl"))
     _replace(folder / "card.md", lambda path: path.write_text(card, encoding="utf-8"))
     return aside
 
