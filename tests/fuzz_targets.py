@@ -302,6 +302,7 @@ def foreign_files() -> list[Parts]:
     trivia = {"Question": "Who?", "Answer": {"Value": "Ada", "Aliases": ["A."]}}
     values += [[hotpot, wiki], [musique | {"question_decomposition": steps}], {"Data": [trivia]}]
     values += [{"data": [{"title": "A_B", "paragraphs": [{"context": "Ada wrote.", "qas": [asked]}]}]}]
+    values += [{"rows": [{"row_idx": 0, "row": wiki, "truncated_cells": []}], "num_rows_total": 2}]
     found: list[Parts] = [{f"rows.{end}": text.encode()} for end, text in tables.items()]
     found += [{"rows.json": as_json(value)} for value in values]
     arrow_rows = pa.Table.from_pylist([QUESTION, QUESTION | {"id": "2"}])

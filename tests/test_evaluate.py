@@ -488,7 +488,7 @@ def test_the_papers_served_config_wants_its_files_and_says_which_command_makes_t
     assert said.count(f"no file {place}/cold_start/traces.jsonl") == 1
     for part in ("pool", "cold_start"):
         made = f"`qr-jax synth CORPUS {place}/{part} --teacher URL --model NAME` makes it of passages"
-        assert made in said
+        assert f"{made} (--mix paper --documents paper:" in said
     papers_files(tmp_path, *few_questions_and_a_trace())
     assert cli.main(words) == 0
     made, told = capsys.readouterr()

@@ -114,6 +114,22 @@ def test_a_column_of_other_names_or_of_a_tests_choices_holds_no_accepted_answers
         assert query.answers == ("Oslo",) and query.meta == {name: ["Rome"]}
 
 
+@pytest.mark.parametrize("name", ["alternatives", "other_answers", "possible_answers"])
+def test_a_column_that_may_hold_accepted_answers_or_wrong_choices_is_named_and_counted(tmp_path, name):
+    """They became golds without a word, and a wrong choice of a test was right."""
+    rows = [{"question": "Where?", "answer": "Oslo", name: ["Bergen"]}, {"question": "Who?", "answer": "Ada", name: []}]
+    rows.append({"question": "What?", "answer": "a cat", "metadata": {name: ["a dog"]}})
+    path = jsonl(tmp_path / "q.jsonl", [{"id": str(at)} | row for at, row in enumerate(rows)])
+    told = "may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
+    queries, said, _ = foreign.read(path)
+    assert queries == readers.read_queries(path) and [query.answers for query in queries] == [
+        ("Oslo",), ("Ada",), ("a cat",)
+    ]  # fmt: skip
+    assert {f"rows whose {one!r} {told}: 1" for one in (name, f"metadata.{name}")} <= {*said}
+    found = {one.rows: one.text for one in data_check.check(path).findings if one.kind == "unclear answers"}
+    assert found == {(1,): f"1 of 3 questions: {name!r} {told}", (3,): f"1 of 3 questions: 'metadata.{name}' {told}"}
+
+
 @pytest.mark.parametrize("name", ["aliases", "answer_aliases", "acceptedAnswers"])
 def test_accepted_answers_in_the_extra_info_of_a_row_are_golds_as_those_in_its_metadata(tmp_path, name):
     verl = {"prompt": [{"role": "user", "content": "Where?"}], "reward_model": {"ground_truth": {"target": ["Oslo"]}}}

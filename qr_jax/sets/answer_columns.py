@@ -13,7 +13,7 @@ from qr_jax.settings.settings import WORDS, show
 
 # Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
 # "possible_answers", "alternatives" and "other_answers" beside an answer may be the choices of a test, so they are not
-# taken, except the first where no other column holds the answer. Names of the subject (s_aliases) are none.
+# taken (UNCLEAR), except the first where no other column holds the answer. Names of the subject (s_aliases) are none.
 # A name is answer, gold or a word for further names, with words before and after it that say no more.
 JOINTS = re.compile(r"[-_.\s]+")
 ADDED = r"(also)?accept[a-z]*|alt[a-z]*|also|short|additional|further|extra"
@@ -22,6 +22,9 @@ OTHER_NAMES = r"(alias(es)?|synonyms?|variants?|variations?|spellings?)"
 ALSO_ANSWERS = re.compile(
     rf"(metadata|extrainfo)?((normali[sz]ed|other|{FURTHER})?(golden)?(answers?|golds?|labels?|obj(ect)?|o)?{OTHER_NAMES}"
     rf"|{FURTHER}(golden)?(answers|golds)|({ADDED})(answer|gold)|(answers?|golds?)alts?|alsoaccept[a-z]*)(list|set)?"
+)
+UNCLEAR = re.compile(
+    rf"(metadata|extrainfo)?((possible|other)answers|({FURTHER}|golden)?(answers?|golds?)?alternatives?)"
 )
 DENIED = re.compile(r"(is)?((un|not)answerable|impossible)|noanswers?")  # names whose "true" says that there is none
 # An answer that says that there is none: MS MARCO's, QuAC's; compared as names are, without other signs.
@@ -36,6 +39,7 @@ TRUTH = WORDS | {"y": True, "t": True, "n": False, "f": False}
 BESIDE = ("metadata", "meta", "extra_info")  # objects that may hold such columns
 SPLIT = "<|answer_split|>"
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+NOT_TAKEN = "{name!r} may hold accepted answers or a test's wrong choices, and is not taken (accepted ones: 'aliases')"
 # Under which an object that is an answer says it.
 ANSWER_HAS = ("text", "texts", "value", "answer", "answer_text", "name", "alias")
 
@@ -45,14 +49,19 @@ def holds_answers(name: str) -> bool:
     return ALSO_ANSWERS.fullmatch(_plain(name)) is not None
 
 
+def may_hold_answers(name: str) -> bool:
+    """Tell whether a column of that name may hold accepted answers, but also a test's wrong choices."""
+    return UNCLEAR.fullmatch(_plain(name)) is not None
+
+
 def says_answerable(name: str) -> bool:
     """Tell whether a column of that name says whether the question has an answer."""
     return HAS_ANSWER.fullmatch(_plain(name)) is not None
 
 
 def tells_of_answers(name: str) -> bool:
-    """Tell whether a column holds answers, or says whether there are any."""
-    return holds_answers(name) or says_answerable(name.rpartition(".")[2])
+    """Tell whether a column holds answers, may hold them, or says whether there are any."""
+    return holds_answers(name) or may_hold_answers(name) or says_answerable(name.rpartition(".")[2])
 
 
 def beside(row: Row) -> Iterator[tuple[str, Any]]:
@@ -61,6 +70,11 @@ def beside(row: Row) -> Iterator[tuple[str, Any]]:
     for name in BESIDE:
         if isinstance(inner := row.get(name), Mapping):
             yield from ((f"{name}.{of}", value) for of, value in inner.items())
+
+
+def not_taken(row: Row) -> list[str]:
+    """List the columns that may hold accepted answers, but also a test's wrong choices, and are not empty."""
+    return [name for name, held in beside(row) if may_hold_answers(name) and held]
 
 
 def check_answerable(row: Row) -> None:

@@ -1,7 +1,8 @@
 """Passages that official files carry beside their questions, and which of them are gold.
 
-The forms are HotpotQA's and 2WikiMultihopQA's (`context`, `supporting_facts`), MuSiQue's (`paragraphs`) and SQuAD's (a
-text `context`): as the sets' own files have them, as columns (`datasets`, Parquet), or as JSON in a text.
+The forms are HotpotQA's and 2WikiMultihopQA's (`context`, `supporting_facts`), MuSiQue's (`paragraphs`), SQuAD's (a
+text `context`) and DROP's (`passage`, `qa_pairs`): as the sets' own files have them, as columns (`datasets`, Parquet),
+or as JSON in a text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +67,10 @@ def hops(row: Row) -> dict[str, Any]:
 
 
 def questions(row: Row) -> Iterator[Row]:
-    """Yield the questions of SQuAD's article or paragraph as rows; any other row as it is."""
+    """Give the questions of SQuAD's article or paragraph, or of DROP's passage, as rows; any other row as it is."""
+    if isinstance(row.get("passage"), str) and isinstance(row.get("qa_pairs"), list):
+        yield from _of_drop(row)
+        return
     paragraphs = row.get("paragraphs") if isinstance(row.get("paragraphs"), list) else [row]
     if not paragraphs or not all(isinstance(one, Mapping) and isinstance(one.get("qas"), list) for one in paragraphs):
         yield row
@@ -75,6 +79,33 @@ def questions(row: Row) -> Iterator[Row]:
         around = {name: row[name] for name in ("title",) if name in row} | {"context": paragraph.get("context")}
         for question in paragraph["qas"]:
             yield around | dict(question) if isinstance(question, Mapping) else {"question": question}
+
+
+def _of_drop(row: Row) -> Iterator[Row]:
+    """Give the questions about DROP's passage, answered by a number, spans or a date (Dua et al. 2019, 1903.00161)."""
+    around = {"title": row["id"]} if "id" in row else {}
+    for pair in row["qa_pairs"]:
+        if not isinstance(pair, Mapping):
+            yield {"question": pair}
+            continue
+        given = (pair.get("answer"), *(pair.get("validated_answers") or ()))
+        answers = list(dict.fromkeys(filter(None, map(_drop_answer, given))))
+        rest = {name: value for name, value in pair.items() if name not in ("answer", "validated_answers", "query_id")}
+        named = {"id": pair["query_id"]} if "query_id" in pair else {}
+        yield around | {"context": row["passage"]} | rest | named | {"answers": answers}
+
+
+def _drop_answer(answer: Any) -> str:
+    """Return DROP's answer as one text, several spans with commas between; "" where it says nothing."""
+    if not isinstance(answer, Mapping):
+        return ""
+    date = answer.get("date")
+    date = date if isinstance(date, Mapping) else {}
+    parts = [str(date[name]) for name in ("day", "month", "year") if date.get(name)]
+    number, spans = answer.get("number"), answer.get("spans")
+    if number not in (None, ""):
+        return str(number)
+    return ", ".join(map(str, spans)) if isinstance(spans, list) and spans else " ".join(parts)
 
 
 def _of_musique(row: Row) -> list[Row]:

@@ -17,12 +17,12 @@ from qr_jax.data.parsing import Row
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 from qr_jax.sets import carried, formats
-from qr_jax.sets.answer_columns import list_in
+from qr_jax.sets.answer_columns import NOT_TAKEN, list_in, not_taken
 from qr_jax.sets.columns import Columns
 
 UNANSWERABLE = "no answer"
 NO_COLUMNS = Columns()
-UNREADABLE = "unreadable row"  # the kind of error of which each row is one
+BY_ROW = ("unreadable row", "empty golds")  # kinds of errors of which each row is one
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 FOUND = re.compile(r", and is .*")  # a value, which differs from row to row
 SHOWN = 10  # row numbers that a line of the table names; the JSON has all
@@ -74,7 +74,7 @@ def check(
     """
     items, findings, schemas, count, last = _read(one_file(file), columns)
     if skip_broken:
-        findings = [replace(one, level="warning") if one.kind == UNREADABLE else one for one in findings]
+        findings = [replace(one, level="warning") if one.kind in BY_ROW else one for one in findings]
     unanswerable = sum(len(one.rows) for one in findings if one.kind == UNANSWERABLE)
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         are_same = all(items[row] == items[rows[0]] for row in rows)
@@ -143,9 +143,10 @@ def _read(
             except parsing.Unanswerable:
                 unanswerable.append(number)
             except ValueError as error:
+                kind = "empty golds" if _has_no_gold(row) else "unreadable row"
                 # where in a line it cannot be read differs from row to row, and the cure does not
                 alike = NUMBER.sub("#", str(error)) if isinstance(row, ValueError) else FOUND.sub("", str(error))
-                wrong[UNREADABLE, alike].append((number, str(error)))
+                wrong[kind, alike].append((number, str(error)))
     except ValueError as error:
         wrong["damaged file", str(error)].append((number, str(error)))
     findings = [_error(kind, found) for (kind, _), found in wrong.items()]
@@ -162,6 +163,19 @@ def _error(kind: str, found: list[tuple[int, str]]) -> Finding:
     return Finding("error", kind, texts[0] + others, tuple(number for number, _ in found if number))
 
 
+def _has_no_gold(row: Any) -> bool:
+    """Return True if the row is a question whose answers all normalise to nothing."""
+    if isinstance(row, ValueError) or formats.schema(row).endswith("corpus"):
+        return False
+    try:
+        row = formats.ours(row)
+    except ValueError:
+        return False
+    golds = next((row[name] for name in parsing.ANSWERS if name in row), None)
+    golds = [golds] if isinstance(golds, str) else golds
+    return isinstance(golds, list) and all(isinstance(one, str) and not normalise(one) for one in golds)
+
+
 def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
     for number, query in items.items():
         if refused := query.meta.get("refused_answers"):
@@ -171,6 +185,13 @@ def _questions(items: Mapping[int, Any]) -> Iterator[Finding]:
         same = len({frozenset(map(fold, items[number].answers)) for number in rows}) == 1
         answers = "the same answers" if same else "different answers"
         yield Finding("warning", "repeated question", f"{len(rows)} rows ask {text!r}, with {answers}", rows)
+    unclear = defaultdict(list)
+    for number, query in items.items():
+        for name in not_taken(query.meta):
+            unclear[name].append(number)
+    for name, rows in unclear.items():
+        text = f"{len(rows)} of {len(items)} questions: {NOT_TAKEN.format(name=name)}"
+        yield Finding("warning", "unclear answers", text, tuple(rows))
     for kind, (text, is_wrong) in OF_QUESTIONS.items():
         rows = tuple(number for number, query in items.items() if is_wrong(query))
         if rows:
@@ -294,7 +315,7 @@ def format_report(checked: Checked) -> str:
         lines.append(f"  {name}: {shown}")
     for level in ("error", "warning"):
         lines += _lines([one for one in checked.findings if one.level == level])
-    errors = sum(len(one.rows) if one.kind == UNREADABLE else 1 for one in checked.errors)
+    errors = sum(len(one.rows) if one.kind in BY_ROW else 1 for one in checked.errors)
     warnings = len(checked.findings) - len(checked.errors)
     found = [f"{count} {what}{'s' * (count != 1)}" for count, what in ((errors, "error"), (warnings, "warning"))]
     return "\n".join([*lines, ", ".join(found)])

@@ -26,9 +26,10 @@ NO_TEXT = {
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
 }
-ROWS_IN = ("qas", "paragraphs")  # of SQuAD's items, which hold many rows
+ROWS_IN = ("row", "qas", "paragraphs")  # the hub's viewer has a row in each item, SQuAD many
 SYNTHESISED = ("questions.jsonl", "traces.jsonl")  # the names under which synthesis leaves its files
-SYNTH = "`qr-jax synth CORPUS {} --teacher URL --model NAME` makes it of passages"
+SYNTH = "`qr-jax synth CORPUS {} --teacher URL --model NAME` makes it of passages (--mix paper --documents paper: in "
+SYNTH += "the paper's shares; --env: as env.name, for traces)"
 
 
 def no_file(part: str, file: Path, setting: str | Path) -> str:

@@ -16,7 +16,7 @@ from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 from qr_jax.sets import carried, foreign_rows, formats, inputs
-from qr_jax.sets.answer_columns import as_text, check_answerable, in_objects, list_in
+from qr_jax.sets.answer_columns import NOT_TAKEN, as_text, check_answerable, in_objects, list_in, not_taken
 from qr_jax.sets.columns import Columns, listed
 from qr_jax.sets.foreign_rows import ASKS, KNOWN
 from qr_jax.sets.formats import OTHER_SCHEMAS
@@ -85,6 +85,8 @@ def read(
             continue
         corpus |= {passage.id: passage for passage in beside if passage.id not in corpus}
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
+        for name in not_taken(getattr(item, "meta", {})):
+            said[f"rows whose {NOT_TAKEN.format(name=name)}"] += 1
         name = item.id
         first, other = found.setdefault(name, (where, item))
         while is_made and other != replace(item, id=other.id):  # another question of the same text

@@ -41,7 +41,7 @@ def read(
         raise UserError(f"{file.name} is empty")
     is_text = given.is_document or ends in html_text.ENDS
     if text.lstrip()[:1] in ("{", "[") and not is_text and ends not in inputs.TABLE_ENDS:
-        parts = _of_json(file, text, by_line=ends == ".jsonl", known=_known(also))
+        parts = _of_json(file, text, by_line=ends == ".jsonl", said=said, known=_known(also))
         rows = (row for part in parts for row in ([part] if isinstance(part, ValueError) else carried.questions(part)))
         return enumerate(rows, 1)
     if is_text or ends in text_files.ENDS and not _is_head(text.lstrip().partition("\n")[0][:10_000], file):
@@ -112,7 +112,9 @@ class Spelled(float):
         return self.text
 
 
-def _of_json(file: Path, text: str, *, by_line: bool, known: frozenset[str]) -> Iterator[Row | ValueError]:
+def _of_json(
+    file: Path, text: str, *, by_line: bool, said: Counter[str], known: frozenset[str]
+) -> Iterator[Row | ValueError]:
     """Yield the rows of one JSON value, or of several in sequence, whatever the line breaks.
 
     With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
@@ -132,7 +134,7 @@ def _of_json(file: Path, text: str, *, by_line: bool, known: frozenset[str]) -> 
             at = text.find("\n", at) + 1 or len(text)
             continue
         try:
-            rows = _in_value(file, value, known)
+            rows = _in_value(file, value, said, known)
         except ValueError as error:
             if not by_line:
                 raise
@@ -152,10 +154,15 @@ def _twice(names: Iterable[str]) -> str | None:
     return next((name[:100] for name, count in Counter(names).items() if name and count > 1), None)
 
 
-def _in_value(file: Path, value: Any, known: frozenset[str]) -> Iterable[Row | ValueError]:
+def _in_value(file: Path, value: Any, said: Counter[str], known: frozenset[str]) -> Iterable[Row | ValueError]:
     """Return a JSON value's rows: a list, a list in one of its members, members by id, columns, or the value itself."""
     if isinstance(value, list):
         return _objects(file, value)
+    if isinstance(value, dict) and _is_viewed(value.get("rows")):
+        whole = value.get("num_rows_total")
+        if isinstance(whole, int) and whole > len(value["rows"]):
+            said[f"{len(value['rows'])} of the {whole} rows that the hub's viewer has"] = -1
+        return map(_viewed, value["rows"])
     if not isinstance(value, dict):
         raise UserError(f"{file.name}: rows are wanted, and this is {show(value)}")
     names = {str(name).strip().lower() for name in value}
@@ -189,6 +196,18 @@ def _objects(file: Path, rows: list[Any]) -> Iterator[Row | ValueError]:
     for row in rows:
         wanted = f"{file.name}: a list of objects is wanted, and it holds {show(row)}"
         yield row if isinstance(row, dict) else UserError(wanted)
+
+
+def _is_viewed(rows: Any) -> bool:
+    """Return True for rows as the hub's viewer gives them: {"row_idx": 0, "row": {...}, "truncated_cells": [...]}."""
+    is_list = isinstance(rows, list) and bool(rows)
+    return is_list and all(isinstance(one, dict) and isinstance(one.get("row"), dict) for one in rows)
+
+
+def _viewed(given: Row) -> Row | ValueError:
+    if cut := given.get("truncated_cells"):
+        return UserError(f"the viewer cut its cells {show(cut)}; get the set's own files")
+    return given["row"]
 
 
 def _separator(head: str, file: Path) -> str:

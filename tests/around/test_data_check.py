@@ -42,7 +42,8 @@ def test_errors_and_warnings_name_their_rows(tmp_path):
     assert (checked.schema, checked.counts["rows"], checked.counts["readable"]) == ("qr_jax", 8, 4)
     assert found(checked) == {
         ("error", "repeated id"): (1, 3),
-        ("error", "unreadable row"): (8,),  # of four, the last
+        ("error", "empty golds"): (4,),
+        ("error", "unreadable row"): (8,),  # of three, the last
         ("warning", "empty golds"): (2,),
         ("warning", "repeated question"): (1, 2),
         ("warning", "answer in question"): (5,),

@@ -65,6 +65,8 @@ def as_texts(row, *columns):
         ("flat.jsonl", [{"id": "n", "title": "The_Normans", "context": "The Normans lived in France.", "question": "?",
          "answers": {"text": ["France", "France"], "answer_start": [21, 21]}}], ("France",), ["The Normans"],
          ["The Normans lived in France."]),
+        ("viewer.json", {"features": [{"name": "id"}], "rows": [{"row_idx": 0, "row": HUB, "truncated_cells": []}],
+         "num_rows_total": 9}, ("yes",), ["A", "B"], ["A was American. He wrote.", "Other.", "B too."]),
         ("flashrag.jsonl", [{"id": "f", "question": "Who?", "golden_answers": ["yes"], "metadata": {
          "context": HUB["context"], "supporting_facts": HUB["supporting_facts"]}}], ("yes",), ["A", "B"],
          ["A was American. He wrote.", "Other.", "B too."]),
@@ -83,6 +85,7 @@ def test_one_command_gives_questions_gold_passages_and_corpus(name, content, ans
     told = capsys.readouterr()
     assert "1 questions: " in told.out and f"{len(texts)} passages: " in told.out
     assert ("whose rows say that they have no answer: 1" in told.err) == (name in ("musique.jsonl", "squad.json"))
+    assert ("1 of the 9 rows that the hub's viewer has" in told.err) == (name == "viewer.json")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,37 @@ def test_an_answer_among_those_that_say_there_is_none_is_the_gold(tmp_path):
     assert [query.id for query in readers.read_queries(kept(tmp_path, "r.jsonl", [*rows, rows[0] | {"id": "c"}]))] == [
         "a", "b", "c"
     ]  # fmt: skip
+
+
+DROP = {
+    "nfl_1": {
+        "passage": "Oslo won by 3 points.",
+        "qa_pairs": [
+            {"question": "By how many?", "query_id": "d1", "answer": {"number": "3", "date": {}, "spans": []},
+             "validated_answers": [{"number": "", "date": {}, "spans": ["3 points"]}]},
+            {"question": "Who won?", "query_id": "d2", "answer": {"number": "", "spans": ["Oslo"]}},
+            {"question": "When?", "query_id": "d3",
+             "answer": {"number": "", "date": {"day": "3", "month": "May", "year": "1990"}, "spans": []}},
+            {"question": "Which two?", "query_id": "d4", "answer": {"spans": ["Oslo", "Rome"]}},
+            {"question": "Why?", "query_id": "d5", "answer": {"number": "", "date": {"day": ""}, "spans": []}},
+        ],
+    }
+}  # fmt: skip
+
+
+def test_drop_s_file_gives_its_questions_and_passages(tmp_path):
+    found = foreign.read(kept(tmp_path, "drop.json", DROP))
+    assert [(query.id, query.answers) for query in found.items] == [
+        ("d1", ("3", "3 points")), ("d2", ("Oslo",)), ("d3", ("3 May 1990",)), ("d4", ("Oslo, Rome",))
+    ]  # fmt: skip
+    (passage,) = found.corpus
+    assert (passage.title, passage.text) == ("nfl 1", "Oslo won by 3 points.")
+    assert all(query.meta["supporting"] == [passage.id] for query in found.items)
+    assert "questions left out, whose rows say that they have no answer: 1" in found.said
+    (query,) = foreign.read(
+        kept(tmp_path, "one.json", [{"passage": "a b", "qa_pairs": DROP["nfl_1"]["qa_pairs"][:1]}])
+    ).items
+    assert query.answers == ("3", "3 points")
 
 
 @pytest.mark.parametrize("facts", [[["Z", 0]], [["A", 0], ["Z", 0]], {"title": ["Z"], "sent_id": [0]}])
@@ -201,6 +235,9 @@ def test_what_an_official_file_holds_wrong_is_named_by_row(tmp_path):
     ):
         with pytest.raises(ValueError, match=says):
             foreign.read(kept(tmp_path, "h.json", [HOTPOTQA | {"context": context}]))
+    cut = {"rows": [{"row_idx": 0, "row": HUB, "truncated_cells": ["context"]}]}
+    with pytest.raises(ValueError, match=r"row 1: the viewer cut its cells list \[\"context\"\]"):
+        foreign.read(kept(tmp_path, "v.json", cut))
 
 
 BROKEN = [{"id": str(at), "question": "Who?" if at % 3 else None, "answer": "Ada"} for at in range(30)]

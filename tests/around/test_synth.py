@@ -154,7 +154,9 @@ def test_a_spent_budget_ends_in_order_and_a_larger_one_goes_on(tmp_path, teacher
 
 
 @pytest.mark.parametrize(("by", "stopped"), [("Ctrl-C", KeyboardInterrupt), ("SIGTERM", SystemExit)])
-def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost(tmp_path, teacher, monkeypatch, by, stopped):
+def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_left(
+    tmp_path, teacher, monkeypatch, by, stopped
+):
     monkeypatch.setattr(synthesise, "EVERY_S", 0.0)
     told: list[str] = []
 
@@ -168,9 +170,10 @@ def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost(tmp_path, 
             run.run(asked(tmp_path, url, price=(1.0, 1.0)), say=say)
         assert len(rows(tmp_path / "out" / "questions.jsonl")) == 3
         assert f"**Not finished**: stopped by {by}" in (tmp_path / "out" / "card.md").read_text()
-        assert "tokens, cost 0." in told[-1]
+        assert "tokens, cost 0." in told[-1] and told[-1].endswith("left of the questions")
         whole = run.run(asked(tmp_path, url), say=told.append)
     assert whole["questions"] == whole["trajectories"] == 6 and max(teacher.answered.values()) == 1
+    assert any(text.endswith("left of the trajectories") for text in told)
 
 
 def test_tool_call_s_trajectories_search_in_parallel(tmp_path, teacher):
@@ -248,8 +251,10 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
         assert cli.main(words) == 0
         before = (tmp_path / "out" / "questions.jsonl").read_bytes()
         assert cli.main([*words[:-1], "2"]) == 0 and (tmp_path / "out" / "questions.jsonl").read_bytes() != before
-    two = (tmp_path / "out" / "questions.jsonl").read_bytes()
-    assert cli.main(words) == 0 and (tmp_path / "out" / "questions.before.jsonl").read_bytes() == two
+    before = (tmp_path / "out" / "questions.jsonl").read_bytes()
+    assert (
+        cli.main(words) == 2 and "out holds 2 questions, and --questions 1 would leave fewer" in capsys.readouterr().err
+    )
     assert (tmp_path / "out" / "questions.jsonl").read_bytes() == before
     assert cli.main([*words, "--seed", "2"]) == 2
     assert "was begun otherwise" in (said := capsys.readouterr().err) and "seed: 0 in the first, 2" in said

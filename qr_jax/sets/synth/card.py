@@ -6,8 +6,9 @@ from typing import Any
 from qr_jax.logging.columns import aligned
 
 # What the paper's 25,000 questions come from and how many documents they need (Coelho et al. 2026, arXiv:2606.10709),
-# in percent; the other 35 are DeepResearchGym's own set.
+# in percent; DeepResearchGym's own set is no generator of ours.
 PAPER_MIX = {"iterative_search": 30, "link_walk": 27, "comparative_search": 8}
+PAPER_GYM = 35
 PAPER_DOCUMENTS = {1: 5, 2: 34, 3: 25, 4: 18, 5: 12, 6: 6}
 
 
@@ -32,6 +33,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
         f"tokens: {given['tokens_in']:,} in, {given['tokens_out']:,} out{cost}.",
     ]
     lines += ["", "## What was kept", "", *_table(counts["generators"])]
+    lines += ["", *_beside_paper(counts)]
     lines += [
         "",
         f"Of {counts['candidates']} candidates {_share(counts['refused'])} were refused; of "
@@ -80,6 +82,28 @@ def _table(generators: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"| {name} | {part['candidates']} | {part['questions']} | {share} | {hops} | {part['trajectories']} |"
         )
     return lines
+
+
+def _beside_paper(counts: Mapping[str, Any]) -> list[str]:
+    """Compare the shares of generators and of documents, beside the paper's."""
+    kept = {name: part["questions"] for name, part in counts["generators"].items()}
+    documents: dict[int, int] = {}
+    for part in counts["generators"].values():
+        for hops, count in part["hops"].items():
+            documents[int(hops)] = documents.get(int(hops), 0) + count
+    whole = max(1, sum(kept.values()))
+
+    def cell(count: int) -> str:
+        return f"{100 * count / whole:.0f} %"
+
+    rows = [(name, cell(kept.get(name, 0)), PAPER_MIX.get(name, 0)) for name in dict.fromkeys([*PAPER_MIX, *kept])]
+    rows += [("DeepResearchGym's set", cell(0), PAPER_GYM)]
+    rows += [
+        (f"needs {count} document{'s' * (count > 1)}", cell(documents.get(count, 0)), PAPER_DOCUMENTS.get(count, 0))
+        for count in sorted({*PAPER_DOCUMENTS, *documents})
+    ]
+    lines = ["| of the questions | here | the paper (2606.10709) |", "|---|---|---|"]
+    return [*lines, *(f"| {name} | {here} | {paper} % |" for name, here, paper in rows)]
 
 
 def _share(value: float | None) -> str:

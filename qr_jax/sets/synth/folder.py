@@ -1,6 +1,7 @@
 """The folder OUT: the settings that it was begun with, and its files, each written whole or not at all."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -37,6 +38,22 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
         raise UserError(f"{folder} holds other files, and none of qr-jax synth; name a new folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, lambda path: path.write_text(json.dumps(about, indent=1), encoding="utf-8"))
+
+
+def questions(folder: Path) -> str | None:
+    """Return the SHA-256 of questions.jsonl; None without it."""
+    with contextlib.suppress(FileNotFoundError), open(folder / "questions.jsonl", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_no_fewer(folder: Path, questions: int) -> None:
+    """Raise ValueError if the folder has more questions than are asked for: `write` would drop some of them."""
+    file = folder / "questions.jsonl"
+    with contextlib.suppress(FileNotFoundError), open(file, "rb") as lines:
+        there = sum(1 for _ in lines)
+        if there > questions:
+            todo = f"ask for --questions {there} or more, or name another folder"
+            raise UserError(f"{folder} holds {there} questions, and --questions {questions} would leave fewer; {todo}")
 
 
 def write(folder: Path, made: Made, card: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """Run `qr-jax synth`: open corpus, retriever and teacher, make the questions, and write the folder."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +69,18 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     asked.out.mkdir(parents=True, exist_ok=True)
     with run_lock.held(asked.out, "another OUT"):
         folder.begin(asked.out, about)
+        folder.check_no_fewer(asked.out, asked.questions)
         if missing:
             where = "their questions are not here (QR_JAX_DATA, or --against FILE)"
             say(f"not compared with {', '.join(missing)}: {where}")
         links = "titles that passages mention" if books.named is None else "of the data"
+        held = folder.questions(asked.out)
         given = {"corpus": _names(asked.corpus), "passages": len(books.passages), "licence": asked.licence}
         given |= {"links": links, "sets": counts, "missing": list(missing)}
-        return _made(asked, endpoint, books, dialect, tests, say, lambda found: given | found, about)
+        found = _made(asked, endpoint, books, dialect, tests, say, lambda found: given | found, about)
+        if held and held == folder.questions(asked.out):
+            say(f"{asked.out} held these questions already")
+        return found
 
 
 def _made(
@@ -185,12 +191,24 @@ def _spent(teacher: Teacher, price: tuple[float, float] | None) -> dict[str, Any
 def _teller(
     work: Work, teacher: Teacher, price: tuple[float, float] | None, say: Callable[[str], None]
 ) -> Callable[[Made], None]:
-    """Return a function that prints progress and cost."""
+    """Return a function that prints progress, cost, and the time left of the present stage."""
+    paid = teacher.calls
+    begun: dict[bool, tuple[int, float]] = {}  # by stage: how much was done when its first new call was seen, and when
 
     def tell(made: Made) -> None:
-        spent = _spent(teacher, price)
+        playing = made.attempts > 0
+        done, wanted = (len(made.traces), work.traces) if playing else (len(made.queries), work.questions)
         text = f"questions {len(made.queries)}/{work.questions}  trajectories {len(made.traces)}/{work.traces}"
+        spent = _spent(teacher, price)
         text += f"  {spent['calls']:,} calls, {spent['tokens_in'] + spent['tokens_out']:,} tokens"
-        say(text + (f", cost {spent['cost']:.2f}" if price else ""))
+        text += f", cost {spent['cost']:.2f}" if price else ""
+        if teacher.calls > paid:  # what the journal answers takes no time, and is no measure
+            before, since = begun.setdefault(playing, (done, time.monotonic()))
+            if done > before:
+                left_s = (time.monotonic() - since) * (wanted - done) / (done - before)
+                text += (
+                    f"  {left_s / 60:.0f}m{left_s % 60:02.0f}s left of the {'trajectories' if playing else 'questions'}"
+                )
+        say(text)
 
     return tell
