@@ -1,4 +1,4 @@
-"""The official files of the suite's seven question sets and of FRAMES: their names, and parsers of their rows.
+"""The official files of the suite's seven question sets and three more: their names, and parsers of their rows.
 
 Each parser takes a row as its set's own page (in SETS) describes it and returns our columns; an error names a missing
 field. Gold passages are `supporting_titles` and, where the file holds their texts, `supporting_texts` of equal length.
@@ -156,6 +156,23 @@ def frames(row: Row, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def strategyqa(row: Row, name: str) -> dict[str, Any]:
+    """Read {"qid", "question", "answer": true or false, "decomposition": [text], ...}: the answer is yes or no."""
+    steps = field(row, "decomposition", list)
+    answers = ["yes" if field(row, "answer", bool) else "no"]
+    return {"id": field(row, "qid"), "question": field(row, "question"), "answers": answers, "hops": len(steps)}
+
+
+def webwalkerqa(row: Row, name: str) -> dict[str, Any]:
+    """Read {"question", "answer", "root_url", "info": {"type" or "hop", "difficulty_level", ...}}, or with capitals."""
+    plain = {key.lower(): value for key, value in row.items()}
+    info = {key.lower(): value for key, value in field(plain, "info", dict).items()}
+    return {
+        "id": name, "question": field(plain, "question"), "answers": [field(plain, "answer")],
+        "type": info.get("hop") or field(info, "type"), "level": field(info, "difficulty_level"),
+    }  # fmt: skip
+
+
 def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
     """Yield (row number from 1, row) of an official file: a JSON list, {"Data": [...]}, JSON lines or a headed table.
 
@@ -270,6 +287,18 @@ SETS: Mapping[str, Official] = {
         "https://github.com/ofirpress/self-ask/blob/main/datasets/README.md", bamboogle, {"test": File("bamboogle.csv")}
     ),
     "frames": Official("https://huggingface.co/datasets/google/frames-benchmark", frames, {"test": File("test.tsv")}),
+    "strategyqa": Official(
+        "https://allenai.org/data/strategyqa",
+        strategyqa,
+        {"train": File("strategyqa_train.json")},
+        "strategyqa_dataset.zip",
+    ),
+    "webwalkerqa": Official(
+        "https://huggingface.co/datasets/callanwu/WebWalkerQA",
+        webwalkerqa,
+        {"test": File("webwalkerqa_main.jsonl")},
+        "the split `main`",
+    ),
 }
 
 # What `qr-jax data get NAME` fetches. Repositories and file names stand in the addresses that FRAMES' authors and

@@ -124,6 +124,16 @@ ROWS = {
         {"id": "frames-test-0", "answers": ("Ada",), "supporting_titles": ["Ada (queen)", "B"]}
         | {"type": "Tabular reasoning | Temporal reasoning"},
     ),
+    "strategyqa": (
+        {"qid": "b8677", "term": "Ada", "question": "Could Ada swim?", "answer": False}
+        | {"facts": ["Ada sank."], "decomposition": ["Who was Ada?", "Did #1 swim?"]},
+        {"id": "b8677", "answers": ("no",), "hops": 2},
+    ),
+    "webwalkerqa": (
+        {"Question": "When is it due?", "Answer": "March 21", "Root_Url": "https://x/"}
+        | {"Info": {"Hop": "multi-source", "Difficulty_Level": "Medium"}},
+        {"id": "webwalkerqa-test-0", "answers": ("March 21",), "type": "multi-source", "level": "Medium"},
+    ),
 }
 
 
@@ -171,7 +181,11 @@ def test_sentences_are_parted_by_one_blank_whether_they_begin_with_it_or_not():
     assert carried.joined(["", "A.", ""]) == "A." and carried.joined([]) == ""
 
 
-def test_frames_links_are_addresses():
+def test_webwalkerqa_s_two_forms_are_one_and_frames_links_are_addresses():
+    row, _ = ROWS["webwalkerqa"]
+    small = {key.lower(): value for key, value in row.items()}
+    small["info"] = {"type": "multi-source", "difficulty_level": "Medium"}
+    assert official.webwalkerqa(small, "n") == official.webwalkerqa(row, "n")
     for links in ("nothing", "['a", "[1]", "{'a': 1}"):
         with pytest.raises(ValueError, match="'wiki_links' must be a list of addresses"):
             official.frames(ROWS["frames"][0] | {"wiki_links": links}, "n")
@@ -193,7 +207,8 @@ def test_a_comparison_over_bridges_has_four_hops():
         ("popqa", "possible_answers"),
         ("hotpotqa/fullwiki", "supporting_facts"),
     ]
-    + [("2wiki", "evidences"), ("musique", "question_decomposition"), ("bamboogle", "Answer"), ("frames", "Prompt")],
+    + [("2wiki", "evidences"), ("musique", "question_decomposition"), ("bamboogle", "Answer"), ("frames", "Prompt")]
+    + [("strategyqa", "answer")],
 )
 def test_a_renamed_field_fails_with_its_name(tmp_path, name, gone):
     row = {f"{key}_v2" if key == gone else key: value for key, value in ROWS[name][0].items()}
