@@ -24,7 +24,7 @@ import numpy as np
 
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Contract
-from qr_jax.settings.settings import Use, bare, conform, inside, nearest, out_of_bounds
+from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, out_of_bounds
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
@@ -217,7 +217,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     for key in use.settings:
         if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
-            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {GONE.get(f'{use.name}.{key}', listed)}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")

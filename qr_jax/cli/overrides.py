@@ -202,7 +202,7 @@ def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: st
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
-            said = elsewhere.said_of(f"{kind}.{key}")
+            said = GONE.get(f"{plugin.name}.{key}") or elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type

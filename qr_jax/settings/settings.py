@@ -16,6 +16,9 @@ DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 GONE = {  # settings of version 0.2, and what takes their place
     "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
+    "bm25.index": "`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it",
+    "dense.approx": "the search is exact",
+    "dense.recall_target": "the search is exact",
 }
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 

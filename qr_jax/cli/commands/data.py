@@ -142,8 +142,6 @@ def _index(arguments: argparse.Namespace) -> int:
         todo = "CORPUS OUT builds one, and --add FILE OUT adds to one that is there"
         raise UserError(f"{'both' if arguments.add else 'neither'} files of a new index and --add are given; {todo}")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
-    if "index" in given:
-        raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     usual = plugins.settings_of("retriever", Use("bm25"))
     if arguments.add:
         if given or arguments.replace:

@@ -98,26 +98,20 @@ def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     http_app.check_address(arguments.host, token)
     limits = {name: value for name, value in vars(arguments).items() if name in Limits.__dataclass_fields__}
-    asked = Limits(**{name: value for name, value in limits.items() if value is not None})
-    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
+    limits = Limits(**{name: value for name, value in limits.items() if value is not None})
+    search, about, pages = _open(chosen, arguments.corpus, arguments.access)
     where = {"host": arguments.host, "port": arguments.port, "token": token}
-    limits = asked.over(largest)
-    if limits.k < asked.k:
-        terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
     how = {"search": search, **where, "limits": limits, "about": about, "pages": pages}
     return chosen.name, server.serve, how
 
 
-def _open(
-    chosen: Use, files: Sequence[str] | None, access: bool, most: int
-) -> tuple[Any, dict[str, Any], Any, list[int]]:
-    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
+def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any]:
+    """Return the search, the server's description, and its pages.
 
     ValueError if retriever, corpus and flags disagree.
     """
     from qr_jax import plugins
     from qr_jax.data import readers
-    from qr_jax.search import stored
     from qr_jax.search.pages import Pages
 
     make = plugins.bind("retriever", chosen)
@@ -129,10 +123,10 @@ def _open(
     if not files and corpus is not None and corpus.required:
         raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
-        return make(), {"retriever": chosen.name}, None, []
+        return make(), {"retriever": chosen.name}, None
     passages = readers.read_passages(",".join(files))
     about = {"retriever": chosen.name, "passages": len(passages)}
-    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, most)
+    return make(corpus=passages), about, Pages(passages) if access else None
 
 
 def _check(arguments: argparse.Namespace) -> int:
