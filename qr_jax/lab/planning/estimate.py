@@ -27,10 +27,11 @@ SAMPLED_SHARE = 0.3  # of an episode's tokens, sampled by the model; the rest ar
 BUSY_SHARE = 0.8  # of the slots, over a rollout: at its end few episodes are left
 PACKED_SHARE = 0.95  # of a learner's rows that episodes fill
 CAUSES = {
-    "train": "lower learner.rows or learner.row_tokens, set model.remat=full, or raise mesh.fsdp on a larger slice",
+    "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16, or take "
+    "more chips (mesh.fsdp)",
     "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
     "decode": "lower rollout.slots, rollout.store or rollout.context_tokens",
-    "hand_over": "lower rollout.slots or rollout.store, or take a larger slice",
+    "hand_over": "lower rollout.slots or rollout.store, set model.lora.rank=16, or take more chips",
 }
 
 

@@ -65,23 +65,6 @@ def cost(text: str) -> Cost:
     )  # fmt: skip
 
 
-def largest_arrays(text: str) -> list[tuple[Array, str]]:
-    """Every distinct array that the module lays out in memory with the operation it is from, the largest first.
-
-    What exists only inside a fusion, a tile at a time, is not among them.
-    """
-    computations, _ = hlo_text.parse(text)
-    instructions = [one for computation in computations.values() for one in computation.instructions.values()]
-    fused = {name for one in instructions if one.opcode == "fusion" for name in hlo_text.called(one)}
-    found: dict[Array, str] = {}
-    for name, computation in computations.items():
-        if name not in fused:
-            for one in computation.instructions.values():
-                for array in one.arrays:
-                    found.setdefault(array, one.source)
-    return sorted(found.items(), key=lambda item: -item[0].nbytes)
-
-
 @dataclass
 class _Tally:
     flops: int = 0

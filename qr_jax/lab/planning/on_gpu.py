@@ -1,35 +1,22 @@
 """The peak memory of a config's programs on one GPU: as XLA's GPU compiler allocates it, or by the arrays' sizes.
 
-`python -m qr_jax.lab.planning.on_gpu` is the process that plan.py starts: XLA reads its flags once. XLA's compiler for
-CPUs is no help: it computes bfloat16 in float32, and one token of Qwen3-0.6B in 32 slots takes 23 GiB there beside the
-caches, of which an A100 needs .2.
+XLA's compiler for CPUs is no help: it computes bfloat16 in float32, and one token of Qwen3-0.6B in 32 slots takes
+23 GiB there beside the caches, of which an A100 needs .2.
 """
 
-import json
 import math
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 
-from qr_jax import config
 from qr_jax.config import Config
-from qr_jax.lab.planning import ahead, cards, estimate, hlo, planned
+from qr_jax.lab.planning import ahead, cards, estimate, planned
 from qr_jax.lab.planning.cards import Card
-from qr_jax.lab.planning.plan import ANSWER, SAY
 from qr_jax.lab.planning.programs import Programs, Slice, model_shape
 
 LARGEST_HEAD = 128  # for a larger one jax asks the GPU of this process whether cuDNN takes it
-NOTHING = hlo.Cost(0, 0, {}, {}, {}, ())
-TODO = {  # what to set where a program needs too much
-    "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16",
-    "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
-    "decode": "lower rollout.slots, rollout.store or rollout.context_tokens",
-    "hand_over": "lower rollout.slots or rollout.store, or set model.lora.rank=16",
-}
 
 
 def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str], None]) -> dict[str, Any]:
@@ -47,7 +34,7 @@ def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str]
     programs = Programs(settings, cfg, Slice((device,), (device,), 1))
     if compiles:
         made: dict[str, ahead.Program] = {}
-        planned.compile_all(programs, planned.Compiler(say, compiled), made)
+        planned.compile_all(programs, planned.Compiler(say, gpu=True), made)
         held = planned.resident(programs, made)
         own = planned.own(made, held, reordered=False)
     else:
@@ -57,23 +44,9 @@ def examine(settings: Config, card: Card, *, compiles: bool, say: Callable[[str]
     fits = phases[worst] <= card.usable_bytes
     return {
         "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
-        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else TODO[worst],
+        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CAUSES[worst],
         "memory_by_phase": phases, "resident": held, "own": own,
     }  # fmt: skip
-
-
-def compiled(lowered: jax.stages.Lowered) -> ahead.Program:
-    """Compile for a GPU. What a program holds there is one block of temporaries beside arguments and results."""
-    start = time.perf_counter()
-    memory = lowered.compile().memory_analysis()
-    compile_s = time.perf_counter() - start
-    assert memory is not None, "XLA says it of a program that it has compiled"
-    given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
-    temporary = memory.temp_size_in_bytes
-    return ahead.Program(
-        "", NOTHING, argument_bytes=given, temporary_bytes=temporary, result_bytes=results,
-        peak_bytes=given + results + temporary, compile_s=compile_s,
-    )  # fmt: skip
 
 
 def by_arrays(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
@@ -109,21 +82,3 @@ def _matrices(cfg: Any) -> int:
     """Count the weights of the layers' matrices."""
     inner, outer = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     return cfg.layers * cfg.width * (2 * inner + 2 * outer + 3 * cfg.mlp)
-
-
-def main() -> None:
-    asked = json.load(sys.stdin)
-    card = Card(**asked["card"])
-
-    def say(text: str) -> None:
-        print(f"{SAY}{card.name}: {text}", flush=True)
-
-    try:
-        answer = examine(config.from_json(asked["config"]), card, compiles=asked["compiles"], say=say)
-    except ValueError as error:
-        answer = {"error": str(error)}
-    print(ANSWER + json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """`qr-jax plan`: a config's programs compiled for TPU slices, or a GPU, that are not there, and whether they fit.
 
-Each is compiled in a process of its own (planned.py, on_gpu.py), because libtpu and XLA read their environment once.
+Each is compiled in a process of its own (planned.py), because libtpu and XLA read their environment once.
 """
 
 import json
@@ -42,8 +42,7 @@ def plan(
         ahead.check_name(topology)
     ahead.check_libtpu()
     asked = {"config": to_json(config)}
-    how = ("planned", ahead.ENVIRONMENT, say)
-    found = {topology: in_a_process({**asked, "topology": topology}, *how) for topology in topologies}
+    found = {topology: in_a_process({**asked, "topology": topology}, ahead.ENVIRONMENT, say) for topology in topologies}
     for one in found.values():
         if dollars_a_chip_hour is not None and "seconds" in one:
             step_s, paid = one["seconds"]["step"], {"steps": one["steps"], "chips": one["chips"]}
@@ -60,17 +59,14 @@ def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.
     flags = os.environ.get("XLA_FLAGS", gpu.FLOAT32_FLAGS if config.model.compute == "float32" else "")
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {NO_TUNING}".strip()}
     asked = {"config": to_json(config), "card": asdict(card), "compiles": gpu.plugin() is not None}
-    return in_a_process(asked, "on_gpu", environment, say)
+    return in_a_process(asked, environment, say)
 
 
 def in_a_process(
-    asked: Mapping[str, Any], module: str, environment: Mapping[str, str], say: Callable[[str], None]
+    asked: Mapping[str, Any], environment: Mapping[str, str], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run a module of this folder in a process of its own, and return its answer.
-
-    ValueError for what the user must mend.
-    """
-    command = [*interpreter.python(), "-m", f"qr_jax.lab.planning.{module}"]
+    """Run planned.py in a process of its own, and return its answer. ValueError for what the user must mend."""
+    command = [*interpreter.python(), "-m", "qr_jax.lab.planning.planned"]
     environment = {**os.environ, **environment}
     answer = None
     with tempfile.TemporaryFile("w+") as errors:

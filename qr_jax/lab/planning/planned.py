@@ -1,6 +1,7 @@
-"""The needs of one slice's compiled programs: the process that plan.py starts.
+"""The needs of one slice's compiled programs, and the process that plan.py starts for a slice or a GPU.
 
-`python -m qr_jax.lab.planning.planned` reads {"config", "topology"} from its input and writes one answer.
+`python -m qr_jax.lab.planning.planned` reads {"config", "topology"}, or of a GPU {"config", "card", "compiles"}, and
+writes one answer.
 """
 
 import json
@@ -17,6 +18,7 @@ import jax
 from qr_jax import config
 from qr_jax.config import Config
 from qr_jax.lab.planning import ahead, estimate
+from qr_jax.lab.planning.cards import Card
 from qr_jax.lab.planning.plan import ANSWER, PROGRAMS, SAY
 from qr_jax.lab.planning.programs import Programs, model_shape, slice_of
 from qr_jax.models import flash
@@ -47,14 +49,14 @@ def refused_bytes(text: str) -> int | None:
 class Compiler:
     """Compiles programs one after the other, says so, and counts."""
 
-    def __init__(self, say: Callable[[str], None], compiled: Callable = ahead.compiled):
-        self.say, self.compiled, self.compiles, self.compile_s = say, compiled, 0, 0.0
+    def __init__(self, say: Callable[[str], None], *, gpu: bool = False):
+        self.say, self.gpu, self.compiles, self.compile_s = say, gpu, 0, 0.0
 
     def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered]) -> ahead.Program:
         start = time.perf_counter()
         self.say(f"compiling {name}")
         try:
-            program = self.compiled(lower())
+            program = ahead.compiled(lower(), gpu=self.gpu)
         except jax.errors.JaxRuntimeError as error:
             needed = refused_bytes(str(error))
             if needed is None:
@@ -219,13 +221,20 @@ def load(programs: Programs) -> estimate.Load:
 
 
 def main() -> None:
+    from qr_jax.lab.planning import on_gpu
+
     asked = json.load(sys.stdin)
+    card = Card(**asked["card"]) if "card" in asked else None
 
     def say(text: str) -> None:
-        print(f"{SAY}{asked['topology']}: {text}", flush=True)
+        print(f"{SAY}{card.name if card else asked['topology']}: {text}", flush=True)
 
     try:
-        answer = examine(config.from_json(asked["config"]), asked["topology"], say=say)
+        settings = config.from_json(asked["config"])
+        if card:
+            answer = on_gpu.examine(settings, card, compiles=asked["compiles"], say=say)
+        else:
+            answer = examine(settings, asked["topology"], say=say)
     except ValueError as error:
         answer = {"error": str(error)}
     print(ANSWER + json.dumps(answer), flush=True)
