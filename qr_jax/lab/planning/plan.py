@@ -52,7 +52,7 @@ def plan(
 
 
 def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
-    """Return what the programs need on one GPU, and whether they fit (`on_gpu.examine`).
+    """Return what the programs need on one GPU, and whether they fit (`planned.examine_gpu`).
 
     They are compiled where jax has its plugin of CUDA, no GPU needed; else their arrays are counted.
     """
