@@ -120,7 +120,10 @@ def compare(
             "seeds": [run.settings.seed for run in some],
             "settings": apart[label],
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
-            "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
+            "null": {
+                name: {end: over_seeds([summary[theirs][end] for summary in known])["mean"] for end in ("low", "high")}
+                for name, theirs in SHARES.items()
+            },
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
             "difference": less(some, first, kept) if rule else None,
             "seeds_needed": needed(some, first, kept, power) if rule and power else None,
@@ -330,11 +333,6 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     known = [float(value) for value in values if value is not None]
     sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
     return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
-
-
-def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Return a figure's null-control band, averaged over a rule's runs."""
-    return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("low", "high")}
 
 
 def _count_wins(found: dict[str, dict[str, Any]]) -> None:

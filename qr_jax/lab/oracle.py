@@ -147,7 +147,10 @@ def play(
         if refreshed is None:
             break
         pool = refreshed
-        current = _now(world, pool, taught_P)
+
+        def current(done: float, drawn_Q: np.ndarray, pool: Pool = pool) -> np.ndarray:
+            return world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
+
         outcome, rate_Q = _step(plan, pool, draw, ask, current, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
         if (samples_Q == plan.samples).all():
@@ -179,11 +182,6 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
     return played
 
 
-def _now(world: World, pool: Pool, taught_P: np.ndarray) -> Rates:
-    """Return the world's pass rates at one step, after all previous training."""
-    return lambda done, drawn_Q: world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
-
-
 def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, *, seed: int, step: int):
     """Simulate one step's draws, round by round; return its Outcome and the pass rates of the drawn queries."""
     drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
@@ -194,10 +192,7 @@ def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: fl
             break
         more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
         samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), plan.samples)])
-        drawn_Q, rate_Q = (
-            np.concatenate([drawn_Q, new]),
-            np.concatenate([rate_Q, rates(done, new)]),
-        )
+        drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, rates(done, new)])
         graded = roll(rate_Q, drawn_Q, pool.size, plan.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=plan.queries, seed=seed))
     return so_far[-1], rate_Q

@@ -132,16 +132,12 @@ def first_pass(draws: Draws, size: int, samples: int, family_P: np.ndarray | Non
     count_S = np.array([len(part) for kind in parts for part in kind])
     weight_SMA = np.array([weights for kind in stretches for _, weights in kind])
     weight_MA = np.tensordot(count_S / count_S.sum(), weight_SMA, axes=1)
-    chances = {name: _bounds(chance_A, weight_MA, samples) for name, chance_A in rate_bounds.filed(samples).items()}
+    chances: dict[str, tuple[float, float] | None] = {}
+    for name, filed_A in rate_bounds.filed(samples).items():
+        chance_M = [rate_bounds.signal_after(filed_A, weight_A, samples) for weight_A in weight_MA]
+        known = [chance for chance in chance_M if chance is not None]
+        chances[name] = (min(known), max(known)) if known else None
     return Fits(kind_P, stretches, chances)
-
-
-def _bounds(filed_A: np.ndarray, weight_MA: np.ndarray, samples: int) -> tuple[float, float] | None:
-    """The least and the largest chance of signal after so filed a group over the distributions; None: none is filed."""
-    known = [
-        chance for weight_A in weight_MA if (chance := rate_bounds.signal_after(filed_A, weight_A, samples)) is not None
-    ]
-    return (min(known), max(known)) if known else None
 
 
 def _kinds(first_D: np.ndarray, family_P: np.ndarray) -> np.ndarray:

@@ -137,8 +137,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
         found[name] = dict(zip(POLICIES, value_QV.mean(0).tolist(), strict=True))
     for at, policy in enumerate(POLICIES[1:], 1):
         pair = {name: value_QV[:, [0, at]] for name, value_QV in value.items()}
-        changes = {"pass_change": pair["passed"], "signal_change": pair["signal"]}
-        found[f"to_{policy}"] = {name: interval(value_QV, _change, seed) for name, value_QV in changes.items()}
+        found[f"to_{policy}"] = {
+            name: interval(value_QV, lambda mean_V: mean_V[..., 1] - mean_V[..., 0], seed)
+            for name, value_QV in (("pass_change", pair["passed"]), ("signal_change", pair["signal"]))
+        }
         if arm != "fresh":
             shares = {"chance_share": _chance, "movement_share": lambda mean_V: 1 - _chance(mean_V)}
             found[f"to_{policy}"] |= {name: interval(pair["signal"], share, seed) for name, share in shares.items()}
@@ -155,10 +157,6 @@ def interval(value_QV: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
     made_R = statistic(value_QV[picks(count, RESAMPLES, RESAMPLE, seed)].mean(1))
     made_R = made_R[np.isfinite(made_R)]
     return found | {name: float(np.quantile(made_R, level)) for name, level in LEVELS.items()}
-
-
-def _change(mean_V: np.ndarray) -> np.ndarray:
-    return mean_V[..., 1] - mean_V[..., 0]
 
 
 def _chance(mean_V: np.ndarray) -> np.ndarray:

@@ -55,11 +55,7 @@ def build(folder: str | Path, *, null: charts.Null | None = None, beside: bool =
     if beside:
         paper = beside_paper.shown(run)
         data |= {"charts": data["charts"] | paper["charts"], "beside": paper["beside"]}
-    return of_data(data, choose.choose(run, found))
-
-
-def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None) -> str:
-    """Build the page from its data: `data` as `overview` returns it, `episodes` as `choose`."""
+    episodes = choose.choose(run, found)
     slots = frame(data["name"], asset("page.css"), SCRIPTS)
     return fill(asset("page.html"), slots | {"run": as_json(data), "episodes": as_json(episodes)})
 
