@@ -148,8 +148,8 @@ def play(
             break
         pool = refreshed
 
-        def current(done: float, drawn_Q: np.ndarray, pool: Pool = pool) -> np.ndarray:
-            return world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
+        def current(done: float, drawn_Q: np.ndarray, accepted_P: np.ndarray = refreshed.accepted_P) -> np.ndarray:
+            return world(done, drawn_Q, accepted_P[drawn_Q], taught_P[drawn_Q])
 
         outcome, rate_Q = _step(plan, pool, draw, ask, current, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)

@@ -35,6 +35,11 @@ class Filed:
     verdict_pass: float | None = None  # the share of right answers in the group that filed it
     signal: bool | None = None  # of one drawn again: whether that group bore signal
 
+    @property
+    def policies(self) -> dict[str, int]:
+        """Return the steps after which the policies that filed and accepted it were taken."""
+        return {"filing": self.filed - 1, "accepting": self.accepted - 1}
+
 
 def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed], list[int]]:
     """Return the flipped queries of a ledger, and the indices of the pool's `size` queries that were never drawn.

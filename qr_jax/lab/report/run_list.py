@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
-from qr_jax.run import run_files, run_lock
+from qr_jax.run import json_files, run_files, run_lock
 from qr_jax.run.run_files import BEFORE
 
 State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
@@ -199,10 +198,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    value = json_files.parsed(text)
     return value if isinstance(value, dict) else {}
 
 
