@@ -188,7 +188,7 @@ def _opening(settings: Config) -> Say | None:
 
 
 def _bound(kind: str, use: Use) -> dict[str, Any]:
-    """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
+    """Return a plug-in's name and settings with their defaults, less places, addresses and names of secrets."""
     try:
         parameters = inspect.signature(plugins.find(kind, use.name)).parameters.values()
     except (ValueError, ImportError):  # its code is missing: what was set is all that is known

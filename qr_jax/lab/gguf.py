@@ -122,7 +122,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
-    """Shape and parameters of a llama, qwen2 or qwen3 file; embeddings are tied where there is no output.weight."""
+    """Read shape and parameters of a llama, qwen2 or qwen3 file; without an output.weight embeddings are tied."""
     file = read_header(path)
     cfg = _config(file)
     rope.frequencies(cfg)
@@ -184,7 +184,7 @@ def _config(file: File) -> ModelConfig:
 
 
 def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
-    """ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
+    """Raise ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
     for key, found in file.metadata.items():
         if key in wanted and found != wanted[key]:
             raise UserError(f"{file.name} has {key} = {show(found)}; wanted {wanted[key]}, a head's whole width")

@@ -240,7 +240,7 @@ def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> str:
 
 
 def _fenced(text: str, language: str = "text") -> str:
-    """The text in a fence that it cannot close."""
+    """Return the text in a fence that it cannot close."""
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"

@@ -82,14 +82,14 @@ def drawn_again(draws: Iterable[Mapping[str, Any]]) -> list[Filed]:
 
 
 def choose_again(again: Sequence[Filed], count: int, *, seed: int) -> list[Filed]:
-    """Up to `count` of each verdict, by numbers keyed by (seed, place in the ledger)."""
+    """Return up to `count` of each verdict, by numbers keyed by (seed, place in the ledger)."""
     order = np.argsort(uniforms(len(again), CHOICE, seed, 1))
     ordered = [again[at] for at in order]
     return [one for arm in AGAIN.values() for one in [one for one in ordered if one.arm == arm][:count]]
 
 
 def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: int) -> list[Filed]:
-    """Up to `count` queries of each arm, by numbers keyed by (seed, pool index).
+    """Return up to `count` queries of each arm, by numbers keyed by (seed, pool index).
 
     The j-th fresh query borrows the steps of the j-th recycled one, and so its policies.
     """
@@ -104,12 +104,12 @@ def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: in
 
 
 def nearest(steps: Sequence[int], policy: int) -> int:
-    """Of the checkpoints' steps (growing) the last that is not after `policy`; the first where all are."""
+    """Return the last of the checkpoints' growing steps that is not after `policy`; the first where all are."""
     return max([step for step in steps if step <= policy], default=steps[0])
 
 
 def signal_chance(rewards: Sequence[float], group: int) -> float:
-    """The chance that `group` samples bear signal, without bias, from n >= group: 1 - sum_v C(n_v, K) / C(n, K).
+    """Return the chance that `group` samples bear signal, without bias, from n >= group: 1 - sum_v C(n_v, K) / C(n, K).
 
     n_v counts the samples of reward v; with rewards of 0 and 1 and s right: 1 - [C(s, K) + C(n - s, K)] / C(n, K),
     whose mean over the n samples is 1 - p^K - (1 - p)^K.
@@ -119,7 +119,7 @@ def signal_chance(rewards: Sequence[float], group: int) -> float:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, seed: int) -> dict[str, Any]:
-    """An arm's means by policy, and what changed from the filing policy to the accepting and to the current one.
+    """Return an arm's means by policy, and what changed from the filing policy to the accepting and to the current one.
 
     `pass_change` and `signal_change` are differences of means; `chance_share` is the part of the later signal chance
     that the filing policy had already, `movement_share` the rest, below 0 where movement took signal away. Each has

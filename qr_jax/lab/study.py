@@ -47,7 +47,7 @@ def budget(text: str) -> tuple[str, int]:
 
 
 def rules(text: str) -> list[Rule]:
-    """Rules at commas, each with the settings it carries: "recycle,foresee:gamma=0,head=0" is two.
+    """Read rules at commas, each with the settings it carries: "recycle,foresee:gamma=0,head=0" is two.
 
     A setting is one of the rule's own, or any other by its full name (`dapo:rounds.max_rounds=5`).
     """
@@ -69,14 +69,14 @@ def rules(text: str) -> list[Rule]:
 
 
 def with_rule(settings: Config, rule: Rule) -> Config:
-    """The config with this rule, and the rounds and the way of drawing that `oracle.sampler` gives it."""
+    """Return the config with this rule, and the rounds and the way of drawing that `oracle.sampler` gives it."""
     of = oracle.sampler(rule.name)
     settings = replace(settings, pool=replace(settings.pool, rule=of.rule, rounds=of.rounds, by=of.by))
     return override(settings, rule.carried)
 
 
 def with_budget(settings: Config, spend: tuple[str, int]) -> Config:
-    """The config of a run that ends after the step in which the budget is spent, and by nothing else.
+    """Return the config of a run that ends after the step in which the budget is spent, and by nothing else.
 
     Where steps are short (a pool nearly used up) they may draw a single query: train.steps leaves room for so many.
     """
@@ -94,7 +94,7 @@ def plan(
     seeds: int,
     spend: tuple[str, int],
 ) -> tuple[Job | None, list[Job]]:
-    """The cold start, if there is one to make, and the runs, seed by seed; all checked, also against what is there.
+    """Return the cold start, if one is to be made, and the runs, seed by seed; all checked, also against what is there.
 
     A seed changes what is drawn and sampled; the world and its questions have a seed of their own (`data.world.seed`).
     """
@@ -118,7 +118,7 @@ def plan(
 
 
 def _check_same(job: Job) -> None:
-    """ValueError where the job's folder holds a run with other settings."""
+    """Raise ValueError where the job's folder holds a run with other settings."""
     if not job.has_begun:
         return
     differ = differences(runs.load(job.folder), job.settings)

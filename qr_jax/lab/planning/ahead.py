@@ -47,7 +47,7 @@ class Program:
 
 
 def check_libtpu() -> None:
-    """ValueError where libtpu is not installed, or not the one that jax names: others' programs may not be readable."""
+    """Raise ValueError unless libtpu is installed as jax names it: others' programs may not be readable."""
     try:
         found = metadata.version("libtpu")
     except metadata.PackageNotFoundError:
@@ -59,7 +59,7 @@ def check_libtpu() -> None:
 
 
 def devices(topology: str) -> list[Any]:
-    """The chips of a slice such as "v5e:4x4", "v5p:2x2x2" or "v6e:1x1" (one chip), to compile for.
+    """Return the chips of a slice such as "v5e:4x4", "v5p:2x2x2" or "v6e:1x1" (one chip), to compile for.
 
     Raises ValueError for a name that libtpu does not know, and where libtpu is not installed.
     """
@@ -75,7 +75,7 @@ def devices(topology: str) -> list[Any]:
 
 
 def check_name(topology: str) -> None:
-    """ValueError for what cannot be a slice's name."""
+    """Raise ValueError for what cannot be a slice's name."""
     wanted = f"a generation ({', '.join(GENERATIONS)}) and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
     name, _, layout = topology.partition(":")
     if name not in GENERATIONS or not re.fullmatch(r"\d+(x\d+)+", layout):
@@ -83,7 +83,7 @@ def check_name(topology: str) -> None:
 
 
 def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """The learner's mesh over chips that need not be there."""
+    """Return the learner's mesh over chips that need not be there."""
     return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chips)
 
 

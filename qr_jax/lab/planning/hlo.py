@@ -58,7 +58,7 @@ class Cost:
 
 
 def cost(text: str) -> Cost:
-    """The cost of one run of the module on one device, from `compiled.as_text()`."""
+    """Return the cost of one run of the module on one device, from `compiled.as_text()`."""
     computations, entry = hlo_text.parse(text)
     tally = _Walk(computations).run(entry)
     return Cost(
@@ -145,7 +145,7 @@ class _Walk:
         return total
 
     def _use(self, one: Instruction, at: int, whole: int) -> int:
-        """Bytes that an instruction reads of its operand number `at`, which has `whole`."""
+        """Return bytes that an instruction reads of its operand number `at`, which has `whole`."""
         if one.opcode in ("dynamic-slice", "slice", "gather") and at == 0:
             return _size(one.arrays)
         if one.opcode in UPDATES and at == 0:
@@ -184,7 +184,7 @@ class _Walk:
         return sum(min(array.nbytes, part) for array, part in pairs if array.in_hbm)
 
     def _written(self, here: Computation, one: Instruction, *, fused: bool) -> int:
-        """Bytes written of a result: those of the update where an array that was given is updated in place."""
+        """Return bytes written of a result: those of the update where an array that was given is updated in place."""
         if fused and (one.opcode == "parameter" or _goes_on(one)):
             return 0
         if fused and one.opcode == "bitcast":

@@ -120,7 +120,7 @@ def _gib(size: float) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:
-    """The programs: memory of each by itself, work and collectives of one run of it on one chip."""
+    """Return the programs: memory of each by itself, work and collectives of one run of it on one chip."""
     heads = ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
     rows: list[tuple[str, ...]] = [heads]
     for name in PROGRAMS:
@@ -133,7 +133,7 @@ def _table(found: Mapping[str, Any]) -> list[str]:
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:
-    """The estimate of a step and a run, with what it assumes."""
+    """Return the estimate of a step and a run, with what it assumes."""
     took = found["seconds"]
     parts = ", ".join(f"{name} {took[name]:.2f}" for name in ("rollout", "learner", "hand_over"))
     inside = f"decode {took['decode']:.2f}, prefill {took['prefill']:.2f}"

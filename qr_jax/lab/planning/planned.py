@@ -134,7 +134,7 @@ def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Pr
 
 
 def fresh(program: ahead.Program) -> int:
-    """Bytes that a program adds to its arguments at its peak: temporaries, and results that do not lie in arguments."""
+    """Return what a program adds to its arguments at its peak: temporaries, and results that lie in no argument."""
     return program.peak_bytes - program.argument_bytes
 
 
@@ -162,13 +162,13 @@ def own_bytes(made: Mapping[str, ahead.Program], held: Mapping[str, int], reorde
 
 
 def a_device(tree: Any) -> int:
-    """Bytes of a tree of shapes on one of its devices, without padding."""
+    """Return bytes of a tree of shapes on one of its devices, without padding."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping[str, int]) -> dict[str, Any]:
-    """One program's figures; of decode those of one step, a token in every slot, but for memory."""
+    """Return one program's figures; of decode those of one step, a token in every slot, but for memory."""
     times = programs.config.rollout.chunk if name == "decode" else 1
     kernels = kernel_flops(programs, program)
     return {
@@ -182,7 +182,7 @@ def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping
 
 
 def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
-    """Bytes of HBM that one run of a program cannot spare on a chip, from the config.
+    """Return bytes of HBM that one run of a program cannot spare on a chip, from the config.
 
     `train`: the learner's state, read and written. `hand_over`: parameters read, the laid copy written. `decode`, a
     step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to

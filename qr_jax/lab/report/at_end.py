@@ -49,7 +49,7 @@ def final_evaluation(runtime: Runtime, after: Evaluation) -> dict[str, Any]:
 
 
 def next_commands(run: runs.Run, question: str) -> list[str]:
-    """Three commands to go on with, each with what it is for."""
+    """Return three commands to go on with, each with what it is for."""
     folder = str(run.folder)
     where = os.environ.get("PYTHONPATH")  # where a plug-in of one's own may stand
     has_own = any("." in use.name for _, use in every_plugin(run.settings))

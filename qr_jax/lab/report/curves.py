@@ -61,7 +61,7 @@ TONES = ("ink", "quiet", "plus")
 
 
 def make(rows: Sequence[Row]) -> dict[str, Chart]:
-    """The charts of CURVES that the steps have something for."""
+    """Return the charts of CURVES that the steps have something for."""
     return {name: chart for name, curve in CURVES.items() if (chart := _chart(name, curve, rows))}
 
 
@@ -85,7 +85,7 @@ def _chart(name: str, curve: Curve, rows: Sequence[Row]) -> Chart | None:
 
 
 def cold_start(rows: Sequence[Row]) -> dict[str, Chart]:
-    """The loss of the cold start's steps; nothing without one."""
+    """Return the loss of the cold start's steps; nothing without one."""
     known = [row for row in rows if row.get("sft/loss") is not None]
     if not known:
         return {}
