@@ -125,8 +125,7 @@ def compare(
                 for name, theirs in SHARES.items()
             },
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
-            "difference": less(some, first, kept) if rule else None,
-            "seeds_needed": needed(some, first, kept, power) if rule and power else None,
+            **(_against(some, first, kept, power) if rule else dict.fromkeys(("difference", "seeds_needed"))),
             "curves": [one["curve"] for one in ones],
         }
     _count_wins(found)
@@ -249,23 +248,16 @@ def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
     return np.array([run.evaluation["exact_match"][name] for name in questions], float)
 
 
-def less(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> dict[str, float | bool]:
-    """Return a rule's difference from the first rule's runs, paired by seed if both have the same ones."""
-    own_SN, base_SN, paired = _by_seed(own, base, questions)
-    return difference(own_SN, base_SN, paired=paired)
+def _against(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str], size: float | None) -> dict[str, Any]:
+    """Return a rule's difference from the first rule's runs, and how many seeds a difference of `size` needs.
 
-
-def needed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str], size: float) -> dict[str, float] | None:
-    """Return how many seeds a difference of `size` between the rules needs; None where their runs cannot tell."""
-    own_SN, base_SN, paired = _by_seed(own, base, questions)
-    return seeds_needed(own_SN.mean(1), base_SN.mean(1), size, paired=paired)
-
-
-def _by_seed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return the scores [S, N] of two rules' runs in the order of their seeds, and whether these are the same."""
+    Scores are [S, N], in the order of the seeds; they are paired by seed if both rules have the same ones.
+    """
     by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
     own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
-    return own_SN, base_SN, {*by_seed[0]} == {*by_seed[1]}
+    paired = {*by_seed[0]} == {*by_seed[1]}
+    needed = seeds_needed(own_SN.mean(1), base_SN.mean(1), size, paired=paired) if size else None
+    return {"difference": difference(own_SN, base_SN, paired=paired), "seeds_needed": needed}
 
 
 def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:

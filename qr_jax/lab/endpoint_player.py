@@ -25,7 +25,7 @@ from qr_jax.logging.terminal import readable
 from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import describe_tools
-from qr_jax.run import run_files
+from qr_jax.run import json_files, run_files
 from qr_jax.search.chat_endpoint import PATH, TOO_LONG, ChatEndpoint, key_header, message_text
 from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
 
@@ -267,12 +267,9 @@ class Replies:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        for line in run_files.lines(file):
-            try:
-                row = json.loads(line)
-                self.known[row["request"]] = {name: row[name] for name in KEPT}
-            except (ValueError, LookupError, TypeError, RecursionError):
-                continue  # a line that a crash cut off: that request is made again
+        for row in filter(None, json_files.readable_rows(file, "request", *KEPT, nested=True)):
+            self.known[str(row["request"])] = {name: row[name] for name in KEPT}
+        # of a line that a crash cut off, the request is made again
         run_files.end_last_line(self._file)
 
     def keep(self, key: str, reply: Mapping[str, Any]) -> None:

@@ -172,7 +172,7 @@ class Programs:
         return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
 
     def to_rollout_params(self) -> jax.stages.Lowered:
-        """Lower the laying out of the learner's parameters for rollouts, on every host: one program on the whole slice."""
+        """Lower what lays the learner's parameters out for rollouts on every host: one program on the slice."""
         on = self.laid_over
         params = self.whole()
         ordered = host_local.in_the_order_of(on, self.mesh)
