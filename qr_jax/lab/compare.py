@@ -17,7 +17,7 @@ from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import INCOMPLETE, is_incomplete
 from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
-from qr_jax.lab.differences import difference, seeds_needed
+from qr_jax.lab.differences import difference, over_seeds, seeds_needed
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
 from qr_jax.run import json_files, runs
@@ -318,13 +318,6 @@ def _unique(folder: Path, steps: int) -> tuple[int, int]:
             drawn.add(draw["index"])
             trained_on |= {draw["index"]} if draw["accepted"] else set()
     return len(drawn), len(trained_on)
-
-
-def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
-    known = [float(value) for value in values if value is not None]
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
 
 
 def _count_wins(found: dict[str, dict[str, Any]]) -> None:

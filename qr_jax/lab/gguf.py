@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,24 +21,6 @@ KINDS = {str: "a text", int: "a whole number", float: "a number with a point", l
 ROW_BLOCKS = 256  # of a row at most: the package takes 16 rows at a time, and each time costs
 # What the package raises for a file that is none, or cut short.
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, OSError, OverflowError, MemoryError)
-NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size")
 READ = (*SIZES, "rope.freq_base", "rope.scaling.type")  # of a family's metadata; all else is a feature
 READ += tuple(f"attention.{name}" for name in ("head_count", "head_count_kv", "key_length", "layer_norm_rms_epsilon"))
@@ -126,9 +107,9 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     file = read_header(path)
     cfg = _config(file)
     rope.frequencies(cfg)
-    interleaved = families.FAMILIES[file.need("general.architecture", str)].interleaved
-    theirs = {_translate(name): name for name in file.tensors}
-    wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
+    family = file.need("general.architecture", str)
+    interleaved, theirs = families.FAMILIES[family].interleaved, names(family, cfg)
+    wanted = {theirs[name]: shape for name, shape in layout.expected(cfg).items()}
     layout.check_tensors(file.name, wanted, {name: shape_of(tensor) for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
@@ -138,12 +119,15 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     return cfg, layout.assemble(cfg, give, dtype)
 
 
-def _translate(name: str) -> str:
-    """Return the Hugging Face name of a tensor, or its own where there is none."""
-    found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if found and found[2] in LAYER_NAMES:
-        return f"model.layers.{found[1]}.{LAYER_NAMES[found[2]]}.{found[3]}"
-    return NAMES.get(name, name)
+def names(family: str, cfg: ModelConfig) -> dict[str, str]:
+    """Return the file's name of each tensor, by its Hugging Face name. ValueError for a family that GGUF has not."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    known = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+    if family not in known:
+        raise UserError(f"GGUF has no architecture {family!r}")
+    theirs = get_tensor_name_map(known[family], cfg.layers)
+    return {name: theirs.get_name(name, (".weight", ".bias")) or name for name in layout.expected(cfg)}
 
 
 def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:

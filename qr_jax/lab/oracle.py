@@ -17,6 +17,7 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.interfaces import EXAMPLE, check_growth
 from qr_jax.lab import paper_world, pass_rates
+from qr_jax.lab.differences import over_seeds
 from qr_jax.lab.paper_world import ACCEPTED
 from qr_jax.lab.pass_rates import Draws, World
 from qr_jax.pool import figures
@@ -265,7 +266,7 @@ def study(
     oversample: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Play each rule on the same worlds; return rule -> the means of `summary` over seeds, deviations in `sd`.
+    """Play each rule on the same worlds; return rule -> means of `summary` over seeds, deviations in `sd`.
 
     `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
     pool's size is the default for `size` (otherwise 10,000). `oversample` is by default 2, and in a world of the
@@ -288,7 +289,9 @@ def study(
                 world = pass_rates.world(rates, size, seed=seed)
             summaries.append(summary(play(chosen, world, size=size, seed=seed)))
         about = {"rule": rule, "rates": rates, "queries": size, "oversample": times, "seeds": seeds}
-        studied[rule] = about | _over_seeds(summaries)
+        over = {name: over_seeds([summary[name] for summary in summaries]) for name in summaries[0]}
+        studied[rule] = about | {name: values["mean"] for name, values in over.items()}
+        studied[rule]["sd"] = {name: values["sd"] for name, values in over.items()}
         shape = {name: getattr(chosen, name) for name in ("queries", "samples", "rollouts", "oversample")}
         if published := paper_world.published(rates, rule, shape | {"size": size}):
             studied[rule]["published"] = published
@@ -298,15 +301,6 @@ def study(
 def rules(text: str) -> list[str]:
     """Return the rules that a command line names: one, several with commas, or "all"; presets included."""
     return [*plugins.names("rule"), *PRESETS] if text == "all" else [name for name in text.split(",") if name]
-
-
-def _over_seeds(summaries: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
-    """Return means, and in `sd` standard deviations (None for one seed), over the seeds that have a value."""
-    values = {
-        name: [float(value) for summary in summaries if (value := summary[name]) is not None] for name in summaries[0]
-    }
-    means = {name: float(np.mean(known)) if known else None for name, known in values.items()}
-    return means | {"sd": {n: float(np.std(known, ddof=1)) if len(known) > 1 else None for n, known in values.items()}}
 
 
 COLUMNS = {
