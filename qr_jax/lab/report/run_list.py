@@ -13,6 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
+from qr_jax.logging.columns import aligned
 from qr_jax.run import json_files, run_files, run_lock
 from qr_jax.run.run_files import BEFORE
 
@@ -146,8 +147,7 @@ def format_table(found: list[Listed]) -> str:
         of = f"{run.step}, {run.budget}" if run.budget else of
         of, told = ("-", run.reason) if run.state == "unreadable" else (of, _accuracy(run))
         rows.append((str(run.folder), run.state, of, told))
-    width = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  ".join([*map(str.ljust, row[:3], width), row[3]]).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _accuracy(run: Listed) -> str:
