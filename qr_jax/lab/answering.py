@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -60,7 +61,8 @@ def answer(
     env = assemble.environment(settings)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})
-    corpora = {corpus: _corpus(settings, corpus) for corpus in used}
+    passages = {corpus: partial(readers.read_passages, suite.corpus_file(corpus)) for corpus in used}
+    corpora = {corpus: subject.corpus(settings, passages[corpus], index=corpus) for corpus in used}
     of_set = {set_name: corpora[corpus_of[set_name]] for set_name in asked}
     hashes, split = {name: each.sha256 for name, each in of_set.items()}, suite.split_in_words(settings, part, limit)
     about = manifest.manifest(
@@ -84,11 +86,6 @@ def answer(
             if text := assemble.unreadable(agent.tokenizer, [query for queries in asked.values() for query in queries]):
                 say(text)
         return _write_score(folder, name, asked, rows, missing, about, judge, judging)
-
-
-def _corpus(settings: Config, name: str) -> subject.Corpus:
-    file = suite.corpus_file(name)
-    return subject.corpus(settings, lambda: readers.read_passages(file), index=name)
 
 
 def _go_on(folder: Path, about: Mapping[str, Any]) -> None:

@@ -46,9 +46,6 @@ class Run:
     def spent(self, measure: str) -> int:
         return int(self.rows[-1][f"budget/{measure}"])
 
-    def largest_step(self, measure: str) -> int:
-        return int(np.diff([0, *(row[f"budget/{measure}"] for row in self.rows)]).max())
-
 
 def read(folder: str | Path) -> Run:
     """Read a run's files. ValueError if it has not finished, or took no step."""
@@ -175,7 +172,7 @@ def _limits(run: Run) -> list[str]:
 def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
     """Return a warning if the runs' spending differs by more than the largest step of any run."""
     least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
-    step = max(run.largest_step(measure) for run in many)
+    step = max(int(np.diff([0, *(row[f"budget/{measure}"] for row in run.rows)]).max()) for run in many)
     if most.spent(measure) - least.spent(measure) <= step:
         return []
     both = f"{least.folder} spent {least.spent(measure):,} {measure}, {most.folder} {most.spent(measure):,}"

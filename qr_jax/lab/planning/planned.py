@@ -100,9 +100,10 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     held = resident(programs, made)
     by_phase = estimate.phases(held, own_bytes(made, held, programs.reordered))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
+    tiles = -(-settings.rollout.buckets[-1] // settings.rollout.tile)  # of the largest prefill call
     what = estimate.load(
-        config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
-        call_tokens=programs.call_tokens, micro=len(programs.learner()[1].used_M),
+        config.to_json(settings), hosts=1 if programs.pod else on.hosts, slots=settings.rollout.slots,
+        call_tokens=tiles * settings.rollout.tile, micro=len(programs.learner()[1].used_M),
     )  # fmt: skip
     started = {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}  # before a run's first rollout
     reason = estimate.refusal(by_phase, limits.hbm_bytes)

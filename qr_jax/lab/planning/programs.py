@@ -111,17 +111,6 @@ class Programs:
 
     # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
 
-    @property
-    def rollouts(self) -> int:
-        """Count the rollouts that go on at a time."""
-        return 1 if self.pod else self.on.hosts
-
-    @property
-    def call_tokens(self) -> int:
-        """Tokens of the largest prefill call, on one host."""
-        rollout = self.config.rollout
-        return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
-
     def rows(self) -> tuple[KVCache, dict[str, Any]]:
         """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
 
