@@ -108,13 +108,18 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
     cfg = _config(file)
     rope.frequencies(cfg)
     family = file.need("general.architecture", str)
-    interleaved, theirs = families.FAMILIES[family].interleaved, names(family, cfg)
+    theirs = names(family, cfg)
+    # llama.cpp interleaves the halves of each head of these, for its own rope
+    heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads} if families.FAMILIES[family].interleaved else {}
     wanted = {theirs[name]: shape for name, shape in layout.expected(cfg).items()}
     layout.check_tensors(file.name, wanted, {name: shape_of(tensor) for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
         array = dequantise(file, theirs[name])
-        return _unpermute(cfg, name, array) if interleaved else array
+        count = heads.get(".".join(name.split(".")[-2:]))
+        if count is None:
+            return array
+        return array.reshape(count, cfg.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
 
     return cfg, layout.assemble(cfg, give, dtype)
 
@@ -128,14 +133,6 @@ def names(family: str, cfg: ModelConfig) -> dict[str, str]:
         raise UserError(f"GGUF has no architecture {family!r}")
     theirs = get_tensor_name_map(known[family], cfg.layers)
     return {name: theirs.get_name(name, (".weight", ".bias")) or name for name in layout.expected(cfg)}
-
-
-def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:
-    """Put the halves of each q and k head back in order, which llama.cpp interleaves for its own rope."""
-    heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads}.get(".".join(name.split(".")[-2:]))
-    if heads is None:
-        return array
-    return array.reshape(heads, cfg.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
 
 
 def _config(file: File) -> ModelConfig:

@@ -96,19 +96,16 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
     }
     if not cfg.qkv_bias:  # Qwen2's attention has its biases without a switch
         config["attention_bias"] = False
-    return config | (_of_gemma3(cfg) if cfg.gemma3 else {})
-
-
-def _of_gemma3(cfg: ModelConfig) -> dict[str, Any]:
-    """Return what config.json has of a Gemma 3 beside what every family has."""
-    return {
-        "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
-        "sliding_window": cfg.window,
-        "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
-        "rope_local_base_freq": cfg.sliding_theta,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    }
+    if cfg.gemma3:
+        config |= {
+            "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
+            "sliding_window": cfg.window,
+            "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
+            "rope_local_base_freq": cfg.sliding_theta,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        }
+    return config
 
 
 def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:

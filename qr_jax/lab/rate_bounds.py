@@ -38,11 +38,6 @@ def _differ(right_N: np.ndarray, valid_N: np.ndarray, half: int) -> bool:
     return bool(chi2_contingency(counts, correction=False).pvalue < LEVEL)
 
 
-def likeliest(right_N: np.ndarray, valid_N: np.ndarray) -> Weights:
-    """Return the pass rates' distribution under which `right_N` of `valid_N` are likeliest (Laird 1978), [A]."""
-    return _likeliest(*_cells(right_N, valid_N))
-
-
 def edges(right_N: np.ndarray, valid_N: np.ndarray, samples: int, slack: float) -> list[Weights]:
     """Return the likeliest distribution, then those at the edges of what the counts allow.
 
@@ -89,6 +84,7 @@ def _cells(right_N: np.ndarray, valid_N: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _likeliest(likelihood_CA: np.ndarray, count_C: np.ndarray) -> Weights:
+    """Return the distribution under which the counts are likeliest (Laird 1978), by expectation-maximisation."""
     weight_A = np.full(len(RATE_A), 1 / len(RATE_A))
     for _ in range(ROUNDS):
         weight_A = weight_A * (count_C / (likelihood_CA @ weight_A) @ likelihood_CA) / count_C.sum()

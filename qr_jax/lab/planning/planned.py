@@ -47,30 +47,6 @@ def refused_bytes(text: str) -> int | None:
     return int(float(found[1] or found[3]) * UNITS[found[2] or found[4]]) if found else None
 
 
-class Compiler:
-    """Compiles programs one after the other, says so, and counts."""
-
-    def __init__(self, say: Callable[[str], None], *, gpu: bool = False):
-        self.say, self.gpu, self.compiles, self.compile_s = say, gpu, 0, 0.0
-
-    def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered]) -> ahead.Program:
-        start = time.perf_counter()
-        self.say(f"compiling {name}")
-        try:
-            program = ahead.compiled(lower(), gpu=self.gpu)
-        except jax.errors.JaxRuntimeError as error:
-            needed = refused_bytes(str(error))
-            if needed is None:
-                raise
-            self.say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
-            raise TooLarge(name, needed) from error
-        finally:
-            self.compiles += 1
-            self.compile_s += time.perf_counter() - start
-        self.say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
-        return program
-
-
 def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> dict[str, Any]:
     """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
 
@@ -89,14 +65,15 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     about |= {"steps": settings.train.steps, "fits": False, "peak_bytes_per_chip": None, **dict.fromkeys(PROGRAMS)}
     if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
         return about | {"reason": reason}
-    programs, compiler = Programs(settings, model_shape(settings), on), Compiler(say)
+    programs, start = Programs(settings, model_shape(settings), on), time.perf_counter()
     made: dict[str, ahead.Program] = {}
     try:
-        compile_all(programs, compiler, made)
+        compile_all(programs, made, say)
     except TooLarge as error:
         about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
         about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
-        return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": compiler.compile_s}
+        return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": time.perf_counter() - start}
+    compile_s = time.perf_counter() - start
     held = resident(programs, made)
     by_phase = estimate.phases(held, own_bytes(made, held, programs.reordered))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
@@ -112,7 +89,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
         "memory_by_phase": by_phase, "resident": held,
         "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
-        "compile_s": compiler.compile_s, "compiles": compiler.compiles, "rollout_programs": started,
+        "compile_s": compile_s, "compiles": len(made), "rollout_programs": started,
     }  # fmt: skip
 
 
@@ -126,12 +103,22 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     return f"{sizes}, and {topology} has {chips}: {todo}"
 
 
-def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
+def compile_all(
+    programs: Programs, made: dict[str, ahead.Program], say: Callable[[str], None], *, gpu: bool = False
+) -> None:
     """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
-    made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
-    made["decode"] = compiler("decode", programs.decode)
-    made["prefill"] = compiler("prefill", programs.prefill)
-    made["train"] = compiler("train", programs.train)
+    lowered = {"hand_over": programs.to_rollout_params, "decode": programs.decode, "prefill": programs.prefill}
+    for name, lower in {**lowered, "train": programs.train}.items():
+        say(f"compiling {name}")
+        try:
+            program = made[name] = ahead.compiled(lower(), gpu=gpu)
+        except jax.errors.JaxRuntimeError as error:
+            needed = refused_bytes(str(error))
+            if needed is None:
+                raise
+            say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
+            raise TooLarge(name, needed) from error
+        say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
 
 
 def fresh(program: ahead.Program) -> int:
@@ -227,7 +214,7 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     programs = Programs(settings, cfg, Slice((device,), (device,), 1))
     if compiles:
         made: dict[str, ahead.Program] = {}
-        compile_all(programs, Compiler(say, gpu=True), made)
+        compile_all(programs, made, say, gpu=True)
         held = resident(programs, made)
         own = own_bytes(made, held, reordered=False)
     else:
