@@ -121,11 +121,6 @@ def compile_all(
         say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
 
 
-def fresh(program: ahead.Program) -> int:
-    """Return what a program adds to its arguments at its peak: temporaries, and results that lie in no argument."""
-    return program.peak_bytes - program.argument_bytes
-
-
 def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str, int]:
     """Count the bytes on the fullest chip from step to step: by shapes, or as a program's arguments are padded.
 
@@ -145,7 +140,7 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
 def own_bytes(made: Mapping[str, ahead.Program], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
     """Count the bytes each program needs beside those resident; for the hand-over also parameters sent first."""
     sent = made["hand_over"].argument_bytes if reordered else 0
-    added = {name: fresh(program) for name, program in made.items()}
+    added = {name: program.peak_bytes - program.argument_bytes for name, program in made.items()}
     return added | {"train": made["train"].peak_bytes - held["state"], "hand_over": added["hand_over"] + sent}
 
 
