@@ -40,7 +40,7 @@ ToolCalls = Literal["native", "text"]
 
 @dataclass(frozen=True)
 class Asking:
-    """How an endpoint is asked. `tool_calls`: None is native where the environment declares tools, else text."""
+    """The settings of an endpoint's requests. `tool_calls`: None is native where the environment declares tools."""
 
     url: str
     model: str
