@@ -95,7 +95,7 @@ def compiled(lowered: jax.stages.Lowered, *, gpu: bool = False) -> Program:
     start = time.perf_counter()
     program = lowered.compile()
     compile_s = time.perf_counter() - start
-    text, memory = program.as_text(), program.memory_analysis()
+    text, memory = "" if gpu else program.as_text(), program.memory_analysis()
     assert text is not None and memory is not None, "XLA says both of a program that it has compiled"
     given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
