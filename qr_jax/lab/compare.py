@@ -122,7 +122,7 @@ def compare(
                 for name, theirs in SHARES.items()
             },
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
-            **(_against(some, first, kept, power) if rule else dict.fromkeys(("difference", "seeds_needed"))),
+            **_against(some, first if rule else None, kept, power),
             "curves": [one["curve"] for one in ones],
         }
     _count_wins(found)
@@ -245,11 +245,15 @@ def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
     return np.array([run.evaluation["exact_match"][name] for name in questions], float)
 
 
-def _against(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str], size: float | None) -> dict[str, Any]:
+def _against(
+    own: Sequence[Run], base: Sequence[Run] | None, questions: Sequence[str], size: float | None
+) -> dict[str, Any]:
     """Return a rule's difference from the first rule's runs, and how many seeds a difference of `size` needs.
 
-    Scores are [S, N], in the order of the seeds; they are paired by seed if both rules have the same ones.
+    Both are None of the first rule itself. Scores are [S, N], in the order of the seeds; they are paired by seed if both rules have the same ones.
     """
+    if base is None:
+        return {"difference": None, "seeds_needed": None}
     by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
     own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
     paired = {*by_seed[0]} == {*by_seed[1]}

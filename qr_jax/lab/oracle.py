@@ -140,6 +140,10 @@ def play(
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     taught_P = np.zeros(size)  # the weight it had in the loss so far; in a full batch a query has 1
     moved, draws = {name: [] for name in ORIGINS}, []
+
+    def rates(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
+
     while spent < plan.rollouts:
         if time.monotonic() > until:
             raise TooLong(f"its sampler was played to {spent:,} of {plan.rollouts:,} rollouts")
@@ -148,16 +152,12 @@ def play(
         if refreshed is None:
             break
         pool = refreshed
-
-        def current(done: float, drawn_Q: np.ndarray, accepted_P: np.ndarray = refreshed.accepted_P) -> np.ndarray:
-            return world(done, drawn_Q, accepted_P[drawn_Q], taught_P[drawn_Q])
-
-        outcome, rate_Q = _step(plan, pool, draw, ask, current, done, seed=seed, step=step)
+        outcome, rate_Q = _step(plan, pool, draw, ask, rates, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
         if (samples_Q == plan.samples).all():
             gained = _expected_gain(plan, pool, drawn_Q, rate_Q, filed_P)
         else:
-            gained = _counted_gain(plan, pool, draw, ask, current, done, outcome, filed_P)
+            gained = _counted_gain(plan, pool, draw, ask, rates, done, outcome, filed_P)
         for name in ORIGINS:
             moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q

@@ -35,7 +35,7 @@ def split(right_N: np.ndarray, valid_N: np.ndarray, few: int) -> list[slice]:
 def _differ(right_N: np.ndarray, valid_N: np.ndarray, half: int) -> bool:
     cells, cell_N = np.unique(np.stack([right_N, valid_N], axis=1), axis=0, return_inverse=True)
     counts = np.array([np.bincount(part, minlength=len(cells)) for part in np.split(cell_N.reshape(-1), [half])], float)
-    return bool(chi2_contingency(counts, correction=False).pvalue < LEVEL)
+    return bool(chi2_contingency(counts, correction=False)[1] < LEVEL)
 
 
 def edges(right_N: np.ndarray, valid_N: np.ndarray, samples: int, slack: float) -> list[Weights]:
