@@ -250,8 +250,8 @@ def _against(
 ) -> dict[str, Any]:
     """Return a rule's difference from the first rule's runs, and how many seeds a difference of `size` needs.
 
-    Both are None of the first rule itself. Scores are [S, N], in the order of the seeds; they are paired by seed if both
-    rules have the same ones.
+    Both are None of the first rule itself. Scores are [S, N] in the order of the seeds, paired if both rules have the
+    same ones.
     """
     if base is None:
         return {"difference": None, "seeds_needed": None}
