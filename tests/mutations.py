@@ -779,7 +779,7 @@ MUTATIONS = (
         "tests/test_slot_scheduler.py::test_the_longest_begin_first_and_results_come_in_the_order_asked",
     ),
     Mutation(
-        "qr_jax/lab/oracle.py",
+        "qr_jax/lab/differences.py",
         "np.std(known, ddof=1)",
         "np.std(known)",
         "tests/test_oracle.py::test_means_over_seeds_by_hand",

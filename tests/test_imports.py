@@ -28,7 +28,7 @@ ROWS = (
     "assemble methods.gold run.runs sets",
     "step run train sft evaluate evaluation.subject",
     "lab serve",
-    "cli lab.bug_report lab.first_check",
+    "cli lab.bug_report",
     "__main__",
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row.split()}
@@ -43,7 +43,7 @@ EXCEPTED = ("search.retrievers.dense", "sets.rows_builder", "sets.world_builder"
 # these stand beside host code and are none
 LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting", "cli.commands.pods")
 LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")
-LOOPS += ("lab.first_check", "lab.same_runs", "serve.batching", "serve.scoring", "serve.opening")
+LOOPS += ("serve.batching", "serve.scoring", "serve.opening")
 LOOPS += ("methods.advantages", "methods.losses", "methods.gold", "search.embedder", "search.encoder")
 LOOPS += ("search.nearest", "lab.hf_folder", "lab.gguf")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")

@@ -17,7 +17,6 @@ from killed_run import adapted, tiny
 from qr_jax import assemble, config
 from qr_jax.evaluation import subject
 from qr_jax.lab import exporting
-from qr_jax.lab.same_runs import differences
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
 from qr_jax.models import hf, incremental, lora, peft_folder
@@ -27,6 +26,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.run import checkpoint, policy
 from qr_jax.sft import sft
 from qr_jax.train import train
+from tpu_scripts.same_runs import differences
 
 pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[1]

@@ -11,13 +11,13 @@ from killed_run import tiny
 from qr_jax import config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
-from qr_jax.lab.same_runs import differences
 from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import engine
 from qr_jax.run import checkpoint
 from qr_jax.settings import checks
 from qr_jax.step import ahead, rollout_and_grade
 from qr_jax.train import train
+from tpu_scripts.same_runs import differences
 
 
 def silent(text):

@@ -17,7 +17,6 @@ from killed_run import tiny
 from qr_jax import assemble, config, plugins, sft
 from qr_jax.config import use
 from qr_jax.data import traces
-from qr_jax.lab.same_runs import lines, weights
 from qr_jax.learner import learner
 from qr_jax.models import families
 from qr_jax.models.tokenizer import WordTokenizer
@@ -26,6 +25,7 @@ from qr_jax.records import Episode, Query, Say, Search, Stop, Trace
 from qr_jax.rollout.engine import Engine
 from qr_jax.run import runs
 from qr_jax.settings import checks
+from tpu_scripts.same_runs import lines, weights
 
 TAKEN = {"rows": 16, "row_tokens": 2048, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed

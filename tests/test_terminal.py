@@ -215,4 +215,4 @@ def test_nothing_but_the_terminal_prints_but_for_errors_of_the_last_moment():
             prints = isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
             if prints and "file=sys.stderr" not in ast.unparse(node):
                 printing.add(path.relative_to(ROOT / "qr_jax").as_posix())
-    assert printing == {"logging/terminal.py", "lab/planning/planned.py", "lab/planning/on_gpu.py"}
+    assert printing == {"logging/terminal.py", "lab/planning/planned.py"}

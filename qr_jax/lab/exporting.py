@@ -4,7 +4,8 @@ import importlib.metadata
 import inspect
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import agent_patterns, hf_folder, model_card, run_folders
+from qr_jax.lab import hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
 from qr_jax.models import lora, peft_folder
 from qr_jax.parallel import mesh as meshes
@@ -108,8 +109,8 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     stop = dialect.turn_ends(opening.stop, further) if opening else ()
     reading = {
-        "tag": agent_patterns.tag_pattern(further), "act": agent_patterns.act_pattern(acts, further) if acts else None,
-        "end": agent_patterns.end_pattern(stop) if stop else None,
+        "tag": tag_pattern(further), "act": act_pattern(acts, further) if acts else None,
+        "end": end_pattern(stop) if stop else None,
     }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
@@ -125,6 +126,34 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
         },
         "retriever": _bound("retriever", settings.retriever),
     })  # fmt: skip
+
+
+def tag_pattern(further: tuple[str, ...] = ()) -> str:
+    """Match a tag as `dialect.any_tag` does; group 1 is what is inside."""
+    return f"<(/?(?:{dialect.either(further)}))>"
+
+
+def end_pattern(stop: Sequence[str]) -> str:
+    """Match a turn up to the first stop string outside its thoughts."""
+    return rf"(?s)(?:{dialect.WHOLE_THOUGHT}|(?!<think>).)*?(?:{'|'.join(map(re.escape, stop))})"
+
+
+def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
+    """Match the first of the acts that `dialect.read` finds, from a turn's beginning.
+
+    `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
+    `read` finds no act, or the first one is empty and may not be.
+    """
+    tag = f"</?(?:{dialect.either(further)})>"
+    inside = f"(?:(?!{tag}).)*"
+    opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
+    block = dialect.whole_block(further)
+    spoilt = f"(?:{dialect.WHOLE_THOUGHT}|{block}|(?!<think>|{block}).)*?(?:{dialect.forbidden_tag(further).pattern})"
+    others = [name for name in (*dialect.NAMES, *further) if name != "think" and name not in acts]
+    passed = [dialect.WHOLE_THOUGHT, f"(?!{tag}).", *(f"<{name}>{inside}</{name}>" for name in others)]
+    names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
+    acted = rf"(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
+    return f"(?s)(?:{opened}|(?!{opened}))(?!{spoilt}){acted}"
 
 
 def glue(chat: Chat, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
@@ -159,7 +188,7 @@ def _opening(settings: Config) -> Say | None:
 
 
 def _bound(kind: str, use: Use) -> dict[str, Any]:
-    """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
+    """Return a plug-in's name and settings with their defaults, less places, addresses and names of secrets."""
     try:
         parameters = inspect.signature(plugins.find(kind, use.name)).parameters.values()
     except (ValueError, ImportError):  # its code is missing: what was set is all that is known

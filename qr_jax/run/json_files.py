@@ -97,9 +97,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def rows(path: Path, *needed: str) -> Iterator[Row]:
+def rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Row]:
     """Yield the rows, none where there is no file. ValueError for a line that is no object with the `needed` keys."""
-    for number, row in enumerate(readable_rows(path, *needed), 1):
+    for number, row in enumerate(readable_rows(path, *needed, nested=nested), 1):
         if row is None:
             wanted = f"an object with {', '.join(needed)}, and at most {MOST_NAMES:,} names"
             raise UserError(f"{path}, line {number}: not what a run writes; wanted {wanted}")

@@ -163,8 +163,9 @@ def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str,
     absent = f"; missing: {', '.join(missing)}" if missing else ""
     terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each{absent}")
     terminal.say(judge.format_cost(found))
-    whole = {"table": judge.of_table(found)} if arguments.suite == "paper" else {}
-    if whole:
+    whole = {}
+    if arguments.suite == "paper":
+        whole = {"table": {name: judge.TABLE_ROWS * value for name, value in found.items()}}
         such = f"{judge.TABLE_ROWS} such models, as many as the paper's table has"
         terminal.say(judge.format_cost(whole["table"], f"{such} (its own are asked 3,197 questions, 8 samples each)"))
     return {"questions": counts, "missing": missing, "samples": samples, "judge": found} | whole
