@@ -178,8 +178,6 @@ def test_atom_searcher_s_thoughts_weigh_less_from_step_to_step():
         wanted = [weight * 2 / 3 + 1 - weight, weight * 2 / 3, -1]
         np.testing.assert_allclose(atom_searcher(QUERY, group, steps=100).score_G, wanted)
     assert atom_searcher(QUERY, [episode("Oslo")], steps=100).score_G.tolist() == [0]
-    with pytest.raises(ValueError, match="steps=0"):
-        atom_searcher(QUERY, [], steps=0)
 
 
 def test_info_reasoner_pays_for_passages_that_tell_of_the_answer():
@@ -206,8 +204,6 @@ def test_ai_search_planner_pays_for_answers_and_new_queries_and_charges_for_turn
     assert scores.outcome_G.tolist() == [1, 1, 0, 0]
     np.testing.assert_allclose(ai_search_planner(QUERY, group, process=0, cost=0.1).score_G, [0.7, 0.7, -0.1, -0.2])
     assert ai_search_planner(QUERY, group, process=0, cost=0).score_G.tolist() == exact_match(QUERY, group).tolist()
-    with pytest.raises(ValueError, match=r"cost=-1.*wanted 0 or more"):
-        ai_search_planner(QUERY, group, cost=-1)
 
 
 def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
@@ -227,8 +223,6 @@ def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
     np.testing.assert_allclose(o2_searcher(QUERY, group).score_G, [0.95, 0.5, 1, 1, -0.05, 0.9])
     np.testing.assert_allclose(o2_searcher(QUERY, group, think=False).score_G, [0.95, 1, 1, 1, -0.05, 0.9])
     assert o2_searcher(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist() == right
-    with pytest.raises(ValueError, match="weight=-1"):
-        o2_searcher(QUERY, group, weight=-1)
 
 
 def test_search_gen_v_is_the_weighted_mean_of_support_in_full_in_part_and_not():
@@ -243,8 +237,6 @@ def test_search_gen_v_is_the_weighted_mean_of_support_in_full_in_part_and_not():
     ]
     np.testing.assert_allclose(search_gen_v(QUERY, group, chain=0.5).score_G, [1, (1 + 0.5 * 0.5) / 2, 0.5])
     np.testing.assert_allclose(search_gen_v(QUERY, group, chain=1.0).score_G, [1, 1.5 / 3, 2 / 3])
-    with pytest.raises(ValueError, match="chain=-1"):
-        search_gen_v(QUERY, group, chain=-1)
 
 
 def test_ada_search_pays_for_the_decision_that_the_group_s_own_knowledge_asks_for():
@@ -255,8 +247,6 @@ def test_ada_search_pays_for_the_decision_that_the_group_s_own_knowledge_asks_fo
     assert ada_search(QUERY, group, knows=0.6).score_G.tolist() == [1, 0, 1.5, 0.5, 0]
     assert ada_search(QUERY, group[2:]).score_G.tolist() == [1, 0, 0]  # nobody answered at once: nothing is known
     assert ada_search(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist()
-    with pytest.raises(ValueError, match="knows=0"):
-        ada_search(QUERY, group, knows=0)
 
 
 def test_contributions_are_turns_whose_search_was_the_first_to_bring_a_name():

@@ -4,15 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qr_jax.errors import UserError
-
 
 def clipped(
-    name: str, ratio_NL: Float[Array, "N L"], adv_NL: Float[Array, "N L"], low: float, high: float
+    ratio_NL: Float[Array, "N L"], adv_NL: Float[Array, "N L"], low: float, high: float
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) of the loss `name` on every token, with `clip`'s metrics."""
-    if not (0 <= low <= 1 and high >= 0):
-        raise UserError(f"loss {name!r} wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, with `clip`'s metrics."""
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
     value_NL = jax.lax.stop_gradient(ratio_NL)
     return loss_NL, {

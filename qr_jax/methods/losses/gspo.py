@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Bool, Float
 
+from qr_jax.config import NotNegative, Share
 from qr_jax.learner import importance
 from qr_jax.methods.losses._sequence import clipped
 
@@ -12,8 +13,8 @@ def gspo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 3e-4,  # how far below 1 an episode's ratio counts
-    high: float = 4e-4,  # how far above 1
+    low: Share = 3e-4,  # how far below 1 an episode's ratio counts
+    high: NotNegative = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
 
@@ -22,4 +23,4 @@ def gspo(
     meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
     as `clip`'s.
     """
-    return clipped("gspo", importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
+    return clipped(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
