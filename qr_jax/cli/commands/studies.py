@@ -15,6 +15,7 @@ from qr_jax.cli.commands.options import (
     load,
     open_run,
     reading,
+    refuse_given,
     share,
     show,
     whole,
@@ -126,8 +127,7 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import side_by_side
 
     names = ("rules", "budget", "folder", "every", "questions", "power")
-    if of_runs := [name for name in names if getattr(arguments, name)]:
-        raise UserError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
+    refuse_given(arguments, names, "with scores of a suite, which are made already")
     with reading("one of these folders"):
         found = side_by_side.paired_scores([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)

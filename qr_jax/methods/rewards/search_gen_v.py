@@ -45,7 +45,7 @@ def search_gen_v(
         cards.append((query.question, query.answers, episode.answer or ""))
         cards += [(query.question, (name,), wrote) for name in query.entities if chain]
     if url:
-        value = _judged.graded("search_gen_v", NUGGET, _judged.Bench(url, model, cache, key_env), cards, budget)
+        value = _judged.graded("search_gen_v", NUGGET, _judged.sitting(url, model, cache, key_env), cards, budget)
     else:
         value = [max(_support(text, fact) for fact in facts) for _, facts, text in cards]
     weight_R = np.array([1.0] + [chain for _ in query.entities if chain])
