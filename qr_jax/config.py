@@ -421,11 +421,8 @@ def _made_by(path: Path, name: str) -> Config:
         raise UserError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
-        if named is None and others:
-            raise UserError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
-        has = f"; it has: {', '.join(others)}" if others else ""
-        wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
-        raise UserError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
+        near, wanted = nearest(name, others, shown=len(others)), f"`{name} = Config(...)` or a function `{name}()`"
+        raise UserError(f"{path} has no config {name!r}{near}; wanted {wanted}, and found {config!r}")
     return config
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,39 +82,36 @@ def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> int:
     return 0
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a parser of an option's integer of at least `least`."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of an option's integer of at least `least`, and at most `most` where there is a most."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number of at least {least}")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number {bounds}")
         return int(text)
 
     return read
 
 
-def share(text: str) -> float:
-    """Parse an option's number above 0 and below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a number above 0 and below 1, as .02")
-    return value
+def number(least: float, most: float, wanted: str) -> Callable[[str], float]:
+    """Return a parser of an option's number between `least` and `most`, neither of which it may be."""
 
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least < float(text) < most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted {wanted}")
 
-def port(text: str) -> int:
-    """Parse a port; 0 means any free one."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a port, from 0 (any free one) to 65535")
-    return int(text)
+    return read
 
 
 def add_server(command: argparse.ArgumentParser, body_bytes: int) -> None:
     """Add what every server takes: its address, its token, and bounds on bodies and connections."""
     command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
-    command.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
+    command.add_argument(
+        "--port", type=whole(0, 65535), default=8000, metavar="N", help="0: a free one, which is said (8000)"
+    )
     text = "the environment variable with the token clients must send"
     command.add_argument("--token-env", metavar="NAME", help=text)
     command.add_argument(

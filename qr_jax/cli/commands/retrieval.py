@@ -61,39 +61,35 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    with terminal.phase("opening the retriever"):
-        name, serve, how = _opened(arguments)
-    if arguments.mcp:
-        from qr_jax.search import mcp_server
-
-        of_tools = {"name": name, **{each: how[each] for each in ("search", "pages", "limits")}}
-        if arguments.mcp == "stdio":
-            mcp_server.serve_stdio(**of_tools)
-            return 0
-        serve, how = mcp_server.serve_http, of_tools | {each: how[each] for each in ("host", "port", "token")}
-    serve(**how, say=lambda url: terminal.say(f"{name} serves until Ctrl-C: {url}"))
-    return 0
-
-
-def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
-    """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
     from qr_jax.settings.settings import inside
 
-    chosen = chosen_retriever(arguments.retriever, arguments.overrides)
-    if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
-    from qr_jax.search import server
-    from qr_jax.search.limits import Limits
+    with terminal.phase("opening the retriever"):
+        chosen = chosen_retriever(arguments.retriever, arguments.overrides)
+        parts = (chosen, *inside(chosen.settings))
+        if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in parts):
+            os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: devices are left to whoever trains
+        from qr_jax.search import server
+        from qr_jax.search.limits import Limits
 
-    token, asked = server_token(arguments, "serve-retriever"), limits_of(arguments, Limits)
-    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
-    where = {"host": arguments.host, "port": arguments.port, "token": token}
-    limits = asked.over(largest)
+        token, asked = server_token(arguments, "serve-retriever"), limits_of(arguments, Limits)
+        search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
+        limits = asked.over(largest)
     if limits.k < asked.k:
         terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
-    how = {"search": search, **where, "limits": limits, "about": about, "pages": pages}
-    return chosen.name, server.serve, how
+    how: dict[str, Any] = {"search": search, "limits": limits, "pages": pages}
+    where: dict[str, Any] = {"host": arguments.host, "port": arguments.port, "token": token}
+    where["say"] = lambda url: terminal.say(f"{chosen.name} serves until Ctrl-C: {url}")
+    if not arguments.mcp:
+        server.serve(**how, **where, about=about)
+        return 0
+    from qr_jax.search import mcp_server
+
+    if arguments.mcp == "stdio":
+        mcp_server.serve_stdio(**how, name=chosen.name)
+    else:
+        mcp_server.serve_http(**how, **where, name=chosen.name)
+    return 0
 
 
 def _open(

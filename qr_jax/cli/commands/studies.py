@@ -13,10 +13,10 @@ from qr_jax.cli.commands.options import (
     check_out,
     is_own,
     load,
+    number,
     open_run,
     reading,
     refuse_given,
-    share,
     show,
     whole,
 )
@@ -78,7 +78,9 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
     text = "say how many seeds a difference of accuracy needs (.02), by the spread of these runs"
-    made.add_argument("--power", type=share, metavar="DIFFERENCE", help=text)
+    made.add_argument(
+        "--power", type=number(0, 1, "a number above 0 and below 1, as .02"), metavar="DIFFERENCE", help=text
+    )
     add_json(made)
     add_trust(made)
 

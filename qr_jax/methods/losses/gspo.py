@@ -1,10 +1,11 @@
 """GSPO: one clipped ratio an episode, the geometric mean of its tokens' ratios."""
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from qr_jax.config import NotNegative, Share
 from qr_jax.learner import importance
-from qr_jax.methods.losses._sequence import clipped
 
 
 def gspo(
@@ -24,3 +25,16 @@ def gspo(
     as `clip`'s.
     """
     return clipped(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
+
+
+def clipped(
+    ratio_NL: Float[Array, "N L"], adv_NL: Float[Array, "N L"], low: float, high: float
+) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, with `clip`'s metrics."""
+    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
+    value_NL = jax.lax.stop_gradient(ratio_NL)
+    return loss_NL, {
+        "ratio": value_NL,
+        "clip_low": ((adv_NL < 0) & (value_NL < 1 - low)).astype(jnp.float32),
+        "clip_high": ((adv_NL > 0) & (value_NL > 1 + high)).astype(jnp.float32),
+    }

@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float
 
 from qr_jax.config import NotNegative, Share
 from qr_jax.learner import importance
-from qr_jax.methods.losses._sequence import clipped
+from qr_jax.methods.losses.gspo import clipped
 
 
 def gspo_token(
