@@ -347,16 +347,14 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
             if parameter not in contract.given:
                 given = ", ".join(contract.given)
                 raise UserError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
-    elif len(data) != len(contract.given):
+        return
+    known = {of_any for of in CONTRACTS.values() if not of.by_name for of_any in of.given}
+    named = all(found == wanted or found not in known for found, wanted in zip(data, contract.given, strict=False))
+    if len(data) != len(contract.given) or not named:
+        found, given = (", ".join(names) or "nothing" for names in (data, contract.given))
         raise UserError(
-            f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
-            f"{kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
+            f"{kind} {name!r} takes ({found}) before its *; {kind} is given ({given}; qr_jax/interfaces.py)"
         )
-    elif {*data} == {*contract.given} and data != contract.given:
-        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
-    elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
-        given = ", ".join(contract.given)
-        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as {other[0]} does; {kind} is given ({given})")
 
 
 def with_parts(use: Use) -> Iterator[Use]:

@@ -133,10 +133,7 @@ def test_no_step_costs_more_than_its_budget(name, seed, kind):
 @pytest.mark.parametrize(
     ("rounds", "wrong", "said"),
     [
-        (speed, {"further": 0}, "further=0"),
-        (pilot_commit, {"low": 0.8}, "low <= high"),
-        (reinforce_ada, {"keep": 1}, "a keep of 2 or more"),
-        (ar3po, {"stages": 0}, "stages=0"),
+        (pilot_commit, {"low": 0.8}, "low=0.8 above high=0.75"),
         (knapsack, {"budget": 1}, "samples <= budget <= most"),
     ],
 )

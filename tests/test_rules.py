@@ -181,8 +181,6 @@ def test_refill_asks_until_the_batch_is_full_and_never_raises():
     [
         (functools.partial(difficulty_pools, thresholds=(0.5, 0.5), weights=(1.0, 1.0)), "growing thresholds"),
         (functools.partial(difficulty_pools, weights=(1.0,)), "a weight for each"),
-        (functools.partial(mopps, prior=(0.0, 1.0)), "a prior and a temperature above 0"),
-        (functools.partial(mopps, decay=1.5), r"decay in \[0, 1\]"),
         (functools.partial(greso, bounds=(0.9, 0.1)), "bounds"),
         (functools.partial(foresee, rho=1.5), r"rho and the fades in \[0, 1\]"),
         (functools.partial(foresee, nu=0.0), "nu above 0"),

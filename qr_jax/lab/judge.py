@@ -135,7 +135,7 @@ def verdicts_of(folder: Path) -> Path:
     return folder.parent / "verdicts.jsonl"
 
 
-@dataclass
+@dataclass(eq=False)
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 

@@ -59,12 +59,6 @@ def test_with_power_0_it_is_foresee_and_a_fault_teaches_nothing():
     assert all((after.memory[f"slope_{name}"] == ours.memory[f"slope_{name}"]).all() for name in rule.SUMS)
 
 
-@pytest.mark.parametrize("settings", [{"spread": 0.0}, {"floor": 2.0}, {"power": -1.0}, {"least": float("nan")}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValueError, match="wanted spread above 0"):
-        step(pools.create(2), {0: 1}, number=0, **settings)
-
-
 def test_of_a_pool_that_is_half_coins_it_draws_more_of_what_moves():
     """Coins stay at one half; the others' log-odds rise by 1 each time that they are trained on."""
     size, learns = 200, pass_rates.world("memorising:1,1,0,1", 200, seed=0)

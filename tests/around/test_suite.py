@@ -278,7 +278,7 @@ def test_a_run_without_a_verdict_counts_in_no_error_over_runs():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--judge-top-p", "0.9"], "--judge-top-p says how a judge is asked; give --judge URL too"),
+        (["--judge-top-p", "0.9"], "--judge-top-p cannot be given without --judge URL"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-top-p", "0"], "top_p over 0"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-temperature", "-1"], "a temperature of 0"),
         (["--judge", "https://api.openai.com/v1", "--judge-model", "m"], "api.openai.com wants a key"),
