@@ -20,7 +20,7 @@ from qr_jax.learner import learner, pack
 from qr_jax.learner.variance import group_variance_mask
 from qr_jax.models import costs, decoder, layout
 from qr_jax.parallel import mesh as meshes
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Episode, Query, grades
 from qr_jax.rollout import compiles
 

@@ -59,13 +59,13 @@ MUTATIONS = (
         "tests/test_grading.py::test_ragged_turn_rewards_are_padded_and_masked",
     ),
     Mutation(
-        "qr_jax/pool/verdict.py",
+        "qr_jax/pool/pool.py",
         "grades.valid_QG.sum(axis=1) < 2",
         "grades.valid_QG.sum(axis=1) < 1",
         "tests/test_pool.py::test_a_faulty_group_leaves_its_query_as_it_was",
     ),
     Mutation(
-        "qr_jax/pool/verdict.py",
+        "qr_jax/pool/pool.py",
         "highest_Q > lowest_Q,",
         "highest_Q >= lowest_Q,",
         "tests/test_pool.py::test_verdicts_by_hand",

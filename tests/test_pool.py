@@ -12,7 +12,7 @@ from settling import settle_rewards
 
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Grades, grades
 
 
@@ -304,7 +304,7 @@ def test_a_query_list_hash_depends_on_order_and_on_where_ids_end():
 
 def test_the_pool_and_its_rules_import_no_jax():
     program = (
-        "import sys; from qr_jax.pool import figures, noise, pool, verdict; from qr_jax.pool.rounds import once\n"
+        "import sys; from qr_jax.pool import figures, noise, pool; from qr_jax.pool.rounds import once\n"
         "from qr_jax.methods.rules import bounded_dapo; from qr_jax.pool.rules import recycle, soft_recycle, grpo\n"
         "found = [name for name in sys.modules if name.split('.')[0] in ('jax', 'jaxlib', 'flax')]\n"
         "assert not found, found\n"

@@ -9,11 +9,11 @@ from settling import settle as settled_step
 
 from qr_jax.methods.rules.bounded_dapo import bounded_dapo
 from qr_jax.pool import pool as pools
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rounds.once import once
 from qr_jax.pool.rules.grpo import grpo
 from qr_jax.pool.rules.recycle import recycle
 from qr_jax.pool.rules.soft_recycle import soft_recycle
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 
 # Queries 5, 1, 4, 0, 2 of six are drawn, and two groups accepted: 5 signal, 1 hard, 4 easy, 0 signal, 2 a fault.

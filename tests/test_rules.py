@@ -19,9 +19,9 @@ from qr_jax.methods.rules.greso import GRESO, greso
 from qr_jax.methods.rules.mopps import MOPPS, mopps
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rounds.refill import refill
 from qr_jax.pool.rules.foresee import foresee
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 from qr_jax.settings.settings import use
 

@@ -15,7 +15,6 @@ from qr_jax.interfaces import check_growth
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
-from qr_jax.pool.verdict import judge
 from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run.kept_thread import run_interruptible
@@ -79,7 +78,7 @@ def judged(runtime: Runtime, run_state: RunState, groups: Sequence[Group], step:
     """Judge the step's groups so far."""
     settings, seed = runtime.settings.pool, run_state.seed(runtime.settings.seed)
     drawn_Q, grades = np.array([group.index for group in groups], np.int64), joined(groups, settings.samples)
-    return judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
+    return pool.judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
 
 
 def roll_out(
