@@ -21,9 +21,10 @@ from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
+from qr_jax.parallel import compiles
 from qr_jax.records import Episode, Query
-from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
+from qr_jax.rollout.together import Dealt
 from qr_jax.run import run_files, runs
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
@@ -34,7 +35,7 @@ GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a tab
 
 def measure(
     settings: Config,
-    engine: Engine | assemble.Dealt,
+    engine: Engine | Dealt,
     params,
     *,
     search,

@@ -21,10 +21,10 @@ from qr_jax.data.traces import answers_an_act
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.learner import learner, pack
 from qr_jax.logging import terminal
-from qr_jax.parallel import hosts
+from qr_jax.parallel import compiles, hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
-from qr_jax.rollout import compiles, reading, tools
+from qr_jax.rollout import reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
 from qr_jax.run import checkpoint, policy, runs
 from qr_jax.run.kept_thread import run_interruptible

@@ -887,7 +887,7 @@ MUTATIONS = (
         "tests/test_train.py::test_a_run_killed_at_any_point_goes_on_to_the_same_bytes",
     ),
     Mutation(
-        "qr_jax/step/ahead.py",
+        "qr_jax/step/rollout_and_grade.py",
         "        ended.wait()\n",
         "",
         "tests/test_overlap.py::test_an_update_waits_with_its_optimizer_for_the_episodes_beside_it",

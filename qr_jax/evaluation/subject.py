@@ -9,6 +9,7 @@ from qr_jax import assemble, plugins
 from qr_jax.config import Config, use
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.models import lora
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.run import policy, runs
@@ -39,8 +40,8 @@ def open_model(
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
     said |= {name: "int8" for name in ("weights", "cache") if getattr(settings.rollout, name) == "int8"}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
-    layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-    return agent, assemble.to_rollout_params(params, settings, agent.cfg, mesh, layout), said
+    layout = host_local.rollout_layout(settings, agent.cfg, mesh)
+    return agent, host_local.to_rollout_params(params, settings, agent.cfg, mesh, layout), said
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from qr_jax.lab.probe_figures import (
 from qr_jax.lab.report import read
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Query
@@ -125,9 +126,9 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
     grade, scores = _grader(settings), {}
     for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
-        layout = assemble.rollout_layout(settings, agent.cfg, mesh)
+        layout = host_local.rollout_layout(settings, agent.cfg, mesh)
         weights = evaluate.weights(run, agent, mesh, step)
-        params = assemble.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
+        params = host_local.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(
                 params, [questions[at] for at in here], samples, env=env, search=search,

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from qr_jax import assemble, evaluate
+from qr_jax import evaluate
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
-from qr_jax.parallel import host_local, hosts, peaks
+from qr_jax.parallel import compiles, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
-from qr_jax.rollout import compiles
 from qr_jax.run import policy, run_files, runs
 from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
@@ -122,7 +121,7 @@ def _warm_up(runtime: Runtime, params) -> float:
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
-    seconds = assemble.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
+    seconds = hosts.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
     runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 

@@ -3,27 +3,32 @@
 Each process rolls out and grades its own queries; all get every grade, and the episodes to train on.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from qr_jax import assemble
-from qr_jax.errors import ServiceDown, UserError
+from qr_jax.errors import Interrupted, ServiceDown, UserError
 from qr_jax.interfaces import check_growth
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
-from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.rollout.together import rolled_out
+from qr_jax.run.kept_thread import POLL_S, KeptThread, run_interruptible
 from qr_jax.step import grading
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import RunState, Runtime
 
 MANY_ROUNDS = 25  # of a step, after which its rounds may be without an end
 ENDS = "a step ends where it returns None, or where no query is left to draw; ROUNDS = N in its file sets a limit"
+Updated = TypeVar("Updated")
+Played = TypeVar("Played")
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
 
 
@@ -93,14 +98,14 @@ def roll_out(
     new = [index for index in wanted if index not in owner]
     cost_Q = np.array(expected_tokens(runtime, run_state, new)) * [wanted[index] for index in new]
     pod = runtime.devices.layout == "pod"
-    for process, mine_at in enumerate(assemble.dealt(cost_Q, pod)):
+    for process, mine_at in enumerate(hosts.deal(cost_Q, hosts.count(), to_first=pod)):
         owner |= {new[at]: process for at in mine_at}
     mine = {index: count for index, count in wanted.items() if owner[index] == hosts.index()}
     first = {group.index: group.spent.episodes for group in groups}
     statistics = Statistics()
     work = partial(_run_engine, runtime, params, run_state, mine, first, step, statistics)
     engine = runtime.agent.engine
-    rolled = assemble.rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
+    rolled = rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
     return rolled, statistics
 
 
@@ -218,3 +223,29 @@ def check_graded(groups: Sequence[Group]) -> None:
             f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
             "could ever be learned. Mend the reward, or choose another one"
         )
+
+
+def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[[], Played]) -> tuple[Updated, Played]:
+    """Run `update` in a thread and `play`, of the next step, in this one (train.overlap=1); return both results.
+
+    `update` gets a function to call before it changes what `play` reads: it returns when that has ended, and raises
+    Interrupted if it failed. An error of `play` is raised once the update has ended; else the update's own is.
+    """
+    ended, failed = threading.Event(), threading.Event()
+
+    def wait_for_play() -> None:
+        ended.wait()
+        if failed.is_set():
+            raise Interrupted
+
+    updated: Future[Updated] = KeptThread("update").submit(update, wait_for_play)
+    try:
+        played = play()
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        ended.set()
+        while not wait([updated], timeout=POLL_S).done:  # a signal is heard meanwhile
+            pass
+    return updated.result(), played
