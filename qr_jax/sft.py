@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from qr_jax import assemble, config, dialect
@@ -234,12 +233,8 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    if learner.takes_long((state.params, state.base), learner_settings, int(batch.used_M.sum())):
-        by_parts = partial(trainer.step_by_parts, state, batch, np.float32(rate), between=run.check_stop)
-        state, metrics = beside(lambda: jax.block_until_ready(by_parts()))
-    else:
-        state, metrics = trainer.train_step(state, batch, np.float32(rate))
-    metrics = jax.device_get(metrics)
+    work = partial(trainer.update, state, batch, rate, run.check_stop)
+    state, (metrics,) = beside(work) if trainer.by_parts else work()
     if not metrics["finite"]:
         raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
     return state, {

@@ -90,5 +90,3 @@ def test_once_asks_for_k_times_b_queries_and_then_ends():
     assert ask is not None and ask.draw == 64 and not ask.more
     outcome = judge([], grades(np.ones((0, 4)), np.ones((0, 4))), step=0, accept=32)
     assert once(pool, [outcome], queries=32, oversample=2) is None
-    with pytest.raises(ValueError, match="oversample=0"):
-        once(pool, [], queries=32, oversample=0)

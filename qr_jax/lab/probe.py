@@ -83,7 +83,7 @@ def probe(
         raise UserError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
     host = saved.host(last)
-    checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
+    checkpoint.check_same(host, checkpoint.QUERIES, pool.query_list_hash(query.id for query in questions))
     if told := unchanged.check(host, {"data.train": unchanged.of_questions(questions)}):
         say(told)
     draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
@@ -104,7 +104,7 @@ def probe(
         for step in policies.values():
             asked.setdefault(step, set()).add(one.index)
     for step in asked:
-        if damage := committed.damage(saved.path(step), verify=True):
+        if damage := committed.damage(saved.path(step)):
             raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
     scores = _roll(run, settings, questions, asked, samples, seed, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from qr_jax.errors import UserError
-
 NEVER = -1e30  # stands for -inf, whose difference with itself is NaN
 PARTS = (4, 2, 1)  # of a row's columns a quarter, half or all are computed, by how many are used
 
@@ -31,8 +29,7 @@ def token_logprobs(
     once, forward and backward (which computes them again): a block is one matrix product in the inputs' dtype,
     accumulated in float32, folded into a running maximum and sum (Milakov & Gimelshein 2018, arXiv:1805.02867). The
     head is neither padded nor copied when the block does not divide V: the last block overlaps the one before and
-    skips what was counted there. Gradients flow to hidden and head, from both results. Raises ValueError on a block
-    or temperature that is not positive.
+    skips what was counted there. Gradients flow to hidden and head, from both results.
 
     With `used_RC` the results are 0 elsewhere, and hardly computed there: of an agent's rows most tokens are prompts
     and passages. Used columns are brought to the front of their rows, and as many are computed as the fullest row has,
@@ -43,10 +40,6 @@ def token_logprobs(
     summed up: sharded over D, one block is reduced an iteration and each device keeps its part. None: the head is
     frozen, and no gradient is computed for it.
     """
-    if block < 1 or not temperature > 0:
-        raise UserError(
-            f"block must be at least 1 and temperature above 0; found block={block}, temperature={temperature}"
-        )
     how = min(block, head_VD.shape[0]), temperature, entropy, constrain
     if used_RC is None:
         return _logprobs(*how, hidden_RCD, head_VD, target_RC)

@@ -100,10 +100,6 @@ def draw(
     broken by the same races. The numbers u are keyed by seed, step, round and pool index: neither another query's
     weight nor an exclusion changes them. Fewer than `count` come back when fewer are eligible.
     """
-    if count < 0:
-        raise UserError(f"cannot draw {count} queries; count must be 0 or more")
-    if by not in ("chance", "largest"):
-        raise UserError(f"by={by!r} is neither 'chance' nor 'largest'")
     excluded = indices("exclude", exclude if isinstance(exclude, np.ndarray) else list(exclude), pool.size)
     weight_P = pool.weight_P if len(excluded) == 0 else _with(pool.weight_P, excluded, 0.0)
     count = min(count, int(np.count_nonzero(weight_P)))
@@ -135,8 +131,6 @@ def judge(
     are judged together. ValueError where a query is drawn twice or the grades do not hold one row a drawn query.
     """
     drawn_Q = indices("drawn_Q", drawn_Q, None)
-    if accept < 0:
-        raise UserError(f"accept={accept} groups; it must be 0 or more")
     if len(np.unique(drawn_Q)) != len(drawn_Q):
         values, counts = np.unique(drawn_Q, return_counts=True)
         twice = values[counts > 1][:5]
@@ -158,8 +152,6 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
     standard deviation, as `variance.group_variance_mask` decides on the device of rewards. Otherwise it is "easy" when
     all its valid outcomes are 1 and "hard" when not. With fewer than 2 valid episodes it is a "fault".
     """
-    if channel not in ("reward", "outcome"):
-        raise UserError(f"channel={channel!r} is neither 'reward' nor 'outcome'")
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG
     value_QG = grades.reward_QG if channel == "reward" else outcome_QG
     infinity = np.float32(np.inf)
@@ -188,8 +180,6 @@ def refresh(pool: Pool, *, below: float | int) -> Pool:
     A reset gives every query weight 1 and state "reset" and counts one epoch. Attempts, last verdicts and the rule's
     memory are kept: `last_P` still tells a query that was never attempted from one that was trained on.
     """
-    if not 0 <= below <= 1:
-        raise UserError(f"below={below} is not a share; it must lie in [0, 1]")
     if np.count_nonzero(pool.weight_P) / pool.size >= below:
         return pool
     return replace(pool, weight_P=np.ones(pool.size), state_P=np.full(pool.size, RESET), epoch=pool.epoch + 1)

@@ -93,7 +93,7 @@ class CpuCache(KVCache):
 
 def append_by_layers(*given: Any, **how: Any) -> caches.Cache:
     """Append as `decode.append` does, by a smaller program that is called for every `AT_ONCE` layers."""
-    return decode.append_tiles(*given, **how, at_once=AT_ONCE)
+    return decode.run_tiles(*given, **how, at_once=AT_ONCE)[1]
 
 
 def move_by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:

@@ -59,7 +59,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     host, params = _restored(source, agent, mesh, model=settings.model)
     if checkpoint.BASE not in host:  # the whole model was trained there, and is the base
         return Policy(_new(settings, agent, mesh), frozen, sha256, own)
-    checkpoint.check_same_base(host, sha256, of)
+    checkpoint.check_same(host, checkpoint.BASE, sha256, of)
     return Policy(params, frozen, sha256, own)
 
 
@@ -103,7 +103,7 @@ def base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, host
     ValueError unless they are those whose hash its checkpoint has (`host`: the checkpoint's host values).
     """
     frozen, sha256, source = _base(settings, folder, agent, mesh)
-    checkpoint.check_same_base(host, sha256, source)
+    checkpoint.check_same(host, checkpoint.BASE, sha256, source)
     return frozen
 
 

@@ -292,10 +292,11 @@ class Runtime:
 
     def check(self, host: dict[str, Any]) -> None:
         """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
-        checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        checkpoint.check_same(host, checkpoint.QUERIES, self.same[checkpoint.QUERIES])
         if told := unchanged.check(host, self.data.by_setting()):
             self.run.say(told)
-        checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
+        if checkpoint.CORPUS in host:  # an older run may not say which these were
+            checkpoint.check_same(host, checkpoint.CORPUS, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
             run_state = from_host(host)
