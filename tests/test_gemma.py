@@ -244,10 +244,10 @@ def test_the_token_for_images_behind_the_vocabulary_is_left_out(tmp_path):
     assert load_tokenizer(folder).size == size + 1
 
 
-def test_an_episode_by_hand_the_system_text_first_and_what_a_tool_says_as_a_user(tokenizer):
-    chat = Chat(tokenizer, system="Be brief.", bos=tokenizer.bos)
+def test_an_episode_by_hand_what_a_tool_says_as_a_user(tokenizer):
+    chat = Chat(tokenizer, bos=tokenizer.bos)
     ids = chat.open(Say("Who is Ada?"))
-    wanted = "<bos><start_of_turn>user\nBe brief.\n\nWho is Ada?<end_of_turn>\n<start_of_turn>model\n"
+    wanted = "<bos><start_of_turn>user\nWho is Ada?<end_of_turn>\n<start_of_turn>model\n"
     assert tokenizer.decode(ids) == wanted and ids[:3] == [BOS, START, tokenizer.encode("user")[0]]
     assert [token for token in ids if token in (EOS, START, END)] == [START, END, START] and ids[-1] == BREAK
     assert chat.end_id == END
@@ -259,9 +259,9 @@ def test_an_episode_by_hand_the_system_text_first_and_what_a_tool_says_as_a_user
 
 
 def test_tools_are_described_before_the_first_question(tokenizer):
-    chat = Chat(tokenizer, system="Be brief.", bos=tokenizer.bos)
+    chat = Chat(tokenizer, bos=tokenizer.bos)
     text = tokenizer.decode(chat.open(Say("Who?", tools=(SEARCH,))))
-    assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nYou can call these functions")
+    assert text.startswith("<bos><start_of_turn>user\nYou can call these functions")
     assert '"name": "search"' in text and text.endswith("\n\nWho?<end_of_turn>\n<start_of_turn>model\n")
     said = tool_call(Query("1", "Who is Ada?", ("x",)), [])
     opened = tokenizer.decode(Chat(tokenizer, bos=tokenizer.bos).open(said))
