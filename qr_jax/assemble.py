@@ -216,22 +216,6 @@ def _expert(config: Config) -> dict[str, Any]:
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
-def check_learnable(
-    config: Config,
-    tokenizer: Tokenizer,
-    queries: Sequence[Query],
-    questions: Sequence[Query],
-    search: SearchFunction,
-) -> None:
-    """Raise ValueError, before compiling, for questions the model cannot read or no trace can be made of.
-
-    `queries` train, and `questions` are held out.
-    """
-    check_readable(tokenizer, queries)
-    check_readable(tokenizer, questions)
-    check_traces(config, queries, search)
-
-
 def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
     """Raise ValueError if the cold start would find no trace that it can use; without `search` read no passages."""
     if not config.sft.steps or config.train.init:

@@ -10,13 +10,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qr_jax import answers, assemble, config
-from qr_jax.config import Config
+from qr_jax.config import Config, use
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
 from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
@@ -248,7 +249,8 @@ def evaluate(
     settings = runs.load(run) if settings is None else settings
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
-    settings = subject.with_retriever(settings, retriever)
+    if retriever not in (None, settings.retriever.name):
+        settings = replace(settings, retriever=use(retriever))
     place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
     run_files.check_writable(place, "a copy of the run" if is_run else "this command")
     with terminal.phase("loading the questions"):

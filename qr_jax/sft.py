@@ -135,9 +135,8 @@ def sft(
     """
     checks.check_cold_start(settings)
     started = time.monotonic()
-    run = runs.Run(
-        folder, runs.for_stage(settings, settings.sft.steps, _every(settings)), stage="sft", say=say, within=within
-    )
+    kept = replace(settings.train, steps=settings.sft.steps, checkpoint_every=_every(settings), keep_every=0)
+    run = runs.Run(folder, replace(settings, train=kept), stage="sft", say=say, within=within)
     is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)

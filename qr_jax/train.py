@@ -52,14 +52,14 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         if finished := hosts.by_first(lambda: _finished(run)):
             return finished
         runtime = runtimes.bind(settings, run)
-        start = begin.begin(runtime)
+        state, run_state, step, warm_up_s = begin.begin(runtime)
         with profile.traced(settings.train.profile, run.folder) as entered:
-            state, run_state = _loop(runtime, start.state, start.run_state, start.step, entered)
+            state, run_state = _loop(runtime, state, run_state, step, entered)
         after = runtime.measure(runtime.to_rollout_params(state))
         run.checkpoints.wait()  # a summary says that the run is finished
         at_end = plugins.around(AT_END)
         run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
-        summary = log.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
+        summary = log.summarise(run, run_state, after, time.monotonic() - started, warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0:
             at_end.tell(runtime, run_state, after)

@@ -23,14 +23,11 @@ def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
     """
     import grain  # inside: grain imports jax, which the host rooms of this package do without
 
-    shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=shuffle_seed(seed)).repeat()
+    # of its hash: grain shuffles epoch e by seed + e, so that seeds 0 and 1 would overlap
+    hashed = int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")
+    shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=hashed).repeat()
 
     def batch(step: int) -> list:
         return [shuffled[at] for at in range(step * size, (step + 1) * size)]
 
     return batch
-
-
-def shuffle_seed(seed: int) -> int:
-    """Return 32 bits of a seed's hash. Grain shuffles epoch e by seed + e: unhashed, seeds 0 and 1 would overlap."""
-    return int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")

@@ -1,7 +1,7 @@
 """The subject of an evaluation: a model with its weights' hash, and a search with its corpus's hash."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,3 @@ def corpus(
         return Corpus(lambda: assemble.with_tools(settings, make()), None)
     passages = read()
     return Corpus(lambda: assemble.with_tools(settings, make(corpus=passages), passages), corpus_hash(passages))
-
-
-def with_retriever(settings: Config, name: str | None) -> Config:
-    """Return the config with the named retriever and its defaults, unless it is the config's already."""
-    return settings if name in (None, settings.retriever.name) else replace(settings, retriever=use(str(name)))

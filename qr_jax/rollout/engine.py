@@ -142,7 +142,7 @@ class Engine:
             rollout.run()
         finally:
             own.close()  # a call that hangs must not hold up whoever interrupts
-            rollout.let_go()
+            del rollout.laid, rollout.seats  # a finished rollout is kept for `progress`, and refers to itself
         self.rows.release_caches()
         self.statistics = rollout.statistics
         self.statistics.total_s = time.monotonic() - start
@@ -188,10 +188,6 @@ class RolloutState:
                 self.ask(wishes)
         assert self.seats.all_free(), "a row of the store was lost"
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
-
-    def let_go(self) -> None:
-        """Drop the decode parameters: a finished rollout is kept for `progress`, and refers to itself."""
-        del self.laid, self.seats
 
     # ---- searches
 

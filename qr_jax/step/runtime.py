@@ -351,7 +351,9 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     if not run.checkpoints.steps():
         policy.check_start(settings, agent)
         with loading(run, "checking that the model can read them"):
-            assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
+            for part in (queries, questions):
+                assemble.check_readable(agent.tokenizer, part)
+            assemble.check_traces(settings, queries, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     data = Data(queries, families(queries), questions, assemble.probed(settings))
