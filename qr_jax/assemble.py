@@ -77,18 +77,18 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
     """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
-    found, wanted = [], config.pool.queries
+    lines, wanted = [], config.pool.queries
     if len(queries) < wanted:
         todo = f"lower pool.queries to {len(queries)}, or give it more questions"
         there = f"there are {len(queries)} to train on: each step draws all"
-        found.append(f"pool.queries={wanted} a step, and {there}; {todo}")
+        lines.append(f"pool.queries={wanted} a step, and {there}; {todo}")
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
     if count:
         what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
         todo = "`qr-jax data check TRAIN --against EVAL` lists them"
-        found.append(f"{what}, so a score over them says little: {todo}")
-    return found
+        lines.append(f"{what}, so a score over them says little: {todo}")
+    return lines
 
 
 def probed(config: Config) -> list[Query]:
@@ -110,8 +110,8 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
         if twice:  # the pool would have the same query twice
-            of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
-            raise UserError(f"{of}; {readers.UNIQUE}")
+            repeated = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
+            raise UserError(f"{repeated}; {readers.UNIQUE}")
     return queries
 
 
@@ -182,8 +182,10 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = _makers().supporting_traces(queries, search, absent=absent, k=config.rollout.search_k, **_expert(config))
-        pairs = [(trace, search) for trace in made]
+        played = _makers().supporting_traces(
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
+        )
+        pairs = [(trace, search) for trace in played]
     elif name == "retrieved":
         queries = questions(config, "train")
         write, k = _expert(config)["write"], config.rollout.search_k
@@ -294,8 +296,8 @@ def agent(config: Config) -> Agent:
 
     def weights(dtype: Any = np.float32) -> Any:
         if model.name in families.PRESETS:
-            made = decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
-            return jax.tree.map(lambda leaf: leaf.astype(dtype), made)
+            params = decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
+            return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return hf.load(path, dtype)[1]
 
     mesh, rollout = config.mesh, config.rollout

@@ -249,7 +249,7 @@ def evaluate(
     settings = runs.load(run) if settings is None else settings
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
-    if retriever not in (None, settings.retriever.name):
+    if retriever and retriever != settings.retriever.name:
         settings = replace(settings, retriever=use(retriever))
     place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
     run_files.check_writable(place, "a copy of the run" if is_run else "this command")

@@ -52,9 +52,9 @@ def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
     if KEPT not in host:
         return NOT_KEPT
     for setting, rows in data.items():
-        if found := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
+        if differences := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
             todo = "give back the data that the run began with, or begin anew in another folder (--run)"
-            raise UserError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
+            raise UserError(f"{setting} is not what the run began with: {'; '.join(differences)}. {todo}")
     return None
 
 

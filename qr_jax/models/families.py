@@ -150,10 +150,8 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         sliding_theta, scaled = _rope(rope.get(SLIDING), whole)
         kinds = whole["layer_types"]
         if scaled or not {*kinds} <= {SLIDING, FULL}:
-            found = f"layer_types {show(sorted({*kinds}))} and the rope {show(rope[SLIDING])} of {SLIDING!r}"
-            raise UserError(
-                f"config.json has {found}; wanted {SLIDING!r} and {FULL!r}, and no scaled rope of the first"
-            )
+            told = f"layer_types {show(sorted({*kinds}))} and the rope {show(rope[SLIDING])} of {SLIDING!r}"
+            raise UserError(f"config.json has {told}; wanted {SLIDING!r} and {FULL!r}, and no scaled rope of the first")
         cfg = replace(
             cfg,
             gemma3=True,
@@ -192,10 +190,10 @@ def check(cfg: ModelConfig) -> None:
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    found = default if config.get(key) is None else config[key]
-    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= LARGEST[key]:
-        raise UserError(f"config.json has {key} = {show(found)}; wanted a whole number from 1 to {LARGEST[key]}")
-    return found
+    size = default if config.get(key) is None else config[key]
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST[key]:
+        raise UserError(f"config.json has {key} = {show(size)}; wanted a whole number from 1 to {LARGEST[key]}")
+    return size
 
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
@@ -214,9 +212,9 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
         "quantization_config (load the unquantised weights)": bool(config.get("quantization_config")),
         "partial_rotary_factor": config.get("partial_rotary_factor") not in (None, 1, 1.0),
     }
-    found = [feature for feature, present in refused.items() if present]
-    if found:
-        raise UserError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
+    features = [feature for feature, present in refused.items() if present]
+    if features:
+        raise UserError(f"this {name} model uses what the decoder does not have: {'; '.join(features)}")
 
 
 def _rope(given: Any, whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:

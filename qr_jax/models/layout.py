@@ -84,10 +84,10 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
     """ValueError that names tensors which are missing, left over or of another shape."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    wrong = [f"{n} {given[n]} (wanted {s})" for n, s in wanted.items() if n in given and given[n] != s]
     problems = [
         f"{len(names)} tensors {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))

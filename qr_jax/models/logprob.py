@@ -46,8 +46,8 @@ def token_logprobs(
     order_RC = jnp.argsort(~used_RC, axis=1, stable=True)
     back_RC, most = jnp.argsort(order_RC, axis=1), jnp.max(jnp.sum(used_RC, axis=1))
     front_RCD, front_RC = _permuted(hidden_RCD, order_RC, back_RC), jnp.take_along_axis(target_RC, order_RC, axis=1)
-    found = _first_logprobs(*how, front_RCD, head_VD, front_RC, most)
-    return jax.tree.map(lambda value_RC: jnp.where(used_RC, _permuted(value_RC, back_RC, order_RC), 0.0), found)
+    results = _first_logprobs(*how, front_RCD, head_VD, front_RC, most)
+    return jax.tree.map(lambda value_RC: jnp.where(used_RC, _permuted(value_RC, back_RC, order_RC), 0.0), results)
 
 
 @jax.custom_vjp
@@ -63,10 +63,10 @@ _permuted.defvjp(
 )
 
 
-def _by_width(most, columns: int, of: Callable):
+def _by_width(most, columns: int, compute: Callable):
     """`of(width)` for the least width of PARTS with room for `most`; the others are compiled, too, and not run."""
     widths = [-(-columns // part) for part in PARTS]
-    branches = [functools.partial(of, width) for width in widths]
+    branches = [functools.partial(compute, width) for width in widths]
     return jax.lax.switch(sum(jnp.int32(most > width) for width in widths[:-1]), branches)
 
 
@@ -87,11 +87,11 @@ def _first_forward(block, temperature, entropy, constrain, hidden_RCD, head_VD, 
 
     def of(width):
         hidden, target = _first((hidden_RCD, target_RC), width)
-        found, (*_, top, log_sum, _) = _forward(block, temperature, entropy, constrain, hidden, head_VD, target)
-        return _widened((found, top, log_sum), columns)
+        results, (*_, top, log_sum, _) = _forward(block, temperature, entropy, constrain, hidden, head_VD, target)
+        return _widened((results, top, log_sum), columns)
 
-    found, top_RC, log_sum_RC = _by_width(most, columns, of)
-    return found, (hidden_RCD, head_VD, target_RC, most, top_RC, log_sum_RC, found[1])
+    results, top_RC, log_sum_RC = _by_width(most, columns, of)
+    return results, (hidden_RCD, head_VD, target_RC, most, top_RC, log_sum_RC, results[1])
 
 
 def _first_backward(block, temperature, entropy, constrain, residuals, cotangents):

@@ -96,8 +96,8 @@ class FastTokenizer:
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
-        found = [vocabulary.get(_content(self.settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
-        ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
+        named = [vocabulary.get(_content(self.settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
+        ends = dict.fromkeys([end for end in named if end is not None] + [int(end) for end in further])
         if not ends or not all(0 <= end < self.size for end in ends):
             raise UserError(
                 f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size}: name it as eos_token "
@@ -117,8 +117,8 @@ class FastTokenizer:
         proper = text.encode("utf-8", errors="replace").decode()  # JSON may bring lone surrogates, which are no text
         ids = _ids(self._data, proper)
         if not self.added_ids.isdisjoint(ids):
-            found = next(token for token in ids if token in self.added_ids)
-            raise UserError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
+            added = next(token for token in ids if token in self.added_ids)
+            raise UserError(f"untrusted text was encoded to the added token {self.piece(added)!r} (id {added})")
         return ids
 
     def piece(self, token: int) -> bytes:
@@ -203,7 +203,7 @@ def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
 
     def plain(part: Any) -> Any:
         if isinstance(part, list):
-            return [plain(one) for one in part if not (isinstance(one, dict) and one.get("type") == "Prepend")]
+            return [plain(item) for item in part if not (isinstance(item, dict) and item.get("type") == "Prepend")]
         if not isinstance(part, dict):
             return part
         if part.get("type") == "Prepend":

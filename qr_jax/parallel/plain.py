@@ -42,8 +42,8 @@ def split(value: Any) -> tuple[Any, dict[str, np.ndarray]]:
             if strange:
                 raise UserError(f"{way or 'the value'} has the key {strange[0]!r}; give strings other than {ARRAY!r}")
             return {key: walk(item, f"{way}.{key}" if way else key) for key, item in part.items()}
-        found = f"{way or 'the value'} is a {type(part).__name__}"
-        raise UserError(f"{found}; give a dict, list, string, number, bool, None or array")
+        told = f"{way or 'the value'} is a {type(part).__name__}"
+        raise UserError(f"{told}; give a dict, list, string, number, bool, None or array")
 
     return walk(value, ""), arrays
 

@@ -79,7 +79,7 @@ class EpisodeState:
         at = 0
         while True:
             signs = (CLOSES,) if self.thinking else (*self.stop, OPENS)
-            ends = [(found + len(sign), sign) for sign in signs if (found := text.find(sign, at)) >= 0]
+            ends = [(start + len(sign), sign) for sign in signs if (start := text.find(sign, at)) >= 0]
             if not ends:
                 self.tail = text[max(at, len(text) + 1 - max(map(len, signs))) :]
                 return None
@@ -92,8 +92,8 @@ class EpisodeState:
     def shown_thought(self, pieces: Sequence[bytes]) -> str:
         """Return the thought, begun or empty, at the end of what was shown before this turn; "" where there is none."""
         shown = self.ids[max(0, self.turn_start - MOST_SHOWN) : self.turn_start]
-        found = THOUGHT_SHOWN.search(b"".join([pieces[token] for token in shown if token < len(pieces)]))
-        return found[0].decode() if found else ""
+        match = THOUGHT_SHOWN.search(b"".join([pieces[token] for token in shown if token < len(pieces)]))
+        return match[0].decode() if match else ""
 
     def begun(self, pieces: Sequence[bytes]) -> str:
         """Return the tag, with blanks, of a thought in which this turn begins; "" where it begins outside thoughts."""
