@@ -750,8 +750,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/rollout/lanes.py",
-        "added / len(parts) if field.type is float else added",
-        "added / len(parts)",
+        "combined([engine.statistics for engine in engines], fmean)",
+        "combined([engine.statistics for engine in engines])",
         "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
     ),
     Mutation(

@@ -1,8 +1,8 @@
 """The state of one episode in flight, and the statistics of a rollout. Imports no jax."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -146,3 +146,9 @@ class Statistics:
     search_s: float = 0.0  # in the retriever
     search_wait_s: float = 0.0  # decoding stood still for it
     total_s: float = 0.0
+
+
+def combined(parts: Sequence[Statistics], seconds: Callable[[Sequence[float]], float] = sum) -> Statistics:
+    """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
+    values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(Statistics)}
+    return Statistics(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})

@@ -19,6 +19,7 @@ from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
+from qr_jax.rollout.live import combined
 from qr_jax.rollout.together import rolled_out
 from qr_jax.run.kept_thread import POLL_S, KeptThread, run_interruptible
 from qr_jax.step import grading
@@ -41,7 +42,7 @@ def collect(
     """
     groups: list[Group] = []
     so_far: list[Outcome] = []
-    own = Statistics()
+    own: list[Statistics] = []
     while (ask := runtime.drawing.rounds(run_state.pool, tuple(so_far))) is not None:
         drawn = draw(runtime, run_state, ask, groups, step, len(so_far))
         if not drawn:
@@ -49,11 +50,11 @@ def collect(
         rolled, statistics = roll_out(runtime, params, run_state, drawn, groups, step)
         groups = graded(runtime, drawn, rolled, groups, step)
         so_far.append(judged(runtime, run_state, groups, step))
-        add(own, statistics)
+        own.append(statistics)
         if len(so_far) == MANY_ROUNDS and runtime.drawing.max_rounds is None:
             name = runtime.settings.pool.rounds.name
             runtime.run.say(f"step {step + 1}: rounds {name!r} has asked for {MANY_ROUNDS} rounds; {ENDS}")
-    return groups, so_far[-1], own
+    return groups, so_far[-1], combined(own)
 
 
 def draw(
@@ -102,17 +103,23 @@ def roll_out(
         owner |= {new[at]: process for at in mine_at}
     mine = {index: count for index, count in wanted.items() if owner[index] == hosts.index()}
     first = {group.index: group.spent.episodes for group in groups}
-    statistics = Statistics()
-    work = partial(_run_engine, runtime, params, run_state, mine, first, step, statistics)
+    costs: list[Statistics] = []
+    work = partial(_run_engine, runtime, params, run_state, mine, first, step, costs)
     engine = runtime.agent.engine
     rolled = rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
-    return rolled, statistics
+    return rolled, combined(costs)
 
 
 def _run_engine(
-    runtime: Runtime, params, run_state: RunState, mine: Mapping[int, int], first: Mapping[int, int], step: int, total
+    runtime: Runtime,
+    params,
+    run_state: RunState,
+    mine: Mapping[int, int],
+    first: Mapping[int, int],
+    step: int,
+    costs: list[Statistics],
 ) -> Rolled:
-    """Roll out the queries (pool index -> samples) on this process, and add the cost to `total`.
+    """Roll out the queries (pool index -> samples) on this process, and append what it cost to `costs`.
 
     `first`: the number of each query's first sample (0 where it is not named).
     """
@@ -127,13 +134,8 @@ def _run_engine(
             first_sample=number, expected_tokens=[cost[index] for index in indices], stop_now=runtime.run.stop_now,
         )  # fmt: skip
         rolled |= dict(zip(indices, episodes, strict=True))
-        add(total, engine.statistics)
+        costs.append(engine.statistics)
     return rolled
-
-
-def add(total: Statistics, more: Statistics) -> None:
-    for name in vars(total):
-        setattr(total, name, getattr(total, name) + getattr(more, name))
 
 
 def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int]) -> list[float]:
@@ -185,9 +187,7 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
 
 def over_processes(statistics: Statistics) -> Statistics:
     """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
-    every = hosts.gather(asdict(statistics))
-    values = {name: [part[name] for part in every] for name in vars(statistics)}
-    return Statistics(**{name: (max if name.endswith("_s") else sum)(parts) for name, parts in values.items()})
+    return combined([Statistics(**part) for part in hosts.gather(asdict(statistics))], max)
 
 
 def check_answered(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> None:
