@@ -749,9 +749,9 @@ MUTATIONS = (
         "tests/test_engine.py::test_what_fails_in_one_lane_ends_both_and_is_what_is_told",
     ),
     Mutation(
-        "qr_jax/rollout/lanes.py",
-        "combined([engine.statistics for engine in engines], fmean)",
-        "combined([engine.statistics for engine in engines])",
+        "qr_jax/rollout/live.py",
+        '(seconds if name.endswith("_s") else sum)(each)',
+        "seconds(each)",
         "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
     ),
     Mutation(
