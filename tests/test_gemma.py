@@ -16,7 +16,7 @@ from qr_jax import config
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
-from qr_jax.models import costs, decoder, families, layer
+from qr_jax.models import costs, decoder, layer
 from qr_jax.models.families import PRESETS, ModelConfig
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
@@ -266,8 +266,3 @@ def test_tools_are_described_before_the_first_question(tokenizer):
     said = tool_call(Query("1", "Who is Ada?", ("x",)), [])
     opened = tokenizer.decode(Chat(tokenizer, bos=tokenizer.bos).open(said))
     assert opened.count("<start_of_turn>") == 2 and "Who is Ada?" in opened and "search" in opened
-
-
-def test_a_wrong_number_of_kinds_of_layers_is_refused():
-    with pytest.raises(ValueError, match="2 layers slide or not, over 6 tokens; wanted 5, and 1 or more"):
-        families.check(replace(CFG, sliding=(True, False)))

@@ -183,10 +183,6 @@ def check(cfg: ModelConfig) -> None:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:
         raise UserError(f"head_dim {cfg.head_dim} is odd; rotary embeddings turn pairs of channels")
-    if cfg.sliding and (len(cfg.sliding) != cfg.layers or cfg.window < 1):
-        raise UserError(
-            f"{len(cfg.sliding)} layers slide or not, over {cfg.window} tokens; wanted {cfg.layers}, and 1 or more"
-        )
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
