@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from qr_jax import plugins
@@ -83,12 +82,6 @@ class Writer:
             self._tensorboard.close()
         if self.wandb is not None and not self._is_lent:
             self.wandb.finish()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:

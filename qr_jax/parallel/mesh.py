@@ -92,8 +92,6 @@ def make_mesh(settings: config.Mesh) -> Mesh:
 def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     """Say why a mesh cannot be made of so many devices, and what to set; None: it can."""
     sizes = axes(settings, platform)
-    if min(sizes) < 1:
-        return f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1"
     emulated, apart = settings.devices if platform == "cpu" else None, settings.rollout_devices
     product, wanted = math.prod(sizes), (emulated or count) - apart
     if apart and wanted < 1:
