@@ -69,7 +69,6 @@ class KVCache:
         self.sampling = EVERYTHING  # `restrict` changes it
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
-        self.decode_sizes = [self.slot_count]  # how many slots a program of decoding has
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:

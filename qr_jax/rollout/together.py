@@ -30,7 +30,10 @@ class Dealt:
 
     def __init__(self, engine: Engine, *, pod: bool = False):
         self.engine, self.pod = engine, pod
-        self.progress = engine.progress  # of this process's episodes
+
+    def progress(self) -> tuple[int, int]:
+        """Return `Engine.progress` of this process's episodes."""
+        return self.engine.progress()
 
     def run(self, params, queries: Sequence[Any], samples: int, *, stop_now, **how) -> list[list[Episode]]:
         """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
