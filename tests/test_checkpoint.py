@@ -396,9 +396,9 @@ def test_a_checkpoint_of_format_4_comes_back_without_its_learning_rate(run, monk
 
 def test_an_object_among_the_host_values_is_refused(run):
     checkpoints = run()
-    with pytest.raises(ValueError, match="pool.rule is a object"):
+    with pytest.raises(TypeError, match="object is not JSON serializable"):
         checkpoints.save(1, {"step": jnp.array(3)}, {"pool": {"rule": object()}}, metrics_bytes=0)
-    with pytest.raises(ValueError, match="names is an array of Python objects"):
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         checkpoints.save(1, {"step": jnp.array(3)}, {"names": np.array(["a", None], object)}, metrics_bytes=0)
 
 
