@@ -24,10 +24,8 @@ from qr_jax.run import json_files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
-ARROW, NO_LINES = (
-    (".arrow", ".feather"),
-    (".csv", ".tsv"),
-)  # of NO_LINES `qr-jax data convert` makes lines of such files
+ARROW = (".arrow", ".feather")
+NO_LINES = (".csv", ".tsv")  # `qr-jax data convert` makes lines of such files
 ROW_HAS = {"question", "prompt", "text", "contents"}  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"

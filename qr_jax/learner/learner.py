@@ -98,12 +98,10 @@ class Learner:
 
     def trace_update(self, empty: Batch) -> None:
         """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
-        recomputed = self.updates > 1  # by shapes here, too
-        old = (
-            (self.old_logp.jitted.eval_shape(self.abstract, empty),)
-            if recomputed
-            else self._old_policy(self.abstract, empty)
-        )
+        if self.updates > 1:
+            old = (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+        else:
+            old = self._old_policy(self.abstract, empty)
         self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
 
     def _step(

@@ -41,9 +41,7 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_QG: (
-        Any  # float32, what an episode counts for: 1; 0 where pruned; more where it makes up for others or is copied
-    )
+    weight_QG: Any  # float32, an episode's weight: 1; 0 where pruned, more where it makes up for others or is copied
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
     beside_tokens: Any  # int32 [], sampled tokens of pruned episodes and of copies: the denominators count them
     beside_episodes: Any  # int32 [], those episodes

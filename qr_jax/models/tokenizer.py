@@ -56,9 +56,8 @@ class FastTokenizer:
         pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
         self.pad_id = self.eos_ids[0] if pad is None else pad
         self.unknown_id = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
-        control = {
-            at for token, at in added.items() if token.strip().strip(BLANK)
-        }  # Gemma adds runs of blanks and breaks
+        # Gemma adds runs of blanks and breaks, which control nothing
+        control = {at for token, at in added.items() if token.strip().strip(BLANK)}
         self.added_ids = frozenset(control - {self.unknown_id} | {*self.eos_ids, self.pad_id})
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 

@@ -273,10 +273,8 @@ class Runtime:
         cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
         sizes = {"queries": drawing.max_groups, "samples": drawing.max_samples}
         sizes |= {"rows": learn.rows, "row_tokens": learn.row_tokens}
-        episodes, grades = (
-            [group.episodes for group in groups],
-            grading.joined(groups, settings.samples, self.grading.turns),
-        )
+        episodes = [group.episodes for group in groups]
+        grades = grading.joined(groups, settings.samples, self.grading.turns)
         packed = pack.pack(
             episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
             weight_QG=plugins.around("methods.prune").weights(grades, learn.prune, *key) if learn.prune else None,
@@ -315,11 +313,9 @@ class Runtime:
 def room(settings: Config) -> tuple[int, int]:
     """Count the groups that a batch has room for, and the samples of each; `planning` compiles for as many."""
     chosen = settings.pool
-    kept = (
-        chosen.queries * chosen.oversample
-        if settings.learner.keep_zero_variance
-        else chosen.queries + chosen.min_signal - 1
-    )
+    kept = chosen.queries + chosen.min_signal - 1
+    if settings.learner.keep_zero_variance:
+        kept = chosen.queries * chosen.oversample
     return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
 
 
