@@ -29,8 +29,9 @@ from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.settings.settings import at_least
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
-VOCABULARY = ("<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":')
-VOCABULARY += ('["', '",', '"', '"]}}')
+VOCABULARY = (
+    "<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":', '["', '",', '"', '"]}}',
+)  # fmt: skip
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000

@@ -47,11 +47,8 @@ QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host v
 BASE = "base_sha256"  # a host value where the state is adapters alone: of the weights under them
 SAME = {  # hashes that a run keeps: what each is of, and what to do where it is another
     QUERIES: ("query list", "its pool is of other queries: use that run's data settings, or another run folder"),
-    CORPUS: (
-        "passages",
-        "before and after would be measured over two corpora: give back the first, or use a new folder",
-    ),
-    BASE: ("weights under its adapters", "give back those that they were trained on, or use another run folder"),
+    CORPUS: ("passages", "before and after would be measured over two corpora: give back the first, or begin anew"),
+    BASE: ("weights under its adapters", "give back the weights that they were trained on, or begin anew"),
 }
 # What json, zipfile and numpy raise for files that are none of ours.
 NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
