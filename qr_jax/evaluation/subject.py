@@ -52,12 +52,7 @@ class Corpus:
     sha256: str | None
 
 
-def corpus(
-    settings: Config,
-    read: Callable[[], Sequence[Passage]],
-    *,
-    index: str = "",
-) -> Corpus:
+def corpus(settings: Config, read: Callable[[], Sequence[Passage]], *, index: str = "") -> Corpus:
     """Open the passages for the config's retriever: read only if it wants some, indexed at the first search.
 
     A folder in the retriever's setting `index` becomes FOLDER-`index`: FOLDER itself is for a run's passages.

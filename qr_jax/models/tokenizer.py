@@ -32,12 +32,7 @@ class FastTokenizer:
     """
 
     def __init__(
-        self,
-        described: str,
-        settings: Mapping[str, Any],
-        *,
-        template: str | None = None,
-        eos_ids: Sequence[int] = (),
+        self, described: str, settings: Mapping[str, Any], *, template: str | None = None, eos_ids: Sequence[int] = ()
     ):
         whole = json.loads(described)
         parsed = _without_prefix(whole)

@@ -68,13 +68,7 @@ class Engine:
         """Return the tokens of the longest prompt of these queries."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
-    def warm_up(
-        self,
-        params,
-        *,
-        prompt_tokens: int = 1,
-        stop_now: Callable[[], bool] = lambda: False,
-    ) -> float:
+    def warm_up(self, params, *, prompt_tokens: int = 1, stop_now: Callable[[], bool] = lambda: False) -> float:
         """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
 
         All other programs are compiled when first needed. Raises Interrupted when `stop_now()` turns true between two
