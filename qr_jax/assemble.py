@@ -116,7 +116,7 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 
 def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
-    """One file's questions of that part, the first `limit` by the hash of their ids."""
+    """Return one file's questions of that part, the first `limit` by the hash of their ids."""
     whole = _reader(config, "read_queries")(file)
     if config.data.split == "sha256":
         whole = readers.split(whole, config.data.train_share, part)
@@ -169,7 +169,7 @@ def _tools() -> Any:
 
 
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
-    """Expert traces for the cold start, each with the search function its passages come from.
+    """Return expert traces for the cold start, each with the search function its passages come from.
 
     "supporting" and "retrieved" make them of training questions only. With `data.trace_worlds` the synthetic world's
     traces come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is
@@ -320,7 +320,7 @@ def world_tokenizer(config: Config) -> WordTokenizer:
 
 
 def place(params, mesh: jax.sharding.Mesh):
-    """Host or device parameters, the same on every process, laid over the learner's mesh."""
+    """Lay host or device parameters, the same on every process, over the learner's mesh."""
     return meshes.spread(params, meshes.shardings(mesh, params))
 
 

@@ -123,7 +123,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
-    """Shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
+    """Return shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
 
     Headers are checked against the files' sizes and the config's shapes before anything is allocated. A ValueError
     names tensors that are missing, left over or of another shape.

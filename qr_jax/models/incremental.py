@@ -79,7 +79,7 @@ def _lay_out_layers(cfg: ModelConfig, norm, layers, dtype, int8):
 
 
 def _layer(cfg: ModelConfig, layer):
-    """One layer's arrays: norms, and matrices as `_fused` has them.
+    """Return one layer's arrays: norms, and matrices as `_fused` has them.
 
     Adapters that are not merged lie beside the matrices: of `qkv` the parts `qkv_a` [3, rank, D] and `qkv_b`
     [K, heads / K + 2, d, rank], and so on.
@@ -203,7 +203,7 @@ def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
 
 
 def shapes(cfg: ModelConfig, dtype, adapters: Shapes = (), int8: bool = False) -> DecodeParams:
-    """DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
+    """Return DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
     params = decoder.abstract(cfg)
     if adapters:
         adapted = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in adapters}

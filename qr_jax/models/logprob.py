@@ -64,7 +64,7 @@ _permuted.defvjp(
 
 
 def _by_width(most, columns: int, compute: Callable):
-    """`of(width)` for the least width of PARTS with room for `most`; the others are compiled, too, and not run."""
+    """Run `compute(width)` for the least width of PARTS with room for `most`; the others are only compiled."""
     widths = [-(-columns // part) for part in PARTS]
     branches = [functools.partial(compute, width) for width in widths]
     return jax.lax.switch(sum(jnp.int32(most > width) for width in widths[:-1]), branches)
@@ -75,7 +75,7 @@ def _first(values, width: int):
 
 
 def _widened(values, columns: int):
-    """With zeros behind."""
+    """Append zeros up to so many columns."""
     return jax.tree.map(
         lambda value_RC: jnp.pad(value_RC, [(0, 0), (0, columns - value_RC.shape[1])] + [(0, 0)] * (value_RC.ndim - 2)),
         values,
@@ -108,7 +108,7 @@ def _first_backward(block, temperature, entropy, constrain, residuals, cotangent
 
 
 def _block_logits(index, block, temperature, hidden_RCD, head_VD):
-    """(logits_RCX, head_XD, start, fresh_X) of block `index`; fresh_X is False on entries that an earlier block has."""
+    """Return (logits_RCX, head_XD, start, fresh_X) of block `index`; fresh_X is False where an earlier block has it."""
     start = jnp.minimum(index * block, head_VD.shape[0] - block)
     head_XD = jax.lax.dynamic_slice_in_dim(head_VD, start, block)
     logits_RCX = jnp.einsum("rcd,xd->rcx", hidden_RCD, head_XD, preferred_element_type=jnp.float32) / temperature
@@ -117,7 +117,7 @@ def _block_logits(index, block, temperature, hidden_RCD, head_VD):
 
 
 def _at_target(target_RC, start, fresh_X):
-    """[R, C, X], True at the target. Comparing, not gathering: a gather does not shard."""
+    """Return [R, C, X], True at the target. Comparing, not gathering: a gather does not shard."""
     return (target_RC[..., None] == (start + jnp.arange(fresh_X.size))[None, None]) & fresh_X[None, None]
 
 

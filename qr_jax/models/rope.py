@@ -45,7 +45,7 @@ def _given(settings: dict[str, Any], key: str) -> float | None:
 
 
 def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-    """Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1's published rule)."""
+    """Stretch long waves by `factor`, keep short ones, blend those between (Llama 3.1's published rule)."""
     factor, low, high, context = (
         _need(settings, key, "llama3")
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

@@ -140,7 +140,7 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
 
 
 def _byte_of() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, inverted (Radford et al. 2019, `bytes_to_unicode`)."""
+    """Invert GPT-2's printable stand-in for each byte (Radford et al. 2019, `bytes_to_unicode`)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in set(shown)]
     return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}

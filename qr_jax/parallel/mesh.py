@@ -158,7 +158,7 @@ def abstract(mesh: Mesh, tree: Any) -> Any:
 
 
 def spread(tree: Any, layout: Any) -> Any:
-    """Host values or local arrays, the same on every process, laid out by `layout`; nothing is sent between hosts.
+    """Lay host values or local arrays, the same on every process, out by `layout`; nothing is sent between hosts.
 
     (`jax.device_put` would first compare every byte over all processes.)
     """
@@ -185,7 +185,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, *, row_axis: int = 0) -> NamedSharding:
-    """Rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
+    """Deal rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 
 

@@ -127,7 +127,7 @@ class Chat:
         return self.between["user"], False
 
     def _glue_between(self, role: str, shown: str = OBSERVATION) -> tuple[str, str]:
-        """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn.
+        """Return the glue from a model's turn to an observation of `role`, and from there to the model's next turn.
 
         `shown` is how the template writes OBSERVATION.
         """
@@ -158,7 +158,7 @@ def as_json(text: str) -> str:
 
 
 def describe_tools(tools: Tools) -> list[str]:
-    """No text, or one that describes the tools. It is ours, not data: its tags may become added tokens."""
+    """Return no text, or one that describes the tools. It is ours, not data: its tags may become added tokens."""
     if not tools:
         return []
     schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)

@@ -1,4 +1,4 @@
-"""What a run's plug-ins were: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
+"""A run's plug-ins: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
 
 import hashlib
 import inspect

@@ -24,7 +24,7 @@ from qr_jax.run import checkpoint, runs
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained, and the frozen base under adapters with its hash; both None if the whole model is trained."""
+    """Trained parameters, and the frozen base under adapters with its hash; both None if the whole model is trained."""
 
     params: Any
     base: Any = None

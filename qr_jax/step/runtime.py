@@ -1,4 +1,4 @@
-"""What a run's steps share (Runtime, bound once from its config), and what one step hands to the next (RunState)."""
+"""The parts that a run's steps share (Runtime, bound once), and the state that one hands to the next (RunState)."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,7 +194,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class World:
-    """What an episode meets: the environment, and the search with the hash of its passages (None: its own)."""
+    """The world of an episode: the environment, and the search with the hash of its passages (None: its own)."""
 
     env: Callable[[Query, Sequence[Turn]], Say | Search | Stop]
     search: SearchFunction
@@ -203,7 +203,7 @@ class World:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How queries are drawn and return, and for how many a step and a batch have room."""
+    """The way queries are drawn and return, and for how many a step and a batch have room."""
 
     rule: pool.Rule
     rounds: Callable[[pool.Pool, tuple[Outcome, ...]], Ask | None]
@@ -215,7 +215,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Grading:
-    """How episodes are graded; `asks`: by a server, which may be down."""
+    """The way episodes are graded; `asks`: by a server, which may be down."""
 
     reward: Callable[[Query, Sequence[Episode]], Scores]
     asks: bool

@@ -58,7 +58,7 @@ def foresee(
 def _learned(
     pool: Pool, outcome: Outcome, family_P: np.ndarray, fade: float, fade_family: float, fade_drawn: float
 ) -> dict[str, np.ndarray]:
-    """The rule's memory after this step: evidence a query and a family, and how often each query was trained on."""
+    """Return the rule's memory after this step: evidence a query and a family, and how often a query was trained on."""
     families = int(family_P.max()) + 1
     old = pool.memory or {
         "a": np.zeros(pool.size),
