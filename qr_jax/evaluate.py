@@ -20,7 +20,6 @@ from qr_jax import answers, assemble, config
 from qr_jax.config import Config, use
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
-from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
 from qr_jax.parallel import compiles
 from qr_jax.records import Episode, Query

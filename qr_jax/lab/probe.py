@@ -22,10 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax import assemble, evaluate, plugins
+from qr_jax import assemble, plugins
 from qr_jax.config import Config
 from qr_jax.data import unchanged
 from qr_jax.errors import UserError
+from qr_jax.evaluation import subject
 from qr_jax.lab.probe_figures import (
     AGAIN,
     ARMS,
@@ -127,7 +128,7 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
     for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
         layout = host_local.rollout_layout(settings, agent.cfg, mesh)
-        weights = evaluate.weights(run, agent, mesh, step)
+        weights = subject.weights(run, agent, mesh, step)
         params = host_local.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(

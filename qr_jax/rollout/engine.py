@@ -352,7 +352,7 @@ class RolloutState:
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:
-            return self.finish(live, live.out_of_room(self.settings) or "length")
+            return self.finish(live, "context" if len(live.ids) >= self.settings.context_tokens else "length")
         move = self.env(self.queries[live.query_at], tuple(live.turns))
         if isinstance(move, Stop):
             return self.finish(live, move.reason, move.answer)

@@ -110,11 +110,6 @@ class EpisodeState:
         left = settings.turn_tokens - (len(self.ids) - self.turn_start)
         return min(left, settings.context_tokens - len(self.ids))
 
-    def out_of_room(self, settings: Rollout) -> StopReason | None:
-        if len(self.ids) >= settings.context_tokens:
-            return "context"
-        return "length" if len(self.ids) - self.turn_start >= settings.turn_tokens else None
-
     def episode(self, query: Query, step: int, stop: StopReason, answer: str | None, fault: str | None) -> Episode:
         return Episode(
             query=query, sample=self.sample, step=step, ids_L=np.array(self.ids, np.int32),
