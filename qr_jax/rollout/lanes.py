@@ -19,7 +19,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.tokenizer import Tokenizer
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
-from qr_jax.rollout.live import combined
+from qr_jax.rollout.live import Statistics
 from qr_jax.run.kept_thread import KeptThread
 
 
@@ -92,6 +92,6 @@ class Lanes(Engine):
         errors = [error for part in parts if (error := part.exception())]
         for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
             raise error
-        self.statistics = combined([engine.statistics for engine in engines], fmean)  # they ran side by side
+        self.statistics = Statistics.combined([engine.statistics for engine in engines], fmean)  # they ran side by side
         self.statistics.total_s = time.monotonic() - start
         return groups

@@ -142,8 +142,8 @@ class Statistics:
     search_wait_s: float = 0.0  # decoding stood still for it
     total_s: float = 0.0
 
-
-def combined(parts: Sequence[Statistics], seconds: Callable[[Sequence[float]], float] = sum) -> Statistics:
-    """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
-    values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(Statistics)}
-    return Statistics(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})
+    @classmethod
+    def combined(cls, parts: Sequence["Statistics"], seconds: Callable[[Sequence[float]], float] = sum) -> "Statistics":
+        """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
+        values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(cls)}
+        return cls(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})

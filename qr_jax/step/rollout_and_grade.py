@@ -19,7 +19,6 @@ from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
-from qr_jax.rollout.live import combined
 from qr_jax.rollout.together import rolled_out
 from qr_jax.run.kept_thread import POLL_S, KeptThread, run_interruptible
 from qr_jax.step import grading
@@ -54,7 +53,7 @@ def collect(
         if len(so_far) == MANY_ROUNDS and runtime.drawing.max_rounds is None:
             name = runtime.settings.pool.rounds.name
             runtime.run.say(f"step {step + 1}: rounds {name!r} has asked for {MANY_ROUNDS} rounds; {ENDS}")
-    return groups, so_far[-1], combined(own)
+    return groups, so_far[-1], Statistics.combined(own)
 
 
 def draw(
@@ -107,7 +106,7 @@ def roll_out(
     work = partial(_run_engine, runtime, params, run_state, mine, first, step, costs)
     engine = runtime.agent.engine
     rolled = rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
-    return rolled, combined(costs)
+    return rolled, Statistics.combined(costs)
 
 
 def _run_engine(
@@ -187,7 +186,7 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
 
 def over_processes(statistics: Statistics) -> Statistics:
     """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
-    return combined([Statistics(**part) for part in hosts.gather(asdict(statistics))], max)
+    return Statistics.combined([Statistics(**part) for part in hosts.gather(asdict(statistics))], max)
 
 
 def check_answered(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> None:
