@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from qr_jax import config, plugins
 from qr_jax.errors import UserError
 from qr_jax.learner.pack import COUNTS, Batch
+from qr_jax.learner.update import LEARNER_METRICS as LEARNER_METRICS
 from qr_jax.learner.update import State, Update
 from qr_jax.models import attention, decoder, lora
 from qr_jax.models.families import ModelConfig

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,7 @@ class Statistics:
     total_s: float = 0.0
 
     @classmethod
-    def combined(cls, parts: Sequence["Statistics"], seconds: Callable[[Sequence[float]], float] = sum) -> "Statistics":
+    def combined(cls, parts: Sequence["Statistics"], seconds: Callable[[Sequence[Any]], Any] = sum) -> "Statistics":
         """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
         values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(cls)}
         return cls(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})

@@ -17,7 +17,6 @@ from qr_jax.config import LIMITS, Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner, pack
-from qr_jax.learner.update import LEARNER_METRICS
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import STOPS
 from qr_jax.models import costs, lora
@@ -153,7 +152,7 @@ def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, An
     row["learner/lr"] = float(every[0]["lr"])
     row["learner/nonfinite"] = sum(not metrics["finite"] for metrics in every)
     row |= {f"learner/{name}": mean[name] for name in KNOWN if name in mean}
-    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *LEARNER_METRICS)}
+    row |= {f"loss/{name}": value for name, value in mean.items() if name not in (*KNOWN, *learner.LEARNER_METRICS)}
     row["learner/tokens"] = int(sum(metrics["tokens"] for metrics in every))
     row["sampler_gap/mean"] = mean["gap"]
     row["sampler_gap/max"] = float(max(metrics["gap_max"] for metrics in every))
