@@ -234,6 +234,9 @@ def test_tool_call_reads_the_first_action(text, move):
         'I call.\n{"name": "search", "arguments": {"query": "a"}}\nFound for "a":',
         '<tool_call>{"name": "search", "arguments": {"query": "a", "Query": "b"}}</tool_call>',
         '<tool_call>{"action": "visit", "action_input": "a"}</tool_call>',
+        "<tool_call><function=visit><parameter=query>a</parameter></function></tool_call>",
+        "<tool_call><function=search><parameter=query>a</parameter></function> found: b</tool_call>",
+        "<tool_call>visit<arg_key>query</arg_key><arg_value>a</arg_value></tool_call>",
     ],
 )
 def test_tool_call_takes_nothing_else_for_an_action(text):
@@ -367,6 +370,12 @@ SEARCHED = '{"name": "search", "arguments": {"queries": ["a", "b"]}}'
         ('<tool_call>{"action": "search", "action_input": "a"}</tool_call>', ("a",)),
         ('<tool_call>{"tool": "search", "tool_input": {"query": "a"}}</tool_call>', ("a",)),
         ('<tool_call>{"Action": "Search", "query": "a"}</tool_call>', ("a",)),
+        ("<tool_call>\n<function=search>\n<parameter=query>\na\n</parameter>\n</function>\n</tool_call>", ("a",)),
+        ('<tool_call><function=search><parameter=queries>["a", "b"]</parameter><parameter=k>3</parameter></function>'
+         "<function=search><parameter=query>c</parameter></function></tool_call>", ("a", "b", "c")),
+        ("<function=search><parameter=query>List<int> a</parameter></function>", ("List<int> a",)),
+        ("<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>a</arg_value>\n</tool_call>", ("a",)),
+        ('<tool_call>search<arg_key>queries</arg_key><arg_value>["a", "b"]</arg_value></tool_call>', ("a", "b")),
         (f"I will search.\n{SEARCHED}", ("a", "b")),
         (f"First, the [1] city.\n\nThen:\n  {SEARCHED}\n", ("a", "b")),
         (f"I will search.\n{SEARCHED[:-1]}", ("a", "b")),

@@ -8,11 +8,12 @@ Its system prompt is not repeated here: give it as `prompt`. It shows cleaned te
 The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any case, a
 text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the
 name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `"action"`
-and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's); several calls, or a list of them,
-in one tag, behind words or in a fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind
-the last item, a quote escaped in vain (loose_json.py); a brace too many, or a last one too few; a last tag never
-closed; a turn that is a call and nothing else, without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]`
-or `[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if it names the tool. Two queries under
+and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's); `<function=search>` with
+`<parameter=query>` (Qwen3-Coder's) and `<arg_key>` with `<arg_value>` (GLM's); several calls, or a list of them, in one
+tag, behind words or in a fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the
+last item, a quote escaped in vain (loose_json.py); a brace too many, or a last one too few; a last tag never closed; a
+turn that is a call and nothing else, without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or
+`[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if it names the tool. Two queries under
 two names are a guess, and not read.
 """
 
@@ -166,17 +167,23 @@ AFTER = re.compile(rf"}}?\s*(?:```)?(?:\s|{dialect.END})*")  # what may stand be
 CALLS = re.compile(rf"(?s)(?:\s|{dialect.END}|<tool_call>.*?</tool_call>)*+")
 # A turn without tags: a call and nothing else, behind another agent's sign or words, or in a fence behind words.
 BARE = re.compile(
-    r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?P<words>[^{]*\n)(?=\s*\{)|(?=[\[{]))"
-    r"(?P<call>\s*[\[{].*)"
+    r"(?s)[\s\ufeff]*+(?:<\|python_tag\|>|\[TOOL_CALLS\]|[^\[{]*```\w*|(?P<words>[^{]*\n)(?=\s*\{)|(?=[\[{<]))"
+    r"(?P<call>\s*(?:[\[{]|<function=).*)"
 )
 NAMED = re.compile(r"(['\"]?)(?:name|action|tool|function)\1\s*:\s*['\"](?:functions\.)?search['\":]", re.IGNORECASE)
+# Qwen3-Coder's calls, and GLM's: the tool's name, then each argument between tags of its own.
+FUNCTION = re.compile(r"(?s)\s*<function=([\w.]+)>\s*((?:<parameter=.*?</parameter>\s*)+)(?:</function>|\Z)\s*")
+ARG_KEYS = re.compile(r"(?s)\s*([\w.]+)\s*((?:<arg_key>.*?</arg_value>\s*)+)")
+ARGUMENT = re.compile(
+    r"(?s)<parameter=(?P<name>[\w-]+)>(.*?)</parameter>|<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>"
+)
 
 
 def _calls(text: str) -> list[tuple[str, ...]]:
     """Read the queries of each call in a text of JSON; () for what cannot be read. Never raises."""
-    calls: list[Any] = []
+    calls: list[Any] = _tagged(text)
     left = text if len(text) <= CALL_CHARACTERS and all(map(NAME.fullmatch, ARGS.findall(text))) else ""
-    left = as_json(BEFORE.sub("", ARGS.sub("", left), count=1))
+    left = "" if calls else as_json(BEFORE.sub("", ARGS.sub("", left), count=1))
     try:
         while not AFTER.fullmatch(left):
             value, left = _first(left)
@@ -185,6 +192,23 @@ def _calls(text: str) -> list[tuple[str, ...]]:
     except (ValueError, RecursionError):
         return [()]
     return [_queries(call) for call in calls] or [()]
+
+
+def _tagged(text: str) -> list[Any]:
+    """Return the calls of a text in Qwen3-Coder's or GLM's form, as JSON would have them; none of any other text."""
+    for form in (FUNCTION, ARG_KEYS):
+        calls = list(form.finditer(text)) if len(text) <= CALL_CHARACTERS else []
+        if calls and not form.sub("", text).strip():
+            return [{"name": call[1], "arguments": _given(call[2])} for call in calls]
+    return []
+
+
+def _given(text: str) -> dict[str, list[str]]:
+    """Return the arguments that stand between tags, with all values of a name."""
+    found: dict[str, list[str]] = {}
+    for argument in ARGUMENT.finditer(text):
+        found.setdefault(argument[1] or argument[3], []).append(argument[2] or argument[4] or "")
+    return found
 
 
 def _first(text: str) -> tuple[Any, str]:
