@@ -28,7 +28,7 @@ from qr_jax.data import readers
 from qr_jax.envs import tool_call as tool_calls
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.lab import gguf, hf_folder
-from qr_jax.models import families, hf, rope, safetensors_file
+from qr_jax.models import families, gemma3, hf, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.run import checkpoint, committed, json_files
@@ -526,7 +526,7 @@ LISTED = (
     Target("official", 6_000, official_files, read_official, modules=(official,)),
     Target("safetensors", 6_000, safetensors_parts, read_safetensors, pack_safetensors, modules=(safetensors_file,)),
     Target("gguf", 2_000, gguf_parts, read_gguf, pack_gguf, modules=(gguf,)),
-    Target("families", 3_000, family_configs, read_family, modules=(families, encoder, rope)),
+    Target("families", 3_000, family_configs, read_family, modules=(families, gemma3, encoder, rope)),
     Target("tokenizer", 2_000, tokenizer_folders, read_tokenizer, is_folder=True, modules=(hf,)),
     Target(
         "checkpoints", 2_000, checkpoint_parts, read_checkpoints, pack_checkpoint, is_folder=True,

@@ -70,7 +70,7 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
         ({"model_type": "gemma2"}, "model_type 'gemma2'"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
         ({"use_sliding_window": True}, "sliding windows"),
-        ({"layer_types": ["full_attention", "sliding_attention"] * 14}, "sliding windows"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
@@ -81,7 +81,7 @@ def test_the_older_name_of_the_rope_type_and_the_default_context_are_read():
         ({"head_dim": 63}, "even rotary dimension"),
         ({"model_type": {"a": 1}}, r"model_type {'a': 1} is not supported"),
         ({"architectures": 5}, "architectures 5 is not supported"),
-        ({"layer_types": 5}, "layer_types.* with value 5"),
+        ({"layer_types": 5}, "layer_types = 5; wanted a list"),
         ({"rope_theta": 10**400}, "rope_theta = 10+.*; wanted a number above 1, at most 1e.12"),
         ({"rms_norm_eps": [1]}, "'rms_norm_eps' expected float, got list"),
         ({"rms_norm_eps": 0.0}, "rms_norm_eps = 0.0; wanted a number above 0, at most 1"),
@@ -96,7 +96,76 @@ def test_what_the_decoder_lacks_is_refused_by_name(change, says):
 YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+            "rope_parameters.rope_theta = 500000.0 and rope_theta = 10000.0",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 4.0}},
+            "rope_scaling.type = 'linear' and rope_scaling.rope_type = 'yarn'",
+        ),
+        (
+            {"rope_parameters": {"type": "linear", "rope_type": "default", "rope_theta": 1e6}},
+            "rope_parameters.type = 'linear' and rope_parameters.rope_type = 'default'",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            "rope_parameters.rope_type = 'default' and rope_scaling.rope_type = 'yarn'",
+        ),
+        (
+            {"rope_scaling": YARN, "rope_parameters": YARN | {"rope_theta": 1e6, "factor": 8.0}},
+            "rope_parameters.factor = 8.0 and rope_scaling.factor = 4.0",
+        ),
+        (
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 4096}, "original_max_position_embeddings": 99},
+            "rope_scaling.original_max_position_embeddings = 4096 and original_max_position_embeddings = 99",
+        ),
+        (
+            {"partial_rotary_factor": 1.0, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor = 0.5 and partial_rotary_factor = 1.0",
+        ),
+    ],
+)
+def test_rope_settings_that_disagree_are_refused_with_both_values(change, says):
+    """transformers takes one of them without a word: the model would read at other frequencies than it learned."""
+    with pytest.raises(ValueError, match=f"config.json has {re.escape(says)}; wanted one value: keep the one"):
+        from_hf(QWEN3 | change)
+
+
 DEFAULT = {"rope_theta": 1e6, "rope_type": "default"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": DEFAULT | {"rope_theta": 1e4}}},
+            "rope_parameters of single layers (full_attention, sliding_attention); wanted one rope for all layers",
+        ),
+        ({"rope_parameters": {"full_attention": DEFAULT}}, "rope_parameters of single layers (full_attention)"),
+        ({"rope_scaling": {"full_attention": YARN}}, "rope_scaling of single layers (full_attention)"),
+        ({"rotary_emb_base": 10000}, "rotary_emb_base = 10000, which the decoder does not have; wanted it as rope_th"),
+        ({"rope_local_base_freq": 1e4}, "rope_local_base_freq = 10000.0, which"),
+        ({"rope_ratio": 2}, "rope_ratio = 2, which"),
+        ({"no_rope_layers": [1, 1, 1, 0]}, "no_rope_layers = [1, 1, 1, 0], which"),
+        ({"rope_interleaved": True}, "rope_interleaved = True, which"),
+        ({"rotary_pct": 0.25}, "rotary_pct = 0.25, which"),
+        ({"rope_type": "yarn"}, "rope_type = 'yarn', which"),
+        (
+            {"rope_scaling": {"factor": 4}},
+            "rope settings {'factor': 4} and no rope_type that uses them; wanted a rope_",
+        ),
+        ({"rope_scaling": {"rope_type": "default", "factor": 4.0}}, "rope settings {'factor': 4.0} and no rope_type"),
+        ({"rope_parameters": {"rope_theta": 1e6, "beta_fast": 32}}, "rope settings {'beta_fast': 32} and no rope_type"),
+    ],
+)
+def test_rope_settings_that_the_decoder_would_leave_out_are_refused_by_name(change, says):
+    """transformers reads most of them without a word, and these models turned at the frequencies of another."""
+    with pytest.raises(ValueError, match=f"config.json has {re.escape(says)}"):
+        from_hf(copy.deepcopy(QWEN3 | change))
 
 
 @pytest.mark.parametrize(
@@ -115,8 +184,8 @@ def test_rope_settings_that_agree_or_stand_in_two_places_are_put_together():
         assert from_hf(QWEN3 | change) == PRESETS["qwen3_1p7b"]
     scaled = dict(from_hf(QWEN3 | {"rope_scaling": YARN | {"type": "yarn"}}).rope_scaling)
     assert scaled == YARN | {"original_max_position_embeddings": 40960}
-    with pytest.raises(ValueError, match="rope_theta = None; wanted a number"):  # transformers loses this theta
-        from_hf(QWEN3 | {"rope_theta": None, "rope_scaling": YARN, "rope_parameters": {"rope_theta": 5e5}})
+    apart = from_hf(QWEN3 | {"rope_theta": None, "rope_scaling": YARN, "rope_parameters": {"rope_theta": 5e5}})
+    assert apart.rope_theta == 5e5 and dict(apart.rope_scaling) == scaled, "this theta was lost"
 
 
 def test_a_name_that_stands_twice_in_a_config_is_refused_with_both_values(tmp_path):
@@ -193,13 +262,22 @@ def test_gemma_s_two_ropes_are_read_as_transformers_5_writes_them():
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
             {"layer_types": ["sliding_attention"] * 25 + ["chunked_attention"]},
-            "layer_types ['chunked_attention', 'sliding_attention'] and",
+            "layer_types ['chunked_attention']; wanted 'sliding_attention' or",
         ),
         ({"layer_types": ["full_attention"] * 25}, "must be equal to the number of `layer_types` (25)"),
         ({"sliding_window": None}, "sliding_window = None; wanted a whole number"),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0; wanted a whole number"),
-        ({"rope_local_base_freq": 0.5}, "rope_theta = 0.5; wanted a number above 1"),
-        ({"rope_parameters": {"sliding_attention": LINEAR}}, "and no scaled rope of the first"),
+        ({"rope_local_base_freq": 0.5}, "rope_local_base_freq = 0.5; wanted a number above 1"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 5e3}}},
+            "rope_local_base_freq = 10000 and rope_parameters.sliding_attention.rope_theta = 5000.0; wanted one value",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
+            "rope_parameters.rope_theta = 500000.0 and rope_theta = 1000000; wanted one value",
+        ),
+        ({"rope_parameters": {"sliding_attention": LINEAR}}, "and of 'sliding_attention' rope_theta alone"),
+        ({"rope_parameters": {"full_attention": {}, "rope_theta": 1e6}}, "wanted 'full_attention', and of"),
         ({"model_type": "gemma3"}, "architectures ['Gemma3ForCausalLM'] is not supported for gemma3"),
         ({"model_type": "gemma3", "architectures": None}, "text_config = None; wanted an object"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),

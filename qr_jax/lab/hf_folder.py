@@ -12,8 +12,8 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from qr_jax.errors import UserError
-from qr_jax.models import layout
-from qr_jax.models.families import FAMILIES, FULL, SLIDING, ModelConfig
+from qr_jax.models import gemma3, layout
+from qr_jax.models.families import FAMILIES, ModelConfig
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import RESERVED, FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.run.json_files import write_json
@@ -117,7 +117,7 @@ def _of_gemma3(cfg: ModelConfig) -> dict[str, Any]:
     return {
         "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
         "sliding_window": cfg.window,
-        "layer_types": [SLIDING if slides else FULL for slides in cfg.sliding],
+        "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
         "rope_local_base_freq": cfg.sliding_theta,
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,

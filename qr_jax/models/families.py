@@ -1,16 +1,19 @@
 """Shapes of decoders: sizes and switches of Qwen3, Qwen2.5, Llama, Mistral and Gemma 3 models, and named presets."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from qr_jax.errors import UserError
-from qr_jax.models import hub
+from qr_jax.models import gemma3, hub
 from qr_jax.run.json_files import number
 from qr_jax.settings.settings import show
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
-SLIDING, FULL = "sliding_attention", "full_attention"
+ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
+ROPE_NAME = re.compile("rope|rotary")
+ROPE_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")  # beside that object
 LARGEST = {"num_hidden_layers": 1024, "head_dim": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
 LARGEST |= {"vocab_size": 2**24, "hidden_size": 2**20, "intermediate_size": 2**22, "max_position_embeddings": 2**31}
 LARGEST |= {"sliding_window": 2**30, "query_pre_attn_scalar": 2**16}
@@ -42,9 +45,6 @@ FAMILIES = {
 # What config.json must say itself: a class's own default would be another model's size.
 SAID = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")
 SAID += ("max_position_embeddings",)
-# What the published config.json of Gemma 3's 4B leaves to transformers' class.
-UNSAID = {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-UNSAID |= {"max_position_embeddings": 131_072}
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ def reads_words(name: str, tokenizer: str | None) -> bool:
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape that a Hugging Face config.json describes, with all else as transformers fills it in.
+    """Return the shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 
     Of a Gemma 3 with a vision tower it is that of the text part. A ValueError names the architecture or feature that
     this decoder does not have (sliding windows, biases that the family lacks, other activations, quantised weights),
     and any size that is missing or out of bounds.
     """
-    config = _text_part(config)
+    config = gemma3.text_part(config)
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"model_type {show(name)} is not supported; supported: {', '.join(FAMILIES)}")
@@ -126,10 +126,13 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         raise UserError(f"architectures {show(named)} is not supported for {name}; wanted {[family.architecture]}")
     for key in SAID:
         _size(config, key)
-    whole = hub.described(config)
+    _refuse_features(config, name)
+    sliding_theta, config = gemma3.split_rope(config) if family.gemma3 else (None, config)
+    _refuse_rope(config)
+    whole = _described(_agreed(config), family)
     _refuse_features(whole, name)
-    rope, heads = whole["rope_parameters"], _size(whole, "num_attention_heads")
-    theta, scaling = _rope(rope.get(FULL) if family.gemma3 else rope, whole)
+    theta, scaling = _rope(whole)
+    heads = _size(whole, "num_attention_heads")
     cfg = ModelConfig(
         vocab=_size(whole, "vocab_size"),
         width=_size(whole, "hidden_size"),
@@ -146,16 +149,11 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         qk_norm=family.qk_norm,
         qkv_bias=family.qkv_bias,
     )
-    if family.gemma3:
-        sliding_theta, scaled = _rope(rope.get(SLIDING), whole)
-        kinds = whole["layer_types"]
-        if scaled or not {*kinds} <= {SLIDING, FULL}:
-            told = f"layer_types {show(sorted({*kinds}))} and the rope {show(rope[SLIDING])} of {SLIDING!r}"
-            raise UserError(f"config.json has {told}; wanted {SLIDING!r} and {FULL!r}, and no scaled rope of the first")
+    if sliding_theta is not None:
         cfg = replace(
             cfg,
             gemma3=True,
-            sliding=tuple(kind == SLIDING for kind in kinds),
+            sliding=gemma3.sliding_layers(whole["layer_types"]),
             window=_size(whole, "sliding_window"),
             sliding_theta=sliding_theta,
             query_scalar=_size(whole, "query_pre_attn_scalar"),
@@ -164,17 +162,15 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     return cfg
 
 
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the text part of a Gemma 3 with a vision tower as if it were a model's config.json; all others as is."""
-    if config.get("model_type") != "gemma3":
-        return config
-    named, text = config.get("architectures"), config.get("text_config")
-    if named not in (None, ["Gemma3ForConditionalGeneration"]):
-        raise UserError(f"architectures {show(named)} is not supported for gemma3")
-    if not isinstance(text, Mapping):
-        raise UserError(f"config.json has text_config = {show(text)}; wanted an object, the text part's settings")
-    beside = {name: config[name] for name in ("quantization_config", "tie_word_embeddings") if name in config}
-    return {**UNSAID, **text, "model_type": text.get("model_type", "gemma3_text"), "architectures": None, **beside}
+def _described(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Return `hub.described`. Of a Gemma 3 the rope is described as Llama's: its own class wants one of each kind."""
+    if not family.gemma3:
+        return hub.described(config)
+    names = (*ROPE_OBJECTS, "rope_theta")
+    rope = {name: config[name] for name in names if config.get(name) is not None}
+    rope = hub.described({"model_type": "llama", "rope_theta": gemma3.THETA, **rope})
+    own = hub.described({name: value for name, value in config.items() if name not in names})
+    return own | {"rope_parameters": rope["rope_parameters"]}
 
 
 def check(cfg: ModelConfig) -> None:
@@ -183,22 +179,28 @@ def check(cfg: ModelConfig) -> None:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:
         raise UserError(f"head_dim {cfg.head_dim} is odd; rotary embeddings turn pairs of channels")
+    if cfg.sliding and (len(cfg.sliding) != cfg.layers or cfg.window < 1):
+        raise UserError(
+            f"{len(cfg.sliding)} layers slide or not, over {cfg.window} tokens; wanted {cfg.layers}, and 1 or more"
+        )
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    size = default if config.get(key) is None else config[key]
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST[key]:
-        raise UserError(f"config.json has {key} = {show(size)}; wanted a whole number from 1 to {LARGEST[key]}")
-    return size
+    found = default if config.get(key) is None else config[key]
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= LARGEST[key]:
+        raise UserError(f"config.json has {key} = {show(found)}; wanted a whole number from 1 to {LARGEST[key]}")
+    return found
 
 
 def _refuse_features(config: Mapping[str, Any], name: str) -> None:
     family, kinds = FAMILIES[name], config.get("layer_types") or []
+    if not isinstance(kinds, (list, tuple)):
+        raise UserError(f"config.json has layer_types = {show(kinds)}; wanted a list of texts")
     windows = "sliding windows" + ' (where its attention is whole, write "sliding_window": null)' * family.windowed
     slides = config.get("use_sliding_window", family.windowed and config.get("sliding_window"))
     act, wanted = family.activation
     refused = {
-        windows: not family.gemma3 and (bool(slides) or any(kind != FULL for kind in kinds)),
+        windows: not family.gemma3 and (bool(slides) or any(kind != gemma3.FULL for kind in kinds)),
         "attention_bias": bool(config.get("attention_bias")) and not family.qkv_bias,
         "mlp_bias": bool(config.get("mlp_bias")),
         f"{act} {show(config.get(act))} (wanted {wanted!r})": config.get(act, wanted) != wanted,
@@ -208,22 +210,69 @@ def _refuse_features(config: Mapping[str, Any], name: str) -> None:
         "quantization_config (load the unquantised weights)": bool(config.get("quantization_config")),
         "partial_rotary_factor": config.get("partial_rotary_factor") not in (None, 1, 1.0),
     }
-    features = [feature for feature, present in refused.items() if present]
-    if features:
-        raise UserError(f"this {name} model uses what the decoder does not have: {'; '.join(features)}")
+    found = [feature for feature, present in refused.items() if present]
+    if found:
+        raise UserError(f"this {name} model uses what the decoder does not have: {'; '.join(found)}")
 
 
-def _rope(given: Any, whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:
-    """Return theta and scaling of a kind of layers, from its `rope_parameters`."""
-    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise UserError(f"config.json has rope_parameters = {show(given)}; wanted an object")
-    settings = dict(given)
+def _refuse_rope(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for rope settings of single kinds of layers, or under names that other models use."""
+    for where in ROPE_OBJECTS:
+        held = config.get(where)
+        layers = (
+            [name for name, value in held.items() if isinstance(value, Mapping)] if isinstance(held, Mapping) else []
+        )
+        if layers:
+            wanted = "wanted one rope for all layers: {'rope_theta': ..., 'rope_type': ...}"
+            raise UserError(f"config.json has {where} of single layers ({', '.join(map(str, layers))}); {wanted}")
+    known, theta = (*ROPE_OBJECTS, *ROPE_BESIDE), config.get("rope_theta")
+    for name, value in config.items():
+        says_nothing = value is None or value is False or (value == theta and not isinstance(value, bool))
+        if ROPE_NAME.search(name) and name not in known and not says_nothing:
+            todo = f"wanted it as rope_theta or in rope_parameters, or without it ({', '.join(known)} are read)"
+            raise UserError(f"config.json has {name} = {show(value)}, which the decoder does not have; {todo}")
+
+
+def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Merge the config's objects of rope settings. ValueError if one setting has two values under its names.
+
+    transformers 4 and 5 write them under different names, and each takes one of them silently.
+    """
+    given = {where: config.get(where) for where in ROPE_OBJECTS}
+    parts = {where: part for where, part in given.items() if isinstance(part, Mapping)}
+    said = [(where, str(name), value) for where, part in parts.items() for name, value in part.items()]
+    said += [("", name, config.get(name)) for name in ROPE_BESIDE]
+    seen: dict[str, tuple[str, object]] = {}
+    for where, name, value in said:
+        if value is None:
+            continue
+        place = f"{where}.{name}" if where else name
+        first, other = seen.setdefault("rope_type" if name == "type" else name, (place, value))
+        if first != place and other != value:
+            both = f"{first} = {show(other)} and {place} = {show(value)}"
+            raise UserError(
+                f"config.json has {both}; wanted one value: keep the one that the weights were trained with"
+            )
+    both = {name: value for part in parts.values() for name, value in part.items() if value is not None}
+    return {**config, "rope_parameters": both, "rope_scaling": None} if len(parts) > 1 else config
+
+
+def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:
+    """Theta and scaling from `rope_parameters`."""
+    found = whole["rope_parameters"]
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"config.json has rope_parameters = {show(found)}; wanted an object")
+    settings = dict(found)
     theta = number(settings.pop("rope_theta", None), "rope_theta", above=1, most=1e12)
     kind = settings.pop("rope_type", "default")
     settings.pop("type", None)  # the older name
     if kind not in ROPE_KINDS or settings.pop("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
         raise UserError(f"rope settings {show(settings | {'rope_type': kind})} are not supported; kinds: {ROPE_KINDS}")
     if kind == "default":
+        unused = {name: value for name, value in settings.items() if name not in ROPE_BESIDE and value is not None}
+        if unused and unused != {"factor": 1}:
+            todo = f"wanted a rope_type beside them ({', '.join(ROPE_KINDS[1:])}), or none of them"
+            raise UserError(f"config.json has rope settings {show(unused)} and no rope_type that uses them; {todo}")
         return theta, ()
     if kind in ("llama3", "yarn"):
         original = whole.get("original_max_position_embeddings")
