@@ -16,7 +16,7 @@ from qr_jax.methods.rounds.pilot_commit import pilot_commit
 from qr_jax.methods.rounds.reinforce_ada import reinforce_ada
 from qr_jax.methods.rounds.speed import speed
 from qr_jax.pool import pool
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Ask, grades
 
 POOL = pool.create(100)

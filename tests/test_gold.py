@@ -12,9 +12,9 @@ from qr_jax import config
 from qr_jax.learner import learner
 from qr_jax.methods import gold
 from qr_jax.models import decoder
+from qr_jax.parallel import compiles
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query
-from qr_jax.rollout import compiles
 
 PREFIX, GOLDS = (3, 2), ((5, 6, 7), (9,))
 TEMPERATURE = 0.5

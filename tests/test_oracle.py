@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import jax.numpy as jnp
 import numpy as np
@@ -225,7 +226,7 @@ def run_folder(tmp_path_factory):
     settings = config.Config(pool=config.Pool(queries=8, samples=4, oversample=2))
     (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
     at = spent = 0
-    with metrics_writer.Writer(folder, tensorboard=False) as writer:
+    with closing(metrics_writer.Writer(folder, tensorboard=False)) as writer:
         for step, row in enumerate(run.rows, 1):
             spent += row["pool/rollouts"]
             writer.write(step, row | {"pool/size": 300, "budget/rollouts": spent})

@@ -19,9 +19,9 @@ from qr_jax.methods.rules.greso import GRESO, greso
 from qr_jax.methods.rules.mopps import MOPPS, mopps
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rounds.refill import refill
 from qr_jax.pool.rules.foresee import foresee
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 from qr_jax.settings.settings import use
 
@@ -172,8 +172,6 @@ def test_refill_asks_until_the_batch_is_full_and_never_raises():
     assert refill(pool, [empty] * 10, queries=2, oversample=3) is None
     assert refill(pool, [empty] * 2, queries=2, max_rounds=2) is None
     assert refill(pool, [empty, full], queries=2, oversample=3) is None
-    with pytest.raises(ValueError, match="max_rounds=0"):
-        refill(pool, [], queries=2, max_rounds=0)
 
 
 @pytest.mark.parametrize(

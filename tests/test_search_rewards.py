@@ -29,7 +29,7 @@ from qr_jax.methods.rewards.judge import judge
 from qr_jax.methods.rewards.o2_searcher import o2_searcher
 from qr_jax.methods.rewards.reseek import reseek
 from qr_jax.methods.rewards.search_gen_v import NUGGET, search_gen_v
-from qr_jax.pool.verdict import verdicts
+from qr_jax.pool.pool import verdicts
 from qr_jax.records import Episode, Passage, Query, Turn, grades
 from qr_jax.rewards._format import well_formed
 from qr_jax.rewards.exact_match import exact_match

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
 from benchmarks import silence  # noqa: E402
 from qr_jax.logging import terminal  # noqa: E402
-from qr_jax.rollout import compiles  # noqa: E402
+from qr_jax.parallel import compiles  # noqa: E402
 
 TALK = """
 import sys, time

@@ -31,17 +31,8 @@ from qr_jax.settings.settings import at_least
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
 VOCABULARY = (
-    "<tool_call>",
-    "</tool_call>",
-    '{"name":',
-    '"search",',
-    '"arguments":',
-    '{"queries":',
-    '["',
-    '",',
-    '"',
-    '"]}}',
-)
+    "<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":', '["', '",', '"', '"]}}',
+)  # fmt: skip
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
@@ -157,11 +148,11 @@ def _bare(text: str) -> str:
     Behind words without a fence it must be a call that names the tool.
     """
     at = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
-    found = BARE.fullmatch(text, at)
-    if not found or dialect.any_tag().search(text, at) or dialect.read(text[: found.start("call")]) != ((), True):
+    match = BARE.fullmatch(text, at)
+    if not match or dialect.any_tag().search(text, at) or dialect.read(text[: match.start("call")]) != ((), True):
         return ""
-    is_call = all(_calls(found["call"])) and (found["words"] is None or NAMED.search(found["call"]))
-    return found["call"] if is_call else ""
+    is_call = all(_calls(match["call"])) and (match["words"] is None or NAMED.search(match["call"]))
+    return match["call"] if is_call else ""
 
 
 def _refuse(constant: str) -> None:
@@ -317,10 +308,10 @@ def _question(query: Query, prompt: str, max_queries: int) -> str:
 
 def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
     shown = []
-    for asked, found in zip(turn.queries, turn.passages, strict=True):
+    for asked, ranked in zip(turn.queries, turn.passages, strict=True):
         listed = "".join(
-            dialect.fill(passage, {"i": i, "title": " ".join(one.title.split()), "text": one.text.strip()})
-            for i, one in enumerate(found, 1)
+            dialect.fill(passage, {"i": i, "title": " ".join(document.title.split()), "text": document.text.strip()})
+            for i, document in enumerate(ranked, 1)
         )
         values = {"query": asked, "passages": listed or nothing}
         shown.append(dialect.fill(results, values))

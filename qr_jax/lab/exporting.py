@@ -17,6 +17,7 @@ from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
 from qr_jax.models import lora, peft_folder
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat, Tools
@@ -41,7 +42,7 @@ def export(
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
-    params = lora.merged(assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh))
+    params = lora.merged(host_local.on_one_device(subject.weights(run, agent, mesh, step), mesh))
     trained = model_card.trained(settings, run, step)
     return write(folder, settings, agent, params, trained, dtype=dtype)
 
@@ -56,7 +57,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     params, base_sha256 = policy.adapters(run, agent, mesh)
     if base_sha256 is None:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
-    model, adapters = settings.model, assemble.on_one_device(params, mesh)
+    model, adapters = settings.model, host_local.on_one_device(params, mesh)
     base = None if settings.train.init or settings.sft.whole else model_card.base_model(settings)
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
     trained = model_card.trained(settings, run, runs.last_checkpoint(run)[1])

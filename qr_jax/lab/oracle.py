@@ -23,8 +23,7 @@ from qr_jax.lab.pass_rates import Draws, World
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import unit, words
-from qr_jax.pool.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool, judge
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings.settings import Use
 

@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qr_jax import assemble, evaluate, plugins
+from qr_jax import assemble, plugins
 from qr_jax.config import Config
 from qr_jax.data import unchanged
 from qr_jax.errors import UserError
+from qr_jax.evaluation import subject
 from qr_jax.lab.probe_figures import (
     AGAIN,
     ARMS,
@@ -42,6 +43,7 @@ from qr_jax.lab.probe_figures import (
 from qr_jax.lab.report import read
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Query
@@ -73,7 +75,7 @@ def probe(
         raise UserError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
     host = saved.host(last)
-    checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
+    checkpoint.check_same(host, checkpoint.QUERIES, pool.query_list_hash(query.id for query in questions))
     if told := unchanged.check(host, {"data.train": unchanged.of_questions(questions)}):
         say(told)
     draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
@@ -96,7 +98,7 @@ def probe(
         for step in policies.values():
             asked.setdefault(step, set()).add(one.index)
     for step in asked:
-        if damage := committed.damage(saved.path(step), verify=True):
+        if damage := committed.damage(saved.path(step)):
             raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
     scores = _roll(run, settings, questions, asked, samples, seed, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
@@ -118,9 +120,9 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
     grade, scores = _grader(settings), {}
     for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
-        layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-        weights = evaluate.weights(run, agent, mesh, step)
-        params = assemble.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
+        layout = host_local.rollout_layout(settings, agent.cfg, mesh)
+        weights = subject.weights(run, agent, mesh, step)
+        params = host_local.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(
                 params, [questions[at] for at in here], samples, env=env, search=search,

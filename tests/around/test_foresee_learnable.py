@@ -7,8 +7,8 @@ from scipy.stats import norm
 from qr_jax.lab import oracle, pass_rates
 from qr_jax.methods.rules import foresee_learnable as rule
 from qr_jax.pool import pool as pools
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rules.foresee import foresee
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 
 

@@ -188,7 +188,7 @@ def kernel_flops(programs: Programs, program: ahead.Program) -> int:
     cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
     by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
     return estimate.kernel_flops(
-        program.cost.kernels, rows=learn.rows // meshes.row_shards(mesh), length=learn.row_tokens,
+        program.cost.kernels, rows=learn.rows // (mesh.shape["data"] * mesh.shape["fsdp"]), length=learn.row_tokens,
         heads=cfg.heads // (mesh.shape["tensor"] if by_heads else 1), head_dim=cfg.head_dim,
         block=flash.block_size(learn.row_tokens), sliding=sum(cfg.sliding) / cfg.layers, window=cfg.window,
     )  # fmt: skip

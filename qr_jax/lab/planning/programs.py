@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from qr_jax import plugins
-from qr_jax.assemble import stored_as, world_tokenizer
+from qr_jax.assemble import world_tokenizer
 from qr_jax.config import Config
 from qr_jax.lab.planning import ahead
 from qr_jax.learner import learner, pack
@@ -166,7 +166,7 @@ class Programs:
         params = self.whole()
         ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
-        compute, int8 = stored_as(self.config)
+        compute, int8 = host_local.stored_as(self.config)
         return host_local.program(self.cfg, compute, on, lora.shapes_of(params), int8).lower(params)
 
     def whole(self) -> Any:
