@@ -6,6 +6,7 @@ Tebaldi and West 1998 for the same bounds by linear programs).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -35,7 +36,8 @@ def split(right_N: np.ndarray, valid_N: np.ndarray, few: int) -> list[slice]:
 def _differ(right_N: np.ndarray, valid_N: np.ndarray, half: int) -> bool:
     cells, cell_N = np.unique(np.stack([right_N, valid_N], axis=1), axis=0, return_inverse=True)
     counts = np.array([np.bincount(part, minlength=len(cells)) for part in np.split(cell_N.reshape(-1), [half])], float)
-    return bool(chi2_contingency(counts, correction=False)[1] < LEVEL)
+    tested: Any = chi2_contingency(counts, correction=False)
+    return bool(tested.pvalue < LEVEL)
 
 
 def edges(right_N: np.ndarray, valid_N: np.ndarray, samples: int, slack: float) -> list[Weights]:
