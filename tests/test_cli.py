@@ -880,7 +880,7 @@ def test_a_folder_as_a_report_s_file_is_no_folder_to_be_cleared(tmp_path, capsys
     (tmp_path / "clone" / "python").symlink_to(sys.executable)
     for command in ("report", "bug-report"):
         assert cli.main([command, str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
-        assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said
+        assert "give --out another name" in (said := capsys.readouterr().err) and "take that away" not in said
 
 
 def test_a_word_of_other_bytes_is_refused_by_them(capsys):
