@@ -230,12 +230,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     return given
 
 
-def bind(
-    kind: str,
-    use: Use,
-    *,
-    provided: Mapping[str, Any] | None = None,
-) -> functools.partial[Any]:
+def bind(kind: str, use: Use, *, provided: Mapping[str, Any] | None = None) -> functools.partial[Any]:
     """Return the plug-in's function with its settings checked; the data parameters are left to the caller.
 
     Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:

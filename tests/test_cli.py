@@ -574,7 +574,7 @@ def test_a_folder_that_is_written_into_leads_nowhere_and_has_no_pipe(words, put,
 def test_a_port_out_of_range_and_a_folder_that_is_none_are_refused_by_name(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["serve-retriever", "--port", "65536"])
-    assert "found '65536'; wanted a port" in capsys.readouterr().err
+    assert "found '65536'; wanted a whole number from 0 to 65535" in capsys.readouterr().err
     for command in ("report", "bug-report"):
         assert cli.main([command, "runs/x", "--out", str(tmp_path / "none" / "file")]) == 2
         assert f"there is no folder {tmp_path / 'none'} to write file into" in capsys.readouterr().err
@@ -880,7 +880,7 @@ def test_a_folder_as_a_report_s_file_is_no_folder_to_be_cleared(tmp_path, capsys
     (tmp_path / "clone" / "python").symlink_to(sys.executable)
     for command in ("report", "bug-report"):
         assert cli.main([command, str(tmp_path / "run"), "--out", str(tmp_path / "clone")]) == 2
-        assert "give --out the name of a file" in (said := capsys.readouterr().err) and "take that away" not in said
+        assert "give --out another name" in (said := capsys.readouterr().err) and "take that away" not in said
 
 
 def test_a_word_of_other_bytes_is_refused_by_them(capsys):

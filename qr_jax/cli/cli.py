@@ -73,7 +73,7 @@ def _run(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
     except errors.UserError as error:
-        return _fail(str(error))
+        return _end(f"error: {error}", errors.USER_ERROR)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
         return _end(interrupts.STOPPED + goes_on, errors.INTERRUPTED, at_once=argv is None)
@@ -83,12 +83,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
         code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-        return _fail((" ".join(str(error).split()) or type(error).__name__) + notes, code)
+        return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}{notes}", code)
     except Exception as error:
         from qr_jax import plugins
 
         if told := plugins.failed_outside(error):
-            return _fail(told, errors.FAILED)
+            return _end(f"error: {told}", errors.FAILED)
         raise  # a bug of ours, with its traceback
     finally:
         terminal.speak("stdout")
@@ -126,11 +126,6 @@ def _not_taken(more: Sequence[str], part: argparse.ArgumentParser) -> str:
     if part.get_default("takes_settings"):
         cure = f"a setting is written NAME=VALUE, without -- and blanks, a question in quotes; {cure}"
     return f"{part.prog} does not take {' '.join(more)!r}; {cure}"
-
-
-def _fail(text: str, code: int = errors.USER_ERROR) -> int:
-    """Say what is wrong; the code is one of errors.py."""
-    return _end(f"error: {text}", code)
 
 
 def _end(text: str, code: int, *, at_once: bool = False) -> int:

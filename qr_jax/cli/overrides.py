@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from qr_jax import plugins
 from qr_jax.cli import elsewhere
+from qr_jax.config import PLUGIN_AT
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
@@ -84,10 +85,9 @@ def _path(config: Any, name: str) -> list[str]:
     parts = name.split(".")
     if parts[0] in {field.name for field in dataclasses.fields(config)}:
         return parts
-    places = [known for known in known_names(config) if known.split(".")[-1] == parts[0] and parts[0] in CONTRACTS]
-    if len(places) != 1:
+    if parts[0] not in PLUGIN_AT:
         raise _unknown(config, name)
-    return places[0].split(".") + parts[1:]
+    return PLUGIN_AT[parts[0]].split(".") + parts[1:]
 
 
 def _unknown(config: Any, name: str) -> UserError:
@@ -233,8 +233,6 @@ def _scalar(text: str, wanted: Any) -> Any:
     """Return the typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
     if wanted is bool:
         return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
-    if wanted is type(None) and text.lower() in NOTHING:
-        return None
     if wanted in (int, float):
         try:
             number = float(text)

@@ -170,14 +170,6 @@ def check_out(file: Path | None, begins: bytes) -> None:
     run_files.check_writable(file.parent, "--out")
 
 
-def add_process_options(command: argparse.ArgumentParser) -> None:
-    """Add options for a run over several processes without a TPU pod's environment."""
-    text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
-    command.add_argument("--coordinator", metavar="HOST:PORT", help=text)
-    command.add_argument("--processes", type=whole(1), metavar="N", help="how many processes the run has")
-    command.add_argument("--process", type=whole(0), metavar="I", help="which of them this is, from 0")
-
-
 def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     """Return the checked config, and the folder of the run or its `stage`. A config.json must be allowed."""
     from qr_jax import config as configs

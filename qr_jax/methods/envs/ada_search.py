@@ -35,6 +35,10 @@ def ada_search(
     max_turns: Annotated[int, at_least(0)] = 4,  # searches until the last answer is asked for
     max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a decision and its act until the episode ends
     prompt: str = PROMPT,  # the first prompt, with {question}
+    passage: str = "Doc {i}(Title: {title}) {text}\n",  # how a passage is shown, with {i}, {title} and {text}
+    information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages
+    invalid: str = INVALID,  # what is said after a turn that cannot be read
+    last: str = LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
     """search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act keeps to.
 
@@ -45,8 +49,9 @@ def ada_search(
     """
     told = [_without_decision(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
     return plain.search_r1(
-        query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, invalid=INVALID, last=LAST
-    )
+        query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, passage=passage,
+        information=information, invalid=invalid, last=last,
+    )  # fmt: skip
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:

@@ -28,6 +28,10 @@ def reseek(
     max_turns: Annotated[int, at_least(0)] = 4,  # searches until the last answer is asked for
     max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a search or an answer until the episode ends
     prompt: str = PROMPT,  # the first prompt, with {question}
+    passage: str = "Doc {i}(Title: {title}) {text}\n",  # how a passage is shown, with {i}, {title} and {text}
+    information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages
+    invalid: str = plain.INVALID,  # what is said after a turn that cannot be read
+    last: str = plain.LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
     """search_r1's next move; verdicts between <judge> and </judge> are read by the reward alone.
 
@@ -37,7 +41,10 @@ def reseek(
     first too, and "yes" before its answer, so that "yes" means that what was read tells the answer.
     """
     told = [_act(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
-    return plain.search_r1(query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt)
+    return plain.search_r1(
+        query, told, max_turns=max_turns, max_invalid=max_invalid, prompt=prompt, passage=passage,
+        information=information, invalid=invalid, last=last,
+    )  # fmt: skip
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
