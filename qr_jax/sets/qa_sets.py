@@ -67,7 +67,7 @@ def built(name: str, split: str, folder: str | Path, manual_dir: str | Path | No
     if manual_dir is None and official.source(place).get("version") == official.VERSION:
         return place
     with alone(root):  # of two with other files the second is refused, by what the first one's records
-        file = _file(name, split, manual_dir and Path(manual_dir))
+        file = _file(name, split, None if manual_dir is None else Path(manual_dir))
         known, wanted = official.source(place), file.source() | {"version": official.VERSION}
         if known.get("sha256", file.sha256) != file.sha256:
             other = f"its SHA-256 is {file.sha256}, and {known['sha256']} is wanted"
