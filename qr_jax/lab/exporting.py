@@ -116,7 +116,7 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
         "environment": _bound("env", settings.env), "reading": reading,
-        "prompt": opening.text if opening else None, "system": chat.system,
+        "prompt": opening.text if opening else None,
         "stop": stop, "tools": tools,
         "chat": {
             "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **glue(chat, tools),
@@ -163,8 +163,7 @@ def glue(chat: Chat, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
     `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
     where the model has not done so, what stands before the message, and what after it.
     """
-    *before, after = chat.glue_prompt(tools)
-    around: dict[str, tuple[str, ...]] = {"prompt": ((chat.system or "").join(before), after)}
+    around: dict[str, tuple[str, ...]] = {"prompt": tuple(chat.glue_prompt(tools))}
     ends = [chat.tokenizer.decode([end]) for end in chat.tokenizer.eos_ids]
     for role in ("user", "tool"):
         text, opens = chat.between.get(role, ("", ""))
