@@ -147,8 +147,7 @@ def play(
         if time.monotonic() > until:
             raise TooLong(f"its sampler was played to {spent:,} of {plan.rollouts:,} rollouts")
         step, done = len(rows), spent / plan.rollouts
-        refreshed = pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)
-        if refreshed is None:
+        if (refreshed := pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)) is None:
             break
         pool = refreshed
         outcome, rate_Q = _step(plan, pool, draw, ask, rates, done, seed=seed, step=step)
