@@ -15,7 +15,20 @@ from typing import Annotated, Any, Literal
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.settings import ABOVE_0, Bound, Use, at_least, conform, nearest, plain, with_new_names
+from qr_jax.settings.settings import (
+    Bound,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    Use,
+    at_least,
+    conform,
+    nearest,
+    plain,
+    with_new_names,
+)
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
@@ -24,12 +37,7 @@ WHOLE = ": tokens would come from a restricted distribution, and the learner's l
 WHOLE += "vocabulary, so that every importance weight would be wrong (the answers that an evaluation samples may be "
 WHOLE += "restricted: evaluation.top_p, evaluation.top_k)"
 
-# Types of settings with their bounds; settings.settings.out_of_bounds reads them.
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
-Positive = Annotated[float, ABOVE_0]
-NotNegative = Annotated[float, at_least(0)]
-Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
+# Further types of settings with their bounds; settings.settings.out_of_bounds reads them.
 Seed = Annotated[
     int, Bound(f"0 to {LARGEST_SEED} (sampling keys have 32 bits)", lambda seed: 0 <= seed <= LARGEST_SEED)
 ]

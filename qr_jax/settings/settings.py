@@ -35,6 +35,11 @@ def at_least(least: float, why: str = "") -> Bound:
 
 
 ABOVE_0 = Bound("more than 0", lambda value: value > 0)
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Positive = Annotated[float, ABOVE_0]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.config import NotNegative, Share
 from qr_jax.learner import importance
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def cispo(

@@ -3,9 +3,9 @@
 import jax
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.config import NotNegative, Share
 from qr_jax.learner import importance
 from qr_jax.methods.losses.gspo import clipped
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def gspo_token(

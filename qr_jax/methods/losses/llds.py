@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.config import NotNegative
 from qr_jax.learner.losses.clip import clip
+from qr_jax.settings.settings import NotNegative
 
 ZERO_VARIANCE = "gradient"  # an advantage of 0 is among those whose likelihood must not fall
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.config import NotNegative, Share
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def ada_search(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from qr_jax.config import Count
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count
 
 MOST = 32
 

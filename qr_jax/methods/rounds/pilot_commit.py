@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qr_jax.config import Count, Share
 from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count, Share
 
 MOST = 64
 

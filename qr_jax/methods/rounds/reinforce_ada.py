@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from qr_jax.config import Count
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count, at_least
 
 MOST = 32
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qr_jax.config import Count
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count
 
 MOST = 24
 

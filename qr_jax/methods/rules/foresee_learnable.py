@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.config import NotNegative, Positive, Share
 from qr_jax.pool.pool import Pool
 from qr_jax.pool.rules.foresee import foresee
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import NotNegative, Positive, Share
 
 SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, times its exposure x
 

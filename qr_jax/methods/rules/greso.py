@@ -3,12 +3,12 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.config import NotNegative, Share
 from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import NotNegative, Share
 
 GRESO = 4  # the first part of the keys of its random numbers
 

@@ -5,11 +5,10 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.config import Positive, Share
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
-from qr_jax.settings.settings import Bound
+from qr_jax.settings.settings import Bound, Positive, Share
 
 DRAWS = "largest"
 Prior = Annotated[tuple[float, float], Bound("two numbers above 0", lambda prior: min(prior) > 0)]

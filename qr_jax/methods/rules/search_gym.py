@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.config import Count, Natural
 from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Count, Natural
 
 
 def search_gym(

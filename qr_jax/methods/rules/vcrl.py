@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.config import Share
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Share
 
 DRAWS = "largest"
 
