@@ -162,8 +162,7 @@ def play(
         taught_P[outcome.accepted] += plan.queries / max(len(outcome.accepted), 1)
         after = pools.settle(pool, outcome, rule)
         rows.append(figures.step_figures(pool, outcome, after, accept=plan.queries, rollouts_Q=samples_Q))
-        right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
-        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))
+        draws.append((np.full(len(drawn_Q), done), drawn_Q, (outcome.grades.reward_QG == 1).sum(axis=1), samples_Q))
         pool, spent = after, spent + int(samples_Q.sum())
     columns = [np.concatenate(column) for column in zip(*draws)]
     return Played(rows, {name: np.array(sums) for name, sums in moved.items()}, Draws(*columns), pool)
