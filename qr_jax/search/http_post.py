@@ -2,11 +2,13 @@
 
 After repeated failures a server gets no request for a while, and callers wait meanwhile. No message holds a secret. Why
 not a library: tenacity and stamina neither give a try the seconds that are left nor share a circuit breaker among
-calls."""
+calls, and httpx2 takes no network backend of ours, without which a slowly dripping head outlives every deadline
+(httpcore2, which it is built on, takes one)."""
 
 import heapq
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -107,7 +109,8 @@ class Endpoint:
         parts = url_parts(url)
         parts = parts if parts.path.strip("/") else parts._replace(path=path)
         self.url, self.patience = parts.geturl(), patience
-        self._pool = _pool(parts)
+        self._clock = _Clock()
+        self._pool = _pool(parts, _Network(self._clock))
         weakref.finalize(self, self._pool.close)
         self._address = parts._replace(path=urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl()
         fixed = {"Host": parts.netloc, "Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -176,16 +179,13 @@ class Endpoint:
     # ---- one try
 
     def _once(self, request: tuple[str, str, bytes | None], ends: float) -> Any:
+        self._clock.ends = ends
         method, address, data = request
-        left_s = max(ends - time.monotonic(), 1e-3)
-        how = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), left_s)}
         try:
-            with self._pool.stream(method, address, headers=self._headers, content=data, extensions=how) as response:
+            with self._pool.stream(method, address, headers=self._headers, content=data) as response:
                 body = bytearray()
                 for part in response.iter_stream():
                     body += part
-                    if time.monotonic() > ends:
-                        raise httpcore2.ReadTimeout("it was too slow")
                     if len(body) > self.patience.response_bytes:
                         break
         except FAILURES as error:
@@ -228,9 +228,51 @@ class Endpoint:
             return body
 
 
-def _pool(parts: urllib.parse.SplitResult) -> httpcore2.ConnectionPool:
+class _Clock(threading.local):
+    """The deadline of the call that this thread makes."""
+
+    ends = math.inf
+
+    def left(self, seconds: float | None) -> float:
+        left_s = self.ends - time.monotonic()
+        if left_s <= 0:
+            raise httpcore2.TimeoutException("it was too slow")
+        return left_s if seconds is None else min(left_s, seconds)
+
+
+class _Network(httpcore2.NetworkBackend):
+    """Connections whose every wait ends at the call's deadline, however slowly bytes come."""
+
+    def __init__(self, clock: _Clock):
+        self._clock, self._sockets = clock, httpcore2.SyncBackend()
+
+    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        stream = self._sockets.connect_tcp(host, port, self._clock.left(timeout), local_address, socket_options)
+        return _Stream(self._clock, stream)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(self._clock.left(seconds))
+
+
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, clock: _Clock, stream: httpcore2.NetworkStream):
+        self._clock, self._stream = clock, stream
+        self.close, self.get_extra_info = stream.close, stream.get_extra_info
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._clock.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._clock.left(timeout))
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._clock.left(timeout))
+        return _Stream(self._clock, stream)
+
+
+def _pool(parts: urllib.parse.SplitResult, network: _Network) -> httpcore2.ConnectionPool:
     """Return a pool of kept connections to the URL's host; over https through the environment's proxy, if any."""
-    kept: dict[str, Any] = {"max_connections": None}
+    kept: dict[str, Any] = {"network_backend": network, "max_connections": None}
     host = parts.hostname or ""
     if parts.scheme == "http":
         return httpcore2.ConnectionPool(**kept)

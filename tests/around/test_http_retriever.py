@@ -275,7 +275,6 @@ def test_bytes_that_drip_do_not_outlast_the_deadline():
         connection, _ = listening.accept()
         with connection:
             try:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
                 for _ in range(100):
                     connection.sendall(b"H")
                     time.sleep(0.05)
