@@ -48,7 +48,7 @@ def test_a_config_file_defines_a_config_or_a_function_that_makes_one(tmp_path):
 def test_an_unknown_field_in_a_config_file_is_a_value_error_that_names_it(tmp_path):
     with pytest.raises(ValueError, match="quries"):
         made(tmp_path, text="from qr_jax.config import Config, Pool\nconfig = Config(pool=Pool(quries=7))\n")
-    with pytest.raises(ValueError, match="must set `config"):
+    with pytest.raises(ValueError, match="has no config 'config'; wanted `config = "):
         made(tmp_path, text="x = 1\n")
 
 
