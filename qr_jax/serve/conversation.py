@@ -39,7 +39,7 @@ def conversation_ids(chat: Chat, messages: Sequence[Message], tools: Tools = ())
         ]
         try:
             text = chat.render(shown, given or None)
-            if not all(name in text for name in names):
+            if given and (text == chat.render(shown, None) or not all(name in text for name in names)):
                 raise UserError(f"its text does not name the tools {names}")
             pieces = cut(text, marks)
         except Exception as error:  # the template is somebody else's program: whatever it raises, try the next form

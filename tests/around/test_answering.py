@@ -189,8 +189,11 @@ def test_a_judge_is_asked_after_the_answers_and_one_that_is_fooled_is_not_report
         (["--limit", "3"], "--limit cannot be given without --suite"),
         (["--suite", "qa7", "--questions", "3"], "--questions cannot be given with --suite"),
         (["--suite", "qa8"], "there is no suite 'qa8'; there are: qa7"),
-        (["--suite", "qa7", "--judge", "http://x/v1"], "--judge URL and --judge-model NAME go together"),
-        (["--suite", "qa7", "--judge-leave-out", "temperature"], "give --judge URL too"),
+        (["--suite", "qa7", "--judge", "http://x/v1"], "--judge and --judge-model go together"),
+        (
+            ["--suite", "qa7", "--judge-leave-out", "temperature"],
+            "--judge-leave-out cannot be given without --judge URL",
+        ),
         (["--suite", "qa7", "--step", "3"], "is no run of ours"),
     ],
 )
