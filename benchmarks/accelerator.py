@@ -31,10 +31,9 @@ from qr_jax import config
 from qr_jax.learner import learner, pack
 from qr_jax.models import costs, decoder, families, layout
 from qr_jax.models.tokenizer import RESERVED, WordTokenizer
-from qr_jax.parallel import compile_cache
+from qr_jax.parallel import compile_cache, compiles
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Stop, grades
-from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
 
 PROMPT_TOKENS, NEW_TOKENS, SAMPLES = 128, 256, 8

@@ -128,7 +128,7 @@ def ours(cfg: Any, mesh: Any, kind: Any, compute: str = "float32") -> tuple[Any,
         one = ahead.compiled(host_local.program(cfg, compute, on).lower(params))
         return one.peak_bytes + first_sent(mesh, on, one), sum(one.cost.collectives.values())
 
-    return need, lambda params: host_local.to_rollout_params(params, cfg, compute, mesh, kind)
+    return need, lambda params: host_local.over_hosts(params, cfg, compute, mesh, kind)
 
 
 def first_sent(mesh: Any, on: Any, program: Any) -> int:

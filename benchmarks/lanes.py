@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import interleave
 from benchmarks.tables import markdown
-from qr_jax import assemble, evaluate
+from qr_jax import assemble
 from qr_jax.answers import exact_match
 from qr_jax.evaluation import subject
 from qr_jax.learner import learner, pack
@@ -96,7 +96,7 @@ def updaters(settings: Any, run: Path, groups: Sequence[Sequence[Episode]]) -> d
         mesh = meshes.make_mesh(replace(settings.mesh, devices=devices))
         learn = replace(settings.learner, rows=rows)
         whole = learner.make(agent.cfg, settings.model, learn, mesh)
-        state = {"state": whole.init(evaluate.weights(run, agent, mesh))}
+        state = {"state": whole.init(subject.weights(run, agent, mesh))}
 
         def update(at: int, whole=whole, state=state, rows=rows) -> None:
             sizes = dict(rows=rows, row_tokens=settings.learner.row_tokens, queries=settings.pool.queries)

@@ -19,10 +19,10 @@ from qr_jax import config
 from qr_jax.learner import learner, pack
 from qr_jax.learner.variance import group_variance_mask
 from qr_jax.models import costs, decoder, layout
+from qr_jax.parallel import compiles
 from qr_jax.parallel import mesh as meshes
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Episode, Query, grades
-from qr_jax.rollout import compiles
 
 MODEL = config.Model(compute="float32", remat="dots", vocab_block=8192)
 ROWS, ROW_TOKENS = 1, 768

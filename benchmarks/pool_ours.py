@@ -11,7 +11,7 @@ from qr_jax import plugins
 from qr_jax.config import use
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Grades, grades
 
 SAMPLES = 4  # episodes a query

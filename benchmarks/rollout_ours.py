@@ -18,8 +18,9 @@ from benchmarks.peers import load, model
 from benchmarks.rollout import LOADS
 from qr_jax.config import Rollout
 from qr_jax.models import costs, decoder, families, layout, logprob
+from qr_jax.parallel import compiles
 from qr_jax.records import Query, Say, Search, Stop
-from qr_jax.rollout import compiles, live
+from qr_jax.rollout import live
 from qr_jax.rollout.engine import Engine
 
 CONFIG = families.ModelConfig(

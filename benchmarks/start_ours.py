@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks import interleave
 from qr_jax.cli import cli
-from qr_jax.rollout import compiles, decode
+from qr_jax.parallel import compiles
+from qr_jax.rollout import decode
 
 
 def main() -> None:

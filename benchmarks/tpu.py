@@ -108,7 +108,7 @@ def decode(chip: str, options: argparse.Namespace, *, weights: bool = False, cac
     rest = [((slots, 2), jnp.uint32), ((cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
     shapes = (laid, kept_L, None, *numbers, *(jax.ShapeDtypeStruct(*shape) for shape in rest))
     device = ahead.devices(CHIPS[chip][0])[0]
-    lowered = jitted.lower(*ahead.on_one(device, shapes), cfg=cfg, chunk=chunk, sampling=Sampling())
+    lowered = jitted.lower(*on_one(device, shapes), cfg=cfg, chunk=chunk, sampling=Sampling())
     program = ahead.compiled(lowered)
     cache_bytes, least = nbytes(kept_L), nbytes(laid) + nbytes(kept_L)
     peak = peaks.known(device.device_kind, "bfloat16")
@@ -132,7 +132,7 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from qr_jax.config import Learner, Model
-    from qr_jax.lab.planning import ahead, hlo
+    from qr_jax.lab.planning import ahead
     from qr_jax.learner import learner, pack
     from qr_jax.models.families import PRESETS
     from qr_jax.records import Grades
@@ -149,7 +149,7 @@ def train(chip: str, options: argparse.Namespace) -> dict[str, Any]:
     batch = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), batch, at)
     program = ahead.compiled(made.train_step.jitted.lower(made.abstract, batch, np.float32(0)))
     sizes = {"vocab": cfg.vocab, "width": cfg.width, "chips": len(chips), "block": model.vocab_block}
-    whole = [str(array) for array, _ in hlo.largest_arrays(program.text) if holds_a_row(array.shape, **sizes)]
+    whole = [str(array) for array, _ in largest_arrays(program.text) if holds_a_row(array.shape, **sizes)]
     return {
         "vocabulary_rows": len(whole),
         "peak_GB": program.peak_bytes / 1e9,
@@ -177,6 +177,36 @@ def holds_a_row(shape: Sequence[int], *, vocab: int, width: int, chips: int, blo
     return of_vocabulary and math.prod(shape) > ROW_TOKENS * block
 
 
+def on_one(chip: Any, shapes: Any) -> Any:
+    """Lay a tree of shapes out on one chip."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from qr_jax.lab.planning import ahead
+
+    whole = NamedSharding(ahead.mesh([chip]), PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+
+
+def largest_arrays(text: str) -> list[tuple[Any, str]]:
+    """Return every distinct array that the module lays out in memory with the operation it is from, the largest first.
+
+    What exists only inside a fusion, a tile at a time, is not among them.
+    """
+    from qr_jax.lab.planning import hlo_text
+
+    computations, _ = hlo_text.parse(text)
+    instructions = [one for computation in computations.values() for one in computation.instructions.values()]
+    fused = {name for one in instructions if one.opcode == "fusion" for name in hlo_text.called(one)}
+    found: dict[Any, str] = {}
+    for name, computation in computations.items():
+        if name not in fused:
+            for one in computation.instructions.values():
+                for array in one.arrays:
+                    found.setdefault(array, one.source)
+    return sorted(found.items(), key=lambda item: -item[0].nbytes)
+
+
 def nbytes(tree: Any) -> int:
     import jax
 
@@ -185,9 +215,7 @@ def nbytes(tree: Any) -> int:
 
 def details(program: Any) -> dict[str, Any]:
     """Who the bytes are from, the largest arrays, and what the text does not say; not in the table."""
-    from qr_jax.lab.planning import hlo
-
-    largest = [[str(array), array.nbytes, source] for array, source in hlo.largest_arrays(program.text)[:12]]
+    largest = [[str(array), array.nbytes, source] for array, source in largest_arrays(program.text)[:12]]
     by = dict(list(program.cost.bytes_by.items())[:12])
     cost, unbounded = program.cost, list(program.cost.unbounded)
     return {

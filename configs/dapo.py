@@ -1,11 +1,11 @@
-"""The quickstart's task trained by DAPO: draw again until 32 groups bear signal, train on them, use up what was drawn.
+"""The quickstart's task trained by DAPO: a step draws until 32 groups bear signal; all drawn queries leave the pool.
 
     qr-jax train configs/dapo.py                     # as the quickstart, fewer steps: a step costs up to 10 rounds
     qr-jax train configs/dapo.py pool.rounds.max_rounds=1    # bounded: one round a step
 
 Yu et al. 2025, arXiv:2503.14476: dynamic sampling (`rounds=refill` with the rule `bounded_dapo`), clip-higher, a mean
-over tokens, no KL term. Not its overlong shaping: no answer here is long. The cap never raises. Compare it with other
-configs by rollouts, not by steps.
+over tokens, no KL term. Deviations: no overlong shaping, because no answer here is long; at the cap of rounds the step
+trains on what it has, where DAPO raises an error. Compare this config with others by rollouts, not by steps.
 """
 
 import runpy

@@ -7,8 +7,8 @@
     qr-jax train configs/gemma3_1b.py:small                              # the 270M model
 
 The hub gives google/gemma-3-1b-it to those who have accepted Gemma's terms there. Questions, passages and traces are
-those of configs/smollm2_multihop.py. Gemma's chat template has no system messages and none of tools: with
-env=tool_call, too, what tools there are stands before the first question, and what a search finds is a user's message.
+those of configs/smollm2_multihop.py. Gemma's chat template has neither system nor tool messages. So, also with
+env=tool_call, the first user message lists the tools before the question, and passages come in user messages.
 
 Compiled and planned for v5e:2x4, and rehearsed with random weights of a small shape; not run at this size, so neither
 time nor accuracy is known.

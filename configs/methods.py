@@ -1,12 +1,11 @@
-"""The neighbouring methods, each as what it changes of plain GRPO on the quickstart's task, 128 rollouts a step.
+"""Neighbouring methods: each config holds what its method changes in plain GRPO on the quickstart's task.
 
     qr-jax train configs/methods.py:gspo             # any name below; `grpo` changes nothing
     make bench-methods                               # all of them, 15,000 rollouts, two seeds (hours; resumable)
 
-What each is stands in its file's docstring; `python -m benchmarks.figures methods` says how it trains. Nothing here is
-tuned. Losses that differ only once the policy has moved make two updates a batch, and are held against
-`grpo_two_updates`.
-`keep_zero_variance` is for what learns from groups of equal rewards too.
+A step has 128 rollouts. Each method's file describes the method; `python -m benchmarks.figures methods` shows how it
+trains. Nothing here is tuned. Losses that differ from GRPO only after a first update make two updates a batch; compare
+them with `grpo_two_updates`. `keep_zero_variance` is for methods that learn from groups of equal rewards too.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Your own questions and passages, with a real model: copy this file, and change what is yours.
+"""Your own questions and passages, with a real model: copy this file and adapt it.
 
     qr-jax data check train.jsonl --against dev.jsonl           # what is in the files, and what is wrong
     qr-jax train configs/my_data.py data.train=train.jsonl data.eval=dev.jsonl data.corpus=corpus.jsonl --dry-run
@@ -9,14 +9,14 @@ Files are JSON lines (also .gz) or Parquet:
     train, dev   {"id": "1", "question": "...", "answers": ["..."], "supporting_titles": ["...", "..."]}
     corpus       {"id": "a", "title": "...", "text": "..."}
 
-`supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start is made of
-them: 150 traces of an expert that searches for each title and then answers. Without them: sft.steps=0, and a model that
-can already search in this dialect. `qr-jax data convert` makes such files. A corpus of more than some 100,000
-passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
+`supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start makes 150
+traces from them: an expert searches for each title and then answers. Without gold passages set sft.steps=0 and take a
+model that can already search in this dialect. `qr-jax data convert` makes such files. A corpus of more than some
+100,000 passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
-SmolLM2-135M-Instruct (`make smollm2`) on 2 cores takes some minutes a step: it shows that all fits together. To learn
-something, give it a larger model and a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16 rollout.slots=64),
-and look at `qr-jax plan` first. No accuracy is to be expected of data that nobody has seen here.
+SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores, which shows that all parts fit together.
+To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16
+rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use

@@ -8,14 +8,16 @@
     gcloud storage cp -r runs/data gs://BUCKET/     # and DATA=gs://BUCKET/data in tpu_scripts/settings.env
     tpu_scripts/launch.sh NAME configs/search_r1.py:v5e_64 retriever.url=http://ADDRESS:8000/retrieve
 
-Beyond one machine our server wants --host 0.0.0.0 and --token-env NAME, and the pod retriever.token_env=NAME with
-SECRETS=NAME in settings.env. Cut over several servers: docs/retrieval.md.
+For other machines our server needs --host 0.0.0.0 and --token-env NAME, and the pod needs retriever.token_env=NAME and
+SECRETS=NAME in settings.env. docs/retrieval.md divides the corpus over several servers.
 
-512 queries of 5 samples a step, two updates of half the batch each, 1,005 steps, rate 1e-6 rising over .285 of them, k3
-with .001 in the loss, temperature 1; 4 searches of 3 passages, 500 tokens a turn and an observation, 4,096 together;
-reward exact match, and no cold start. Qwen2.5-3B is its model. Deviations: the prompt is our own wording; a search
-inside a thought does not run; a failed search is a fault, and neither a crash nor a 0; its prompt and its episode have
-windows of their own, here one of 4,096 holds both. Not run: neither a TPU nor that corpus was at hand.
+A step has 512 queries of 5 samples and two updates on half of the batch each; a run has 1,005 steps. The learning rate
+rises to 1e-6 over .285 of them. The loss has the KL estimate k3 with weight .001; the temperature is 1. An episode has
+at most 4 searches of 3 passages, 500 tokens a turn and an observation, and 4,096 tokens together. The reward is exact
+match; there is no cold start; the model is Qwen2.5-3B. Deviations: the prompt is our own wording; a search inside a
+thought does not run; a failed search is a fault, neither a crash nor a 0; Search-R1 bounds prompt and episode
+separately, and here one window of 4,096 tokens holds both. This config was not run: neither a TPU nor that corpus was
+at hand.
 """
 
 from dataclasses import replace

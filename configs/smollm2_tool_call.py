@@ -4,13 +4,13 @@
     qr-jax train configs/smollm2_tool_call.py           # the laptop preset, on 2 cores
     qr-jax train configs/smollm2_tool_call.py:full      # a cold start that is long enough, and GRPO: one GPU
 
-The questions, passages and sizes of `smollm2_multihop.py`. The environment says what it has found in a message of role
-"tool", which the model's own chat template writes; the prompt describes the search function, for that template has no
-place for one. An expert asks for a comparison's two titles in one turn.
+Questions, passages and sizes are those of `smollm2_multihop.py`. Passages come in a message of role "tool", as the
+model's own chat template writes it. The prompt describes the search function, because the template has no place for
+functions. An expert asks for a comparison's two titles in one turn.
 
-The full size's cold start answers .19 of the held-out questions; 40 steps of GRPO at this rate added nothing over three
-seeds, and one of them fell (docs/measurements.md, `python -m benchmarks.real_agent`). learner.lr=1e-5 is the next to
-try; it was not run.
+After the full size's cold start the model answers .19 of the held-out questions; 40 steps of GRPO at this learning rate
+added nothing over three seeds, and one of them lost accuracy (docs/measurements.md, `python -m benchmarks.real_agent`).
+learner.lr=1e-5 was not tried.
 """
 
 from dataclasses import replace

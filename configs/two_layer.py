@@ -1,6 +1,6 @@
-"""Two steps of a two-layer model on the synthetic world: whether the whole loop runs, in under a minute on a laptop.
+"""Two steps of a two-layer model on the synthetic world: they test the whole loop in under a minute on a laptop.
 
-qr-jax train configs/two_layer.py            # learns nothing in two steps: no accuracy is to be expected
+qr-jax train configs/two_layer.py            # two steps teach nothing that could be measured
 """
 
 from qr_jax.config import Config, Evaluation, Learner, Log, Model, Pool, Rollout, Sft, Train

@@ -1,11 +1,11 @@
-"""A small model learns to use two tools: it searches two figures, computes with them, and answers.
+"""A small model learns to use two tools: it searches for two numbers, computes with them, and answers.
 
     qr-jax train configs/two_tools.py                # 4 to 8 minutes on 2 cores
     qr-jax train configs/two_tools.py train.steps=60 # seed 0: greedy exact match .437 -> .750 of 300 held-out questions
 
-70 % of the questions ask for a sum or a difference of two facts in figures; the others are chains of one or two hops.
-Each subject has two figures, and the traces show one of each relation's four phrasings, so which figure is meant must
-be found out; so must one of each operation's two wordings. Otherwise it is the quickstart. `python -m
+70 % of the questions ask for a sum or a difference of two numbers; the others are chains of one or two hops. Each
+subject has two numbers. The traces show one of each relation's four phrasings and one of each operation's two
+wordings, so the model must find out in GRPO what the others mean. All else is as in the quickstart. `python -m
 benchmarks.two_tools` makes the table over seeds.
 """
 

@@ -19,6 +19,7 @@ from qr_jax import assemble, config, plugins, sft
 from qr_jax import pool as pools
 from qr_jax.config import Config, use
 from qr_jax.learner import learner, pack
+from qr_jax.parallel import host_local
 from qr_jax.parallel.mesh import make_mesh
 from qr_jax.records import Episode, Passage, Query, SearchFunction, grades
 
@@ -50,7 +51,7 @@ def main() -> None:
 
     def roll_out(params, chosen: Sequence[Query], samples: int, step: int, **how) -> list[list[Episode]]:
         """Return the episodes [Q][G] of the chosen queries."""
-        decodable = assemble.to_rollout_params(params, settings, agent.cfg, mesh)
+        decodable = host_local.to_rollout_params(params, settings, agent.cfg, mesh)
         return agent.engine.run(decodable, chosen, samples, env=env, search=search, seed=0, step=step, **how)
 
     def accuracy(params) -> float:

@@ -6,34 +6,28 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qr_jax import plugins
 from qr_jax.answers import fold
-from qr_jax.config import SET_PREFIX, Config, use
+from qr_jax.config import SET_PREFIX, Config
 from qr_jax.data import readers
 from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
 from qr_jax.data.world.generate import has_figures, settings_from, vocabulary
 from qr_jax.data.world.text import arithmetic_words
-from qr_jax.errors import Interrupted, UserError
+from qr_jax.errors import UserError
 from qr_jax.interfaces import shown
 from qr_jax.models import decoder, families, hf
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
-from qr_jax.models.incremental import DecodeParams, to_decode_params
 from qr_jax.models.tokenizer import Tokenizer, WordTokenizer
-from qr_jax.parallel import host_local, hosts
 from qr_jax.parallel import mesh as meshes
-from qr_jax.records import Episode, Passage, Query, SearchFunction, Trace
+from qr_jax.records import Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.lanes import Lanes
-from qr_jax.rollout.together import together
-
-Result = TypeVar("Result")
 
 UNREADABLE = 0.05  # share of the questions' words that the model's vocabulary may lack
 OTHER_WORLDS = 1_000_000  # seeds of worlds for traces lie above those a user would give
@@ -83,18 +77,18 @@ def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query]) -> list[str]:
     """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
-    found, wanted = [], config.pool.queries
+    lines, wanted = [], config.pool.queries
     if len(queries) < wanted:
         todo = f"lower pool.queries to {len(queries)}, or give it more questions"
         there = f"there are {len(queries)} to train on: each step draws all"
-        found.append(f"pool.queries={wanted} a step, and {there}; {todo}")
+        lines.append(f"pool.queries={wanted} a step, and {there}; {todo}")
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
     count = sum(query.id in ids or fold(query.question) in words for query in held_out)
     if count:
         what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
         todo = "`qr-jax data check TRAIN --against EVAL` lists them"
-        found.append(f"{what}, so a score over them says little: {todo}")
-    return found
+        lines.append(f"{what}, so a score over them says little: {todo}")
+    return lines
 
 
 def probed(config: Config) -> list[Query]:
@@ -116,13 +110,13 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
         queries = [query for file in readers.resolve(name) for query in _of_file(config, file, part, limit)]
         twice = [query_id for query_id, count in Counter(query.id for query in queries).items() if count > 1]
         if twice:  # the pool would have the same query twice
-            of = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
-            raise UserError(f"{of}; {readers.UNIQUE}")
+            repeated = f"{len(twice)} ids stand in more than one file of {name!r}, the first {twice[0]!r}"
+            raise UserError(f"{repeated}; {readers.UNIQUE}")
     return queries
 
 
 def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
-    """One file's questions of that part, the first `limit` by the hash of their ids."""
+    """Return one file's questions of that part, the first `limit` by the hash of their ids."""
     whole = _reader(config, "read_queries")(file)
     if config.data.split == "sha256":
         whole = readers.split(whole, config.data.train_share, part)
@@ -146,11 +140,10 @@ def _reader(config: Config, name: Literal["read_queries", "read_passages"]) -> C
     return lambda path: (of_files if readers.is_files(path) else plain)(path)
 
 
-def searcher(config: Config, name: str | None = None) -> SearchFunction:
-    """Return the config's search function, or that of the retriever `name` over the same passages."""
-    chosen = config.retriever if name is None else use(name)
-    make = plugins.bind("retriever", chosen)
-    corpus = passages(config) if plugins.wants_corpus(chosen) else None
+def searcher(config: Config) -> SearchFunction:
+    """Return the config's search function."""
+    make = plugins.bind("retriever", config.retriever)
+    corpus = passages(config) if plugins.wants_corpus(config.retriever) else None
     return with_tools(config, make() if corpus is None else make(corpus=corpus), corpus)
 
 
@@ -176,7 +169,7 @@ def _tools() -> Any:
 
 
 def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFunction]]:
-    """Expert traces for the cold start, each with the search function its passages come from.
+    """Return expert traces for the cold start, each with the search function its passages come from.
 
     "supporting" and "retrieved" make them of training questions only. With `data.trace_worlds` the synthetic world's
     traces come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is
@@ -189,8 +182,10 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         pairs = [(trace, search) for trace in read(world_sources(config).traces)]
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
-        made = _makers().supporting_traces(queries, search, absent=absent, k=config.rollout.search_k, **_expert(config))
-        pairs = [(trace, search) for trace in made]
+        played = _makers().supporting_traces(
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
+        )
+        pairs = [(trace, search) for trace in played]
     elif name == "retrieved":
         queries = questions(config, "train")
         write, k = _expert(config)["write"], config.rollout.search_k
@@ -221,22 +216,6 @@ def _expert(config: Config) -> dict[str, Any]:
     write, words = expert_turn(config), families.reads_words(config.model.name, config.model.tokenizer)
     parallel = plugins.constants("env", config.env.name).get("PARALLEL", 1)
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
-
-
-def check_learnable(
-    config: Config,
-    tokenizer: Tokenizer,
-    queries: Sequence[Query],
-    questions: Sequence[Query],
-    search: SearchFunction,
-) -> None:
-    """Raise ValueError, before compiling, for questions the model cannot read or no trace can be made of.
-
-    `queries` train, and `questions` are held out.
-    """
-    check_readable(tokenizer, queries)
-    check_readable(tokenizer, questions)
-    check_traces(config, queries, search)
 
 
 def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
@@ -317,8 +296,8 @@ def agent(config: Config) -> Agent:
 
     def weights(dtype: Any = np.float32) -> Any:
         if model.name in families.PRESETS:
-            made = decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
-            return jax.tree.map(lambda leaf: leaf.astype(dtype), made)
+            params = decoder.init(cfg, jax.random.fold_in(jax.random.key(config.seed), 1))
+            return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return hf.load(path, dtype)[1]
 
     mesh, rollout = config.mesh, config.rollout
@@ -340,95 +319,8 @@ def world_tokenizer(config: Config) -> WordTokenizer:
     return WordTokenizer(list(dict.fromkeys([*vocabulary(), *tags, *named.get("VOCABULARY", ()), *figures])))
 
 
-class Dealt:
-    """An engine whose queries are dealt over the processes, and whose episodes every process gets.
-
-    `pod`: process 0 has all queries, and rolls them out on the devices of all processes.
-    """
-
-    def __init__(self, engine: Engine, *, pod: bool = False):
-        self.engine, self.pod = engine, pod
-
-    def run(self, params, queries: Sequence[Query], samples: int, *, stop_now, **how) -> list[list[Episode]]:
-        """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
-        mine = dealt(np.ones(len(queries)), self.pod)[hosts.index()].tolist()
-        my_queries = [queries[at] for at in mine]
-        how |= {"query_keys": mine, "stop_now": stop_now}
-        work = functools.partial(self.engine.run, params, my_queries, samples, **how)
-        groups = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
-        places = [at * samples + g for at in mine for g in range(samples)]
-        every = hosts.gather_episodes([episode for group in groups for episode in group], places)
-        return [every[at : at + samples] for at in range(0, len(every), samples)]
-
-    def progress(self) -> tuple[int, int]:
-        """Return `Engine.progress` of this process's episodes."""
-        return self.engine.progress()
-
-
-def dealt(cost_Q: np.ndarray, pod: bool) -> list[np.ndarray]:
-    """Deal the queries, by position, over the processes; `pod`: all are process 0's."""
-    parts = hosts.deal(cost_Q, 1 if pod else hosts.count())
-    return parts + [np.zeros(0, np.int64)] * (hosts.count() - len(parts))
-
-
-def rolled_out(engine: Engine, params, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now) -> Result:
-    """Run this process's rollout by `all_or_none`; `pod`: process 0 runs it, on the devices of all processes."""
-    if pod:
-        work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
-    return all_or_none(work)
-
-
-def all_or_none(work: Callable[[], Result]) -> Result:
-    """Return the work's result once all processes have done theirs; Interrupted on all when one is interrupted."""
-    interrupted, result = False, None
-    try:
-        result = work()
-    except Interrupted:
-        interrupted = True
-    if hosts.any_process(interrupted):
-        raise Interrupted
-    return cast(Result, result)
-
-
-def rollout_layout(config: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh) -> host_local.Kind:
-    """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
-    asked = config.mesh.rollout
-    devices = list(mesh.devices.flat) if asked == "pod" else host_local.of_host(mesh, jax.process_index())
-    devices = host_local.apart(config.mesh) or devices
-    return host_local.choose(asked, cfg, config.rollout, len(devices), devices[0].platform)
-
-
-def to_rollout_params(
-    params, settings: Config, cfg: ModelConfig, mesh: jax.sharding.Mesh, layout: host_local.Kind = "one"
-) -> DecodeParams:
-    """Lay the parameters out as this host's rollouts read them (`stored_as`), on its own devices alone.
-
-    With one process and one device decoding they are the learner's own arrays where possible, not copies.
-    """
-    compute, int8 = stored_as(settings)
-    if layout == "one" and hosts.count() == 1:
-        return to_decode_params(cfg, on_one_device(params, mesh), jnp.dtype(compute), int8)
-    return host_local.to_rollout_params(params, cfg, compute, mesh, layout, int8)
-
-
-def stored_as(settings: Config) -> tuple[str, bool]:
-    """Return the dtype of the parameters that rollouts read, and whether matrices are int8."""
-    return settings.model.compute, settings.rollout.weights == "int8"
-
-
-def on_one_device(params, mesh: jax.sharding.Mesh):
-    """Return the learner's tree whole on this host's first device; a mesh of one device gives its own, uncopied."""
-    if mesh.size == 1:
-        return params
-    if hosts.count() == 1:
-        return jax.device_put(params, jax.local_devices()[0])
-    whole = meshes.whole_everywhere(mesh)(params)
-    first = jax.local_devices()[0]
-    return jax.tree.map(lambda leaf: next(s.data for s in leaf.addressable_shards if s.device == first), whole)
-
-
 def place(params, mesh: jax.sharding.Mesh):
-    """Host or device parameters, the same on every process, laid over the learner's mesh."""
+    """Lay host or device parameters, the same on every process, over the learner's mesh."""
     return meshes.spread(params, meshes.shardings(mesh, params))
 
 

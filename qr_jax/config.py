@@ -15,7 +15,20 @@ from typing import Annotated, Any, Literal
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.settings.settings import ABOVE_0, Bound, Use, at_least, conform, nearest, plain, with_new_names
+from qr_jax.settings.settings import (
+    Bound,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    Use,
+    at_least,
+    conform,
+    nearest,
+    plain,
+    with_new_names,
+)
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
@@ -24,12 +37,7 @@ WHOLE = ": tokens would come from a restricted distribution, and the learner's l
 WHOLE += "vocabulary, so that every importance weight would be wrong (the answers that an evaluation samples may be "
 WHOLE += "restricted: evaluation.top_p, evaluation.top_k)"
 
-# Types of settings with their bounds; settings.settings.out_of_bounds reads them.
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
-Positive = Annotated[float, ABOVE_0]
-NotNegative = Annotated[float, at_least(0)]
-Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
+# Further types of settings with their bounds; settings.settings.out_of_bounds reads them.
 Seed = Annotated[
     int, Bound(f"0 to {LARGEST_SEED} (sampling keys have 32 bits)", lambda seed: 0 <= seed <= LARGEST_SEED)
 ]
@@ -356,34 +364,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path, name = parts(path)
     if (path / "config.json").is_file():
         raise UserError(f"{path} is a run's folder; to go on with it, type its config: {path / 'config.json'}")
-    if path.is_dir() or path == Path("configs"):
-        wanted = f"wanted a config: a Python file or a config.json{_listed(path)}"
-        raise UserError(f"{path} is a folder; {wanted}")
-    if path.parts[:1] == ("configs",) and not path.is_file() and (PACKAGE / path).is_file():
+    if path.parts[:1] == ("configs",) and (PACKAGE / path).is_file() and not path.is_file():
         path = PACKAGE / path
     if not path.is_file():
         known = [file for folder in (path.parent, Path("configs")) for file in configs_in(folder)]
-        close = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
+        close = [] if path.is_dir() else difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
         meant = next((f"; did you mean {file}?" for file in known if [file.stem] == close), "")
-        raise UserError(f"there is no config {path}{meant}{_listed(Path('configs'))}")
-    if path.suffix == ".json":
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
-            raise UserError(f"{path} is no JSON: {error}") from error
-        if not isinstance(read, Mapping) or "question" in read:
-            wanted = "wanted a Python config or a run's config.json (questions: data.train=FILE, in JSON lines)"
-            raise UserError(f"{path} looks like a file of data; {wanted}")
-        if "architectures" in read:
-            takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
-            raise UserError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
-    elif path.suffix == ".py":
-        read = _made_by(path, name)
-    else:
-        raise UserError(
-            f"{path} is no config: wanted a Python file or a run's config.json (questions: data.train=FILE)"
-        )
-    config = from_json(read)
+        listed = ", ".join(map(str, configs_in(path) or configs_in(Path("configs"))))
+        raise UserError(f"there is no config {path}{meant} (there are: {listed})")
+    config = from_json(_made_by(path, name) if path.suffix == ".py" else _written(path))
     return from_json(plugins.around("cli.overrides").override(config, overrides)) if overrides else config
 
 
@@ -399,9 +388,20 @@ def configs_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted({file.name for place in places for file in place.glob("*.py")})]
 
 
-def _listed(folder: Path) -> str:
-    named = ", ".join(map(str, configs_in(folder)))
-    return f" (there are: {named})" if named else ""
+def _written(path: Path) -> Mapping[str, Any]:
+    """Return what a run's config.json holds."""
+    wrong = "it is no object of settings"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
+        read, wrong = None, str(error)
+    if not isinstance(read, Mapping) or "question" in read:
+        wanted = "a Python file or a run's config.json (questions: data.train=FILE, in JSON lines)"
+        raise UserError(f"{path} is no config: wanted {wanted}; {wrong}")
+    if "architectures" in read:
+        takes = "`qr-jax ask`, `chat` and `eval` take such a folder; all else wants the run it comes from"
+        raise UserError(f"{path} is a model's (Hugging Face), not a run's: {takes}")
+    return read
 
 
 def is_run(folder: str | Path) -> bool:
@@ -429,11 +429,8 @@ def _made_by(path: Path, name: str) -> Config:
         raise UserError(f"{_line_of(error, path)}: {type(error).__name__}: {text}") from error
     if not isinstance(config, Config):
         others = [key for key, value in there.items() if isinstance(value, Config)]
-        if named is None and others:
-            raise UserError(f"{path} has no config {name!r}{nearest(name, others, shown=len(others))}")
-        has = f"; it has: {', '.join(others)}" if others else ""
-        wanted = f"it must set `{name} = Config(...)` or define `{name}()`"
-        raise UserError(f"{path} makes no config {name!r}: {wanted}, found {config!r}{has}")
+        near, wanted = nearest(name, others, shown=len(others)), f"`{name} = Config(...)` or a function `{name}()`"
+        raise UserError(f"{path} has no config {name!r}{near}; wanted {wanted}, and found {config!r}")
     return config
 
 

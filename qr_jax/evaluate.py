@@ -10,20 +10,21 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qr_jax import answers, assemble, config
-from qr_jax.config import Config
+from qr_jax.config import Config, use
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
-from qr_jax.evaluation.subject import weights as weights  # for train, sft and probe
 from qr_jax.logging import terminal
+from qr_jax.parallel import compiles
 from qr_jax.records import Episode, Query
-from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Engine
+from qr_jax.rollout.together import Dealt
 from qr_jax.run import run_files, runs
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
@@ -34,7 +35,7 @@ GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a tab
 
 def measure(
     settings: Config,
-    engine: Engine | assemble.Dealt,
+    engine: Engine | Dealt,
     params,
     *,
     search,
@@ -247,7 +248,8 @@ def evaluate(
     settings = runs.load(run) if settings is None else settings
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
-    settings = subject.with_retriever(settings, retriever)
+    if retriever and retriever != settings.retriever.name:
+        settings = replace(settings, retriever=use(retriever))
     place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
     run_files.check_writable(place, "a copy of the run" if is_run else "this command")
     with terminal.phase("loading the questions"):

@@ -24,7 +24,7 @@ import numpy as np
 
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Contract
-from qr_jax.settings.settings import Use, bare, conform, inside, nearest, out_of_bounds
+from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, out_of_bounds
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
@@ -217,7 +217,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     for key in use.settings:
         if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
-            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
+            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {GONE.get(f'{use.name}.{key}', listed)}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
@@ -230,12 +230,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     return given
 
 
-def bind(
-    kind: str,
-    use: Use,
-    *,
-    provided: Mapping[str, Any] | None = None,
-) -> functools.partial[Any]:
+def bind(kind: str, use: Use, *, provided: Mapping[str, Any] | None = None) -> functools.partial[Any]:
     """Return the plug-in's function with its settings checked; the data parameters are left to the caller.
 
     Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:
@@ -347,16 +342,14 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
             if parameter not in contract.given:
                 given = ", ".join(contract.given)
                 raise UserError(f"{kind} {name!r} takes {parameter!r} before its *; it is given only: {given}")
-    elif len(data) != len(contract.given):
+        return
+    known = {of_any for of in CONTRACTS.values() if not of.by_name for of_any in of.given}
+    named = all(found == wanted or found not in known for found, wanted in zip(data, contract.given, strict=False))
+    if len(data) != len(contract.given) or not named:
+        found, given = (", ".join(names) or "nothing" for names in (data, contract.given))
         raise UserError(
-            f"{kind} {name!r} takes {len(data)} arguments before its * ({', '.join(data) or 'none'}); "
-            f"{kind} is given {len(contract.given)} ({', '.join(contract.given) or 'none'}; qr_jax/interfaces.py)"
+            f"{kind} {name!r} takes ({found}) before its *; {kind} is given ({given}; qr_jax/interfaces.py)"
         )
-    elif {*data} == {*contract.given} and data != contract.given:
-        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}); it is given ({', '.join(contract.given)})")
-    elif other := [kind for kind, of in CONTRACTS.items() if data == of.given != contract.given and not of.by_name]:
-        given = ", ".join(contract.given)
-        raise UserError(f"{kind} {name!r} takes ({', '.join(data)}), as {other[0]} does; {kind} is given ({given})")
 
 
 def with_parts(use: Use) -> Iterator[Use]:

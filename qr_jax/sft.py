@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from qr_jax import assemble, config, dialect
@@ -21,10 +20,10 @@ from qr_jax.data.traces import answers_an_act
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.learner import learner, pack
 from qr_jax.logging import terminal
-from qr_jax.parallel import hosts
+from qr_jax.parallel import compiles, hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Say, SearchFunction, Stop, Trace, Turn, grades
-from qr_jax.rollout import compiles, reading, tools
+from qr_jax.rollout import reading, tools
 from qr_jax.rollout.engine import Engine, EpisodeState
 from qr_jax.run import checkpoint, policy, runs
 from qr_jax.run.kept_thread import run_interruptible
@@ -136,9 +135,8 @@ def sft(
     """
     checks.check_cold_start(settings)
     started = time.monotonic()
-    run = runs.Run(
-        folder, runs.for_stage(settings, settings.sft.steps, _every(settings)), stage="sft", say=say, within=within
-    )
+    kept = replace(settings.train, steps=settings.sft.steps, checkpoint_every=_every(settings), keep_every=0)
+    run = runs.Run(folder, replace(settings, train=kept), stage="sft", say=say, within=within)
     is_alone = agent is None
     try:
         agent = agent or assemble.agent(settings)
@@ -234,12 +232,8 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    if learner.takes_long((state.params, state.base), learner_settings, int(batch.used_M.sum())):
-        by_parts = partial(trainer.step_by_parts, state, batch, np.float32(rate), between=run.check_stop)
-        state, metrics = beside(lambda: jax.block_until_ready(by_parts()))
-    else:
-        state, metrics = trainer.train_step(state, batch, np.float32(rate))
-    metrics = jax.device_get(metrics)
+    work = partial(trainer.update, state, batch, rate, run.check_stop)
+    state, (metrics,) = beside(work) if trainer.by_parts else work()
     if not metrics["finite"]:
         raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")
     return state, {

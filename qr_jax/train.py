@@ -28,21 +28,18 @@ from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
 from qr_jax.models.incremental import DecodeParams
-from qr_jax.parallel import hosts
+from qr_jax.parallel import compiles, hosts
 from qr_jax.pool import pool
 from qr_jax.records import Outcome
-from qr_jax.rollout import compiles
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import begin, runs
 from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
-from qr_jax.step import ahead as ahead_of
 from qr_jax.step import guards, log, profile, rollout_and_grade, services
 from qr_jax.step import runtime as runtimes
-from qr_jax.step.ahead import Ahead
 from qr_jax.step.grading import Group
 from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
-from qr_jax.step.runtime import RunState, Runtime, advanced
+from qr_jax.step.runtime import Ahead, RunState, Runtime, advanced
 
 AT_END = "lab.report.at_end"  # the room that tells what a run changed
 
@@ -55,14 +52,14 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         if finished := hosts.by_first(lambda: _finished(run)):
             return finished
         runtime = runtimes.bind(settings, run)
-        start = begin.begin(runtime)
+        state, run_state, step, warm_up_s = begin.begin(runtime)
         with profile.traced(settings.train.profile, run.folder) as entered:
-            state, run_state = _loop(runtime, start.state, start.run_state, start.step, entered)
+            state, run_state = _loop(runtime, state, run_state, step, entered)
         after = runtime.measure(runtime.to_rollout_params(state))
         run.checkpoints.wait()  # a summary says that the run is finished
         at_end = plugins.around(AT_END)
         run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
-        summary = log.summarise(run, run_state, after, time.monotonic() - started, start.warm_up_s)
+        summary = log.summarise(run, run_state, after, time.monotonic() - started, warm_up_s)
         run.write_json("summary.json", summary)
         if hosts.index() == 0:
             at_end.tell(runtime, run_state, after)
@@ -263,7 +260,8 @@ def _update_and_play(
         groups, _, whole, _ = _play(runtime, params, replace(run_state, pool=after), step + 1)
         return Ahead(tuple(groups), whole, 0, time.monotonic() - start)
 
-    (state, run_state, updated), ahead = ahead_of.beside(partial(_update, runtime, state, run_state, step), play)
+    update = partial(_update, runtime, state, run_state, step)
+    (state, run_state, updated), ahead = rollout_and_grade.play_beside(update, play)
     return state, replace(run_state, ahead=replace(ahead, lag=int(bool(updated.metrics)))), updated
 
 

@@ -120,7 +120,7 @@ def read_overrides(_: Path, files: Any) -> None:
 
 
 def override_words() -> list[Parts]:
-    words = ("loss.high=0.3 pool.queries=8", "--train.steps 5 --log.wandb", "env=tool_call env.max_turns=3 seed=1e2")
+    words = ("loss.high=0.3 pool.queries=8", "train.steps=5 log.wandb=true", "env=tool_call env.max_turns=3 seed=1e2")
     words += ("rollout.buckets=32,64 learner.betas=(0.8,0.9)", "data.world.people=7 data.world.deep.setting=1")
     words += ("retriever=hybrid retriever.parts=bm25,dense", "learner.loss.settings.high=0.3 pool.by=largest")
     return [{"words": text.encode().replace(b" ", b"\n")} for text in words]

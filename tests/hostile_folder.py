@@ -127,7 +127,7 @@ asks("bucket", lambda home, url: {"train": config.Train(bucket="gs://evil/run")}
 asks("bucket_folder", lambda home, url: {"train": config.Train(bucket=str(home / "outside"))})
 asks("wandb", lambda home, url: {"log": config.Log(wandb=True)})
 asks("cache", lambda home, url: {"retriever": use("cached", of="bm25", cache=str(home / ".bashrc"))})
-asks("index", lambda home, url: {"retriever": use("bm25", index=str(home / "outside"))})
+asks("index", lambda home, url: {"retriever": use("dense", index=str(home / "outside"))})
 asks("worlds", lambda home, url: {"data": config.Data(world_path=str(home / "outside"))})
 asks("model_path", lambda home, url: {"model": config.Model(name="../../.ssh", tokenizer=str(home / ".ssh/id_rsa"))})
 asks("file_url", lambda home, url: {"data": config.Data(*["file:///etc/passwd"] * 4)})
@@ -194,7 +194,7 @@ def corpus_index(run: Path, home: Path) -> Path:
     """An index beside what the user has allowed; the run's config names it as its corpus."""
     folder = gone(home / ".config" / "theirs")
     passages = [Passage("1", SCRIPT, "Oslo"), Passage("2", SCRIPT, "Dune")]
-    bm25_index.write(folder, passages, {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}, passages=True)
+    bm25_index.write(folder, passages, {"method": "lucene", "k1": 1.5, "b": 0.75, "stopwords": "en"}, {})
     questions = [{"id": str(at), "question": f"Oslo {at}?", "answers": ["Oslo"]} for at in range(8)]
     write(run, "questions.jsonl", "".join(json.dumps(row) + "\n" for row in questions))
     asked = str(run / "questions.jsonl")

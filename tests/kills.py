@@ -109,7 +109,7 @@ def compare(folder: Path, run: str) -> list[str]:
     """What differs between the run and the one that was never killed."""
 
     def told() -> None:
-        from qr_jax.lab.same_runs import differences
+        from tpu_scripts.same_runs import differences
 
         print(json.dumps(differences(folder / run, folder / "whole", STEPS)))
 

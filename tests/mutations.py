@@ -59,13 +59,13 @@ MUTATIONS = (
         "tests/test_grading.py::test_ragged_turn_rewards_are_padded_and_masked",
     ),
     Mutation(
-        "qr_jax/pool/verdict.py",
+        "qr_jax/pool/pool.py",
         "grades.valid_QG.sum(axis=1) < 2",
         "grades.valid_QG.sum(axis=1) < 1",
         "tests/test_pool.py::test_a_faulty_group_leaves_its_query_as_it_was",
     ),
     Mutation(
-        "qr_jax/pool/verdict.py",
+        "qr_jax/pool/pool.py",
         "highest_Q > lowest_Q,",
         "highest_Q >= lowest_Q,",
         "tests/test_pool.py::test_verdicts_by_hand",
@@ -749,9 +749,9 @@ MUTATIONS = (
         "tests/test_engine.py::test_what_fails_in_one_lane_ends_both_and_is_what_is_told",
     ),
     Mutation(
-        "qr_jax/rollout/lanes.py",
-        "added / len(parts) if field.type is float else added",
-        "added / len(parts)",
+        "qr_jax/rollout/live.py",
+        '(seconds if name.endswith("_s") else sum)(each)',
+        "seconds(each)",
         "tests/test_engine.py::test_lanes_give_the_same_episodes_each_time_and_count_both",
     ),
     Mutation(
@@ -779,7 +779,7 @@ MUTATIONS = (
         "tests/test_slot_scheduler.py::test_the_longest_begin_first_and_results_come_in_the_order_asked",
     ),
     Mutation(
-        "qr_jax/lab/oracle.py",
+        "qr_jax/lab/differences.py",
         "np.std(known, ddof=1)",
         "np.std(known)",
         "tests/test_oracle.py::test_means_over_seeds_by_hand",
@@ -887,7 +887,7 @@ MUTATIONS = (
         "tests/test_train.py::test_a_run_killed_at_any_point_goes_on_to_the_same_bytes",
     ),
     Mutation(
-        "qr_jax/step/ahead.py",
+        "qr_jax/step/rollout_and_grade.py",
         "        ended.wait()\n",
         "",
         "tests/test_overlap.py::test_an_update_waits_with_its_optimizer_for_the_episodes_beside_it",

@@ -54,7 +54,7 @@ def work_out_a_gradient(folder: Path) -> None:
     from qr_jax import assemble, config
     from qr_jax.learner import learner
     from qr_jax.models import decoder, lora
-    from qr_jax.parallel import hosts
+    from qr_jax.parallel import host_local, hosts
     from qr_jax.parallel import mesh as meshes
 
     draw, model = np.random.default_rng(0), test_learner.MODEL
@@ -73,7 +73,7 @@ def work_out_a_gradient(folder: Path) -> None:
         trees = [gradient]
         if its_model is adapted:
             trees.append(made.train_step(state, test_learner.batch(), test_learner.RATE)[0].params)
-        leaves[name] += [loss, *jax.tree.leaves(assemble.on_one_device(trees, mesh))]
+        leaves[name] += [loss, *jax.tree.leaves(host_local.on_one_device(trees, mesh))]
     if hosts.index() == 0:
         for name, arrays in leaves.items():
             np.savez(folder / f"{name}_{hosts.count()}.npz", *map(np.asarray, arrays))
@@ -88,7 +88,7 @@ def read_decoding(folder: Path) -> None:
     from qr_jax.data.world.generate import vocabulary
     from qr_jax.models import decoder, families
     from qr_jax.models.tokenizer import WordTokenizer
-    from qr_jax.parallel import hosts
+    from qr_jax.parallel import host_local, hosts
     from qr_jax.parallel import mesh as meshes
     from qr_jax.rollout import decode
     from qr_jax.rollout.engine import Engine
@@ -99,7 +99,7 @@ def read_decoding(folder: Path) -> None:
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), decoder.abstract(cfg))
     params = assemble.place(zeros, mesh)
     engine = Engine(cfg, tokenizer, config.Rollout(slots=8, context_tokens=128, turn_tokens=16, buckets=(32,)))
-    laid = assemble.to_rollout_params(params, config.Config(), cfg, mesh, "slots")
+    laid = host_local.to_rollout_params(params, config.Config(), cfg, mesh, "slots")
     rows = engine.rows
     rows.settle_on(laid)
     assert all(leaf.sharding.device_set <= set(jax.local_devices()) for leaf in jax.tree.leaves((laid, rows.caches)))

@@ -6,7 +6,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.pool import pool as pools
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import grades
 
 

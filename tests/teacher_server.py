@@ -208,7 +208,7 @@ def killed(words, journal, at_lines):
     return process.returncode, out, error
 
 
-KILL_EVERY = 7  # lines of the journal a question, after which the process is killed: some 30 stand for one
+KILL_EVERY = 4  # lines of the journal a question, after which the process is killed: some 15 stand for one
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer
 from qr_jax.records import Say
-from qr_jax.rollout.chat import OBSERVATION, PROMPT, Chat, cut
-from qr_jax.rollout.template import render
+from qr_jax.rollout.chat import OBSERVATION, PROMPT, Chat, cut, render
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -123,13 +122,6 @@ def test_the_prompt_is_what_the_template_renders(tokenizer):
     assert added(tokenizer, ids)[-2:] == ["<|im_end|>", "<|im_start|>"]
 
 
-def test_a_system_text_takes_the_template_s_place_for_it(tokenizer):
-    ids = Chat(tokenizer, system="Search {{ first }} <|im_end|>").open(Say("Who?"))
-    messages = [message("system", "Search {{ first }} <|im_end|>"), message("user", "Who?")]
-    assert tokenizer.decode(ids) == rendered(tokenizer, messages)
-    assert added(tokenizer, ids).count("<|im_end|>") == 2
-
-
 @pytest.mark.parametrize("role", ["tool", "user"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_prompt_turn_and_observation_together_are_the_rendered_conversation(tokenizer, role, ended):
@@ -174,8 +166,7 @@ def test_inline_text_goes_on_inside_the_message_and_after_an_ended_one_becomes_a
 
 @pytest.mark.parametrize("role", ["tool", "user", "inline"])
 def test_hostile_text_makes_no_added_token(tokenizer, role):
-    chat = Chat(tokenizer, system=HOSTILE)
-    harmless = Chat(tokenizer, system="x")
+    chat = harmless = Chat(tokenizer)
     for ids, same in [
         (chat.open(Say(HOSTILE)), harmless.open(Say("x"))),
         (chat.observe(Say(HOSTILE, role), False), harmless.observe(Say("x", role), False)),
@@ -193,10 +184,9 @@ def test_a_passage_that_looks_like_a_sentinel_or_like_jinja_is_only_text(tokeniz
 
 def test_qwen3_gives_tools_its_own_place_and_wraps_observations_in_its_own_tags():
     tokenizer = small(QWEN3)
-    chat = Chat(tokenizer, system="Be brief.")
+    chat = Chat(tokenizer)
     ids = chat.open(Say("Who?", tools=(SEARCH,)))
-    messages = [message("system", "Be brief."), message("user", "Who?")]
-    assert tokenizer.decode(ids) == rendered(tokenizer, messages, tools=[SEARCH])
+    assert tokenizer.decode(ids) == rendered(tokenizer, [message("user", "Who?")], tools=[SEARCH])
     assert "<tool_call>" in added(tokenizer, ids)
     assert chat.open(Say("Who?")) != ids, "tools of one prompt must not stay for the next"
     tags = ["<|im_start|>", "<tool_response>", "</tool_response>", "<|im_end|>", "<|im_start|>"]
@@ -205,17 +195,17 @@ def test_qwen3_gives_tools_its_own_place_and_wraps_observations_in_its_own_tags(
 
 def test_a_template_without_tools_is_told_of_them_in_the_system_text():
     tokenizer = small(CHATML)
-    text = tokenizer.decode(Chat(tokenizer, system="Be brief.").open(Say("Who?", tools=(SEARCH,))))
+    text = tokenizer.decode(Chat(tokenizer).open(Say("Who?", tools=(SEARCH,))))
     system, user = text.split("<|im_end|>\n<|im_start|>user\n")
-    assert system.startswith("<|im_start|>system\nBe brief.\n\n") and json.dumps(SEARCH) in system
+    assert system.startswith("<|im_start|>system\nYou can call") and json.dumps(SEARCH) in system
     assert user == "Who?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_template_with_neither_system_nor_tool_messages_still_serves():
     tokenizer = small(PLAIN)
-    chat = Chat(tokenizer, system="Be brief.")
+    chat = Chat(tokenizer)
     text = tokenizer.decode(chat.open(Say("Who?", tools=(SEARCH,))))
-    assert text.startswith("user: Be brief.\n\nYou can call") and text.endswith("\n\nWho?\nassistant: ")
+    assert text.startswith("user: You can call") and text.endswith("\n\nWho?\nassistant: ")
     assert chat.observe(Say("x", "tool"), False) == chat.observe(Say("x", "user"), False)
     assert tokenizer.decode(chat.observe(Say("x", "tool"), False)) == "<|im_end|>\nuser: x\nassistant: "
 
@@ -259,7 +249,6 @@ def test_words_without_a_template_are_only_the_text():
     chat = Chat(WORDS)
     assert chat.open(Say("who is ada")) == [3, 4, 5]
     assert chat.observe(Say("ada is", "tool"), True) == chat.observe(Say("ada is", "inline"), False) == [5, 4]
-    assert Chat(WORDS, system="is").open(Say("who <eos>")) == [4, 3, 2]
     assert chat.end_id == 1
 
 

@@ -16,7 +16,7 @@ from qr_jax import config
 from qr_jax.parallel import mesh as meshes
 from qr_jax.parallel import plain
 from qr_jax.run import committed
-from qr_jax.run.checkpoint import Checkpoints, check_same_model, check_same_queries, discard_after, next_attempt
+from qr_jax.run.checkpoint import Checkpoints, check_same, check_same_model, discard_after, next_attempt
 
 OPTIMIZER = optax.adamw(1e-3)
 HOST = {
@@ -124,8 +124,6 @@ def test_only_the_newest_are_kept(run, tmp_path):
     save(checkpoints, 1, 2, 3)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000002", "step_00000003"]
     assert checkpoints.latest() == 3
-    with pytest.raises(ValueError, match="keep_checkpoints is 0"):
-        Checkpoints(tmp_path, keep=0)
 
 
 def test_no_folder_is_no_checkpoint(run):
@@ -347,7 +345,7 @@ def test_a_manifest_of_many_small_things_is_no_one_of_ours_and_a_checkpoint_that
     for text, what in ((manifest, None), (full, "manifest.json is not one that this program writes")):
         committed.write(place / committed.MANIFEST, text)
         committed.write(place / committed.MARKER, hashlib.sha256(text).hexdigest().encode())
-        assert committed.damage(place, verify=False) == what
+        assert committed.damage(place) == what
     committed.remove(place)
     with pytest.raises(ValueError, match="step_00000001 was taken away while it was read, by a run that goes on"):
         checkpoints.host(1)
@@ -396,13 +394,11 @@ def test_a_checkpoint_of_format_4_comes_back_without_its_learning_rate(run, monk
     assert_same_trees(state, make_state())
 
 
-def test_a_host_value_in_the_state_and_an_object_among_the_host_values_are_refused(run):
+def test_an_object_among_the_host_values_is_refused(run):
     checkpoints = run()
-    with pytest.raises(ValueError, match="state.step is int"):
-        checkpoints.save(1, {"step": 3}, {}, metrics_bytes=0)
-    with pytest.raises(ValueError, match="pool.rule is a object"):
+    with pytest.raises(TypeError, match="object is not JSON serializable"):
         checkpoints.save(1, {"step": jnp.array(3)}, {"pool": {"rule": object()}}, metrics_bytes=0)
-    with pytest.raises(ValueError, match="names is an array of Python objects"):
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         checkpoints.save(1, {"step": jnp.array(3)}, {"names": np.array(["a", None], object)}, metrics_bytes=0)
 
 
@@ -416,10 +412,10 @@ def test_nothing_in_a_checkpoint_is_pickled(run, tmp_path):
 
 def test_another_query_list_or_model_is_refused():
     host = {"query_list_sha256": "a" * 64, "model": {"width": 96, "layers": 3}}
-    check_same_queries(host, "a" * 64)
+    check_same(host, "query_list_sha256", "a" * 64)
     check_same_model(host, {"width": 96, "layers": 3})
-    with pytest.raises(ValueError, match="query list is aaaaaaaaaaaaaaaa, this config's is bbbbbbbbbbbbbbbb"):
-        check_same_queries(host, "b" * 64)
+    with pytest.raises(ValueError, match="query list: aaaaaaaaaaaaaaaa, this config's: bbbbbbbbbbbbbbbb"):
+        check_same(host, "query_list_sha256", "b" * 64)
     with pytest.raises(ValueError, match="its width is 96, this config's is 128"):
         check_same_model(host, {"width": 128, "layers": 3})
 

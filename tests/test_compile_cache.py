@@ -17,7 +17,7 @@ PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
 from qr_jax.parallel import compile_cache
-from qr_jax.rollout import compiles
+from qr_jax.parallel import compiles
 
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: event.endswith("/cache_hits") and hits.append(event))

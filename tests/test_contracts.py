@@ -14,8 +14,7 @@ import pytest
 from qr_jax import dialect, plugins
 from qr_jax.errors import PluginError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE
-from qr_jax.pool.pool import _note, create
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import _note, create, judge
 from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, call_of, grades
 from qr_jax.settings.settings import Use
 

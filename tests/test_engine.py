@@ -43,12 +43,13 @@ from qr_jax.config import load
 from qr_jax.errors import Interrupted
 from qr_jax.logging import terminal
 from qr_jax.models.hf import load_tokenizer
+from qr_jax.parallel import compiles
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Passage, Query, Say, Search, Stop, grades
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
-from qr_jax.rollout import compiles, slot_scheduler
+from qr_jax.rollout import slot_scheduler
 from qr_jax.rollout.engine import PURPOSES, Engine, RolloutState
 from qr_jax.rollout.lanes import Lanes
 from qr_jax.rollout.live import EpisodeState

@@ -325,7 +325,7 @@ def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):
     cfg, params = hf.load(tmp_path / "hf")
     settings = config.load(run / "config.json")
     agent = assemble.agent(settings)
-    own = evaluate.weights(run, agent, meshes.make_mesh(settings.mesh))
+    own = subject.weights(run, agent, meshes.make_mesh(settings.mesh))
     assert agent.cfg == replace(cfg, context_tokens=agent.cfg.context_tokens)
     ids = np.arange(12)[None] % cfg.vocab
     ones = np.ones_like(ids)

@@ -8,7 +8,7 @@ from settling import settle as settled_step
 
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import grades
 
 S, H, E = [1, 0], [0, 0], [1, 1]  # groups of two: signal, hard, easy
@@ -78,19 +78,6 @@ def test_an_empty_step_has_counts_of_zero_and_no_rates():
     assert row["pool/drawn"] == 0 and row["pool/zero_variance_rate"] is None and row["pool/recycled_share"] is None
     assert row["pool/fill"] == 0.0 and row["pool/flipped"] is None
     assert figures.starvation(row) is None
-
-
-def test_rounds_add_up_to_the_step_they_make():
-    before, outcome, after = two_steps()
-    whole = figures.step_figures(before, outcome, after, accept=5)
-    rewards, valid = outcome.grades.reward_QG, outcome.grades.valid_QG
-    rounds = [
-        judge(outcome.drawn_Q[part], grades(rewards[part], valid[part]), step=1, accept=9)
-        for part in (slice(0, 3), slice(3, 7))
-    ]
-    assert figures.step_figures(before, rounds, after, accept=5) == whole
-    with pytest.raises(ValueError, match=r"14 queries \(7 distinct\)"):
-        figures.step_figures(before, [outcome, outcome], after, accept=5)
 
 
 def test_rollouts_may_differ_from_query_to_query():

@@ -16,7 +16,7 @@ from qr_jax import config
 from qr_jax.envs.tool_call import tool_call
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
-from qr_jax.models import costs, decoder, families, layer
+from qr_jax.models import costs, decoder, layer
 from qr_jax.models.families import PRESETS, ModelConfig
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
@@ -244,10 +244,10 @@ def test_the_token_for_images_behind_the_vocabulary_is_left_out(tmp_path):
     assert load_tokenizer(folder).size == size + 1
 
 
-def test_an_episode_by_hand_the_system_text_first_and_what_a_tool_says_as_a_user(tokenizer):
-    chat = Chat(tokenizer, system="Be brief.", bos=tokenizer.bos)
+def test_an_episode_by_hand_what_a_tool_says_as_a_user(tokenizer):
+    chat = Chat(tokenizer, bos=tokenizer.bos)
     ids = chat.open(Say("Who is Ada?"))
-    wanted = "<bos><start_of_turn>user\nBe brief.\n\nWho is Ada?<end_of_turn>\n<start_of_turn>model\n"
+    wanted = "<bos><start_of_turn>user\nWho is Ada?<end_of_turn>\n<start_of_turn>model\n"
     assert tokenizer.decode(ids) == wanted and ids[:3] == [BOS, START, tokenizer.encode("user")[0]]
     assert [token for token in ids if token in (EOS, START, END)] == [START, END, START] and ids[-1] == BREAK
     assert chat.end_id == END
@@ -259,15 +259,10 @@ def test_an_episode_by_hand_the_system_text_first_and_what_a_tool_says_as_a_user
 
 
 def test_tools_are_described_before_the_first_question(tokenizer):
-    chat = Chat(tokenizer, system="Be brief.", bos=tokenizer.bos)
+    chat = Chat(tokenizer, bos=tokenizer.bos)
     text = tokenizer.decode(chat.open(Say("Who?", tools=(SEARCH,))))
-    assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nYou can call these functions")
+    assert text.startswith("<bos><start_of_turn>user\nYou can call these functions")
     assert '"name": "search"' in text and text.endswith("\n\nWho?<end_of_turn>\n<start_of_turn>model\n")
     said = tool_call(Query("1", "Who is Ada?", ("x",)), [])
     opened = tokenizer.decode(Chat(tokenizer, bos=tokenizer.bos).open(said))
     assert opened.count("<start_of_turn>") == 2 and "Who is Ada?" in opened and "search" in opened
-
-
-def test_a_wrong_number_of_kinds_of_layers_is_refused():
-    with pytest.raises(ValueError, match="2 layers slide or not, over 6 tokens; wanted 5, and 1 or more"):
-        families.check(replace(CFG, sliding=(True, False)))

@@ -13,6 +13,7 @@ from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env,
 from qr_jax import assemble, config
 from qr_jax.models import cached_attention, incremental, lora
 from qr_jax.models.quantized import Int8, quantize
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout.engine import Engine
@@ -135,7 +136,7 @@ def test_adapters_lie_beside_int8_matrices_and_keep_what_an_update_changes():
 def test_on_several_devices_they_are_quantized_as_on_one_and_lie_where_plain_ones_would(kind, mesh):
     settings = replace(config.Config(), rollout=replace(SETTINGS, slots=8, store=8, buckets=(64,), **BOTH))
     over = meshes.make_mesh(config.Mesh(*mesh, devices=int(np.prod(mesh))))
-    laid = assemble.to_rollout_params(assemble.place(random_params(), over), settings, CFG, over, kind)
+    laid = host_local.to_rollout_params(assemble.place(random_params(), over), settings, CFG, over, kind)
     plain = incremental.to_decode_params(CFG, random_params(), int8=True)
     for several, one in zip(jax.tree.leaves(laid), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(np.asarray(several, np.float32), np.asarray(one, np.float32), rtol=1e-6)

@@ -13,9 +13,9 @@ from qr_jax.learner.advantages.grpo import grpo
 from qr_jax.learner.pack import pack
 from qr_jax.models import decoder
 from qr_jax.models.families import ModelConfig
+from qr_jax.parallel import compiles
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, grades
-from qr_jax.rollout import compiles
 
 CFG = ModelConfig(
     vocab=64, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context_tokens=64, qk_norm=True

@@ -211,9 +211,3 @@ def test_logits_of_the_whole_vocabulary_never_exist():
     by_design = 4 * (tokens * block + vocabulary * width)  # a block's logits and the head's gradient: 1 of 16 MiB
     assert temporary_bytes(blockwise(block)) < 3 * by_design
     assert temporary_bytes(dense) >= 4 * tokens * vocabulary
-
-
-@pytest.mark.parametrize("settings", [{"block": 0}, {"block": 4, "temperature": 0.0}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValueError, match="block must be at least 1 and temperature above 0"):
-        token_logprobs(*inputs(), **settings)

@@ -17,7 +17,6 @@ from killed_run import adapted, tiny
 from qr_jax import assemble, config
 from qr_jax.evaluation import subject
 from qr_jax.lab import exporting
-from qr_jax.lab.same_runs import differences
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
 from qr_jax.models import hf, incremental, lora, peft_folder
@@ -27,6 +26,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.run import checkpoint, policy
 from qr_jax.sft import sft
 from qr_jax.train import train
+from tpu_scripts.same_runs import differences
 
 pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[1]
@@ -170,7 +170,7 @@ def test_a_run_whose_base_is_another_is_refused_before_anything_compiles(whole, 
     init = assemble.decoder.init
     monkeypatch.setattr(assemble.decoder, "init", lambda cfg, key: init(cfg, jax.random.fold_in(key, 9)))
     monkeypatch.setattr(Engine, "warm_up", lambda *positional, **named: pytest.fail("something was compiled"))
-    with pytest.raises(ValueError, match=r"adapters are of a base [0-9a-f]{16}, model.name=two_layer is [0-9a-f]{16}"):
+    with pytest.raises(ValueError, match=r"under its adapters: [0-9a-f]{16}, model.name=two_layer's: [0-9a-f]{16}"):
         train(settings, tmp_path / "run", say=silent)
     with pytest.raises(ValueError, match="give back the weights that they were trained on"):
         subject.open_model(settings, tmp_path / "run")

@@ -53,9 +53,9 @@ def test_every_difference_is_named():
 
 
 def test_a_retriever_s_settings_count_but_not_where_its_files_lie():
-    parts = [made(replace(Config(), retriever=use("cached", of=use("bm25", index=at), cache="c"))) for at in "ab"]
+    parts = [made(replace(Config(), retriever=use("cached", of=use("bm25"), cache=at))) for at in "ab"]
     assert parts[0]["retriever"]["settings"] == {"of": {"name": "bm25", "settings": {}}} and parts[0] == parts[1]
-    one = made(replace(Config(), retriever=use("bm25", index="here", k1=1.2)))
+    one = made(replace(Config(), retriever=use("bm25", k1=1.2)))
     assert one["retriever"]["settings"] == {"k1": 1.2}
     assert differences(one, made(retriever="none")) == [
         "retriever.name: 'bm25' in the first, 'none' in the second",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -163,3 +164,26 @@ def _take_two_steps(name, tmp_path, more):
     for draw in draws:  # a reward that fails makes faults, whose rewards are null
         assert draw["valid"] == len(draw["rewards"]) >= base.pool.samples and np.isfinite(draw["rewards"]).all(), draw
     assert all(row["learner/skipped"] == 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "setting", "wrong"),
+    [
+        ("rule", "retire", "review", 2.0),
+        ("rule", "remind", "every", 0),
+        ("rule", "vcrl", "kappa", 1.5),
+        ("rule", "mopps", "prior", (0.0, 1.0)),
+        ("rule", "search_gym", "steps", -1),
+        ("rule", "foresee_learnable", "spread", 0.0),
+        ("rounds", "speed", "further", 0),
+        ("rounds", "reinforce_ada", "keep", 1),
+        ("reward", "ai_search_planner", "cost", -1.0),
+        ("reward", "ada_search", "knows", 1.5),
+        ("loss", "gspo", "low", 2.0),
+        ("loss", "cispo", "high", -1.0),
+        ("loss", "sapo", "tau_negative", 0.0),
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_refused(kind, name, setting, wrong):
+    with pytest.raises(ValueError, match=re.escape(f"{kind} {name!r}: {setting} is {wrong}; wanted ")):
+        plugins.check(kind, use(name, **{setting: wrong}))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ STEP = {
 
 
 def write(folder, steps, **settings):
-    with Writer(folder, tensorboard=False, **settings) as writer:
+    with closing(Writer(folder, tensorboard=False, **settings)) as writer:
         return [(writer.write(step, values), writer.sync())[1] for step, values in steps]
 
 
@@ -134,7 +135,7 @@ def test_sync_is_the_length_of_the_file(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    with Writer(tmp_path, tensorboard=True) as writer:
+    with closing(Writer(tmp_path, tensorboard=True)) as writer:
         writer.write(1, {"reward/mean": 0.5, "learner/loss": None})
     assert list((tmp_path / "tensorboard").glob("events.*"))
 

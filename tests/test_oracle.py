@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from benchmarks import null_worlds
 from qr_jax import config
 from qr_jax.config import use
 from qr_jax.lab import null_control, oracle, pass_rates, rate_bounds
+from qr_jax.lab.differences import over_seeds
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
@@ -90,8 +92,9 @@ def test_a_budget_spent_to_the_last_rollout_ends_the_run():
 
 
 def test_means_over_seeds_by_hand():
-    over = oracle._over_seeds([{"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0}])
-    assert over == {"a": 2.0, "b": 2.0, "sd": {"a": pytest.approx(2**0.5), "b": None}}  # n - 1
+    assert over_seeds([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5), "values": [1.0, 3.0]}
+    assert over_seeds([None, 2.0]) == {"mean": 2.0, "sd": None, "values": [None, 2.0]}
+    assert over_seeds([None]) == {"mean": None, "sd": None, "values": [None]}
 
 
 def test_a_pool_that_stops_when_used_up_is_passed_over_once():
@@ -223,7 +226,7 @@ def run_folder(tmp_path_factory):
     settings = config.Config(pool=config.Pool(queries=8, samples=4, oversample=2))
     (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
     at = spent = 0
-    with metrics_writer.Writer(folder, tensorboard=False) as writer:
+    with closing(metrics_writer.Writer(folder, tensorboard=False)) as writer:
         for step, row in enumerate(run.rows, 1):
             spent += row["pool/rollouts"]
             writer.write(step, row | {"pool/size": 300, "budget/rollouts": spent})

@@ -6,6 +6,7 @@ The worlds have pass rates of 0, 1/2 and 1, so that a group's size follows from 
 import hashlib
 import json
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -193,7 +194,8 @@ def ran(folder, of, rounds=None, size=200):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config.to_json(config.Config(pool=pool))))
     at = spent = 0
-    with metrics_writer.Writer(folder, tensorboard=False) as writer, (folder / "ledger.jsonl").open("w") as ledger:
+    writer = metrics_writer.Writer(folder, tensorboard=False)
+    with closing(writer), (folder / "ledger.jsonl").open("w") as ledger:
         for step, row in enumerate(run.rows, 1):
             spent += row["pool/rollouts"]
             budget = {f"budget/{name}": spent for name in ("rollouts", "tokens", "searches")}

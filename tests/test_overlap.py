@@ -11,13 +11,13 @@ from killed_run import tiny
 from qr_jax import config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
-from qr_jax.lab.same_runs import differences
 from qr_jax.parallel import mesh as meshes
 from qr_jax.rollout import engine
 from qr_jax.run import checkpoint
 from qr_jax.settings import checks
-from qr_jax.step import ahead, rollout_and_grade
+from qr_jax.step import rollout_and_grade
 from qr_jax.train import train
+from tpu_scripts.same_runs import differences
 
 
 def silent(text):
@@ -127,7 +127,7 @@ def test_an_update_waits_with_its_optimizer_for_the_episodes_beside_it():
         order.append("played")
         return "groups"
 
-    assert ahead.beside(update, play) == ("state", "groups")
+    assert rollout_and_grade.play_beside(update, play) == ("state", "groups")
     assert order == ["gradient", "played", "applied"]
 
 
@@ -145,10 +145,11 @@ def test_an_error_of_the_episodes_keeps_the_optimizer_from_running_and_is_the_on
         raise KeyError("of the environment")
 
     with pytest.raises(KeyError, match="of the environment"):
-        ahead.beside(update, play)
+        rollout_and_grade.play_beside(update, play)
     assert order == ["not applied"]
     with pytest.raises(ValueError, match="of the loss"):
-        ahead.beside(lambda before_applied: (_ for _ in ()).throw(ValueError("of the loss")), lambda: None)
+        broken = (_ for _ in ()).throw
+        rollout_and_grade.play_beside(lambda before_applied: broken(ValueError("of the loss")), lambda: None)
 
 
 def test_several_updates_a_batch_leave_no_policy_to_play_with_beside_them(tmp_path):

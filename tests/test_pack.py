@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,27 +182,6 @@ def test_turn_rewards_and_outcomes_are_padded_with_the_groups():
     batch = pack(groups, grades, rows=1, row_tokens=6, queries=2, samples=3)
     assert batch.grades.outcome_QG.tolist() == [[1, 0, 0], [0, 0, 0]]
     assert batch.grades.turn_reward_QGT.shape == (2, 3, 3)
-
-
-def refused(groups, match, grades=None, **changes):
-    sizes = dict(rows=1, row_tokens=8, per_row=2, queries=2, samples=2) | changes
-    with pytest.raises(ValueError, match=match):
-        pack(groups, grades or grades_of(groups), **sizes)
-
-
-def test_what_does_not_fit_is_refused_with_the_numbers():
-    refused(groups_of([[9]]), "episode 0 of query 'q0' has 9 tokens and a row holds 8")
-    refused(groups_of([[8, 8], [8]]), r"3 episodes \(24 tokens\) need 3 rows.* there are 2 \(2 micro", micro=2)
-    refused(groups_of([[3], [3], [3]]), r"grades are \[3, 1\]; the batch has room for queries=2, samples=2")
-    refused(groups_of([[3, 3, 3]]), r"grades are \[1, 3\]")
-
-
-def test_what_does_not_match_is_refused():
-    groups = groups_of([[3, 4]])
-    refused([[episode(4, prompt=0)]], "begins with a sampled token")
-    refused(groups + groups, "grades have 1 groups and there are episodes of 2", grades_of(groups))
-    refused([groups[0][:1]], "group 0 has 1 episodes and valid grades beyond them", grades_of(groups))
-    refused([[episode(3), episode(3, valid=False)]], "is a fault and its grade is valid", grades_of(groups))
 
 
 def test_longer_rows_hold_more_episodes():

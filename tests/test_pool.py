@@ -12,7 +12,7 @@ from settling import settle_rewards
 
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import uniforms
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import judge
 from qr_jax.records import Grades, grades
 
 
@@ -128,8 +128,6 @@ def test_steps_of_each_rule_stay_what_they_were_over_versions(rule, digest):
 
 
 def test_draw_says_what_is_wrong():
-    with pytest.raises(ValueError, match="-1 queries"):
-        pools.draw(pools.create(3), -1, seed=0, step=0)
     with pytest.raises(ValueError, match="from 3 to 3; the pool's go from 0 to 2"):
         pools.draw(pools.create(3), 1, seed=0, step=0, exclude=[3])
     with pytest.raises(ValueError, match="at least 1 query"):
@@ -215,8 +213,6 @@ def test_settle_says_what_is_wrong():
         settle(pool, [0, 1], np.zeros((3, 2)))
     with pytest.raises(ValueError, match="float64"):
         settle(pool, [0.5, 1], np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="accept=-1"):
-        settle(pool, [0], np.zeros((1, 2)), accept=-1)
     with pytest.raises(ValueError, match="there is no rule 'recycel'; did you mean recycle"):
         settle(pool, [0], np.zeros((1, 2)), rule="recycel")
 
@@ -253,8 +249,6 @@ def test_refresh_resets_under_the_bound_and_not_at_it():
     assert {pools.STATES[state] for state in fresh.state_P} == {"reset"}
     assert fresh.attempts_P.tolist() == [1, 1, 1, 0]
     assert [pools.LAST[last] for last in fresh.last_P] == ["accepted", "accepted", "hard", "none"]
-    with pytest.raises(ValueError, match="below=2"):
-        pools.refresh(pool, below=2)
 
 
 def test_an_empty_pool_is_reset_by_any_bound_but_zero():
@@ -304,7 +298,7 @@ def test_a_query_list_hash_depends_on_order_and_on_where_ids_end():
 
 def test_the_pool_and_its_rules_import_no_jax():
     program = (
-        "import sys; from qr_jax.pool import figures, noise, pool, verdict; from qr_jax.pool.rounds import once\n"
+        "import sys; from qr_jax.pool import figures, noise, pool; from qr_jax.pool.rounds import once\n"
         "from qr_jax.methods.rules import bounded_dapo; from qr_jax.pool.rules import recycle, soft_recycle, grpo\n"
         "found = [name for name in sys.modules if name.split('.')[0] in ('jax', 'jaxlib', 'flax')]\n"
         "assert not found, found\n"

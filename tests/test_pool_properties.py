@@ -12,9 +12,9 @@ from settling import settle as settled_step
 from qr_jax.lab.probe_figures import recycled
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rules.recycle import recycle
 from qr_jax.pool.rules.soft_recycle import soft_recycle
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 
 quick = settings(max_examples=25)

@@ -9,11 +9,11 @@ from settling import settle as settled_step
 
 from qr_jax.methods.rules.bounded_dapo import bounded_dapo
 from qr_jax.pool import pool as pools
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rounds.once import once
 from qr_jax.pool.rules.grpo import grpo
 from qr_jax.pool.rules.recycle import recycle
 from qr_jax.pool.rules.soft_recycle import soft_recycle
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 
 # Queries 5, 1, 4, 0, 2 of six are drawn, and two groups accepted: 5 signal, 1 hard, 4 easy, 0 signal, 2 a fault.
@@ -90,5 +90,3 @@ def test_once_asks_for_k_times_b_queries_and_then_ends():
     assert ask is not None and ask.draw == 64 and not ask.more
     outcome = judge([], grades(np.ones((0, 4)), np.ones((0, 4))), step=0, accept=32)
     assert once(pool, [outcome], queries=32, oversample=2) is None
-    with pytest.raises(ValueError, match="oversample=0"):
-        once(pool, [], queries=32, oversample=0)

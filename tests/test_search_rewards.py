@@ -29,7 +29,7 @@ from qr_jax.methods.rewards.judge import judge
 from qr_jax.methods.rewards.o2_searcher import o2_searcher
 from qr_jax.methods.rewards.reseek import reseek
 from qr_jax.methods.rewards.search_gen_v import NUGGET, search_gen_v
-from qr_jax.pool.verdict import verdicts
+from qr_jax.pool.pool import verdicts
 from qr_jax.records import Episode, Passage, Query, Turn, grades
 from qr_jax.rewards._format import well_formed
 from qr_jax.rewards.exact_match import exact_match
@@ -178,8 +178,6 @@ def test_atom_searcher_s_thoughts_weigh_less_from_step_to_step():
         wanted = [weight * 2 / 3 + 1 - weight, weight * 2 / 3, -1]
         np.testing.assert_allclose(atom_searcher(QUERY, group, steps=100).score_G, wanted)
     assert atom_searcher(QUERY, [episode("Oslo")], steps=100).score_G.tolist() == [0]
-    with pytest.raises(ValueError, match="steps=0"):
-        atom_searcher(QUERY, [], steps=0)
 
 
 def test_info_reasoner_pays_for_passages_that_tell_of_the_answer():
@@ -206,8 +204,6 @@ def test_ai_search_planner_pays_for_answers_and_new_queries_and_charges_for_turn
     assert scores.outcome_G.tolist() == [1, 1, 0, 0]
     np.testing.assert_allclose(ai_search_planner(QUERY, group, process=0, cost=0.1).score_G, [0.7, 0.7, -0.1, -0.2])
     assert ai_search_planner(QUERY, group, process=0, cost=0).score_G.tolist() == exact_match(QUERY, group).tolist()
-    with pytest.raises(ValueError, match=r"cost=-1.*wanted 0 or more"):
-        ai_search_planner(QUERY, group, cost=-1)
 
 
 def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
@@ -227,8 +223,6 @@ def test_o2_searcher_counts_acts_without_thoughts_and_acts_beside_acts():
     np.testing.assert_allclose(o2_searcher(QUERY, group).score_G, [0.95, 0.5, 1, 1, -0.05, 0.9])
     np.testing.assert_allclose(o2_searcher(QUERY, group, think=False).score_G, [0.95, 1, 1, 1, -0.05, 0.9])
     assert o2_searcher(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist() == right
-    with pytest.raises(ValueError, match="weight=-1"):
-        o2_searcher(QUERY, group, weight=-1)
 
 
 def test_search_gen_v_is_the_weighted_mean_of_support_in_full_in_part_and_not():
@@ -243,8 +237,6 @@ def test_search_gen_v_is_the_weighted_mean_of_support_in_full_in_part_and_not():
     ]
     np.testing.assert_allclose(search_gen_v(QUERY, group, chain=0.5).score_G, [1, (1 + 0.5 * 0.5) / 2, 0.5])
     np.testing.assert_allclose(search_gen_v(QUERY, group, chain=1.0).score_G, [1, 1.5 / 3, 2 / 3])
-    with pytest.raises(ValueError, match="chain=-1"):
-        search_gen_v(QUERY, group, chain=-1)
 
 
 def test_ada_search_pays_for_the_decision_that_the_group_s_own_knowledge_asks_for():
@@ -255,8 +247,6 @@ def test_ada_search_pays_for_the_decision_that_the_group_s_own_knowledge_asks_fo
     assert ada_search(QUERY, group, knows=0.6).score_G.tolist() == [1, 0, 1.5, 0.5, 0]
     assert ada_search(QUERY, group[2:]).score_G.tolist() == [1, 0, 0]  # nobody answered at once: nothing is known
     assert ada_search(QUERY, group, weight=0).score_G.tolist() == exact_match(QUERY, group).tolist()
-    with pytest.raises(ValueError, match="knows=0"):
-        ada_search(QUERY, group, knows=0)
 
 
 def test_contributions_are_turns_whose_search_was_the_first_to_bring_a_name():
@@ -271,7 +261,7 @@ def test_contributions_are_turns_whose_search_was_the_first_to_bring_a_name():
 
 @pytest.fixture(autouse=True)
 def no_judge_is_trusted_yet():
-    _judged.trusted.cache_clear()
+    _judged.check_trusted.cache_clear()
 
 
 def test_the_judge_s_verdicts_are_kept_and_what_is_no_answer_is_wrong_unasked(tmp_path):
@@ -422,13 +412,13 @@ def test_a_file_of_what_is_no_verdict_earns_nothing(tmp_path):
         key = Judge(url, "grader-1", tmp_path / "other")._key(card)
         for verdict in ('"false"', "[0]", "1"):
             (tmp_path / "verdicts.jsonl").write_text(f'{{"key": "{key}", "correct": {verdict}}}\n')
-            _judged._sitting.cache_clear()
-            _judged.trusted.cache_clear()
+            _judged.sitting.cache_clear()
+            _judged.check_trusted.cache_clear()
             assert judge(QUERY, [episode("Oslo")], url=url, **plan).score_G.tolist() == [0]
         (tmp_path / "verdicts.jsonl").unlink()
         os.mkfifo(tmp_path / "verdicts.jsonl")
-        _judged._sitting.cache_clear()
-        _judged.trusted.cache_clear()
+        _judged.sitting.cache_clear()
+        _judged.check_trusted.cache_clear()
         with pytest.raises(ValueError, match="verdicts.jsonl is neither a file nor a folder; take it away"):
             judge(QUERY, [episode("Oslo")], url=url, **plan)
 
@@ -438,7 +428,7 @@ def test_the_budget_counts_verdicts_over_all_starts_and_ends_the_run_in_words(tm
     with serving() as (url, seen):
         plan = {"url": url, "model": "grader-1", "cache": cache, "budget": 3}
         judge(QUERY, [episode("Oslo"), episode("Tacoma")], **plan)
-        _judged.trusted.cache_clear()  # as another start would
+        _judged.check_trusted.cache_clear()  # as another start would
         assert judge(QUERY, [episode("Oslo")], **plan).score_G.tolist() == [0]
         with pytest.raises(ValueError, match=r"has 3 verdicts in .* and 1 answers .* budget of 3; raise reward.budget"):
             judge(QUERY, [episode("Bergen")], **plan)
@@ -454,10 +444,10 @@ def test_five_hundred_answers_cost_one_call_for_each_that_is_new(tmp_path):
         plan = {"url": url, "model": "grader-1", "cache": cache, "ask_sway": False}
         score_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
         assert score_G.reshape(100, 5).tolist() == [[1, 1, 1, 0, 0]] * 100 and len(seen) == len(INJECTED) + 400
-        _judged.trusted.cache_clear()
+        _judged.check_trusted.cache_clear()
         again_G = np.concatenate([judge(query, group, **plan).score_G for query in queries])
         assert again_G.tolist() == score_G.tolist() and len(seen) == 2 * len(INJECTED) + 400
-        _judged.trusted.cache_clear()
+        _judged.check_trusted.cache_clear()
         with pytest.raises(ValueError, match="400 verdicts in .* and 1 answers .* budget of 400"):
             judge(QUERY, [episode("Bergen")], **plan, budget=400)
 
@@ -532,10 +522,10 @@ def test_search_gen_v_by_a_judge_and_an_outage_is_a_fault(tmp_path):
         assert len(seen) == len(INJECTED) + 3 and "grader-1" not in str(seen[-1]["messages"])
         with pytest.raises(ValueError, match=r"'search_gen_v' has 3 verdicts in .* and 1 answers .* budget of 3"):
             search_gen_v(QUERY, [episode("Bergen")], **at(url, tmp_path, budget=3))
-        _judged.trusted.cache_clear()  # as another start would
+        _judged.check_trusted.cache_clear()  # as another start would
         assert search_gen_v(QUERY, group, **at(url, tmp_path)).score_G.tolist() == [1, 0.5, 0, 0, 1]
         assert len(seen) == 2 * len(INJECTED) + 3
-        bench = _judged.Bench(url, "grader-1", str(tmp_path / "verdicts.jsonl"), "QR_JAX_JUDGE_KEY", retries=0)
+        bench = _judged.sitting(url, "grader-1", str(tmp_path / "verdicts.jsonl"), "QR_JAX_JUDGE_KEY", retries=0)
         cards = [(QUERY.question, QUERY.answers, text) for text in ("Tacoma", "Lima", "Quito", "")]
         said = _judged.graded("search_gen_v", NUGGET, bench, cards, 100)
     np.testing.assert_array_equal(said, [1, np.nan, 0, 0])
@@ -597,7 +587,7 @@ def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
             contributions(QUERY, [episode("Oslo", ("x", OTHER))], **given, budget=5)
         assert len(seen) == count
         twice = [(QUERY.question, ("by",), "one text")] * 2  # equal ones are one verdict, of the six that may be
-        bench = _judged.Bench(url, "grader-1", given["cache"], "QR_JAX_JUDGE_KEY")
+        bench = _judged.sitting(url, "grader-1", given["cache"], "QR_JAX_JUDGE_KEY")
         assert _judged.graded("contributions", USEFUL, bench, twice, 6) == [0, 0]
 
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
 
 from benchmarks import silence  # noqa: E402
 from qr_jax.logging import terminal  # noqa: E402
-from qr_jax.rollout import compiles  # noqa: E402
+from qr_jax.parallel import compiles  # noqa: E402
 
 TALK = """
 import sys, time
@@ -215,4 +215,4 @@ def test_nothing_but_the_terminal_prints_but_for_errors_of_the_last_moment():
             prints = isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
             if prints and "file=sys.stderr" not in ast.unparse(node):
                 printing.add(path.relative_to(ROOT / "qr_jax").as_posix())
-    assert printing == {"logging/terminal.py", "lab/planning/planned.py", "lab/planning/on_gpu.py"}
+    assert printing == {"logging/terminal.py", "lab/planning/planned.py"}

@@ -28,7 +28,6 @@ from qr_jax import assemble, config, errors
 from qr_jax import train as driver
 from qr_jax.config import use
 from qr_jax.data.world import generate
-from qr_jax.lab.same_runs import differences, lines
 from qr_jax.learner import learner
 from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import WALL
@@ -42,6 +41,7 @@ from qr_jax.sft import sft
 from qr_jax.step import grading, profile
 from qr_jax.step.runtime import RunState, Runtime, bind
 from qr_jax.train import train
+from tpu_scripts.same_runs import differences, lines
 
 ROOT = Path(__file__).parents[1]
 POINTS = ("rollout", "metrics", "checkpoint", "end")

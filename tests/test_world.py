@@ -39,6 +39,16 @@ SIZES = {"person": 4, "city": 3, "country": 2, "company": 2, "university": 2}
 UNK = 2
 
 
+SEARCH_R1 = {  # settings with which the environment search_r1 writes words of this vocabulary only
+    "think": False,
+    "prompt": "{question}\n",
+    "passage": "{title} : {text}\n",
+    "information": "\n<information> {passages} </information>\n",
+    "invalid": "",
+    "last": "",
+}
+
+
 @cache
 def world(settings: WorldSettings = DEFAULT) -> World:
     return build(settings)
@@ -191,11 +201,11 @@ def test_the_search_environment_writes_no_unknown_word_with_the_worlds_settings(
 
     tokenizer, found = WordTokenizer(vocabulary()), world()
     trace = found.traces[0]
-    start = search_r1(trace.query, (), **text.SEARCH_R1)
+    start = search_r1(trace.query, (), **SEARCH_R1)
     asked = Turn("model", trace.turns[0])
-    wanted = search_r1(trace.query, (asked,), **text.SEARCH_R1)
+    wanted = search_r1(trace.query, (asked,), **SEARCH_R1)
     shown = Turn("env", "", wanted.queries, (tuple(found.documents[:3]),))
-    seen = search_r1(trace.query, (asked, shown), **text.SEARCH_R1)
+    seen = search_r1(trace.query, (asked, shown), **SEARCH_R1)
     assert UNK not in tokenizer.encode(start.text + asked.text + seen.text)
     assert found.documents[0].title in seen.text.split()
 

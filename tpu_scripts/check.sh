@@ -42,4 +42,4 @@ done
 python="${PYTHON:-$root/.venv/bin/python}"
 "$dry_run" || [ -x "$(command -v "$python")" ] || die "there is no $python; tpu_scripts/setup.sh makes it"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-run "$python" -P -m qr_jax.lab.first_check "${options[@]}"
+run "$python" -P "$root/tpu_scripts/first_check.py" "${options[@]}"

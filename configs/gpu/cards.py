@@ -1,13 +1,14 @@
-"""One GPU of 24, 40 or 80 GB learns to search for real multi-hop questions: four models, whole or by adapters.
+"""Four models learn to search for real multi-hop questions on one GPU of 24, 40 or 80 GB, fully or by adapters.
 
     qr-jax plan configs/gpu/cards.py:qwen3_1p7b_lora_24gb --gpu rtx4090      # does it fit?
     qr-jax train configs/gpu/cards.py:qwen3_1p7b_lora_24gb
 
-A name is MODEL_CARD or MODEL_lora_CARD; where a whole model is missing, it does not fit the card. Questions, passages
-and traces are those of configs/smollm2_multihop.py, and the settings but for what memory decides those of
-configs/gemma3_1b.py. Adapters have rank 16 on all matrices and learn at 2e-5.
+A config is named MODEL_CARD or MODEL_lora_CARD; MODEL_CARD is missing where full training does not fit the card.
+Questions, passages and traces are those of configs/smollm2_multihop.py. Settings that do not depend on memory are those
+of configs/gemma3_1b.py. Adapters have rank 16 on all matrices and learn at 2e-5.
 
-Compiled by XLA's compiler for GPUs and planned on a CPU. None was run: neither time nor accuracy is known.
+XLA's compiler for GPUs compiled these configs, and `plan` planned them on a CPU. None was run: neither time nor
+accuracy is known.
 """
 
 from pathlib import Path

@@ -11,17 +11,18 @@ Coelho et al. 2026, arXiv:2606.10709.
     tpu_scripts/launch.sh NAME configs/paper/qwen3_1p7b.py:recycle_k4_x2_on_v5e_16     # a row of the table, on a pod
     make paper-table RUNS="runs/..."                                                   # of the rows that were run
 
-A row is METHOD_kK_xk: how a query is drawn (grpo, bounded_dapo, recycle, soft_recycle), K samples of it, and k times 32
-queries a step; K 4 spends 84,480 rollouts, K 8 twice as many. The paper's rows: grpo_k4_x1, bounded_dapo_k4_x2,
-recycle_k4_x1, recycle_k4_x2, and soft_recycle and recycle_k8 with either k; the others tell method and k apart. Pods:
-v5e_16 (v5e:4x4), v5e_64 (v5e:8x8), v5p_16 (v5p:2x2x2, 8 chips), v6e_16 (v6e:4x4). Each row and pod has a second config
-that is `served` too: served_grpo_k4_x1, served_v5e_16, served_grpo_k4_x1_on_v5e_16.
+A row's name is METHOD_kK_xk: the rule (grpo, bounded_dapo, recycle, soft_recycle), K samples a query, and k times 32
+queries a step. K 4 spends 84,480 rollouts, K 8 twice as many. The paper has the rows grpo_k4_x1, bounded_dapo_k4_x2,
+recycle_k4_x1, recycle_k4_x2, and soft_recycle and recycle_k8 with either k; our further rows separate the effects of
+method and k. Pods: v5e_16 (v5e:4x4), v5e_64 (v5e:8x8), v5p_16 (v5p:2x2x2, 8 chips), v6e_16 (v6e:4x4). Each row and pod
+also has a `served` config: served_grpo_k4_x1, served_v5e_16, served_grpo_k4_x1_on_v5e_16.
 
-Whose a value is stands behind it: "paper", "AReaL" where the paper is silent (the Qwen3-1.7B example of the agent that
-it started from; whether it kept these is not known), "ours" where neither says or the machines here cannot do it.
-docs/paper.md has the reasons. `served` has the paper's retriever and AReaL's kind of reward: DeepResearchGym over
-ClueWeb22, its documents shown as text alone, and a judge. Its questions and traces are files, for no server knows the
-synthetic world; CORPUS is your passages of ClueWeb22, the key of DeepResearchGym stands in CLUEWEB_API_KEY:
+A comment behind each value names its source: "paper"; "AReaL" where the paper is silent (AReaL's Qwen3-1.7B example of
+the agent that the paper started from; whether the paper kept its values is not known); "ours" where neither gives a
+value or the machines here cannot use it. docs/paper.md has the reasons. `served` has the paper's retriever,
+DeepResearchGym over ClueWeb22, with documents shown as text alone, and AReaL's kind of reward, a judge. Its questions
+and traces are files, because DeepResearchGym does not serve the synthetic world. CORPUS is your passages of ClueWeb22;
+the key of DeepResearchGym stands in CLUEWEB_API_KEY:
 
     export QR_JAX_DATA=runs/data          # {data}, below
     qr-jax synth CORPUS runs/data/clueweb22/cold_start --mix paper --documents paper --questions 15000 --traces 6300 \\
@@ -30,11 +31,11 @@ synthetic world; CORPUS is your passages of ClueWeb22, the key of DeepResearchGy
     qr-jax synth CORPUS runs/data/clueweb22/pool --mix paper --documents paper --questions 11500 --traces 0 --seed 1 \\
         --against runs/data/clueweb22/cold_start/questions.jsonl --teacher URL --model NAME
 
-All else searches the synthetic world by BM25 and grades by exact match, whose figures are not to be held against the
-paper's 66.0, a judge's verdict on other questions.
+All other configs search the synthetic world by BM25 and grade by exact match. Their scores are not comparable with the
+paper's 66.0, which is of a judge's verdicts on other questions.
 
-Compiled for these pods and not run: no TPU was at hand, so neither time nor accuracy is measured; what `plan` said of
-them stands in docs/planning.md. 6,300 traces, 10k queries and 20k documents are built on first use.
+The configs are compiled for these pods and were not run: no TPU was at hand, so neither time nor accuracy is measured.
+docs/planning.md has their plans. 6,300 traces, 10k queries and 20k documents are built on first use.
 """
 
 import itertools

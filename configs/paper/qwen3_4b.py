@@ -1,9 +1,9 @@
-"""The paper's larger model: Qwen3-4B, all else, rows, pods and `served` as in qwen3_1p7b.py, half the slots on v5e_16.
+"""The paper's larger model, Qwen3-4B: rows, pods and `served` are as in qwen3_1p7b.py; v5e_16 has half the slots.
 
     qr-jax plan configs/paper/qwen3_4b.py:v5e_16 --topology v5e:4x4 --price 1.2
     tpu_scripts/launch.sh NAME configs/paper/qwen3_4b.py:recycle_k4_x2_on_v5e_64
 
-Compiled and not run, as there.
+These configs are compiled and were not run.
 """
 
 import runpy

@@ -1,7 +1,7 @@
-"""What is compared in every setting of the study (settings.py): each recipe is a list of settings.
+"""The recipes that the study compares in each setting of settings.py: each recipe is a list of overrides.
 
-`TUNING` are the candidates that are tried first, on seeds 0 to 4 and half a of the held-out questions; `RECIPES` are
-reported, on seeds 5 to 9 and half b, as `PLAN` says.
+`TUNING` has the candidates, which run on seeds 0 to 4 and half a of the held-out questions; `RECIPES` has the recipes
+that are reported, on seeds 5 to 9 and half b, as `PLAN` says.
 """
 
 STEP_256 = ["learner.lr=7e-4", "learner.warmup_updates=20"]  # with 32 queries of 8 samples

@@ -3,7 +3,7 @@
     qr-jax train configs/study/settings.py:s3        # one run
     make study                                       # all runs that are missing, their figures and tables
 
-A recipe (recipes.py) says which rule draws, and how the learner steps; everything else stands here.
+A recipe (recipes.py) sets the rule and the learner's updates; everything else is set here.
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""Three models for one host of eight TPU chips, as Kaggle (v5e-8) and Cloud TPU (v5litepod-8, v6e-8) lend them; and one
-for a single chip, as Colab does (v5e-1, v6e-1). examples/tpu_notebook.ipynb runs them.
+"""Three models for one host of eight TPU chips, as Kaggle (v5e-8) and Cloud TPU (v5litepod-8, v6e-8) offer, and one
+model for a single chip, as Colab offers (v5e-1, v6e-1). examples/tpu_notebook.ipynb runs them.
 
     qr-jax plan configs/tpu/v5e_8.py:qwen3_0p6b --topology v5e:2x4           # memory and time; needs no TPU
     qr-jax train configs/tpu/v5e_8.py:qwen3_0p6b --run FOLDER                # all weights are trained
@@ -8,9 +8,9 @@ for a single chip, as Colab does (v5e-1, v6e-1). examples/tpu_notebook.ipynb run
     qr-jax train configs/tpu/v5e_8.py:qwen3_0p6b_lora_1 --run FOLDER         # one chip
 
 Qwen3 searches the synthetic world of configs/paper/qwen3_1p7b.py, which is built on first use; Gemma has the questions
-of configs/gemma3_1b.py. The same command goes on with a session that ended. Those for eight chips are compiled
-(docs/planning.md has the peaks), that for one chip is not planned yet, and none was run: neither time nor accuracy is
-known.
+of configs/gemma3_1b.py. If the session ends, the same command in the next one resumes the run. The configs for eight
+chips are compiled (docs/planning.md has the peaks), the one for a single chip is not planned yet, and none was run:
+neither time nor accuracy is known.
 """
 
 from pathlib import Path

@@ -17,15 +17,13 @@ HERE: Mapping[str, str] = {
     "rollout.context_tokens": "max_model_len vllm_max_model_length kv_cache_size",
     "rollout.context_tokens: tokens of a whole episode: prompt, passages and all turns":
         "max_prompt_length prompt_length max_start_length",
-    "rollout.observation_tokens": "max_obs_length",
-    "rollout.observation_tokens: tokens, not characters": "max_tool_response_length",
+    "rollout.observation_tokens: tokens, not characters": "max_obs_length max_tool_response_length",
     "rollout.search_k": "topk",
-    "rollout.slots": "max_num_seqs",
     "rollout.slots: a number of sequences, not a share of the memory":
-        "gpu_memory_utilization vllm_gpu_memory_utilization",
+        "max_num_seqs gpu_memory_utilization vllm_gpu_memory_utilization",
     "rollout.overlong: mask or keep, not true or false": "mask_truncated_completions",
-    "rollout.thinking": "enable_thinking",
-    "rollout.thinking: its enable_thinking alone": "chat_template_kwargs apply_chat_template_kwargs",
+    "rollout.thinking: enable_thinking alone":
+        "enable_thinking chat_template_kwargs apply_chat_template_kwargs",
     "env.max_turns": "max_turns max_tool_calling_iterations",
     "env.max_turns: turns that may search, and one more may answer: theirs less 1": "max_assistant_turns",
     "retriever": "tool_config_path",
@@ -35,9 +33,8 @@ HERE: Mapping[str, str] = {
     "learner.updates: updates a batch, each over a part of its own; not another pass over the same":
         "num_iterations ppo_epochs",
     "learner.updates: updates a batch: theirs / gradient_accumulation_steps": "steps_per_generation",
-    "learner.rows: packed rows of one micro-batch on all devices together, not of one device":
-        "per_device_train_batch_size ppo_micro_batch_size_per_gpu log_prob_micro_batch_size_per_gpu",
-    "learner.rows: packed rows of one micro-batch, each of several sequences":
+    "learner.rows: packed rows of one micro-batch, each of several sequences, on all devices together":
+        "per_device_train_batch_size ppo_micro_batch_size_per_gpu log_prob_micro_batch_size_per_gpu "
         "ppo_micro_batch_size train_micro_batch_size log_prob_micro_batch_size",
     "learner.rows: packed rows of one micro-batch; how many of them an update takes follows":
         "gradient_accumulation_steps",
@@ -45,19 +42,14 @@ HERE: Mapping[str, str] = {
         "ppo_max_token_len_per_gpu",
     "learner.lr": "learning_rate optim.lr",
     "learner.schedule: constant, cosine or linear, all with learner.warmup_updates": "lr_scheduler_type",
-    "learner.warmup_updates: a number of updates; a number below 1 is a share of them there": "warmup_steps",
+    "learner.warmup_updates: a number of updates, no share of them": "warmup_steps warmup_ratio lr_warmup_steps_ratio",
     "learner.warmup_updates: optimizer updates; theirs are batches, each of learner.updates of them": "lr_warmup_steps",
-    "learner.warmup_updates: a number of updates, not a share of them": "warmup_ratio lr_warmup_steps_ratio",
     "learner.weight_decay": "weight_decay",
     "learner.clip_norm": "max_grad_norm grad_clip clip_grad",
-    "learner.betas": "optim.betas",
-    "learner.betas: both of them, as in 0.9,0.95": "adam_beta1 adam_beta2",
+    "learner.betas: both of them, as in 0.9,0.95": "optim.betas adam_beta1 adam_beta2",
     "learner.eps": "adam_epsilon",
-    "learner.kl_weight": "kl_loss_coef",
     "learner.kl_weight: TRL multiplies the divergence by the ratio too, unless use_bias_correction_kl=False": "beta",
-    "learner.kl_weight: in the loss, not in the reward": "kl_coef",
-    "learner.kl_weight: a weight; 0 is off": "use_kl_loss",
-    "learner.kl_weight: a weight, in the loss; 0 is off": "use_kl_in_reward",
+    "learner.kl_weight: a weight, in the loss; 0 is off": "kl_loss_coef kl_coef use_kl_loss use_kl_in_reward",
     "learner.kl: k1, k2 or k3, where theirs are kl, mse and low_var_kl": "kl_loss_type kl_penalty",
     "learner.entropy_weight": "entropy_coeff entropy_coef",
     "loss.low": "clip_ratio_low",
@@ -74,10 +66,8 @@ HERE: Mapping[str, str] = {
     "learner.advantage": "adv_estimator advantage_estimator",
     "learner.advantage: grpo scales by its group's deviation, dr_grpo does not; none scales by the batch's":
         "scale_rewards norm_adv_by_std_in_grpo",
-    "learner.importance: truncate, with learner.importance_by=token or sequence": "rollout_is",
-    "learner.importance: truncate or icepop, not true or false": "vllm_importance_sampling_correction",
     "learner.importance: truncate, or icepop for a mask; learner.importance_by is token or sequence":
-        "vllm_importance_sampling_mode",
+        "rollout_is vllm_importance_sampling_correction vllm_importance_sampling_mode",
     "learner.importance_high": "vllm_importance_sampling_cap vllm_importance_sampling_clip_max",
     "learner.importance_high: two bounds, as in 0.5_5, are learner.importance=icepop with importance_low too":
         "rollout_is_threshold",
@@ -97,19 +87,16 @@ HERE: Mapping[str, str] = {
     "evaluation.top_k: 0 is off, not -1": "val_kwargs.top_k",
     "log.wandb: true or false": "report_to logger",
     "model.name": "model.path model_name_or_path model_id",
-    "model.compute": "dtype torch_dtype",
-    "model.compute: bfloat16 or float32, not true or false": "bf16",
+    "model.compute: bfloat16 or float32": "dtype torch_dtype bf16",
     "model.remat: full or none, not true or false": "gradient_checkpointing enable_gradient_checkpointing",
     "data.train": "train_files dataset_name train_dataset",
     "data.eval": "val_files eval_dataset",
     "data.train_limit": "train_data_num max_train_samples",
     "data.eval_limit": "val_data_num",
     "reward": "reward_funcs custom_reward_function.path reward_manager",
-    "mesh.fsdp": "fsdp_size",
-    "mesh.fsdp: devices of all hosts together": "n_gpus_per_node nnodes",
-    "mesh.tensor": "tp",
+    "mesh.fsdp: devices of all hosts together": "fsdp_size n_gpus_per_node nnodes",
     "mesh.tensor: of the learner; mesh.rollout says how a rollout is divided":
-        "tensor_model_parallel_size vllm_tensor_parallel_size",
+        "tp tensor_model_parallel_size vllm_tensor_parallel_size",
 }  # fmt: skip
 SETTINGS: Mapping[str, str] = {theirs: ours for ours, names in HERE.items() for theirs in names.split()}
 # The same where a model is only asked, which trains on no batch.

@@ -5,10 +5,8 @@ Meanings are the comments beside the settings, in config.py and in the plug-ins'
 
 import ast
 import dataclasses
-import importlib.util
 import inspect
 import io
-import os
 import re
 import sys
 import tokenize
@@ -86,20 +84,11 @@ def chosen(what: str) -> list[Section]:
     if not found:
         if said := elsewhere.said_of(what):
             raise UserError(f"there is no setting {what!r}: {said}")
-        settings = {setting.name for section in every for setting in section.settings}
-        if dot and importlib.util.find_spec(kind) is not None:
-            ours = ", ".join(f"{kind}={what}" for kind in CONTRACTS)
-            raise UserError(f"there is no setting {what!r}; a plug-in from outside is named with its kind: {ours}")
-        if os.path.isfile(f"{what}.py"):
-            raise UserError(f"there is no setting {what!r}; a function of your own {what}.py: KIND={what}.FUNCTION")
-        known = [
-            *{part for section in every for part in (section.name, section.plugin) if part},
-            *config.PLUGIN_AT,
-            *settings,
-        ]
-        raise UserError(
-            f"there is no section, plug-in or setting {what!r}{nearest(what, known)}; `qr-jax settings` lists all"
-        )
+        known = {name for section in every for name in (section.name, section.plugin) if name} | {*config.PLUGIN_AT}
+        known |= {setting.name for section in every for setting in section.settings}
+        own = "; one of your own is named with its kind, as rule=FILE.FUNCTION" if dot else ""
+        near = nearest(what, known) or own
+        raise UserError(f"there is no section, plug-in or setting {what!r}{near}; `qr-jax settings` lists all")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Overrides as people type them: `a.b.c=value` and `--a.b-c value`, read by the type of the setting they name."""
+"""Overrides as people type them, `a.b.c=value`, read by the type of the setting they name."""
 
 import dataclasses
 import difflib
@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from qr_jax import plugins
 from qr_jax.cli import elsewhere
+from qr_jax.config import PLUGIN_AT
 from qr_jax.errors import UserError
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.logging.secrecy import looks_secret
@@ -36,22 +37,15 @@ ALIASES: Mapping[str, str] = {
     "data.train_files": "data.train",
     "data.val_files": "data.eval",
 }
-# The kind of plug-in that a setting of this name holds; the names are the kinds themselves.
-KINDS = tuple(CONTRACTS)
 NOTHING = ("none", "null")
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
-    """List (dotted name, text) of each override; `--a.b-c value` is a.b_c=value, and a lone flag is true."""
-    found, waiting = [], list(typed)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, text = word.lstrip("-").partition("=")
-        if word.startswith("--"):
-            name = name.replace("-", "_")
-            if not equals:
-                text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
-        elif not equals:
+    """List (dotted name, text) of each override."""
+    found = []
+    for word in typed:
+        name, equals, text = word.partition("=")
+        if not equals:
             raise UserError(f"{word!r} is no override; wanted setting=value, as in loss.high=0.3")
         if looks_secret(name):
             todo = "take it off the command line and set an environment variable"
@@ -91,10 +85,9 @@ def _path(config: Any, name: str) -> list[str]:
     parts = name.split(".")
     if parts[0] in {field.name for field in dataclasses.fields(config)}:
         return parts
-    places = [known for known in known_names(config) if known.split(".")[-1] == parts[0] and parts[0] in KINDS]
-    if len(places) != 1:
+    if parts[0] not in PLUGIN_AT:
         raise _unknown(config, name)
-    return places[0].split(".") + parts[1:]
+    return PLUGIN_AT[parts[0]].split(".") + parts[1:]
 
 
 def _unknown(config: Any, name: str) -> UserError:
@@ -109,15 +102,10 @@ def _unknown(config: Any, name: str) -> UserError:
     if ".".join(parts[-2:]) in known:
         return UserError(f"unknown setting {name}: it is {'.'.join(parts[-2:])} here")
     like = difflib.get_close_matches(parts[-1], last.values(), n=1, cutoff=0.75)
-    same = (
-        [full for full, end in last.items() if [end] == like] if "." not in name or parts[-1] in last.values() else []
-    )
-    if same:
+    same = [full for full, end in last.items() if [end] == like]
+    if same and ("." not in name or parts[-1] in last.values()):
         return UserError(f"unknown setting {name}; did you mean {' or '.join(same)}?")
-    meant = difflib.get_close_matches(parts[-1], elsewhere.SETTINGS, n=1, cutoff=0.9)
-    if meant and (said := elsewhere.said_of(meant[0])):
-        return UserError(f"unknown setting {name}; did you mean {meant[0]}? {said}")
-    guess = nearest(name, [*known, *KINDS, *ALIASES]) or "; `qr-jax settings` lists them"
+    guess = nearest(name, [*known, *CONTRACTS, *ALIASES]) or "; `qr-jax settings` lists them"
     return UserError(f"unknown setting {name}{guess}")
 
 
@@ -141,12 +129,8 @@ def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any =
     current = getattr(node, name)
     if not rest:
         value = _whole(here, text, hints[name])
-    elif isinstance(current, Use):
-        value = _set_plugin(name, current, rest, text, here)
-    elif len(rest) > 1 and isinstance(current, tuple) and current and all(isinstance(one, Use) for one in current):
-        at = _place(current, rest[0], here)
-        changed = _set_plugin(name.removesuffix("s"), current[at], rest[1:], text, f"{here}.{rest[0]}")
-        value = (*current[:at], changed, *current[at + 1 :])
+    elif _are_plugins(current, rest):
+        value = _set_plugin("tool" if name == "tools" else name, current, rest, text, here)
     elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
         value = _set(current, rest, text, here + ".", top)
     else:
@@ -173,36 +157,42 @@ def _whole(here: str, text: str, wanted: Any) -> Any:
         raise
 
 
-def _set_plugin(kind: str, plugin: Use, path: Sequence[str], text: str, here: str) -> Use:
+def _are_plugins(value: Any, path: Sequence[str]) -> bool:
+    """Return True if the path leads into a plug-in, or into one of a list of them."""
+    listed = isinstance(value, tuple) and value and all(isinstance(part, Use) for part in value)
+    return isinstance(value, Use) or bool(listed and len(path) > 1)
+
+
+def _set_plugin(kind: str, plugin: Any, path: Sequence[str], text: str, here: str) -> Any:
     """Return the plug-in with one setting replaced, typed by its signature; a plug-in inside it is reached too.
 
     One of a list of plug-ins goes by its name, or by its place from 0 (`retriever.parts.dense.index=FOLDER`).
     """
+    if isinstance(plugin, tuple):
+        at = _place(plugin, path[0], here)
+        changed = _set_plugin(kind, plugin[at], path[1:], text, f"{here}.{path[0]}")
+        return (*plugin[:at], changed, *plugin[at + 1 :])
     if path[0] == "settings" and len(path) > 1:  # the long form, as config.json writes it
         path = path[1:]
     if path[0] == "name" and len(path) == 1:
         return Use(text)
     key, rest = path[0], path[1:]
     inner = plugin.settings.get(key)
-    if rest and isinstance(inner, Use):
+    if rest and _are_plugins(inner, rest):
         changed = _set_plugin(kind, inner, rest, text, f"{here}.{key}")
         return Use(plugin.name, {**plugin.settings, key: changed})
-    if len(rest) > 1 and isinstance(inner, tuple) and all(isinstance(one, Use) for one in inner):
-        at = _place(inner, rest[0], f"{here}.{key}")
-        changed = _set_plugin(kind, inner[at], rest[1:], text, f"{here}.{key}.{rest[0]}")
-        return Use(plugin.name, {**plugin.settings, key: (*inner[:at], changed, *inner[at + 1 :])})
     if rest:
         found = f"{here}.{key} is no plug-in and has no setting {'.'.join(rest)!r}"
         raise UserError(found + (f"; set {here}.{key}=... before it" if inner is None else ""))
     wanted = Any
-    if kind in KINDS:
+    if kind in CONTRACTS:
         found = plugins.signature(kind, plugin.name)
         if key not in found.settings:
             own = [name for name in found.settings if name not in CONTRACTS[kind].provided]
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
-            said = elsewhere.said_of(f"{kind}.{key}")
+            said = GONE.get(f"{plugin.name}.{key}") or elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type
@@ -243,8 +233,6 @@ def _scalar(text: str, wanted: Any) -> Any:
     """Return the typed scalar where the text is one, and otherwise the text itself, for `conform` to refuse."""
     if wanted is bool:
         return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
-    if wanted is type(None) and text.lower() in NOTHING:
-        return None
     if wanted in (int, float):
         try:
             number = float(text)

@@ -91,5 +91,5 @@ def unspaced_character() -> re.Pattern[str]:
 def _long_row() -> re.Pattern[str]:
     """Return a pattern of MARKS marks before another; a mark's NFKD begins with a combining character."""
     every = map(chr, range(0x300, sys.maxunicode + 1))
-    marks = [one for one in every if unicodedata.combining(unicodedata.normalize("NFKD", one)[0])]
+    marks = [sign for sign in every if unicodedata.combining(unicodedata.normalize("NFKD", sign)[0])]
     return re.compile(f"[{''.join(marks)}]{{{MARKS}}}(?=[{''.join(marks)}])")

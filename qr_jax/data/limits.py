@@ -31,16 +31,16 @@ def most_bytes(file: Path) -> int:
 def check_unpacked(file: Path, unpacked_bytes: int, most: int, place: str) -> None:
     """Raise TooLarge if the bytes unpacked so far exceed `most`, the file's `most_bytes`."""
     if unpacked_bytes > most:
-        found = f"a file of {file.stat().st_size:,} bytes unpacks to more than {most:,}, the most that are taken of it"
+        told = f"a file of {file.stat().st_size:,} bytes unpacks to more than {most:,}, the most that are taken of it"
         todo = "such a file fills the memory; if you trust it, unpack it and give it as JSON lines without .gz"
-        raise TooLarge(f"{file.name} {place}: {found}; {todo}")
+        raise TooLarge(f"{file.name} {place}: {told}; {todo}")
 
 
 def check_row(file: Path, size_bytes: int, place: str) -> None:
     """Raise TooLarge if the row has more than MOST_ROW_BYTES bytes."""
     if size_bytes > MOST_ROW_BYTES:
-        found = f"the row has more than {MOST_ROW_BYTES:,} bytes, the most that are taken"
-        raise TooLarge(f"{file.name} {place}: {found}; a row is one question or one passage: cut it into several")
+        told = f"the row has more than {MOST_ROW_BYTES:,} bytes, the most that are taken"
+        raise TooLarge(f"{file.name} {place}: {told}; a row is one question or one passage: cut it into several")
 
 
 def check_text(text: str, most_chars: int, name: str) -> None:

@@ -21,8 +21,8 @@ def as_json(text: str) -> str:
     return SIGN.sub(_sign, text)
 
 
-def _sign(found: re.Match[str]) -> str:
-    text, word, name = found.groups()
+def _sign(match: re.Match[str]) -> str:
+    text, word, name = match.groups()
     if text is not None:
         return '"' + IN_TEXT.sub(lambda sign: ESCAPED.get(sign[0], sign[0]), text[1:-1]) + '"'
     return f'"{name}"' if name else (word or "").lower().replace("none", "null")

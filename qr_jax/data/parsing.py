@@ -96,7 +96,7 @@ def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) ->
     """Return a column that must hold a text or a list of one or more texts (none is allowed for entities)."""
     value = [row[column]] if isinstance(row[column], str) else row[column]
     items: Iterable[Any] = value if isinstance(value, list) else [value]
-    is_taken = isinstance(value, dict) or all(isinstance(one, str | int | float) for one in items)
+    is_taken = isinstance(value, dict) or all(isinstance(item, str | int | float) for item in items)
     todo = "; `qr-jax data convert FILE NEW` takes numbers, true and false, and SQuAD's answers" * (
         is_taken and column in ANSWERS
     )
@@ -104,10 +104,10 @@ def texts(row: Row, column: str, *, most_chars: int = limits.MOST_TEXT_CHARS) ->
         raise UserError(f"{column!r} must be a text or a list of texts, and is {show(value)}{todo}")
     if not value and column != "entities":
         raise UserError(f"{column!r} is an empty list; a question needs at least one answer")
-    if wrong := next((at for at, one in enumerate(value, 1) if not isinstance(one, str)), None):
+    if wrong := next((at for at, item in enumerate(value, 1) if not isinstance(item, str)), None):
         raise UserError(f"item {wrong} of {column!r} must be a text, and is {show(value[wrong - 1])}{todo}")
-    named = ((one, f"item {at} of {column!r}") for at, one in enumerate(value, 1))
-    return tuple(one_text(one, name, most_chars=most_chars) for one, name in named)
+    named = ((item, f"item {at} of {column!r}") for at, item in enumerate(value, 1))
+    return tuple(one_text(item, name, most_chars=most_chars) for item, name in named)
 
 
 def one_text(value: Any, name: str, empty: bool = False, most_chars: int = limits.MOST_TEXT_CHARS) -> str:

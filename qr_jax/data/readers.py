@@ -24,10 +24,8 @@ from qr_jax.run import json_files
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
-ARROW, NO_LINES = (
-    (".arrow", ".feather"),
-    (".csv", ".tsv"),
-)  # of NO_LINES `qr-jax data convert` makes lines of such files
+ARROW = (".arrow", ".feather")
+NO_LINES = (".csv", ".tsv")  # `qr-jax data convert` makes lines of such files
 ROW_HAS = {"question", "prompt", "text", "contents"}  # one of them
 NAME_DATA = "set QR_JAX_DATA to the data folder"
 NAME_FILES = f"name files of your own (data.train=, data.eval=, data.corpus=), or {NAME_DATA}"
@@ -222,10 +220,6 @@ def split(queries: Sequence[Query], share: float, part: Literal["train", "eval"]
 
     A query trains when the first 8 hexadecimal digits of SHA-256 of its id, as a fraction of 2^32, are below `share`.
     """
-    if not 0 <= share <= 1:
-        raise UserError(f"the training share must lie between 0 and 1, and is {share}")
-    if part not in ("train", "eval"):
-        raise UserError(f"a split's part is 'train' or 'eval', not {part!r}")
     return [query for query in queries if (int(digest(query)[:8], 16) / 2**32 < share) == (part == "train")]
 
 

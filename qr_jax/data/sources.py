@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from qr_jax.errors import UserError
-
 
 class Rows(Protocol):
     """Rows that can be read by index: a list, a TFDS data source."""
@@ -23,20 +21,13 @@ def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
     Every epoch is shuffled anew and visits every row once; a batch may end one epoch and begin the next, so a step near
     that boundary can hold a row twice.
     """
-    if size < 1 or not len(rows):
-        raise UserError(f"batches of {size} of {len(rows)} rows were asked for; both must be 1 or more")
     import grain  # inside: grain imports jax, which the host rooms of this package do without
 
-    shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=shuffle_seed(seed)).repeat()
+    # of its hash: grain shuffles epoch e by seed + e, so that seeds 0 and 1 would overlap
+    hashed = int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")
+    shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=hashed).repeat()
 
     def batch(step: int) -> list:
-        if step < 0:
-            raise UserError(f"steps count from 0, and batch {step} was asked for")
         return [shuffled[at] for at in range(step * size, (step + 1) * size)]
 
     return batch
-
-
-def shuffle_seed(seed: int) -> int:
-    """Return 32 bits of a seed's hash. Grain shuffles epoch e by seed + e: unhashed, seeds 0 and 1 would overlap."""
-    return int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")

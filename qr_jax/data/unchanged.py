@@ -52,9 +52,9 @@ def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
     if KEPT not in host:
         return NOT_KEPT
     for setting, rows in data.items():
-        if found := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
+        if differences := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
             todo = "give back the data that the run began with, or begin anew in another folder (--run)"
-            raise UserError(f"{setting} is not what the run began with: {'; '.join(found)}. {todo}")
+            raise UserError(f"{setting} is not what the run began with: {'; '.join(differences)}. {todo}")
     return None
 
 
@@ -67,18 +67,13 @@ def _digests(rows: Rows) -> np.ndarray:
 
 
 def _differences(saved: np.ndarray, rows: Rows) -> list[str]:
-    """Return a line for each part that differs from the saved digests; older ones have none of the last parts."""
-    if len(saved) != len(rows):
-        return [f"it had {len(saved):,} rows and has {len(rows):,}"]
-    now, names = _digests(rows), list(rows[0]) if rows else []
-    if saved.ndim == now.ndim == 2:
-        now, names = now[:, : saved.shape[1]], names[: saved.shape[1]]
+    """Return a line for each part that differs from the saved digests."""
+    now = _digests(rows)
     if saved.shape != now.shape:
-        return [f"its digests were {saved.shape} and are {now.shape}"]
-    changed = saved != now
-    if not names:
-        return []
-    first = [rows[int(column.argmax())]["ids"] for column in changed.T]
-    counts = [f"{count:,} of {len(rows):,}" for count in changed.sum(0)]
-    every = zip(names, counts, first, changed.any(0), strict=True)
-    return [f"{name} differ in {count} rows, first in {row!r}" for name, count, row, differ in every if differ]
+        return [f"it had {len(saved):,} rows and has {len(rows):,}"]
+    changed, lines = saved != now, []
+    for at, part in enumerate(rows[0] if rows else ()):
+        if count := int(changed[:, at].sum()):
+            first = rows[int(changed[:, at].argmax())]["ids"]
+            lines.append(f"{part} differ in {count:,} of {len(rows):,} rows, first in {first!r}")
+    return lines

@@ -31,17 +31,8 @@ from qr_jax.settings.settings import at_least
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
 VOCABULARY = (
-    "<tool_call>",
-    "</tool_call>",
-    '{"name":',
-    '"search",',
-    '"arguments":',
-    '{"queries":',
-    '["',
-    '",',
-    '"',
-    '"]}}',
-)
+    "<tool_call>", "</tool_call>", '{"name":', '"search",', '"arguments":', '{"queries":', '["', '",', '"', '"]}}',
+)  # fmt: skip
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
 CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 QUERY_CHARACTERS = 1000
@@ -105,13 +96,13 @@ def tool_call(
     ending = last if len(actions) == max_turns else ""
     if not turns:
         tools = (_schema(max_queries),) if schema else ()
-        return Say(_lines(_question(query, prompt, max_queries), ending), "user", STOP, tools)
+        return Say(lines(_question(query, prompt, max_queries), ending), "user", STOP, tools)
     if turns[-1].author == "env":
         assert actions and actions[-1], "an env turn with passages follows a model turn that asked for them"
         _, asked, bad = actions[-1]
         notes = (rest, len(asked) - max_queries), (unread, bad)
         told = "".join(dialect.fill(note, {"count": n, "max_queries": max_queries}) for note, n in notes if n > 0)
-        return Say(_lines(_observation(turns[-1], results, passage, nothing) + told, ending), "tool", STOP)
+        return Say(lines(_observation(turns[-1], results, passage, nothing) + told, ending), "tool", STOP)
     action = actions[-1]
     if action and action[0] is not None:
         return Stop("answered", action[0])
@@ -121,7 +112,7 @@ def tool_call(
         return Search(action[1][:max_queries])
     if actions.count(None) > max_invalid:
         return Stop("no_action")
-    return Say(_lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
+    return Say(lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
 
 
 def expert_turn(thought: str, queries: Sequence[str] = (), answer: str | None = None) -> str:
@@ -157,19 +148,19 @@ def _bare(text: str) -> str:
     Behind words without a fence it must be a call that names the tool.
     """
     at = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
-    found = BARE.fullmatch(text, at)
-    if not found or dialect.any_tag().search(text, at) or dialect.read(text[: found.start("call")]) != ((), True):
+    match = BARE.fullmatch(text, at)
+    if not match or dialect.any_tag().search(text, at) or dialect.read(text[: match.start("call")]) != ((), True):
         return ""
-    is_call = all(_calls(found["call"])) and (found["words"] is None or NAMED.search(found["call"]))
-    return found["call"] if is_call else ""
+    is_call = all(_calls(match["call"])) and (match["words"] is None or NAMED.search(match["call"]))
+    return match["call"] if is_call else ""
 
 
-def _refuse(constant: str) -> None:
+def refuse(constant: str) -> None:
     raise UserError(f"{constant} is not JSON")
 
 
 # Not strict: a text may hold line breaks, and a number is read as it is written.
-DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_int=str, parse_float=str)
+DECODER = json.JSONDecoder(strict=False, parse_constant=refuse, parse_int=str, parse_float=str)
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
 ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's
 AFTER = re.compile(rf"}}?\s*(?:```)?(?:\s|{dialect.END})*")  # what may stand behind the last
@@ -317,17 +308,17 @@ def _question(query: Query, prompt: str, max_queries: int) -> str:
 
 def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
     shown = []
-    for asked, found in zip(turn.queries, turn.passages, strict=True):
+    for asked, ranked in zip(turn.queries, turn.passages, strict=True):
         listed = "".join(
-            dialect.fill(passage, {"i": i, "title": " ".join(one.title.split()), "text": one.text.strip()})
-            for i, one in enumerate(found, 1)
+            dialect.fill(passage, {"i": i, "title": " ".join(document.title.split()), "text": document.text.strip()})
+            for i, document in enumerate(ranked, 1)
         )
         values = {"query": asked, "passages": listed or nothing}
         shown.append(dialect.fill(results, values))
     return dialect.neutralise("".join(shown))
 
 
-def _lines(text: str, ending: str) -> str:
+def lines(text: str, ending: str) -> str:
     """Return the text and, on a line of its own, what is said before the last turn."""
     text = text.rstrip()
     return f"{text}\n{ending}" if text and ending else text or ending

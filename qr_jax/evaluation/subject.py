@@ -1,7 +1,7 @@
 """The subject of an evaluation: a model with its weights' hash, and a search with its corpus's hash."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from qr_jax import assemble, plugins
 from qr_jax.config import Config, use
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.models import lora
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.run import policy, runs
@@ -39,8 +40,8 @@ def open_model(
     said |= {"tokenizer_sha256": agent.fingerprint["tokenizer_sha256"], "compute": settings.model.compute}
     said |= {name: "int8" for name in ("weights", "cache") if getattr(settings.rollout, name) == "int8"}
     said |= {"step": runs.last_checkpoint(run, step)[1] if run else None}
-    layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-    return agent, assemble.to_rollout_params(params, settings, agent.cfg, mesh, layout), said
+    layout = host_local.rollout_layout(settings, agent.cfg, mesh)
+    return agent, host_local.to_rollout_params(params, settings, agent.cfg, mesh, layout), said
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,7 @@ class Corpus:
     sha256: str | None
 
 
-def corpus(
-    settings: Config,
-    read: Callable[[], Sequence[Passage]],
-    *,
-    index: str = "",
-) -> Corpus:
+def corpus(settings: Config, read: Callable[[], Sequence[Passage]], *, index: str = "") -> Corpus:
     """Open the passages for the config's retriever: read only if it wants some, indexed at the first search.
 
     A folder in the retriever's setting `index` becomes FOLDER-`index`: FOLDER itself is for a run's passages.
@@ -70,8 +66,3 @@ def corpus(
         return Corpus(lambda: assemble.with_tools(settings, make()), None)
     passages = read()
     return Corpus(lambda: assemble.with_tools(settings, make(corpus=passages), passages), corpus_hash(passages))
-
-
-def with_retriever(settings: Config, name: str | None) -> Config:
-    """Return the config with the named retriever and its defaults, unless it is the config's already."""
-    return settings if name in (None, settings.retriever.name) else replace(settings, retriever=use(str(name)))

@@ -4,12 +4,12 @@ The folder holds answers.jsonl, manifest.json (how the questions were asked, so 
 mix with these) and score.json (every figure, with the manifest). A folder in a run of somebody else is refused before
 (run_folders.check_own): answers there would become this user's score."""
 
-import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,39 +23,10 @@ from qr_jax.lab import suite
 from qr_jax.lab.judge import Judge, of_rows, verdicts_of
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
-from qr_jax.run import run_files, run_lock
-from qr_jax.settings.settings import conform
+from qr_jax.run import json_files, run_files, run_lock
 
 TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
-FILE = "answers.jsonl"
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Said:
-    """One answer of a row."""
-
-    answer: str | None
-    stop: str
-    searched: tuple[str, ...]
-    tokens: int
-    latency_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of answers.jsonl."""
-
-    set: str
-    id: str
-    question: str
-    golds: tuple[str, ...]
-    greedy: Said
-    samples: tuple[Said, ...]
-    seconds: float
-    hops: Any = None
-    type: Any = None
-    seal: str | None = None  # of earlier versions
 
 
 def answer(
@@ -78,8 +49,8 @@ def answer(
 
     The model is that of `run`'s checkpoint, or without a run the config's own, or the one that is `opened` already.
     Answers go to `out`, or to a folder in `place` that is named by the suite and the manifest. `judge` is an endpoint's
-    URL and its model, `judging` further settings of Judge. Existing answers count; damaged rows are set aside.
-    ValueError if `out` holds answers of another manifest, with all differences.
+    URL and its model, `judging` further settings of Judge. Existing answers count.
+    ValueError if `out` holds answers of another manifest, with all differences, or a line that is no answer.
     """
     samples = settings.evaluation.samples if samples is None else samples
     searched = plugins.wants_corpus(settings.retriever)
@@ -90,7 +61,8 @@ def answer(
     env = assemble.environment(settings)
     corpus_of = suite.sets(name)
     used = sorted({corpus_of[set_name] for set_name in asked})
-    corpora = {corpus: _corpus(settings, corpus) for corpus in used}
+    passages = {corpus: partial(readers.read_passages, suite.corpus_file(corpus)) for corpus in used}
+    corpora = {corpus: subject.corpus(settings, passages[corpus], index=corpus) for corpus in used}
     of_set = {set_name: corpora[corpus_of[set_name]] for set_name in asked}
     hashes, split = {name: each.sha256 for name, each in of_set.items()}, suite.split_in_words(settings, part, limit)
     about = manifest.manifest(
@@ -100,7 +72,8 @@ def answer(
     folder = out or place / f"{name}_{digest[:8]}"
     with run_lock.held(folder, "another folder with --out"):
         _go_on(folder, about)
-        rows = _found(folder, samples, say)
+        rows = suite.rows_of(folder)
+        run_files.drop_last_line(folder / suite.FILE)
         have = {(row["set"], row["id"]) for row in rows}
         waiting = {
             each: [query for query in queries if (each, query.id) not in have] for each, queries in asked.items()
@@ -115,79 +88,29 @@ def answer(
         return _write_score(folder, name, asked, rows, missing, about, judge, judging)
 
 
-def _corpus(settings: Config, name: str) -> subject.Corpus:
-    file = suite.corpus_file(name)
-    return subject.corpus(settings, lambda: readers.read_passages(file), index=name)
-
-
 def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest `about`, or check it against the folder's."""
     file = folder / "manifest.json"
     if file.is_file():
-        differ = manifest.differences(_manifest(file), about, skip=())
-        if differ:
+        there = None if run_files.wrong(file) else json_files.parsed(file.read_bytes())
+        if not isinstance(there, dict):
+            todo = "name another folder with --out, or take that away"
+            raise UserError(f"{file} is no manifest of an evaluation; {todo}")
+        if differ := manifest.differences(there, about, skip=()):
             other = f"another evaluation (the first is the folder's, the second asked for: {'; '.join(differ)})"
             todo = "name another folder with --out, or repeat that evaluation's settings"
             raise UserError(f"{folder} holds answers of {other}; {todo}")
         return
-    if (folder / FILE).exists():
+    if (folder / suite.FILE).exists():
         raise UserError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, about)
-
-
-def _manifest(file: Path) -> dict[str, Any]:
-    found = None if run_files.wrong(file) else _parsed(file.read_bytes())
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is no manifest of an evaluation; name another folder with --out, or take that away")
-    return found
-
-
-def _parsed(text: bytes) -> Any:
-    """Parse JSON; None if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     aside = file.with_suffix(".new")
     aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(aside, file)
-
-
-def _found(folder: Path, samples: int, say: Say) -> list[dict[str, Any]]:
-    """Return the folder's answers with so many samples; afterwards its file holds only these.
-
-    Damaged rows are set aside; a last line that a crash cut off is deleted.
-    """
-    file = folder / FILE
-    if not file.exists():
-        return []
-    if what := run_files.wrong(file):
-        raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
-    lines = [_parsed(line) for line in run_files.lines(file)]
-    rows = [row for row in lines if _is_row(row, samples)]
-    content = b"".join(_line(row) for row in rows)
-    if content == file.read_bytes():
-        return rows
-    beside = file.with_suffix(".new")
-    beside.write_bytes(content)
-    if damaged := len(lines) - len(rows):
-        aside = run_files.free(folder / f"answers_set_aside_{at}.jsonl" for at in itertools.count(1))
-        os.replace(file, aside)
-        say(f"{folder}: {damaged} answers are damaged: they are asked again, and the file is set aside as {aside.name}")
-    os.replace(beside, file)
-    return rows
-
-
-def _is_row(row: Any, samples: int) -> bool:
-    """Return True if the row is an answer with `samples` samples."""
-    try:
-        return len(conform("row", row, Row).samples) == samples
-    except ValueError:
-        return False
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -270,7 +193,7 @@ def _answers(
             start = time.monotonic()
             with terminal.phase(f"{set_name}: episodes", asked=ask.engine.progress):
                 rows = ask.batch(set_name, queries, opened[corpus_of[set_name]])
-            with (folder / FILE).open("ab") as file:
+            with (folder / suite.FILE).open("ab") as file:
                 file.write(b"".join(_line(row) for row in rows))
                 file.flush()
                 os.fsync(file.fileno())

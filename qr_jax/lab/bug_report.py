@@ -79,7 +79,7 @@ def _listed(run: Path) -> list[str]:
 
 
 def _named(name: str) -> str:
-    """A file's name where this program gave it; of a checkpoint's arrays, their folder."""
+    """Return a file's name where this program gave it; of a checkpoint's arrays, their folder."""
     if OURS.fullmatch(name):
         return name
     arrays = ARRAYS.match(name)
@@ -95,7 +95,7 @@ def _config(text: str) -> str:
 
 
 def _numbers(line: bytes) -> str:
-    """The numbers of a line of metrics, by name."""
+    """Return the numbers of a line of metrics, by name."""
     try:
         row = json.loads(line)
         told = (one for one in row.items() if METRIC.fullmatch(one[0]) and not isinstance(one[1], str | list | dict))
@@ -120,7 +120,7 @@ def _words() -> frozenset[str]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """The texts of all Literals in a dataclass's types, and in those of its parts."""
+    """Return the texts of all Literals in a dataclass's types, and in those of its parts."""
     if dataclasses.is_dataclass(kind):
         for part in typing.get_type_hints(kind).values():
             yield from _choices(part)
@@ -134,6 +134,6 @@ def _told(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The text without secrets, mail addresses, what URLs name, and folders: of a path its last name stays."""
+    """Return the text without secrets, mail addresses, what URLs name, and folders: of a path its last name stays."""
     text = URL.sub(r"\g<1>[address]", redact(text).replace(str(Path.home()), "~"))
     return FOLDERS.sub("[folder]/", ADDRESS.sub("[address]", text))

@@ -17,7 +17,7 @@ from qr_jax.config import BUDGETS, Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import INCOMPLETE, is_incomplete
 from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
-from qr_jax.lab.differences import difference, seeds_needed
+from qr_jax.lab.differences import difference, over_seeds, seeds_needed
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
 from qr_jax.run import json_files, runs
@@ -45,9 +45,6 @@ class Run:
 
     def spent(self, measure: str) -> int:
         return int(self.rows[-1][f"budget/{measure}"])
-
-    def largest_step(self, measure: str) -> int:
-        return int(np.diff([0, *(row[f"budget/{measure}"] for row in self.rows)]).max())
 
 
 def read(folder: str | Path) -> Run:
@@ -120,10 +117,12 @@ def compare(
             "seeds": [run.settings.seed for run in some],
             "settings": apart[label],
             **{name: over_seeds([one[name] for one in ones]) for name in ones[0] if name != "curve"},
-            "null": {name: _over_nulls([summary[theirs] for summary in known]) for name, theirs in SHARES.items()},
+            "null": {
+                name: {end: over_seeds([summary[theirs][end] for summary in known])["mean"] for end in ("low", "high")}
+                for name, theirs in SHARES.items()
+            },
             "no_null": sorted({null["reason"] for null in nulls if "reason" in null}),
-            "difference": less(some, first, kept) if rule else None,
-            "seeds_needed": needed(some, first, kept, power) if rule and power else None,
+            **_against(some, first if rule else None, kept, power),
             "curves": [one["curve"] for one in ones],
         }
     _count_wins(found)
@@ -173,7 +172,7 @@ def _limits(run: Run) -> list[str]:
 def unequal_budgets(many: Sequence[Run], measure: str) -> list[str]:
     """Return a warning if the runs' spending differs by more than the largest step of any run."""
     least, most = (pick(many, key=lambda run: run.spent(measure)) for pick in (min, max))
-    step = max(run.largest_step(measure) for run in many)
+    step = max(int(np.diff([0, *(row[f"budget/{measure}"] for row in run.rows)]).max()) for run in many)
     if most.spent(measure) - least.spent(measure) <= step:
         return []
     both = f"{least.folder} spent {least.spent(measure):,} {measure}, {most.folder} {most.spent(measure):,}"
@@ -246,23 +245,21 @@ def scores(run: Run, questions: Sequence[str]) -> np.ndarray:
     return np.array([run.evaluation["exact_match"][name] for name in questions], float)
 
 
-def less(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> dict[str, float | bool]:
-    """Return a rule's difference from the first rule's runs, paired by seed if both have the same ones."""
-    own_SN, base_SN, paired = _by_seed(own, base, questions)
-    return difference(own_SN, base_SN, paired=paired)
+def _against(
+    own: Sequence[Run], base: Sequence[Run] | None, questions: Sequence[str], size: float | None
+) -> dict[str, Any]:
+    """Return a rule's difference from the first rule's runs, and how many seeds a difference of `size` needs.
 
-
-def needed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str], size: float) -> dict[str, float] | None:
-    """Return how many seeds a difference of `size` between the rules needs; None where their runs cannot tell."""
-    own_SN, base_SN, paired = _by_seed(own, base, questions)
-    return seeds_needed(own_SN.mean(1), base_SN.mean(1), size, paired=paired)
-
-
-def _by_seed(own: Sequence[Run], base: Sequence[Run], questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return the scores [S, N] of two rules' runs in the order of their seeds, and whether these are the same."""
+    Both are None of the first rule itself. Scores are [S, N] in the order of the seeds, paired if both rules have the
+    same ones.
+    """
+    if base is None:
+        return {"difference": None, "seeds_needed": None}
     by_seed = [{run.settings.seed: scores(run, questions) for run in runs} for runs in (own, base)]
     own_SN, base_SN = (np.array([scores_of[seed] for seed in sorted(scores_of)]) for scores_of in by_seed)
-    return own_SN, base_SN, {*by_seed[0]} == {*by_seed[1]}
+    paired = {*by_seed[0]} == {*by_seed[1]}
+    needed = seeds_needed(own_SN.mean(1), base_SN.mean(1), size, paired=paired) if size else None
+    return {"difference": difference(own_SN, base_SN, paired=paired), "seeds_needed": needed}
 
 
 def figures_of(run: Run, questions: Sequence[str], measure: str, reach: float) -> dict[str, Any]:
@@ -323,18 +320,6 @@ def _unique(folder: Path, steps: int) -> tuple[int, int]:
             drawn.add(draw["index"])
             trained_on |= {draw["index"]} if draw["accepted"] else set()
     return len(drawn), len(trained_on)
-
-
-def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
-    known = [float(value) for value in values if value is not None]
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
-
-
-def _over_nulls(bands: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Return a figure's null-control band, averaged over a rule's runs."""
-    return {name: over_seeds([band[name] for band in bands])["mean"] for name in ("low", "high")}
 
 
 def _count_wins(found: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,8 @@
 """Differences of scores: how far they would move with other questions or other seeds."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from qr_jax.evaluation.scores import half_width
@@ -9,6 +12,13 @@ from qr_jax.pool.noise import uniforms
 def picks(count: int, resamples: int, *key: int) -> np.ndarray:
     """Return int64 [resamples, count]: the questions, of `count`, that each resample takes, a function of the key."""
     return (uniforms(resamples * count, *key) * count).astype(np.int64).reshape(resamples, count)
+
+
+def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean and standard deviation (n - 1) over the seeds that have a value, with all values."""
+    known = [float(value) for value in values if value is not None]
+    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "values": list(values)}
 
 
 def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict[str, float | bool]:

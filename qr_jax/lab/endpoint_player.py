@@ -25,7 +25,7 @@ from qr_jax.logging.terminal import readable
 from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout import reading, tools
 from qr_jax.rollout.chat import describe_tools
-from qr_jax.run import run_files
+from qr_jax.run import json_files, run_files
 from qr_jax.search.chat_endpoint import PATH, TOO_LONG, ChatEndpoint, key_header, message_text
 from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
 
@@ -40,7 +40,7 @@ ToolCalls = Literal["native", "text"]
 
 @dataclass(frozen=True)
 class Asking:
-    """How an endpoint is asked. `tool_calls`: None is native where the environment declares tools, else text."""
+    """The settings of an endpoint's requests. `tool_calls`: None is native where the environment declares tools."""
 
     url: str
     model: str
@@ -193,7 +193,8 @@ class Player:
         play.used = reply["total_tokens"] or play.used + tokens_of(play.say.text) + play.tokens[-1]
         self.statistics["tool_calls"] += len(reply["calls"])
         said = reply["text"] if reply["calls"] else text
-        play.messages.append({"role": "assistant", "content": said} | _with_calls(reply["calls"]))
+        calls = {"tool_calls": reply["calls"]} if reply["calls"] else {}
+        play.messages.append({"role": "assistant", "content": said} | calls)
         play.move = env(play.query, tuple(play.turns)) if is_whole else Stop("length")
 
     def _reply(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,12 +267,9 @@ class Replies:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        for line in run_files.lines(file):
-            try:
-                row = json.loads(line)
-                self.known[row["request"]] = {name: row[name] for name in KEPT}
-            except (ValueError, LookupError, TypeError, RecursionError):
-                continue  # a line that a crash cut off: that request is made again
+        for row in filter(None, json_files.readable_rows(file, "request", *KEPT, nested=True)):
+            self.known[str(row["request"])] = {name: row[name] for name in KEPT}
+        # of a line that a crash cut off, the request is made again
         run_files.end_last_line(self._file)
 
     def keep(self, key: str, reply: Mapping[str, Any]) -> None:
@@ -289,22 +287,18 @@ MOST_TOKENS = 10_000_000  # that an endpoint may count of one reply
 def _reply_of(answer: Any) -> dict[str, Any]:
     """Return what counts of an answer; ValueError for one that is no chat completion."""
     try:
-        return _counting(answer)
+        choice = answer["choices"][0]
+        message, usage = choice["message"], answer.get("usage") or {}
+        calls = [
+            {"id": str(call.get("id") or f"call_{at}"), "type": "function", "function": _function(call["function"])}
+            for at, call in enumerate(message.get("tool_calls") or ())
+        ]
+        text = message_text(message.get("content") or "")
+        counts = [usage.get(name) for name in ("completion_tokens", "total_tokens")]
     except (TypeError, LookupError, AttributeError) as error:
         raise UserError(f"gave no chat completion: {type(error).__name__}: {error}") from error
-
-
-def _counting(answer: Any) -> dict[str, Any]:
-    choice = answer["choices"][0]
-    message, usage = choice["message"], answer.get("usage") or {}
-    calls = [
-        {"id": str(call.get("id") or f"call_{at}"), "type": "function", "function": _function(call["function"])}
-        for at, call in enumerate(message.get("tool_calls") or ())
-    ]
     if choice.get("finish_reason") == "content_filter":
         raise UserError("was filtered by the service")
-    text = message_text(message.get("content") or "")
-    counts = [usage.get(name) for name in ("completion_tokens", "total_tokens")]
     tokens, total = (count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts)
     stopped_at = choice.get("stop_reason") if isinstance(choice.get("stop_reason"), str) else None  # vLLM's
     return dict(zip(KEPT, (text, calls, choice.get("finish_reason"), stopped_at, tokens, total), strict=True))
@@ -351,10 +345,6 @@ def _call(function: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         arguments = function["arguments"]
     return {"name": function["name"], "arguments": arguments}
-
-
-def _with_calls(calls: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"tool_calls": calls} if calls else {}
 
 
 def tokens_of(text: str) -> int:

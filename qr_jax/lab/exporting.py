@@ -4,7 +4,8 @@ import importlib.metadata
 import inspect
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,10 @@ from qr_jax import assemble, dialect, plugins, trust
 from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
-from qr_jax.lab import agent_patterns, hf_folder, model_card, run_folders
+from qr_jax.lab import hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
 from qr_jax.models import lora, peft_folder
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat, Tools
@@ -40,7 +42,7 @@ def export(
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
-    params = lora.merged(assemble.on_one_device(subject.weights(run, agent, mesh, step), mesh))
+    params = lora.merged(host_local.on_one_device(subject.weights(run, agent, mesh, step), mesh))
     trained = model_card.trained(settings, run, step)
     return write(folder, settings, agent, params, trained, dtype=dtype)
 
@@ -55,7 +57,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     params, base_sha256 = policy.adapters(run, agent, mesh)
     if base_sha256 is None:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
-    model, adapters = settings.model, assemble.on_one_device(params, mesh)
+    model, adapters = settings.model, host_local.on_one_device(params, mesh)
     base = None if settings.train.init or settings.sft.whole else model_card.base_model(settings)
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
     trained = model_card.trained(settings, run, runs.last_checkpoint(run)[1])
@@ -108,13 +110,13 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     stop = dialect.turn_ends(opening.stop, further) if opening else ()
     reading = {
-        "tag": agent_patterns.tag_pattern(further), "act": agent_patterns.act_pattern(acts, further) if acts else None,
-        "end": agent_patterns.end_pattern(stop) if stop else None,
+        "tag": tag_pattern(further), "act": act_pattern(acts, further) if acts else None,
+        "end": end_pattern(stop) if stop else None,
     }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
         "environment": _bound("env", settings.env), "reading": reading,
-        "prompt": opening.text if opening else None, "system": chat.system,
+        "prompt": opening.text if opening else None,
         "stop": stop, "tools": tools,
         "chat": {
             "template": template, "end_ids": chat.tokenizer.eos_ids, "tool_json": chat.tool_json, **glue(chat, tools),
@@ -127,14 +129,41 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     })  # fmt: skip
 
 
+def tag_pattern(further: tuple[str, ...] = ()) -> str:
+    """Match a tag as `dialect.any_tag` does; group 1 is what is inside."""
+    return f"<(/?(?:{dialect.either(further)}))>"
+
+
+def end_pattern(stop: Sequence[str]) -> str:
+    """Match a turn up to the first stop string outside its thoughts."""
+    return rf"(?s)(?:{dialect.WHOLE_THOUGHT}|(?!<think>).)*?(?:{'|'.join(map(re.escape, stop))})"
+
+
+def act_pattern(acts: Mapping[str, bool], further: tuple[str, ...] = ()) -> str:
+    """Match the first of the acts that `dialect.read` finds, from a turn's beginning.
+
+    `acts` says of each act whether it may be empty. Groups 1 and 2 are the act and its text. There is no match where
+    `read` finds no act, or the first one is empty and may not be.
+    """
+    tag = f"</?(?:{dialect.either(further)})>"
+    inside = f"(?:(?!{tag}).)*"
+    opened = "(?:(?!</?think>).)*</think>"  # a thought that the chat template began
+    block = dialect.whole_block(further)
+    spoilt = f"(?:{dialect.WHOLE_THOUGHT}|{block}|(?!<think>|{block}).)*?(?:{dialect.forbidden_tag(further).pattern})"
+    others = [name for name in (*dialect.NAMES, *further) if name != "think" and name not in acts]
+    passed = [dialect.WHOLE_THOUGHT, f"(?!{tag}).", *(f"<{name}>{inside}</{name}>" for name in others)]
+    names = [name if may_be_empty else rf"{name}(?!>\s*</{name}>)" for name, may_be_empty in acts.items()]
+    acted = rf"(?:{'|'.join(passed)})*?<({'|'.join(names)})>({inside})</\1>"
+    return f"(?s)(?:{opened}|(?!{opened}))(?!{spoilt}){acted}"
+
+
 def glue(chat: Chat, tools: Tools = ()) -> dict[str, tuple[str, ...]]:
     """Return the template's texts around what is said; all are empty without a template.
 
     `prompt`: before it and after it. `user` and `tool`, messages after a turn of the model: what closes the turn
     where the model has not done so, what stands before the message, and what after it.
     """
-    *before, after = chat.glue_prompt(tools)
-    around: dict[str, tuple[str, ...]] = {"prompt": ((chat.system or "").join(before), after)}
+    around: dict[str, tuple[str, ...]] = {"prompt": tuple(chat.glue_prompt(tools))}
     ends = [chat.tokenizer.decode([end]) for end in chat.tokenizer.eos_ids]
     for role in ("user", "tool"):
         text, opens = chat.between.get(role, ("", ""))
@@ -159,7 +188,7 @@ def _opening(settings: Config) -> Say | None:
 
 
 def _bound(kind: str, use: Use) -> dict[str, Any]:
-    """A plug-in's name and its settings with their defaults, less places, addresses and names of secrets."""
+    """Return a plug-in's name and settings with their defaults, less places, addresses and names of secrets."""
     try:
         parameters = inspect.signature(plugins.find(kind, use.name)).parameters.values()
     except (ValueError, ImportError):  # its code is missing: what was set is all that is known

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,24 +21,6 @@ KINDS = {str: "a text", int: "a whole number", float: "a number with a point", l
 ROW_BLOCKS = 256  # of a row at most: the package takes 16 rows at a time, and each time costs
 # What the package raises for a file that is none, or cut short.
 NOT_AS_WRITTEN = (ValueError, LookupError, TypeError, OSError, OverflowError, MemoryError)
-NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size")
 READ = (*SIZES, "rope.freq_base", "rope.scaling.type")  # of a family's metadata; all else is a feature
 READ += tuple(f"attention.{name}" for name in ("head_count", "head_count_kv", "key_length", "layer_norm_rms_epsilon"))
@@ -122,36 +103,36 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
-    """Shape and parameters of a llama, qwen2 or qwen3 file; embeddings are tied where there is no output.weight."""
+    """Read shape and parameters of a llama, qwen2 or qwen3 file; without an output.weight embeddings are tied."""
     file = read_header(path)
     cfg = _config(file)
     rope.frequencies(cfg)
-    interleaved = families.FAMILIES[file.need("general.architecture", str)].interleaved
-    theirs = {_translate(name): name for name in file.tensors}
-    wanted = {theirs.get(name, name): shape for name, shape in layout.expected(cfg).items()}
+    family = file.need("general.architecture", str)
+    theirs = names(family, cfg)
+    # llama.cpp interleaves the halves of each head of these, for its own rope
+    heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads} if families.FAMILIES[family].interleaved else {}
+    wanted = {theirs[name]: shape for name, shape in layout.expected(cfg).items()}
     layout.check_tensors(file.name, wanted, {name: shape_of(tensor) for name, tensor in file.tensors.items()})
 
     def give(name: str) -> np.ndarray:
         array = dequantise(file, theirs[name])
-        return _unpermute(cfg, name, array) if interleaved else array
+        count = heads.get(".".join(name.split(".")[-2:]))
+        if count is None:
+            return array
+        return array.reshape(count, cfg.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
 
     return cfg, layout.assemble(cfg, give, dtype)
 
 
-def _translate(name: str) -> str:
-    """Return the Hugging Face name of a tensor, or its own where there is none."""
-    found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if found and found[2] in LAYER_NAMES:
-        return f"model.layers.{found[1]}.{LAYER_NAMES[found[2]]}.{found[3]}"
-    return NAMES.get(name, name)
+def names(family: str, cfg: ModelConfig) -> dict[str, str]:
+    """Return the file's name of each tensor, by its Hugging Face name. ValueError for a family that GGUF has not."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-
-def _unpermute(cfg: ModelConfig, name: str, array: np.ndarray) -> np.ndarray:
-    """Put the halves of each q and k head back in order, which llama.cpp interleaves for its own rope."""
-    heads = {"q_proj.weight": cfg.heads, "k_proj.weight": cfg.kv_heads}.get(".".join(name.split(".")[-2:]))
-    if heads is None:
-        return array
-    return array.reshape(heads, cfg.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
+    known = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+    if family not in known:
+        raise UserError(f"GGUF has no architecture {family!r}")
+    theirs = get_tensor_name_map(known[family], cfg.layers)
+    return {name: theirs.get_name(name, (".weight", ".bias")) or name for name in layout.expected(cfg)}
 
 
 def _config(file: File) -> ModelConfig:
@@ -184,7 +165,7 @@ def _config(file: File) -> ModelConfig:
 
 
 def _refuse_unread(file: File, family: str, wanted: Mapping[str, int]) -> None:
-    """ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
+    """Raise ValueError for a feature of the model that is not read here (windows, experts, caps), and is not off."""
     for key, found in file.metadata.items():
         if key in wanted and found != wanted[key]:
             raise UserError(f"{file.name} has {key} = {show(found)}; wanted {wanted[key]}, a head's whole width")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 import tokenizers
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.numpy import save_file
 
 from qr_jax.errors import UserError
@@ -43,33 +44,19 @@ def save(
     parts, shapes = take_apart(cfg, params), layout.expected(cfg)
     config = to_hf(cfg, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id, dtype=dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(shapes, 2 if dtype == "bfloat16" else 4, shard_bytes)
     stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-    for file, names in shards.items():  # transformers wants the word
+    split = split_state_dict_into_shards_factory(
+        shapes, get_storage_size=lambda shape: math.prod(shape) * stored.itemsize,
+        filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes,
+    )  # fmt: skip
+    for file, names in split.filename_to_tensors.items():
         tensors = {name: np.ascontiguousarray(parts[name](), stored) for name in names}
-        save_file(tensors, folder / file, {"format": "pt"})
-    if len(shards) > 1:
-        total = sum(math.prod(shape) for shape in shapes.values()) * (2 if dtype == "bfloat16" else 4)
-        placed = {name: file for file, names in shards.items() for name in names}
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
+        save_file(tensors, folder / file, {"format": "pt"})  # transformers wants the word
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
     save_tokenizer(folder, tokenizer)
     write_json(folder / "config.json", config)
-
-
-def _shards(shapes: dict[str, tuple[int, ...]], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
-    """Return file name -> the tensors it holds, filled in order."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * item_bytes
-        if groups[-1] and filled + size > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, 1)}
 
 
 def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str = "float32") -> dict[str, Any]:
@@ -109,19 +96,16 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
     }
     if not cfg.qkv_bias:  # Qwen2's attention has its biases without a switch
         config["attention_bias"] = False
-    return config | (_of_gemma3(cfg) if cfg.gemma3 else {})
-
-
-def _of_gemma3(cfg: ModelConfig) -> dict[str, Any]:
-    """Return what config.json has of a Gemma 3 beside what every family has."""
-    return {
-        "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
-        "sliding_window": cfg.window,
-        "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
-        "rope_local_base_freq": cfg.sliding_theta,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    }
+    if cfg.gemma3:
+        config |= {
+            "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
+            "sliding_window": cfg.window,
+            "layer_types": [gemma3.SLIDING if slides else gemma3.FULL for slides in cfg.sliding],
+            "rope_local_base_freq": cfg.sliding_theta,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        }
+    return config
 
 
 def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:

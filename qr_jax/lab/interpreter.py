@@ -9,7 +9,7 @@ WITHOUT_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "
 
 
 def python() -> list[str]:
-    """The words that start it. It finds the modules that this process finds, and no others.
+    """Return the words that start it. It finds the modules that this process finds, and no others.
 
     With `-c` and `-m` Python looks into the current folder first, which may be a stranger's with a `json.py` in it;
     `-P` keeps it from that. Where this process looks there, too (started by `python -m`), it may.

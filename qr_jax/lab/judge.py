@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from qr_jax.evaluation.manifest import sha256
 from qr_jax.evaluation.scores import COMPLETE
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Query
-from qr_jax.run import run_files
+from qr_jax.run import json_files, run_files
 from qr_jax.search.chat_endpoint import ChatEndpoint, key_header, message_text, objects
 from qr_jax.search.http_post import Crew, Failed, LeftAlone, Patience
 
@@ -136,7 +135,7 @@ def verdicts_of(folder: Path) -> Path:
     return folder.parent / "verdicts.jsonl"
 
 
-@dataclass
+@dataclass(eq=False)
 class Judge:
     """An endpoint (its base URL, as in http://127.0.0.1:8000/v1) and its model; `cache` keeps its verdicts.
 
@@ -204,33 +203,43 @@ class Judge:
         NoVerdict if the endpoint fails, or if more than one reply in twenty has no verdict.
         """
         wanted = list(dict.fromkeys(asked))
-        new, unread = self.unknown(wanted), 0
-        self.cached += len(wanted) - len(new)
-        with ThreadPoolExecutor(self.at_once) as threads:
-            for future in [threads.submit(self._judge, answer) for answer in new]:
-                try:
-                    future.result()
-                except NoVerdict as error:
-                    unread += 1
-                    if not error.unread or unread > FAULTS * len(wanted):
-                        threads.shutdown(cancel_futures=True)
-                        raise
-        self.unread += unread
-        return self._kept(wanted)
+        unread: list[NoVerdict] = []
+        fatal: list[NoVerdict] = []
+
+        def failed(error: NoVerdict) -> None:
+            unread.append(error)
+            if not error.unread or len(unread) > FAULTS * len(wanted):
+                fatal.append(error)
+
+        verdicts = self._ask(wanted, failed, lambda: bool(fatal))
+        if fatal:
+            raise fatal[0]
+        self.unread += len(unread)
+        return verdicts
 
     def tried(self, asked: Iterable[Asked]) -> dict[Asked, bool | str]:
         """Return the verdicts of `judge` without the answers that get none; the reason is logged once."""
-        wanted = list(dict.fromkeys(asked))
+
+        def failed(error: NoVerdict) -> None:
+            if self._why not in str(error) or not self._why:
+                log.warning("%s", error)
+            self._why = str(error.__cause__)
+
+        return self._ask(list(dict.fromkeys(asked)), failed)
+
+    def _ask(
+        self, wanted: Sequence[Asked], failed: Callable[[NoVerdict], None], stop: Callable[[], bool] = lambda: False
+    ) -> dict[Asked, bool | str]:
+        """Ask about the answers on which the cache has no verdict, until `stop`; return all verdicts that there are."""
         new = self.unknown(wanted)
         self.cached += len(wanted) - len(new)
 
         def ask(answer: Asked) -> None:
             try:
-                self._judge(answer)
+                if not stop():
+                    self._judge(answer)
             except NoVerdict as error:
-                if self._why not in str(error) or not self._why:
-                    log.warning("%s", error)
-                self._why = str(error.__cause__)
+                failed(error)
 
         self._crew.each(ask, new)
         return self._kept(wanted)
@@ -251,9 +260,14 @@ class Judge:
         with self._lock:
             if self.cache.exists() and (what := run_files.wrong(self.cache)):
                 raise UserError(f"{self.cache} is {what}; take it away, or name another file of verdicts")
-            if self.cache.exists() and self.cache.stat().st_size != self._size:
-                self._known |= _read_cache(self.cache)
-                self._size = self.cache.stat().st_size
+            if not self.cache.exists() or self.cache.stat().st_size == self._size:
+                return
+            with self.cache.open("ab+") as file:
+                run_files.end_last_line(file.fileno())  # one that a crash cut off is no verdict
+            for row in filter(None, json_files.readable_rows(self.cache, "key")):
+                if "correct" in row or "verdict" in row:
+                    self._known[str(row["key"])] = row["correct"] if "correct" in row else row["verdict"]
+            self._size = self.cache.stat().st_size
 
     @property
     def verdicts(self) -> int:
@@ -265,11 +279,9 @@ class Judge:
 
         An answer without a verdict has fooled nobody; NoVerdict as in `judge`.
         """
-        ours, theirs = (
-            json.dumps({name: best}) for name, best in (("correct", True), (prompt.verdict, prompt.allowed[-1]))
-        )
+        ours, theirs = json.dumps({"correct": True}), json.dumps({prompt.verdict: prompt.allowed[-1]})
         probes = [
-            Asked(question, (gold,), cut(answer.replace(ours, theirs)), prompt) for question, gold, answer in INJECTED
+            Asked(question, (gold,), cut(text.replace(ours, theirs)), prompt) for question, gold, text in INJECTED
         ]
         unread: list[NoVerdict] = []
 
@@ -285,8 +297,7 @@ class Judge:
         verdicts = self._crew.each(said_on, probes)
         if len(unread) > FAULTS * len(probes):
             raise unread[0]
-        worst = {prompt.allowed[0]}
-        return [answer.prediction for answer, said in zip(probes, verdicts, strict=True) if said - worst]
+        return [probe.prediction for probe, said in zip(probes, verdicts, strict=True) if said - {prompt.allowed[0]}]
 
     def _sampling(self) -> dict[str, float]:
         """Return the settings of sampling that are not the usual ones."""
@@ -301,23 +312,17 @@ class Judge:
         return sha256(json.dumps(parts, ensure_ascii=False))
 
     def _judge(self, answer: Asked) -> None:
-        said, key = self._ask(answer), self._key(answer)
+        said, key = self._said(answer), self._key(answer)
         with self._lock:
-            if said is None:
+            if len(said) != 1:
                 self.disagreed += 1
                 return
-            self._known[key] = said
+            self._known[key] = word = said.pop()
             self.cache.parent.mkdir(parents=True, exist_ok=True)
-            row = {"key": key, "model": self.model, answer.prompt.verdict: said}
-            line = json.dumps(row) + "\n"
+            line = json.dumps({"key": key, "model": self.model, answer.prompt.verdict: word}) + "\n"
             with self.cache.open("a", encoding="utf-8") as file:
                 file.write(line)
             self._size += len(line)  # JSON is ASCII
-
-    def _ask(self, answer: Asked) -> bool | str | None:
-        """Return the verdict that all tries agree on; None if they do not, or if one may quote the answer."""
-        said = self._said(answer)
-        return said.pop() if len(said) == 1 else None
 
     def _said(self, answer: Asked) -> set[bool | str]:
         """Return the verdicts of all tries; none if a reply may quote the answer."""
@@ -460,28 +465,9 @@ def is_allowed(word: Any, prompt: Prompt) -> bool:
     return any(word == one and type(word) is type(one) for one in prompt.allowed)
 
 
-def _read_cache(path: Path) -> dict[str, bool | str]:
-    """Read the verdicts of a cache's file; skip and end a line that a crash cut off."""
-    known = {}
-    with path.open("ab+") as file:
-        run_files.end_last_line(file.fileno())
-    for line in run_files.lines(path):
-        try:
-            row = json.loads(line)
-            known[row["key"]] = row["correct"] if "correct" in row else row["verdict"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            continue
-    return known
-
-
 def sways(answer: Asked) -> Asked:
     """Return the same answer with the second prompt, which asks if it tries to sway the judge, without the golds."""
     return Asked(answer.question, (), answer.prediction, SWAY)
-
-
-def of_table(found: Mapping[str, float]) -> dict[str, float]:
-    """Return the cost of the paper's table on its seven sets, each of whose rows is a model that is judged as often."""
-    return {name: TABLE_ROWS * value for name, value in found.items()}
 
 
 def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_once: int = 8) -> dict[str, float]:

@@ -151,7 +151,7 @@ class Launcher:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[int]:
-    """Holds FOLDER/compare.lock, and gives its file's number. ValueError when it is held."""
+    """Hold FOLDER/compare.lock, and give its file's number. ValueError when it is held."""
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,14 +174,14 @@ def _result(job: Job) -> str:
 
 
 def cores() -> list[int]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def core_shares(count: int) -> list[list[int]]:
-    """The cores in `count` shares, disjoint where there are enough of them; otherwise a core each, in turn."""
+    """Return the cores in `count` shares, disjoint where there are enough of them; otherwise a core each, in turn."""
     own = cores()
     if count >= len(own):
         return [[own[at % len(own)]] for at in range(count)]
@@ -190,7 +190,7 @@ def core_shares(count: int) -> list[list[int]]:
 
 @contextmanager
 def pinned(some: Sequence[int]) -> Iterator[None]:
-    """Within, a process that is started may use these cores alone; nothing where the system cannot say so."""
+    """Let a process that is started within use these cores alone, where the system can say so."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -79,7 +79,7 @@ def null(
 
 
 def _member(member: int, seed: int, allowed: list[rate_bounds.Weights]) -> rate_bounds.Weights:
-    """The allowed distribution of that number; past the last, a random mixture of all."""
+    """Return the allowed distribution of that number; past the last, a random mixture of all."""
     if member < len(allowed):
         return allowed[member]
     return rate_bounds.mixed(allowed, -np.log(uniforms(len(allowed), MIXTURE, seed)))
@@ -133,7 +133,7 @@ def null_or_reason(
 
 
 def curves(rows: Sequence[Mapping[str, Any]], points: int, rollouts: int) -> dict[str, list[float | None]]:
-    """A run's rows of metrics over `points` equal stretches of a budget; `rollouts` are their ends.
+    """Return a run's rows of metrics over `points` equal stretches of a budget; `rollouts` are their ends.
 
     A step belongs to the stretch in which it ended, the last ones to the last. Shares are of summed counts, counts a
     step's; None where no step ended.
@@ -180,7 +180,7 @@ def stretches_left(outside: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
-    """Mean over all plays, and the outer limits of the distributions' prediction intervals; None where no play has one.
+    """Return the mean over all plays and the distributions' outer prediction limits; None where no play has a value.
 
     A distribution's interval is its mean over `seeds` plays, plus and minus t s sqrt(1 + 1 / seeds), s the standard
     deviation of plays within a distribution, pooled over distributions. Values are shares and counts: never below 0,

@@ -17,13 +17,13 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.interfaces import EXAMPLE, check_growth
 from qr_jax.lab import paper_world, pass_rates
+from qr_jax.lab.differences import over_seeds
 from qr_jax.lab.paper_world import ACCEPTED
 from qr_jax.lab.pass_rates import Draws, World
 from qr_jax.pool import figures
 from qr_jax.pool import pool as pools
 from qr_jax.pool.noise import unit, words
-from qr_jax.pool.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool
-from qr_jax.pool.verdict import judge
+from qr_jax.pool.pool import LAST_EASY, LAST_HARD, LAST_NONE, Pool, judge
 from qr_jax.records import Grades, Outcome, grades
 from qr_jax.settings.settings import Use
 
@@ -139,29 +139,30 @@ def play(
     filed_P = np.zeros(size)  # the pass rate a query had when it was last graded
     taught_P = np.zeros(size)  # the weight it had in the loss so far; in a full batch a query has 1
     moved, draws = {name: [] for name in ORIGINS}, []
+
+    def rates(done: float, drawn_Q: np.ndarray) -> np.ndarray:
+        return world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
+
     while spent < plan.rollouts:
         if time.monotonic() > until:
             raise TooLong(f"its sampler was played to {spent:,} of {plan.rollouts:,} rollouts")
         step, done = len(rows), spent / plan.rollouts
-        refreshed = pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)
-        if refreshed is None:
+        if (refreshed := pools.drawable(pool, reset_below=plan.reset_below, on_exhausted=plan.on_exhausted)) is None:
             break
         pool = refreshed
-        current = _now(world, pool, taught_P)
-        outcome, rate_Q = _step(plan, pool, draw, ask, current, done, seed=seed, step=step)
+        outcome, rate_Q = _step(plan, pool, draw, ask, rates, done, seed=seed, step=step)
         drawn_Q, samples_Q = outcome.drawn_Q, outcome.grades.valid_QG.sum(axis=1)
         if (samples_Q == plan.samples).all():
             gained = _expected_gain(plan, pool, drawn_Q, rate_Q, filed_P)
         else:
-            gained = _counted_gain(plan, pool, draw, ask, current, done, outcome, filed_P)
+            gained = _counted_gain(plan, pool, draw, ask, rates, done, outcome, filed_P)
         for name in ORIGINS:
             moved[name].append(gained[name])
         filed_P[drawn_Q] = rate_Q
         taught_P[outcome.accepted] += plan.queries / max(len(outcome.accepted), 1)
         after = pools.settle(pool, outcome, rule)
         rows.append(figures.step_figures(pool, outcome, after, accept=plan.queries, rollouts_Q=samples_Q))
-        right_Q = (outcome.grades.reward_QG == 1).sum(axis=1)
-        draws.append((np.full(len(drawn_Q), done), drawn_Q, right_Q, samples_Q))
+        draws.append((np.full(len(drawn_Q), done), drawn_Q, (outcome.grades.reward_QG == 1).sum(axis=1), samples_Q))
         pool, spent = after, spent + int(samples_Q.sum())
     columns = [np.concatenate(column) for column in zip(*draws)]
     return Played(rows, {name: np.array(sums) for name, sums in moved.items()}, Draws(*columns), pool)
@@ -179,11 +180,6 @@ def _playable(kind: str, use: Use, function: Callable[..., Any]) -> Callable[...
     return played
 
 
-def _now(world: World, pool: Pool, taught_P: np.ndarray) -> Rates:
-    """Return the world's pass rates at one step, after all previous training."""
-    return lambda done, drawn_Q: world(done, drawn_Q, pool.accepted_P[drawn_Q], taught_P[drawn_Q])
-
-
 def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: float, *, seed: int, step: int):
     """Simulate one step's draws, round by round; return its Outcome and the pass rates of the drawn queries."""
     drawn_Q, rate_Q, samples_Q = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
@@ -194,10 +190,7 @@ def _step(plan: Sampler, pool: Pool, draw: Any, ask: Any, rates: Rates, done: fl
             break
         more_Q = [wish.more.get(index, 0) for index in drawn_Q.tolist()]
         samples_Q = np.concatenate([samples_Q + np.array(more_Q, np.int64), np.full(len(new), plan.samples)])
-        drawn_Q, rate_Q = (
-            np.concatenate([drawn_Q, new]),
-            np.concatenate([rate_Q, rates(done, new)]),
-        )
+        drawn_Q, rate_Q = np.concatenate([drawn_Q, new]), np.concatenate([rate_Q, rates(done, new)])
         graded = roll(rate_Q, drawn_Q, pool.size, plan.samples, seed=seed, step=step, samples_Q=samples_Q)
         so_far.append(judge(drawn_Q, graded, step=step, accept=plan.queries, seed=seed))
     return so_far[-1], rate_Q
@@ -270,7 +263,7 @@ def study(
     oversample: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Play each rule on the same worlds; return rule -> the means of `summary` over seeds, deviations in `sd`.
+    """Play each rule on the same worlds; return rule -> means of `summary` over seeds, deviations in `sd`.
 
     `rates` is what `pass_rates.world` takes, or a run's folder, whose likeliest pass rates are then followed and whose
     pool's size is the default for `size` (otherwise 10,000). `oversample` is by default 2, and in a world of the
@@ -293,7 +286,9 @@ def study(
                 world = pass_rates.world(rates, size, seed=seed)
             summaries.append(summary(play(chosen, world, size=size, seed=seed)))
         about = {"rule": rule, "rates": rates, "queries": size, "oversample": times, "seeds": seeds}
-        studied[rule] = about | _over_seeds(summaries)
+        over = {name: over_seeds([summary[name] for summary in summaries]) for name in summaries[0]}
+        studied[rule] = about | {name: values["mean"] for name, values in over.items()}
+        studied[rule]["sd"] = {name: values["sd"] for name, values in over.items()}
         shape = {name: getattr(chosen, name) for name in ("queries", "samples", "rollouts", "oversample")}
         if published := paper_world.published(rates, rule, shape | {"size": size}):
             studied[rule]["published"] = published
@@ -303,15 +298,6 @@ def study(
 def rules(text: str) -> list[str]:
     """Return the rules that a command line names: one, several with commas, or "all"; presets included."""
     return [*plugins.names("rule"), *PRESETS] if text == "all" else [name for name in text.split(",") if name]
-
-
-def _over_seeds(summaries: Sequence[Mapping[str, float | int | None]]) -> dict[str, Any]:
-    """Return means, and in `sd` standard deviations (None for one seed), over the seeds that have a value."""
-    values = {
-        name: [float(value) for summary in summaries if (value := summary[name]) is not None] for name in summaries[0]
-    }
-    means = {name: float(np.mean(known)) if known else None for name, known in values.items()}
-    return means | {"sd": {n: float(np.std(known, ddof=1)) if len(known) > 1 else None for n, known in values.items()}}
 
 
 COLUMNS = {

@@ -42,14 +42,14 @@ class Draws:
 
 
 def beta_rates(size: int, a: float, b: float, *, seed: int) -> np.ndarray:
-    """Pass rates [size] of Beta(a, b): its quantiles at uniform numbers keyed by (92, seed, query)."""
+    """Return pass rates [size] of Beta(a, b): its quantiles at uniform numbers keyed by (92, seed, query)."""
     from scipy.special import betaincinv
 
     return betaincinv(a, b, uniforms(size, RATES, seed))
 
 
 def world(rates: str, size: int, *, seed: int) -> World:
-    """A world from words: "beta:a,b" or "uniform" stay as they are; the others begin at Beta(a, b) and move.
+    """Return a world from words: "beta:a,b" or "uniform" stay as they are; the others begin at Beta(a, b) and move.
 
     "improving:a,b,shift": every query's log-odds grow by `shift` (3 if not given) over the budget; "drifting": they
     fall by it; "flipping": they grow for odd queries and fall for even ones. "memorising:a,b,shift,jump": they grow by
@@ -101,7 +101,7 @@ class Fits:
     chances: dict[str, tuple[float, float] | None]
 
     def chosen(self, choose: Callable[[list[rate_bounds.Weights]], rate_bounds.Weights]) -> list[list[Stretch]]:
-        """One distribution a stretch."""
+        """Return one distribution a stretch."""
         return [[(begin, choose(weights)) for begin, weights in kind] for kind in self.stretches]
 
 
@@ -132,20 +132,16 @@ def first_pass(draws: Draws, size: int, samples: int, family_P: np.ndarray | Non
     count_S = np.array([len(part) for kind in parts for part in kind])
     weight_SMA = np.array([weights for kind in stretches for _, weights in kind])
     weight_MA = np.tensordot(count_S / count_S.sum(), weight_SMA, axes=1)
-    chances = {name: _bounds(chance_A, weight_MA, samples) for name, chance_A in rate_bounds.filed(samples).items()}
+    chances: dict[str, tuple[float, float] | None] = {}
+    for name, filed_A in rate_bounds.filed(samples).items():
+        chance_M = [rate_bounds.signal_after(filed_A, weight_A, samples) for weight_A in weight_MA]
+        known = [chance for chance in chance_M if chance is not None]
+        chances[name] = (min(known), max(known)) if known else None
     return Fits(kind_P, stretches, chances)
 
 
-def _bounds(filed_A: np.ndarray, weight_MA: np.ndarray, samples: int) -> tuple[float, float] | None:
-    """The least and the largest chance of signal after so filed a group over the distributions; None: none is filed."""
-    known = [
-        chance for weight_A in weight_MA if (chance := rate_bounds.signal_after(filed_A, weight_A, samples)) is not None
-    ]
-    return (min(known), max(known)) if known else None
-
-
 def _kinds(first_D: np.ndarray, family_P: np.ndarray) -> np.ndarray:
-    """The families of queries numbered from 0, those with few first draws as one."""
+    """Return the families of queries numbered from 0, those with few first draws as one."""
     drawn_F = np.bincount(family_P[first_D], minlength=family_P.max() + 1)
     many_F = drawn_F >= FEW // 4
     number_F = np.cumsum(many_F) - 1
@@ -154,7 +150,7 @@ def _kinds(first_D: np.ndarray, family_P: np.ndarray) -> np.ndarray:
 
 
 def following(stretches: Sequence[Sequence[Stretch]], kind_P: np.ndarray, *, seed: int, frozen: bool = False) -> World:
-    """A world with these distributions over the run, by kind of query.
+    """Return a world with these distributions over the run, by kind of query.
 
     Queries keep their rank in the distribution, or, `frozen`, the rate of their first draw.
     """
@@ -178,7 +174,7 @@ def following(stretches: Sequence[Sequence[Stretch]], kind_P: np.ndarray, *, see
 
 
 def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, int, int, Draws]:
-    """A run's pool settings, its pool's size, the rollouts it has spent and its draws; also of a run under way.
+    """Return a run's pool settings, its pool's size, the rollouts it has spent and its draws; also of a run under way.
 
     `last` is the last step that counts (None: all). ValueError where nothing can be said: no run, no steps yet, no
     draws.
@@ -201,12 +197,12 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
 
 
 def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl up to a step (None: all)."""
+    """Return the rows of metrics.jsonl up to a step (None: all)."""
     return [row for row in metrics_writer.read(folder) if last is None or int(row["step"] or 0) <= last]
 
 
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
-    """The draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
+    """Return the draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
     names = ("step", "index", "successes", "valid")
     found = [[int(row[name]) for name in names] for row in json_files.rows(path, *names) if row["step"] in spent]
     for step, index, right, valid in found:

@@ -18,14 +18,15 @@ acceptance is therefore divided by the accepting policy; queries never drawn are
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qr_jax import assemble, evaluate, plugins
+from qr_jax import assemble, plugins
 from qr_jax.config import Config
 from qr_jax.data import unchanged
 from qr_jax.errors import UserError
+from qr_jax.evaluation import subject
 from qr_jax.lab.probe_figures import (
     AGAIN,
     ARMS,
@@ -42,6 +43,7 @@ from qr_jax.lab.probe_figures import (
 from qr_jax.lab.report import read
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Query
@@ -49,15 +51,6 @@ from qr_jax.run import checkpoint, committed, runs
 from qr_jax.step import grading
 
 FILE = "probe.json"
-
-
-@dataclass(frozen=True)
-class Score:
-    """The results of one policy on a query in n valid samples; both figures are unbiased."""
-
-    valid: int
-    passed: float  # share of right answers
-    signal: float  # chance that a group of K bears signal
 
 
 def probe(
@@ -82,7 +75,7 @@ def probe(
         raise UserError(f"{run} was trained on shuffled rewards; its verdicts say nothing of its policies")
     saved, last, steps = _checkpoints(run)
     host = saved.host(last)
-    checkpoint.check_same_queries(host, pool.query_list_hash(query.id for query in questions))
+    checkpoint.check_same(host, checkpoint.QUERIES, pool.query_list_hash(query.id for query in questions))
     if told := unchanged.check(host, {"data.train": unchanged.of_questions(questions)}):
         say(told)
     draws = [draw for draw in read.run(run).draws if draw["step"] <= last]
@@ -92,7 +85,9 @@ def probe(
         raise UserError(f"{none}; train longer, then probe")
     again = drawn_again(draws)
     picked = choose(filed, never, queries, seed=seed) + choose_again(again, queries, seed=seed)
-    used = [_policies(one, steps, last) for one in picked]
+    used = [
+        {name: nearest(steps, policy) for name, policy in one.policies.items()} | {"current": last} for one in picked
+    ]  # the filing policy's is never the last checkpoint, which came after it
     late = sum(policies["filing"] > one.filed - 1 for one, policies in zip(picked, used, strict=True))
     if 2 * late > len(picked):
         told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
@@ -103,7 +98,7 @@ def probe(
         for step in policies.values():
             asked.setdefault(step, set()).add(one.index)
     for step in asked:
-        if damage := committed.damage(saved.path(step), verify=True):
+        if damage := committed.damage(saved.path(step)):
             raise UserError(f"{saved.path(step)}: {damage}; move it out of the run, and the probe takes the next")
     scores = _roll(run, settings, questions, asked, samples, seed, say)
     rows = [_row(one, questions[one.index], policies, scores) for one, policies in zip(picked, used, strict=True)]
@@ -115,7 +110,7 @@ def probe(
 
 
 def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, say):
-    """Return (pool index, checkpoint) -> Score or None; each checkpoint is loaded once, for all its queries.
+    """Return (pool index, checkpoint) -> its scores; each checkpoint is loaded once, for all its queries.
 
     The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
     """
@@ -125,9 +120,9 @@ def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int
     grade, scores = _grader(settings), {}
     for step, here in sorted((step, sorted(indices)) for step, indices in asked.items()):
         say(f"the policy of step {step}: {len(here)} queries x {samples} samples")
-        layout = assemble.rollout_layout(settings, agent.cfg, mesh)
-        weights = evaluate.weights(run, agent, mesh, step)
-        params = assemble.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
+        layout = host_local.rollout_layout(settings, agent.cfg, mesh)
+        weights = subject.weights(run, agent, mesh, step)
+        params = host_local.to_rollout_params(weights, settings, agent.cfg, mesh, layout)
         with terminal.phase("re-rolling", asked=agent.engine.progress):
             groups = agent.engine.run(
                 params, [questions[at] for at in here], samples, env=env, search=search,
@@ -153,24 +148,22 @@ def _checkpoints(run: str | Path) -> tuple[checkpoint.Checkpoints, int, list[int
     return saved, last, steps
 
 
-def _policies(one: Filed, steps: Sequence[int], last: int) -> dict[str, int]:
-    """Return the checkpoints nearest to a query's policies; the filing one is never the last, which came after it."""
-    wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
-    return {name: nearest(steps, policy) for name, policy in wanted.items()} | {"current": last}
+def _grader(settings: Config) -> Callable[..., dict[str, Any]]:
+    """Return a function that scores a query's group as training did: `valid` samples, and two unbiased figures.
 
-
-def _grader(settings: Config) -> Callable[..., Score | None]:
-    """Return a function that scores a query's group as training did; None with too few valid episodes."""
+    `passed` is the share of right answers, `signal` the chance that a group of K bears signal; all are None with too
+    few valid episodes.
+    """
     reward, pool_settings = plugins.bind("reward", settings.reward), settings.pool
 
-    def grade(query: Query, episodes) -> Score | None:
+    def grade(query: Query, episodes) -> dict[str, Any]:
         grades = grading.grade(reward, settings.reward.name, 0, 0, query, episodes).grades
         valid_G, outcome_G = grades.valid_QG[0], grades.outcome_QG[0]
         if valid_G.sum() < pool_settings.samples:
-            return None
+            return dict.fromkeys(("valid", "passed", "signal"))
         channel_G = outcome_G if pool_settings.channel == "outcome" else grades.reward_QG[0]
         signal = signal_chance(channel_G[valid_G].tolist(), pool_settings.samples)
-        return Score(int(valid_G.sum()), float((outcome_G[valid_G] == 1).mean()), signal)
+        return {"valid": int(valid_G.sum()), "passed": float((outcome_G[valid_G] == 1).mean()), "signal": signal}
 
     return grade
 
@@ -180,12 +173,10 @@ def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[
 
     A distance counts the steps from the checkpoint to the policy that it stands for; below 0 it is of a later one.
     """
-    wanted = {"filing": one.filed - 1, "accepting": one.accepted - 1}
     row: dict[str, Any] = {"query": query.id, **asdict(one)}
     for name, step in policies.items():
-        score = scores[one.index, step]
-        row[name] = {"step": step, "distance": wanted.get(name, step) - step}
-        row[name] |= asdict(score) if score else dict.fromkeys(("valid", "passed", "signal"))
+        distance = one.policies.get(name, step) - step
+        row[name] = {"step": step, "distance": distance, **scores[one.index, step]}
     return row
 
 

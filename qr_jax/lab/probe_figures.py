@@ -35,6 +35,11 @@ class Filed:
     verdict_pass: float | None = None  # the share of right answers in the group that filed it
     signal: bool | None = None  # of one drawn again: whether that group bore signal
 
+    @property
+    def policies(self) -> dict[str, int]:
+        """Return the steps after which the policies that filed and accepted it were taken."""
+        return {"filing": self.filed - 1, "accepting": self.accepted - 1}
+
 
 def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed], list[int]]:
     """Return the flipped queries of a ledger, and the indices of the pool's `size` queries that were never drawn.
@@ -77,14 +82,14 @@ def drawn_again(draws: Iterable[Mapping[str, Any]]) -> list[Filed]:
 
 
 def choose_again(again: Sequence[Filed], count: int, *, seed: int) -> list[Filed]:
-    """Up to `count` of each verdict, by numbers keyed by (seed, place in the ledger)."""
+    """Return up to `count` of each verdict, by numbers keyed by (seed, place in the ledger)."""
     order = np.argsort(uniforms(len(again), CHOICE, seed, 1))
     ordered = [again[at] for at in order]
     return [one for arm in AGAIN.values() for one in [one for one in ordered if one.arm == arm][:count]]
 
 
 def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: int) -> list[Filed]:
-    """Up to `count` queries of each arm, by numbers keyed by (seed, pool index).
+    """Return up to `count` queries of each arm, by numbers keyed by (seed, pool index).
 
     The j-th fresh query borrows the steps of the j-th recycled one, and so its policies.
     """
@@ -99,12 +104,12 @@ def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: in
 
 
 def nearest(steps: Sequence[int], policy: int) -> int:
-    """Of the checkpoints' steps (growing) the last that is not after `policy`; the first where all are."""
+    """Return the last of the checkpoints' growing steps that is not after `policy`; the first where all are."""
     return max([step for step in steps if step <= policy], default=steps[0])
 
 
 def signal_chance(rewards: Sequence[float], group: int) -> float:
-    """The chance that `group` samples bear signal, without bias, from n >= group: 1 - sum_v C(n_v, K) / C(n, K).
+    """Return the chance that `group` samples bear signal, without bias, from n >= group: 1 - sum_v C(n_v, K) / C(n, K).
 
     n_v counts the samples of reward v; with rewards of 0 and 1 and s right: 1 - [C(s, K) + C(n - s, K)] / C(n, K),
     whose mean over the n samples is 1 - p^K - (1 - p)^K.
@@ -114,7 +119,7 @@ def signal_chance(rewards: Sequence[float], group: int) -> float:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, seed: int) -> dict[str, Any]:
-    """An arm's means by policy, and what changed from the filing policy to the accepting and to the current one.
+    """Return an arm's means by policy, and what changed from the filing policy to the accepting and to the current one.
 
     `pass_change` and `signal_change` are differences of means; `chance_share` is the part of the later signal chance
     that the filing policy had already, `movement_share` the rest, below 0 where movement took signal away. Each has
@@ -137,8 +142,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
         found[name] = dict(zip(POLICIES, value_QV.mean(0).tolist(), strict=True))
     for at, policy in enumerate(POLICIES[1:], 1):
         pair = {name: value_QV[:, [0, at]] for name, value_QV in value.items()}
-        changes = {"pass_change": pair["passed"], "signal_change": pair["signal"]}
-        found[f"to_{policy}"] = {name: interval(value_QV, _change, seed) for name, value_QV in changes.items()}
+        found[f"to_{policy}"] = {
+            name: interval(value_QV, lambda mean_V: mean_V[..., 1] - mean_V[..., 0], seed)
+            for name, value_QV in (("pass_change", pair["passed"]), ("signal_change", pair["signal"]))
+        }
         if arm != "fresh":
             shares = {"chance_share": _chance, "movement_share": lambda mean_V: 1 - _chance(mean_V)}
             found[f"to_{policy}"] |= {name: interval(pair["signal"], share, seed) for name, share in shares.items()}
@@ -155,10 +162,6 @@ def interval(value_QV: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
     made_R = statistic(value_QV[picks(count, RESAMPLES, RESAMPLE, seed)].mean(1))
     made_R = made_R[np.isfinite(made_R)]
     return found | {name: float(np.quantile(made_R, level)) for name, level in LEVELS.items()}
-
-
-def _change(mean_V: np.ndarray) -> np.ndarray:
-    return mean_V[..., 1] - mean_V[..., 0]
 
 
 def _chance(mean_V: np.ndarray) -> np.ndarray:

@@ -6,11 +6,12 @@ Tebaldi and West 1998 for the same bounds by linear programs).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import nnls
-from scipy.stats import chi2
+from scipy.stats import chi2_contingency
 
 RATE_A = np.sin(np.linspace(0, np.pi / 2, 61)) ** 2  # the pass rates a distribution may have, closer at both ends
 ROUNDS = 2000  # of expectation-maximisation; each is a product of a few hundred numbers
@@ -35,17 +36,12 @@ def split(right_N: np.ndarray, valid_N: np.ndarray, few: int) -> list[slice]:
 def _differ(right_N: np.ndarray, valid_N: np.ndarray, half: int) -> bool:
     cells, cell_N = np.unique(np.stack([right_N, valid_N], axis=1), axis=0, return_inverse=True)
     counts = np.array([np.bincount(part, minlength=len(cells)) for part in np.split(cell_N.reshape(-1), [half])], float)
-    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
-    return bool(chi2.sf(((counts - expected) ** 2 / expected).sum(), len(cells) - 1) < LEVEL)
-
-
-def likeliest(right_N: np.ndarray, valid_N: np.ndarray) -> Weights:
-    """The distribution of pass rates under which `right_N` of `valid_N` are likeliest (Laird 1978), weights [A]."""
-    return _likeliest(*_cells(right_N, valid_N))
+    tested: Any = chi2_contingency(counts, correction=False)
+    return bool(tested.pvalue < LEVEL)
 
 
 def edges(right_N: np.ndarray, valid_N: np.ndarray, samples: int, slack: float) -> list[Weights]:
-    """The likeliest distribution, then those at the edges of what the counts allow.
+    """Return the likeliest distribution, then those at the edges of what the counts allow.
 
     An edge has the largest or the smallest chance that an all-wrong query is all wrong again in `samples`, that an
     all-right one is all right again, or both together. Allowed: sum over the counts n of n (p / p_likeliest - 1)^2, p
@@ -60,36 +56,37 @@ def edges(right_N: np.ndarray, valid_N: np.ndarray, samples: int, slack: float) 
 
 
 def filed(samples: int) -> dict[str, np.ndarray]:
-    """The chance [A] at each rate that a group of `samples` is all wrong ("hard"), or all right ("easy")."""
+    """Return the chance [A] at each rate that a group of `samples` is all wrong ("hard"), or all right ("easy")."""
     return {"hard": (1 - RATE_A) ** samples, "easy": RATE_A**samples}
 
 
 def signal_after(filed_A: np.ndarray, weight_A: Weights, samples: int) -> float | None:
-    """The chance that a query filed so bears signal in its next group of `samples`; None where none is filed so."""
+    """Return the chance that a query filed so bears signal in its next group; None where none is filed so."""
     signal_A = 1 - sum(filed(samples).values())
     below = filed_A @ weight_A
     return float((filed_A * signal_A) @ weight_A / below) if below > 0 else None
 
 
 def quantile(weight_A: Weights, share_N: np.ndarray) -> Float64[np.ndarray, "N"]:
-    """The pass rates below which these shares of the distribution lie."""
+    """Return the pass rates below which these shares of the distribution lie."""
     at_N = np.searchsorted(np.cumsum(weight_A), share_N)
     return RATE_A[np.minimum(at_N, len(RATE_A) - 1)]
 
 
 def mixed(weights: Sequence[Weights], share_M: np.ndarray) -> Weights:
-    """A mixture of allowed distributions, which is allowed too; the shares are scaled to sum to 1."""
+    """Return a mixture of allowed distributions, which is allowed too; the shares are scaled to sum to 1."""
     return share_M @ np.array(weights) / share_M.sum()
 
 
 def _cells(right_N: np.ndarray, valid_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The likelihood [C, A] of each different (right, valid) at each rate, and how often each was counted [C]."""
+    """Return the likelihood [C, A] of each (right, valid) at each rate, and how often each was counted [C]."""
     cells, count_C = np.unique(np.stack([right_N, valid_N], axis=1), axis=0, return_counts=True)
     right_C, valid_C = cells.T
     return RATE_A ** right_C[:, None] * (1 - RATE_A) ** (valid_C - right_C)[:, None], count_C
 
 
 def _likeliest(likelihood_CA: np.ndarray, count_C: np.ndarray) -> Weights:
+    """Return the distribution under which the counts are likeliest (Laird 1978), by expectation-maximisation."""
     weight_A = np.full(len(RATE_A), 1 / len(RATE_A))
     for _ in range(ROUNDS):
         weight_A = weight_A * (count_C / (likelihood_CA @ weight_A) @ likelihood_CA) / count_C.sum()
@@ -97,7 +94,7 @@ def _likeliest(likelihood_CA: np.ndarray, count_C: np.ndarray) -> Weights:
 
 
 def _edge(share_CA: np.ndarray, count_C: np.ndarray, middle_A: Weights, wish_A: np.ndarray, slack: float) -> Weights:
-    """The allowed weights whose mean of `wish_A` is largest, by halving: least squares without negative weights."""
+    """Find the allowed weights with the largest mean of `wish_A`, by halving and non-negative least squares."""
     root_C = np.sqrt(count_C)
     rows, heavy = share_CA * root_C[:, None], HEAVY * np.sqrt(count_C.sum())
     low, high, best_A = float(wish_A @ middle_A), float(wish_A.max()), middle_A

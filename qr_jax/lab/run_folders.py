@@ -135,7 +135,7 @@ def _strange(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder with the names of the folders and of the files in it, at most DEEPEST below the first."""
+    """Yield each folder with the names of the folders and of the files in it, at most DEEPEST below the first."""
     for place, folders, files in os.walk(folder):
         yield Path(place), folders, files
         if _is_deepest(folder, Path(place)):

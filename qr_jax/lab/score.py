@@ -18,7 +18,7 @@ SCORES = {"em": answers.exact_match, "f1": answers.f1, "cover_match": answers.co
 
 
 def score(path: str | Path) -> dict[str, Any]:
-    """The scores of a JSONL file (also .gz) of rows {id, prediction, answers}.
+    """Return the scores of a JSONL file (also .gz) of rows {id, prediction, answers}.
 
     Gives `questions`, the means `em`, `f1` and `cover_match`, and `rows`: each row's id and scores. A prediction of
     null is no answer and scores 0; `answers` is a text or a list of texts. A row whose golds all normalise to nothing
@@ -55,7 +55,7 @@ def score(path: str | Path) -> dict[str, Any]:
 
 
 def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[str, ...]]:
-    """A row's id, prediction and golds; ValueError says which column is missing or wrong."""
+    """Return a row's id, prediction and golds; ValueError says which column is missing or wrong."""
     if isinstance(row, ValueError):
         raise row
     if "prediction" not in row:
@@ -74,7 +74,7 @@ def _read(row: Mapping[str, Any] | ValueError) -> tuple[str, str | None, tuple[s
 
 
 def format_table(scored: Mapping[str, Any], *, rows: bool = False) -> str:
-    """The means as a table; with `rows` each row's scores before them."""
+    """Return the means as a table; with `rows` each row's scores before them."""
     lines = [f"{row['em']:5.3f}  {row['f1']:5.3f}  {row['cover_match']:11.3f}  {row['id']}" for row in scored["rows"]]
     mean = f"{scored['em']:5.3f}  {scored['f1']:5.3f}  {scored['cover_match']:11.3f}  mean of {scored['questions']}"
     return "\n".join(["   em     f1  cover_match", *(lines if rows else []), mean])

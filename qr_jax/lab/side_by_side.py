@@ -1,6 +1,5 @@
 """Compare a suite's scores whose manifests differ in the model alone, with paired differences from the first."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from qr_jax.lab import suite
 from qr_jax.lab.differences import picks
 from qr_jax.lab.last_evaluation import unlike
 from qr_jax.logging.columns import aligned
-from qr_jax.run import run_files
 from qr_jax.run.json_files import read_json
 
 FILE = "score.json"
@@ -42,7 +40,7 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
     asked_how = [{"suite": score["suite"], **score["manifest"]} for score in scored]
     if differ := unlike(zip(names, asked_how, strict=True)):
         raise UserError(f"these were not asked alike and are not compared: {' | '.join(differ)}")
-    rows = [_rows(folder) for folder in folders]
+    rows = [{(row["set"], row["id"]): row for row in suite.rows_of(folder)} for folder in folders]
     sets, gaps, drawn = {}, [], []
     for number, name in enumerate(suite.sets(scored[0]["suite"])):
         if name not in scored[0]["sets"]:
@@ -61,12 +59,6 @@ def paired_scores(folders: Sequence[Path]) -> dict[str, Any]:
         macro["differences"] = _differences(gaps, drawn)
     models = [score["manifest"]["model"] for score in scored]
     return {"suite": scored[0]["suite"], "folders": names, "models": models, "sets": sets, "macro": macro}
-
-
-def _rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the answers by set and id; a last line that is still being written is skipped."""
-    rows = map(json.loads, run_files.lines(folder / "answers.jsonl"))
-    return {(row["set"], row["id"]): row for row in rows}
 
 
 def _differences(

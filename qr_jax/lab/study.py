@@ -47,7 +47,7 @@ def budget(text: str) -> tuple[str, int]:
 
 
 def rules(text: str) -> list[Rule]:
-    """Rules at commas, each with the settings it carries: "recycle,foresee:gamma=0,head=0" is two.
+    """Read rules at commas, each with the settings it carries: "recycle,foresee:gamma=0,head=0" is two.
 
     A setting is one of the rule's own, or any other by its full name (`dapo:rounds.max_rounds=5`).
     """
@@ -68,22 +68,14 @@ def rules(text: str) -> list[Rule]:
     return found
 
 
-def with_rule(settings: Config, rule: Rule) -> Config:
-    """The config with this rule, and the rounds and the way of drawing that `oracle.sampler` gives it."""
-    of = oracle.sampler(rule.name)
-    settings = replace(settings, pool=replace(settings.pool, rule=of.rule, rounds=of.rounds, by=of.by))
-    return override(settings, rule.carried)
-
-
-def with_budget(settings: Config, spend: tuple[str, int]) -> Config:
-    """The config of a run that ends after the step in which the budget is spent, and by nothing else.
-
-    Where steps are short (a pool nearly used up) they may draw a single query: train.steps leaves room for so many.
-    """
-    name, many = spend
-    of = settings.pool
-    limits = {f"max_{one}": many if one == name else None for one in BUDGETS}
-    return replace(settings, train=replace(settings.train, steps=-(-many // of.samples), **limits))
+def _with_rule(settings: Config, rule: Rule, spend: tuple[str, int]) -> Config:
+    """Return the config with this rule (`oracle.sampler`), ended by the step in which the budget is spent alone."""
+    of, (unit, many) = oracle.sampler(rule.name), spend
+    pool = replace(settings.pool, rule=of.rule, rounds=of.rounds, by=of.by)
+    settings = override(replace(settings, pool=pool), rule.carried)
+    limits = {f"max_{one}": many if one == unit else None for one in BUDGETS}
+    steps = -(-many // settings.pool.samples)  # a step of a pool nearly used up may draw a single query
+    return replace(settings, train=replace(settings.train, steps=steps, **limits))
 
 
 def plan(
@@ -94,7 +86,7 @@ def plan(
     seeds: int,
     spend: tuple[str, int],
 ) -> tuple[Job | None, list[Job]]:
-    """The cold start, if there is one to make, and the runs, seed by seed; all checked, also against what is there.
+    """Return the cold start, if one is to be made, and the runs, seed by seed; all checked, also against what is there.
 
     A seed changes what is drawn and sampled; the world and its questions have a seed of their own (`data.world.seed`).
     """
@@ -105,7 +97,7 @@ def plan(
     jobs = []
     for seed in range(settings.seed, settings.seed + seeds):
         for rule in named:
-            made = with_budget(replace(with_rule(settings, rule), seed=seed), spend)
+            made = replace(_with_rule(settings, rule, spend), seed=seed)
             checks.check(made)
             if cold:
                 made = replace(made, train=replace(made.train, init=str(folder / "sft")))
@@ -113,18 +105,11 @@ def plan(
             place = folder / rule.folder / f"seed_{seed}"
             jobs.append(Job(f"{rule.label} seed {seed}", "train", place, conform("", made, Config)))
     for job in (*([start] if start else []), *jobs):
-        _check_same(job)
+        differ = differences(runs.load(job.folder), job.settings) if job.has_begun else []
+        if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
+            todo = "choose another --folder, or repeat the command it was made with to go on with it"
+            raise UserError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
     return start, jobs
-
-
-def _check_same(job: Job) -> None:
-    """ValueError where the job's folder holds a run with other settings."""
-    if not job.has_begun:
-        return
-    differ = differences(runs.load(job.folder), job.settings)
-    if differ := [one for one in differ if not one.startswith(runs.MAY_CHANGE)]:
-        todo = "choose another --folder, or repeat the command it was made with to go on with it"
-        raise UserError(f"{job.folder} holds a run with other settings ({few(differ, between='; ')}); {todo}")
 
 
 def study(

@@ -22,6 +22,7 @@ from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_wid
 from qr_jax.lab.differences import picks
 from qr_jax.logging.columns import aligned
 from qr_jax.records import Query
+from qr_jax.run import json_files, run_files
 
 # Suite -> set -> the corpus it is asked over, as their files are named in QR_JAX_DATA.
 QA7 = {"nq": "wiki18", "triviaqa": "wiki18", "popqa": "wiki18", "hotpotqa": "hotpotqa", "2wiki": "2wiki"}
@@ -35,6 +36,8 @@ SUITES: Mapping[str, Mapping[str, str]] = {
 PAPER_FILE = "{data}/dev/test_small_deepresearcher.questions.jsonl"
 PAPER_SETS = {"tq": "triviaqa", "Bamboogle": "bamboogle"}
 QUESTIONS, CORPUS = "{data}/dev/%s.questions.jsonl", "{data}/corpus/%s.corpus.jsonl.gz"
+FILE = "answers.jsonl"
+NEEDED = ("set", "id", "question", "golds", "greedy", "samples", "seconds")  # of its rows
 RULES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 GROUPS = ("hops", "type")  # of a question's meta: a table each
 RESAMPLE, RESAMPLES = 96, 2000  # the first part of the key of the resamples, and how many there are
@@ -94,7 +97,8 @@ def questions(
     for set_name, file in there.items():
         whole = readers.read_queries(file)
         if name == "paper":
-            whole = [query for query in whole if _paper_set(query) == set_name]
+            sources = [str(query.meta.get("data_source")) for query in whole]
+            whole = [query for query, of in zip(whole, sources) if PAPER_SETS.get(of, of) == set_name]
         dealt = readers.split(whole, settings.data.train_share, "eval") if part == "eval" else whole
         if dealt:
             by_set[set_name] = readers.first(dealt, limit)
@@ -121,11 +125,6 @@ def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]
     return there, missing
 
 
-def _paper_set(query: Query) -> str:
-    source = str(query.meta.get("data_source"))
-    return PAPER_SETS.get(source, source)
-
-
 def _none(name: str, missing: Mapping[str, str]) -> UserError:
     """Return the error that no set is there: a line for each set, then what to do."""
     lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_FILES}')}" for set_name, why in missing.items()]
@@ -144,6 +143,14 @@ def split_in_words(settings: Config, part: str, limit: int | None) -> str:
     dealt = f"SHA-256 of the id from the share {share:g} on (what lies below is for training)"
     first = "" if limit is None else f"; of each set the first {limit} by that hash"
     return ("all" if part == "all" else dealt) + first
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Return a folder's answers, but for a line that is still being written. ValueError for a line that is none."""
+    file = folder / FILE
+    if file.exists() and (what := run_files.wrong(file)):
+        raise UserError(f"{file} is {what}; name another folder with --out, or take that away")
+    return list(json_files.rows(file, *NEEDED, nested=True))
 
 
 def score(

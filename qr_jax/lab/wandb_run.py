@@ -51,5 +51,5 @@ class Wandb:
 
 
 def wandb_id(folder: Path, lives: str | None = None) -> str:
-    """16 hex digits by the run's bucket or its folder's path: each attempt at a run goes on in the same W&B run."""
+    """Return an id by the run's bucket or its folder's path: each attempt at a run goes on in the same W&B run."""
     return hashlib.sha256((lives or str(folder.resolve())).encode()).hexdigest()[:16]

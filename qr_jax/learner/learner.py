@@ -25,7 +25,7 @@ from qr_jax.parallel import hosts, peaks
 from qr_jax.parallel import mesh as meshes
 
 LAPTOP = 1e11  # floating-point operations a second
-LONG, LONG_STEP = 1e10, 1e11  # floating-point operations: a tenth of a second of a laptop, and a second
+LONG = 1e10  # floating-point operations: a tenth of a second of a laptop
 
 
 def _nothing() -> None:
@@ -98,12 +98,10 @@ class Learner:
 
     def trace_update(self, empty: Batch) -> None:
         """Trace an update by shapes alone. ValueError if loss or advantage return a wrong result."""
-        recomputed = self.updates > 1  # by shapes here, too
-        old = (
-            (self.old_logp.jitted.eval_shape(self.abstract, empty),)
-            if recomputed
-            else self._old_policy(self.abstract, empty)
-        )
+        if self.updates > 1:
+            old = (self.old_logp.jitted.eval_shape(self.abstract, empty),)
+        else:
+            old = self._old_policy(self.abstract, empty)
         self.train_step.jitted.eval_shape(self.abstract, empty, np.float32(0), *old)
 
     def _step(
@@ -144,16 +142,16 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
     return settings.lr * warm * left
 
 
-def takes_long(params: Any, settings: config.Learner, micro_batches: int = 1) -> bool:
-    """Return True if a micro-batch takes at least a tenth of a second, or all together at least a second.
+def takes_long(params: Any, settings: config.Learner) -> bool:
+    """Return True if a micro-batch takes at least a tenth of a second of a laptop, or of an accelerator at its peak.
 
-    A call for each micro-batch is then cheap, and a stop need not wait for all of them. Seconds are a laptop's, or of
-    an accelerator at its peak. False with several processes, which would have to agree before each micro-batch.
+    A call for each micro-batch is then cheap, and a stop need not wait for all of them. False with several processes,
+    which would have to agree before each micro-batch.
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     peak = peaks.known(jax.local_devices()[0].device_kind, "bfloat16")
-    each = 6 * parameters * settings.rows * settings.row_tokens / (peak.flops_a_s / LAPTOP if peak else 1)
-    return hosts.count() == 1 and (each >= LONG or each * micro_batches >= LONG_STEP)
+    operations = 6 * parameters * settings.rows * settings.row_tokens / (peak.flops_a_s / LAPTOP if peak else 1)
+    return hosts.count() == 1 and operations >= LONG
 
 
 def optimizer(settings: config.Learner) -> optax.GradientTransformation:

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 import qr_jax.learner.variance  # noqa: F401  (it makes Grades, a field of Batch, a pytree)
-from qr_jax.errors import UserError
 from qr_jax.records import Episode, Grades
 
 
@@ -42,9 +41,7 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_QG: (
-        Any  # float32, what an episode counts for: 1; 0 where pruned; more where it makes up for others or is copied
-    )
+    weight_QG: Any  # float32, an episode's weight: 1; 0 where pruned, more where it makes up for others or is copied
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
     beside_tokens: Any  # int32 [], sampled tokens of pruned episodes and of copies: the denominators count them
     beside_episodes: Any  # int32 [], those episodes
@@ -99,9 +96,6 @@ def pack(
     batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that the tokens
     of episodes fill a row, not their number; per_row=1 gives one padded row an episode. With `share` it is twice that,
     and a group's episodes lie in as few trees as rows have room for.
-
-    Raises ValueError when an episode is longer than a row, begins with a sampled token or is graded valid after a
-    fault, when groups, samples or rows are more than there is room for, or when grades and episodes do not match.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
     weighed_QG = np.ones((queries, samples), np.float32)
@@ -120,11 +114,7 @@ def pack(
     filled = first_fit(lengths, row_tokens=row_tokens, per_row=per_row, episodes=counts_T)
     opened = [[trees[at] for at in row] for row in filled]
     micro = -(-queries * samples // rows) if micro is None else micro
-    if len(opened) > micro * rows:
-        raise UserError(
-            f"{len(items)} episodes ({sum(lengths)} tokens) need {len(opened)} rows of {row_tokens} tokens and"
-            f" {per_row} episodes; there are {micro * rows} ({micro} micro-batches of {rows}): raise micro or rows"
-        )
+    assert len(opened) <= micro * rows, "there are rows for all episodes"
     counts = drawn_tokens, drawn_episodes, *beside
     return _lay_out(
         opened, grades, micro, rows, row_tokens, per_row, turns_QG=_turns(episodes_by_group, grades),
@@ -174,13 +164,9 @@ def packing_efficiency(batch: Batch) -> float:
 
 def _pad_grades(episodes_by_group, grades: Grades, queries: int, samples: int) -> Grades:
     groups, wide = np.shape(grades.reward_QG)
-    if groups != len(episodes_by_group):
-        raise UserError(f"grades have {groups} groups and there are episodes of {len(episodes_by_group)}")
-    if groups > queries or wide > samples:
-        raise UserError(f"grades are [{groups}, {wide}]; the batch has room for queries={queries}, samples={samples}")
-    for q, group in enumerate(episodes_by_group):
-        if np.asarray(grades.valid_QG)[q, len(group) :].any():
-            raise UserError(f"group {q} has {len(group)} episodes and valid grades beyond them: {grades.valid_QG[q]}")
+    assert groups == len(episodes_by_group) and groups <= queries and wide <= samples, "the batch has room for them"
+    beyond = [grades.valid_QG[q][len(group) :] for q, group in enumerate(episodes_by_group)]
+    assert not any(np.any(valid_G) for valid_G in beyond), "a valid grade has its episode"
 
     def padded(value):
         if value is None:
@@ -204,29 +190,13 @@ def _trained(episodes_by_group, grades: Grades, drop_loss, samples: int, row_tok
         for g, episode in enumerate(group):
             if g >= samples or not grades.valid_QG[q, g]:
                 continue
-            if not episode.valid:
-                raise UserError(
-                    f"episode {g} of query {episode.query.id!r} is a fault and its grade is valid; it must not be"
-                )
+            assert episode.valid, "a fault's grade is not valid"
             if (drop_loss is not None and drop_loss[q][g]) or not np.any(episode.mask_L):
                 continue
-            _check(episode, row_tokens)
+            assert not episode.mask_L[0], "a prompt comes first: nothing predicts an episode's first token"
+            assert len(episode.ids_L) <= row_tokens, "an episode fits a row (settings/checks.py)"
             items.append(_Item(episode, q * samples + g))
     return items
-
-
-def _check(episode: Episode, row_tokens: int) -> None:
-    tokens, name = len(episode.ids_L), f"episode {episode.sample} of query {episode.query.id!r}"
-    if tokens > row_tokens:
-        raise UserError(
-            f"{name} has {tokens} tokens and a row holds {row_tokens}; learner.row_tokens must be at least"
-            " rollout.context_tokens: raise the first or lower the second"
-        )
-    if episode.mask_L[0]:
-        raise UserError(f"{name} begins with a sampled token, which nothing predicts; a prompt must come first")
-    lengths = {len(a) for a in (episode.ids_L, episode.mask_L, episode.logp_L, episode.turn_L)}
-    if len(lengths) > 1:
-        raise UserError(f"{name}: ids_L, mask_L, logp_L and turn_L must be of one length; found {sorted(lengths)}")
 
 
 def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> list[_Tree]:

@@ -5,8 +5,6 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from qr_jax.errors import UserError
-
 
 def token_weights(
     mask_NL: Bool[Array, "*N L"],
@@ -31,10 +29,8 @@ def token_weights(
     [M, n, L] get the same weights), and under jit the sums run over all shards. Episodes and groups without a sampled
     token are not counted. `extra_*` are the tokens and episodes that were drawn and are not in the batch, for a
     denominator over all that was drawn; they are 0 for one over the accepted groups. group_mean takes none, and wants
-    each episode's group, from 0 to `groups` - 1. Raises ValueError on an unknown mode or horizon_tokens < 1.
+    each episode's group, from 0 to `groups` - 1.
     """
-    if horizon_tokens < 1:
-        raise UserError(f"horizon_tokens must be at least 1; found {horizon_tokens}")
     length_N1 = jnp.sum(mask_NL, axis=-1, keepdims=True, dtype=jnp.int32)
     episodes = jnp.sum(length_N1 > 0, dtype=jnp.int32) + extra_episodes
     if mode == "token_mean":
@@ -45,8 +41,6 @@ def token_weights(
         assert group_N is not None and groups > 0, "group_mean needs to know each episode's group"
         tokens_Q = jnp.zeros(groups, jnp.int32).at[group_N].add(length_N1[..., 0])
         denominator_N1 = tokens_Q[group_N][..., None].astype(jnp.float32) * jnp.sum(tokens_Q > 0)
-    elif mode == "fixed_length":
-        denominator_N1 = jnp.full_like(length_N1, episodes, dtype=jnp.float32) * horizon_tokens
     else:
-        raise UserError(f"reduce mode is {mode!r}; it must be token_mean, sequence_mean, group_mean or fixed_length")
+        denominator_N1 = jnp.full_like(length_N1, episodes, dtype=jnp.float32) * horizon_tokens
     return jnp.where(mask_NL, 1.0 / jnp.maximum(denominator_N1, 1.0), 0.0)

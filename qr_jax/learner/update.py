@@ -247,11 +247,8 @@ class Update:
         name, names = self.settings.advantage.name, self.advantage_names
         queries, samples = batch.grades.reward_QG.shape
         gold_logp_NT = batch.gold_logp_NT
-        if "gold_logp_NT" in names and (np.ndim(gold_logp_NT) != 2 or len(gold_logp_NT) != queries * samples):
-            raise UserError(
-                f"advantage {name!r} names gold_logp_NT, and the batch's is {shown(gold_logp_NT)}; "
-                f"wanted [{queries * samples}, turns], as gold_logp of methods/gold.py gives it"
-            )
+        has_gold = np.shape(gold_logp_NT)[:1] == (queries * samples,)
+        assert has_gold or "gold_logp_NT" not in names, "the caller computes it (Learner.needs_gold)"
         give = {
             "grades": lambda: batch.grades,
             "turns_QG": lambda: batch.turns_QG,

@@ -27,7 +27,7 @@ def group_variance_mask(reward_QG: Float[Array, "Q G"], valid_QG: Bool[Array, "Q
     """signal_Q: True where max > min over the group's valid rewards; False with fewer than two valid ones.
 
     The comparison is exact, never by a float std: of equal float32 rewards k/n a jitted `std > 0` is True about half
-    the time. `pool.verdict.verdicts` makes the same comparison in numpy; the two agree on rewards that `records.grades`
+    the time. `pool.verdicts` makes the same comparison in numpy; the two agree on rewards that `records.grades`
     has cleaned (XLA flushes subnormals, numpy does not; a NaN counts as a fault there).
     """
     high_Q = jnp.max(jnp.where(valid_QG, reward_QG, -jnp.inf), axis=1)

@@ -1,4 +1,4 @@
-"""What a run's wall time went to since its first start: shares in each step's row, over all attempts.
+"""The uses of a run's wall time since its first start: shares in each step's row, over all attempts.
 
 Counted are the seconds during which a process of the run ran; what lies between the end of one and the start of the
 next is not, nor what one that was killed did after its last row. Where a run stopped or went back, all between the last

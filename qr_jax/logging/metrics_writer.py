@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from qr_jax import plugins
@@ -45,11 +44,12 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / FILE).open("ab")
         self._tensorboard = _tensorboard(self.folder / "tensorboard", first_step) if tensorboard else None
-        self._wandb, self._is_lent = within.wandb if within else None, bool(within)
+        # of lab/wandb_run.py, if the run has one
+        self.wandb, self._is_lent = within.wandb if within else None, bool(within)
         if wandb and not within:
-            self._wandb = plugins.around("lab.wandb_run").Wandb(self.folder, lives)
-        if self._wandb is not None:
-            self._wandb.tell(self.folder)
+            self.wandb = plugins.around("lab.wandb_run").Wandb(self.folder, lives)
+        if self.wandb is not None:
+            self.wandb.tell(self.folder)
 
     def write(self, step: int, values: Values) -> None:
         """Write one line: the step, then the metrics in the order of `metrics.NAMES`. ValueError on a name not listed
@@ -64,13 +64,8 @@ class Writer:
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(row)
-
-    @property
-    def wandb(self) -> Any | None:
-        """Return the run's lab/wandb_run.py, if it has one."""
-        return self._wandb
+        if self.wandb is not None:
+            self.wandb.log(row)
 
     def sync(self) -> int:
         """Bring everything written to the disk; returns the length of the file in bytes, for the checkpoint."""
@@ -85,14 +80,8 @@ class Writer:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is not None and not self._is_lent:
-            self._wandb.finish()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if self.wandb is not None and not self._is_lent:
+            self.wandb.finish()
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:

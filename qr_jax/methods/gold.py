@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -45,21 +44,14 @@ def gold_logp(
     gradient flows. A sequence longer than `row_tokens` loses the beginning of its history.
 
     The sequences go through `learner.old_logp` in batches of one shape ([1, rows, row_tokens]), at least one, so that a
-    call without episodes compiles all that later ones need. Every process must make the same call. Raises ValueError on
-    a query without a gold, an empty gold, one that does not fit in a row, or groups that do not fit.
+    call without episodes compiles all that later ones need. Every process must make the same call. Raises ValueError
+    for a gold that does not fit in a row.
     """
-    if len(groups) > queries or any(len(group) > samples for group in groups):
-        widest = max(map(len, groups), default=0)
-        raise UserError(f"{len(groups)} groups of up to {widest} episodes; wanted at most {queries} of {samples}")
-    wanted = _Wanted()
-    for q, group in enumerate(groups):
-        golds_of_query = _checked(golds, group[0].query, len(prefix_ids), row_tokens) if group else []
-        for g, episode in enumerate(group):
-            if episode.valid:
-                wanted.add(q * samples + g, episode, prefix_ids, golds_of_query, row_tokens)
-    mean_X = _mean_logp(learner, state, wanted.sequences, rows, row_tokens)
-    gold_logp_NT = np.zeros((queries * samples, turns_axis(wanted.turns)), np.float32)
-    for (n, t), numbers in wanted.numbers.items():
+    sequences, numbers_of = _sequences(groups, samples, prefix_ids, golds, row_tokens)
+    mean_X = _mean_logp(learner, state, sequences, rows, row_tokens)
+    turns = max((t + 1 for _, t in numbers_of), default=0)
+    gold_logp_NT = np.zeros((queries * samples, turns_axis(turns)), np.float32)
+    for (n, t), numbers in numbers_of.items():
         gold_logp_NT[n, t] = mean_X[numbers].max()
     return gold_logp_NT
 
@@ -69,31 +61,34 @@ def turns_axis(turns: int) -> int:
     return max(FEWEST_TURNS, 1 << max(turns - 1, 0).bit_length())
 
 
-@dataclass
-class _Wanted:
-    """The sequences to score, each once (the samples of a query share their first turn's), and where they go."""
-
-    sequences: list[Episode] = field(default_factory=list)
-    numbers: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # (n, t) -> its sequences, one a gold
-    turns: int = 0
-    number_of: dict[tuple[bytes, int], int] = field(default_factory=dict)  # (ids, tokens of gold) -> sequence
-
-    def add(self, n: int, episode: Episode, prefix_ids, golds, row_tokens: int) -> None:
-        sampled_L = np.where(episode.mask_L, episode.turn_L, -1)
-        turns = int(sampled_L.max(initial=-1)) + 1
-        self.turns = max(self.turns, turns)
-        for t in range(turns):
-            first = np.flatnonzero(sampled_L == t)[:1]
-            for gold in golds if len(first) else ():
-                history = episode.ids_L[: first[0]]
-                room = row_tokens - len(prefix_ids) - len(gold)
-                kept = history[max(len(history) - room, 0) :]
-                ids_L = np.concatenate([kept, prefix_ids, gold]).astype(np.int32)
-                key = (ids_L.tobytes(), len(gold))
-                if key not in self.number_of:
-                    self.number_of[key] = len(self.sequences)
-                    self.sequences.append(_sequence(episode.query, ids_L, len(gold)))
-                self.numbers.setdefault((n, t), []).append(self.number_of[key])
+def _sequences(
+    groups: Sequence[Sequence[Episode]], samples: int, prefix_ids: Sequence[int], golds: Callable, row_tokens: int
+) -> tuple[list[Episode], dict[tuple[int, int], list[int]]]:
+    """Return the sequences to score, each once (the samples of a query share their first turn's), and the numbers of
+    those of each (n, t), one a gold."""
+    sequences: dict[tuple[bytes, int], Episode] = {}  # (ids, tokens of gold) -> the sequence
+    number_of: dict[tuple[bytes, int], int] = {}
+    numbers_of: dict[tuple[int, int], list[int]] = {}
+    for q, group in enumerate(groups):
+        golds_of_query = [gold for episode in group[:1] for gold in golds(episode.query)]
+        longest = max(map(len, golds_of_query), default=0)
+        if max(len(prefix_ids), 1) + longest > row_tokens:
+            raise UserError(
+                f"a gold answer of query {group[0].query.id!r} has {longest} tokens behind a prefix of "
+                f"{len(prefix_ids)}, and a row holds {row_tokens}; raise learner.row_tokens"
+            )
+        for n, episode in enumerate(group, q * samples):
+            sampled_L = np.where(episode.mask_L & episode.valid, episode.turn_L, -1)
+            for t in sorted({*sampled_L.tolist()} - {-1}):
+                for gold in golds_of_query:
+                    history = episode.ids_L[: np.argmax(sampled_L == t)]
+                    room = row_tokens - len(prefix_ids) - len(gold)
+                    kept = history[max(len(history) - room, 0) :]
+                    ids_L = np.concatenate([kept, prefix_ids, gold]).astype(np.int32)
+                    key = (ids_L.tobytes(), len(gold))
+                    sequences.setdefault(key, _sequence(episode.query, ids_L, len(gold)))
+                    numbers_of.setdefault((n, t), []).append(number_of.setdefault(key, len(number_of)))
+    return list(sequences.values()), numbers_of
 
 
 def _sequence(query: Query, ids_L: np.ndarray, gold_tokens: int) -> Episode:
@@ -103,22 +98,6 @@ def _sequence(query: Query, ids_L: np.ndarray, gold_tokens: int) -> Episode:
         query=query, sample=0, step=0, ids_L=ids_L, mask_L=mask_L, logp_L=np.zeros(len(ids_L), np.float32),
         turn_L=np.where(mask_L, 0, -1).astype(np.int32), turns=(), answer=None, stop="answered", valid=True,
     )  # fmt: skip
-
-
-def _checked(golds, query: Query, prefix_tokens: int, row_tokens: int) -> Sequence[Sequence[int]]:
-    """Return a query's golds, after checking that each has a token and fits in a row behind prefix and history."""
-    golds_of_query = golds(query)
-    if not len(golds_of_query):
-        raise UserError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
-    for gold in golds_of_query:
-        if not len(gold):
-            raise UserError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
-        if max(prefix_tokens, 1) + len(gold) > row_tokens:
-            raise UserError(
-                f"a gold answer of query {query.id!r} has {len(gold)} tokens behind a prefix of {prefix_tokens}, and a "
-                f"row holds {row_tokens}; raise learner.row_tokens"
-            )
-    return golds_of_query
 
 
 def _mean_logp(learner: Learner, state: State, sequences: list[Episode], rows: int, row_tokens: int) -> np.ndarray:

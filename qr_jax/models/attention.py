@@ -43,7 +43,7 @@ def packed(
     kind: str = "xla",
     mesh: Mesh | None = None,
 ):
-    """Causal attention inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
+    """Attend causally inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
 
     Segments stand one behind another in a row, each in one piece. One may be a tree (learner/pack.py): `last_NL` is
     the last column that sees each column; None: its segment's. `sliding` None: the layer sees all of it. `kind` is
@@ -78,7 +78,7 @@ def choose(kind: str, device: Any, compute: str, length: int, head_dim: int) -> 
 
 
 def blockwise(q_NLHd, k_NLKd, v_NLKd, last_NL, near=None):
-    """`packed` in plain XLA: each query block loops over key blocks, from the first that any row's queries reach.
+    """Attend as `packed` in plain XLA: each query block loops over key blocks, from the first that any row reaches.
 
     `near`: the columns' positions [N, L], and the window [] in which a query sees; None: no window.
     """
@@ -94,12 +94,12 @@ def blockwise(q_NLHd, k_NLKd, v_NLKd, last_NL, near=None):
 
 
 def _by_block(block: int, value_NL):
-    """[blocks, N, block]."""
+    """Cut columns [N, L] into blocks: [blocks, N, block]."""
     return jnp.moveaxis(value_NL.reshape(len(value_NL), -1, block), 1, 0)
 
 
 def _first_blocks(block: int, last_NL, near):
-    """[blocks]: the first key block that a query of each query block may look at, in any row; padding looks at none."""
+    """Return [blocks]: the first key block that a query of each block may look at in any row; padding looks at none."""
     at_L, last_B1N = jnp.arange(last_NL.shape[1]), _by_block(block, last_NL).max(-1)[:, None]
     reached_BLN = last_B1N >= at_L[None, :, None]
     if near is not None:
@@ -133,12 +133,12 @@ def not_after(key_XB, query_XI):
 
 
 def _masks(block: int, last_NL, near):
-    """What `_scores` masks by, in blocks."""
+    """Return what `_scores` masks by, in blocks."""
     return _by_block(block, last_NL), near and (_by_block(block, near[0]), near[1])
 
 
 def _scores(block, q_NKXd, k_NKjd, last_BNj, near, i, j):
-    """Masked scores [N, K, G * block, block] of query block i and key block j."""
+    """Return masked scores [N, K, G * block, block] of query block i and key block j."""
     score = _dot(q_NKXd, k_NKjd, 3, 3) * q_NKXd.shape[-1] ** -0.5
     query, key = i * block + jnp.arange(block), j * block + jnp.arange(block)
     seen = not_after(key, query)[None] & (query[None, :, None] <= last_BNj[j][:, None, :])

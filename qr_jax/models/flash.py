@@ -15,7 +15,7 @@ SAVED = "attention"  # what remat policies know splash's output and log-sums by
 
 
 def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, near=None, *, mesh: Mesh | None = None, interpret: bool = False):
-    """Causal attention inside segments, [N, L, H, d], by JAX's splash kernels, each device on its own rows and heads.
+    """Attend causally in segments, [N, L, H, d], by JAX's splash kernels, each device on its own rows and heads.
 
     `near`: whether tokens see the nearest so many of their segment alone (bool []), and how many; None: they see all.
     Both kernels are then compiled, and one is run. Splash attention skips blocks above the diagonal; softmax in
@@ -63,7 +63,7 @@ def block_size(length: int) -> int:
 
 
 def _splash_kernel(heads: int, length: int, window: int | None, interpret: bool):
-    """`kernel(q, k, v, segment_L)` for one row of heads-first arrays; `window`: the nearest columns that one sees."""
+    """Return `kernel(q, k, v, segment_L)` for one row of heads-first arrays; `window`: the nearest columns seen."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 

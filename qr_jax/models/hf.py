@@ -38,7 +38,7 @@ def resolve(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
-        there = [str(one) for one in Path().glob(f"*/{path.name}") if one.is_dir()]
+        there = [str(folder) for folder in Path().glob(f"*/{path.name}") if folder.is_dir()]
         if near := nearest(name, there, shown=0):
             raise UserError(f"there is no folder {name}{near}") from error
         raise UserError(
@@ -60,7 +60,7 @@ def is_here(name: str) -> bool:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"no model {name!r}: wanted a folder, a .gguf file, 'smollm2' or a hub id 'organisation/model'")
     if os.path.isdir(path.parent):  # a folder's name mistyped: no repository is to be asked for it
-        known = [str(path.parent / one.name) for one in path.parent.iterdir() if (one / "config.json").is_file()]
+        known = [str(folder) for folder in path.parent.iterdir() if (folder / "config.json").is_file()]
         raise UserError(f"there is no folder {name}{nearest(name, known)}")
     return False
 
@@ -86,15 +86,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         if not isinstance(listed, list):
             raise UserError(f"{words.name} has words = {show(listed)}; wanted a list of texts")
         return WordTokenizer(listed)
-    found = hub.tokenizer(path)
-    named = {f"{role}_token": getattr(found, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
+    loaded = hub.tokenizer(path)
+    named = {f"{role}_token": getattr(loaded, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {name: str(token) for name, token in named.items() if token is not None}
-    template = found.chat_template
+    template = loaded.chat_template
     template = template.get("default") if isinstance(template, Mapping) else template
     if not isinstance(template, str | None):
         raise UserError(f"the chat template of {path.name} is {show(template)}; wanted a text")
-    described = _within(path, found.backend_tokenizer.to_str())
+    described = _within(path, loaded.backend_tokenizer.to_str())
     return FastTokenizer(described, settings, template=template, eos_ids=hub.turn_ends(path))
 
 
@@ -108,8 +108,10 @@ def _within(path: Path, described: str) -> str:
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     size, whole = config.get("vocab_size"), json.loads(described)
     added = whole.get("added_tokens") or []
-    beyond = [one for one in added if one["content"] == IMAGE and isinstance(size, int) and one["id"] >= size]
-    return json.dumps(whole | {"added_tokens": [one for one in added if one not in beyond]}) if beyond else described
+    beyond = [token for token in added if token["content"] == IMAGE and isinstance(size, int) and token["id"] >= size]
+    if not beyond:
+        return described
+    return json.dumps(whole | {"added_tokens": [token for token in added if token not in beyond]})
 
 
 def shape(path: str | os.PathLike[str]) -> ModelConfig:
@@ -121,7 +123,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
-    """Shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
+    """Return shape and parameters (host arrays of `dtype`) of a Hugging Face folder or a .gguf file.
 
     Headers are checked against the files' sizes and the config's shapes before anything is allocated. A ValueError
     names tensors that are missing, left over or of another shape.
@@ -158,9 +160,9 @@ def _entries(folder: Path) -> dict[str, safetensors_file.Entry]:
     for shard in sorted(set(map(str, mapped.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise UserError(f"{index.name} names the shard {shard!r}, which is no file of this folder; fetch it again")
-        found = safetensors_file.read_header(folder / shard)
-        twice = sorted(found.keys() & entries.keys())
+        header = safetensors_file.read_header(folder / shard)
+        twice = sorted(header.keys() & entries.keys())
         if twice:
             raise UserError(f"tensors {twice[:3]} stand in more than one shard")
-        entries |= found
+        entries |= header
     return entries

@@ -59,13 +59,13 @@ def tokenizer(folder: str | os.PathLike[str]) -> Any:
     if not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(f"{Path(folder).name} has no tokenizer.json; {CURE}")
     try:
-        found = library().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        loaded = library().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except BaseException as error:
         if not of_library(error):
             raise
         reason = f"transformers does not read the tokenizer of {Path(folder).name}: {_line(error)}"
         raise UserError(f"{reason}; {CURE}") from error
-    return found
+    return loaded
 
 
 def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
@@ -73,13 +73,13 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
     if not (Path(folder) / GENERATION).is_file():
         return []
     try:
-        found = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
+        given = library().GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
     except Exception as error:
         raise UserError(f"generation_config.json of {Path(folder).name} is not readable: {_line(error)}") from error
-    ends = found if isinstance(found, list) else [] if found is None else [found]
+    ends = given if isinstance(given, list) else [] if given is None else [given]
     if not all(type(end) is int for end in ends):
         wanted = "wanted a whole number, or a list of them"
-        raise UserError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(found)}; {wanted}")
+        raise UserError(f"generation_config.json of {Path(folder).name} has eos_token_id = {show(given)}; {wanted}")
     return ends
 
 

@@ -71,25 +71,25 @@ def _lay_out_layers(cfg: ModelConfig, norm, layers, dtype, int8):
         layers = lora.merged_layers(layers, layers["lora"])
     matrices = PRODUCTS if int8 else ()
 
-    def stored(of):
-        return {name: quantize(array) if name in matrices else array.astype(dtype) for name, array in of.items()}
+    def stored(layer):
+        return {name: quantize(array) if name in matrices else array.astype(dtype) for name, array in layer.items()}
 
     per_layer = [_layer(cfg, jax.tree.map(lambda array, n=n: array[n], layers)) for n in range(cfg.layers)]
     return norm.astype(dtype), tuple(map(stored, per_layer))
 
 
-def _layer(cfg: ModelConfig, of):
-    """One layer's arrays: norms, and matrices as `_fused` has them.
+def _layer(cfg: ModelConfig, layer):
+    """Return one layer's arrays: norms, and matrices as `_fused` has them.
 
     Adapters that are not merged lie beside the matrices: of `qkv` the parts `qkv_a` [3, rank, D] and `qkv_b`
     [K, heads / K + 2, d, rank], and so on.
     """
-    laid = {name: array for name, array in of.items() if name.endswith("norm")} | _fused(cfg, of)
+    laid = {name: array for name, array in layer.items() if name.endswith("norm")} | _fused(cfg, layer)
     if cfg.qkv_bias:
-        laid["qkv_bias"] = _grouped(cfg, *(of[f"{name}_bias"] for name in ("q", "k", "v")))
-    if "lora" not in of:
+        laid["qkv_bias"] = _grouped(cfg, *(layer[f"{name}_bias"] for name in ("q", "k", "v")))
+    if "lora" not in layer:
         return laid
-    a, b = ({name[:-2]: of["lora"][name] for name in of["lora"] if name.endswith(side)} for side in ("_a", "_b"))
+    a, b = ({name[:-2]: layer["lora"][name] for name in layer["lora"] if name.endswith(side)} for side in ("_a", "_b"))
     a = {name: array.reshape(-1, array.shape[-1]).T for name, array in a.items()}
     laid |= {f"{name}_b": array for name, array in _fused(cfg, b).items()}
     laid |= {f"{name}_a": a[name] for name in ("o", "down") if name in a}
@@ -102,15 +102,15 @@ def _grouped(cfg: ModelConfig, q, k, v):
     return jnp.concatenate([q.reshape(cfg.kv_heads, -1, *q.shape[1:]), k[:, None], v[:, None]], axis=1)
 
 
-def _fused(cfg: ModelConfig, of):
+def _fused(cfg: ModelConfig, layer):
     """Return matrices, fewer and larger: `qkv` [K, heads / K + 2, d, D], `gate_up` [2, M, D]; `o` [D, H * d]; `down`
     [D, M]. Those of attention or of the MLP may be absent."""
     laid = {}
-    if "q" in of:
-        laid["qkv"] = _grouped(cfg, *(jnp.moveaxis(of[name], 0, -1) for name in ("q", "k", "v")))
-        laid["o"] = of["o"].reshape(-1, cfg.width).T
-    if "gate" in of:
-        laid |= {"gate_up": jnp.stack([of["gate"].T, of["up"].T]), "down": of["down"].T}
+    if "q" in layer:
+        laid["qkv"] = _grouped(cfg, *(jnp.moveaxis(layer[name], 0, -1) for name in ("q", "k", "v")))
+        laid["o"] = layer["o"].reshape(-1, cfg.width).T
+    if "gate" in layer:
+        laid |= {"gate_up": jnp.stack([layer["gate"].T, layer["up"].T]), "down": layer["down"].T}
     return laid
 
 
@@ -203,9 +203,9 @@ def logits(cfg: ModelConfig, laid: DecodeParams, x_DN):
 
 
 def shapes(cfg: ModelConfig, dtype, adapters: Shapes = (), int8: bool = False) -> DecodeParams:
-    """DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
+    """Return DecodeParams of shapes, nothing allocated; `adapters`: `lora.shapes_of` the learner's tree."""
     params = decoder.abstract(cfg)
     if adapters:
-        found = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in adapters}
-        params = {**params, "layers": {**params["layers"], "lora": found}}
+        adapted = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in adapters}
+        params = {**params, "layers": {**params["layers"], "lora": adapted}}
     return jax.eval_shape(functools.partial(to_decode_params, cfg, dtype=dtype, int8=int8), params)

@@ -42,7 +42,7 @@ def turns(cfg: ModelConfig, position, axis: int, *, sliding: bool = False):
 
 
 def rotate(x, turns, axis: int):
-    """Heads turned by their positions (Su et al. 2021, arXiv:2104.09864): channel i is paired with i + head_dim / 2."""
+    """Turn heads by their positions (Su et al. 2021, arXiv:2104.09864): channel i is paired with i + head_dim / 2."""
     cos, sin = turns
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=axis)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=axis).astype(x.dtype)

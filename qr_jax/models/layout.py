@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 def layer_places(cfg: ModelConfig) -> dict[str, Place]:
-    """Our name of each array under "layers" -> where it lies in a Hugging Face checkpoint."""
+    """Map our name of each array under "layers" to where it lies in a Hugging Face checkpoint."""
     D, H, K, hd, F = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp
     places = {
         "attn_norm": Place("input_layernorm.weight", (D,), (D,)),
@@ -54,7 +54,7 @@ def layer_places(cfg: ModelConfig) -> dict[str, Place]:
 
 
 def top_places(cfg: ModelConfig) -> dict[str, Place]:
-    """Our name of each array outside the layers -> where it lies; these keep their orientation."""
+    """Map our name of each array outside the layers to where it lies; these keep their orientation."""
     table = (cfg.vocab, cfg.width)
     places = {
         "embed": Place("model.embed_tokens.weight", table, table),
@@ -84,10 +84,10 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
     """ValueError that names tensors which are missing, left over or of another shape."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    wrong = [f"{n} {found[n]} (wanted {s})" for n, s in wanted.items() if n in found and found[n] != s]
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    wrong = [f"{n} {given[n]} (wanted {s})" for n, s in wanted.items() if n in given and given[n] != s]
     problems = [
         f"{len(names)} tensors {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
         for what, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
@@ -98,7 +98,7 @@ def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], found: dict[s
 
 
 def assemble(cfg: ModelConfig, give: Callable[[str], np.ndarray], dtype: Any = np.float32) -> Params:
-    """Our parameter tree from tensors by their Hugging Face names; each is asked for once and may be a memory map."""
+    """Build our parameter tree from tensors by their Hugging Face names; each is asked for once."""
     params: Params = {name: np.array(give(place.suffix), dtype=dtype) for name, place in top_places(cfg).items()}
     layers: dict[str, np.ndarray] = {}
     for name, place in layer_places(cfg).items():

@@ -11,7 +11,7 @@ NAME = "linear"  # what remat policies know a linear layer's result by
 
 
 def linear(x, w, *, over: int = 1, plus=None):
-    """x times w over x's last and w's first `over` axes, in x's dtype; a remat policy may save it by NAME.
+    """Multiply x by w over x's last and w's first `over` axes, in x's dtype; a remat policy may save it by NAME.
 
     `plus`, float32, is added before the result is rounded to that dtype. Jax's own rule writes a weight's gradient as a
     transposed product. XLA on CPU then copies the incoming gradient in transposed order, value by value, inside the

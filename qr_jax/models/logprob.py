@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from qr_jax.errors import UserError
-
 NEVER = -1e30  # stands for -inf, whose difference with itself is NaN
 PARTS = (4, 2, 1)  # of a row's columns a quarter, half or all are computed, by how many are used
 
@@ -31,8 +29,7 @@ def token_logprobs(
     once, forward and backward (which computes them again): a block is one matrix product in the inputs' dtype,
     accumulated in float32, folded into a running maximum and sum (Milakov & Gimelshein 2018, arXiv:1805.02867). The
     head is neither padded nor copied when the block does not divide V: the last block overlaps the one before and
-    skips what was counted there. Gradients flow to hidden and head, from both results. Raises ValueError on a block
-    or temperature that is not positive.
+    skips what was counted there. Gradients flow to hidden and head, from both results.
 
     With `used_RC` the results are 0 elsewhere, and hardly computed there: of an agent's rows most tokens are prompts
     and passages. Used columns are brought to the front of their rows, and as many are computed as the fullest row has,
@@ -43,18 +40,14 @@ def token_logprobs(
     summed up: sharded over D, one block is reduced an iteration and each device keeps its part. None: the head is
     frozen, and no gradient is computed for it.
     """
-    if block < 1 or not temperature > 0:
-        raise UserError(
-            f"block must be at least 1 and temperature above 0; found block={block}, temperature={temperature}"
-        )
     how = min(block, head_VD.shape[0]), temperature, entropy, constrain
     if used_RC is None:
         return _logprobs(*how, hidden_RCD, head_VD, target_RC)
     order_RC = jnp.argsort(~used_RC, axis=1, stable=True)
     back_RC, most = jnp.argsort(order_RC, axis=1), jnp.max(jnp.sum(used_RC, axis=1))
     front_RCD, front_RC = _permuted(hidden_RCD, order_RC, back_RC), jnp.take_along_axis(target_RC, order_RC, axis=1)
-    found = _first_logprobs(*how, front_RCD, head_VD, front_RC, most)
-    return jax.tree.map(lambda value_RC: jnp.where(used_RC, _permuted(value_RC, back_RC, order_RC), 0.0), found)
+    results = _first_logprobs(*how, front_RCD, head_VD, front_RC, most)
+    return jax.tree.map(lambda value_RC: jnp.where(used_RC, _permuted(value_RC, back_RC, order_RC), 0.0), results)
 
 
 @jax.custom_vjp
@@ -70,10 +63,10 @@ _permuted.defvjp(
 )
 
 
-def _by_width(most, columns: int, of: Callable):
-    """`of(width)` for the least width of PARTS with room for `most`; the others are compiled, too, and not run."""
+def _by_width(most, columns: int, compute: Callable):
+    """Run `compute(width)` for the least width of PARTS with room for `most`; the others are only compiled."""
     widths = [-(-columns // part) for part in PARTS]
-    branches = [functools.partial(of, width) for width in widths]
+    branches = [functools.partial(compute, width) for width in widths]
     return jax.lax.switch(sum(jnp.int32(most > width) for width in widths[:-1]), branches)
 
 
@@ -82,7 +75,7 @@ def _first(values, width: int):
 
 
 def _widened(values, columns: int):
-    """With zeros behind."""
+    """Append zeros up to so many columns."""
     return jax.tree.map(
         lambda value_RC: jnp.pad(value_RC, [(0, 0), (0, columns - value_RC.shape[1])] + [(0, 0)] * (value_RC.ndim - 2)),
         values,
@@ -94,11 +87,11 @@ def _first_forward(block, temperature, entropy, constrain, hidden_RCD, head_VD, 
 
     def of(width):
         hidden, target = _first((hidden_RCD, target_RC), width)
-        found, (*_, top, log_sum, _) = _forward(block, temperature, entropy, constrain, hidden, head_VD, target)
-        return _widened((found, top, log_sum), columns)
+        results, (*_, top, log_sum, _) = _forward(block, temperature, entropy, constrain, hidden, head_VD, target)
+        return _widened((results, top, log_sum), columns)
 
-    found, top_RC, log_sum_RC = _by_width(most, columns, of)
-    return found, (hidden_RCD, head_VD, target_RC, most, top_RC, log_sum_RC, found[1])
+    results, top_RC, log_sum_RC = _by_width(most, columns, of)
+    return results, (hidden_RCD, head_VD, target_RC, most, top_RC, log_sum_RC, results[1])
 
 
 def _first_backward(block, temperature, entropy, constrain, residuals, cotangents):
@@ -115,7 +108,7 @@ def _first_backward(block, temperature, entropy, constrain, residuals, cotangent
 
 
 def _block_logits(index, block, temperature, hidden_RCD, head_VD):
-    """(logits_RCX, head_XD, start, fresh_X) of block `index`; fresh_X is False on entries that an earlier block has."""
+    """Return (logits_RCX, head_XD, start, fresh_X) of block `index`; fresh_X is False where an earlier block has it."""
     start = jnp.minimum(index * block, head_VD.shape[0] - block)
     head_XD = jax.lax.dynamic_slice_in_dim(head_VD, start, block)
     logits_RCX = jnp.einsum("rcd,xd->rcx", hidden_RCD, head_XD, preferred_element_type=jnp.float32) / temperature
@@ -124,7 +117,7 @@ def _block_logits(index, block, temperature, hidden_RCD, head_VD):
 
 
 def _at_target(target_RC, start, fresh_X):
-    """[R, C, X], True at the target. Comparing, not gathering: a gather does not shard."""
+    """Return [R, C, X], True at the target. Comparing, not gathering: a gather does not shard."""
     return (target_RC[..., None] == (start + jnp.arange(fresh_X.size))[None, None]) & fresh_X[None, None]
 
 

@@ -34,8 +34,8 @@ def check(cfg: ModelConfig, settings: config.Lora) -> None:
     """Raise ValueError for a rank that no matrix of the model can have."""
     most = max(min(map(math.prod, both)) for both in sides(cfg, settings).values())
     if settings.rank > most:
-        found = f"model.lora.rank={settings.rank}, and no matrix of this model has a rank above {most}"
-        raise UserError(f"{found}; set model.lora.rank={most} or less")
+        told = f"model.lora.rank={settings.rank}, and no matrix of this model has a rank above {most}"
+        raise UserError(f"{told}; set model.lora.rank={most} or less")
 
 
 def init(cfg: ModelConfig, settings: config.Lora, key) -> Params:

@@ -53,8 +53,8 @@ def _of_hub(name: Any) -> bool:
 def differ(theirs: config.Lora, own: config.Lora) -> str:
     """Say how adapters differ from the settings, and what to set."""
     todo = f"model.lora.rank={theirs.rank} model.lora.alpha={theirs.alpha:g} model.lora.layers={theirs.layers}"
-    here = f"rank {own.rank}, alpha {own.alpha:g}, {own.layers}" if own.rank else "model.lora.rank is 0"
-    return f"has adapters of rank {theirs.rank}, alpha {theirs.alpha:g}, {theirs.layers}; here {here}: set {todo}"
+    ours = f"rank {own.rank}, alpha {own.alpha:g}, {own.layers}" if own.rank else "model.lora.rank is 0"
+    return f"has adapters of rank {theirs.rank}, alpha {theirs.alpha:g}, {theirs.layers}; here {ours}: set {todo}"
 
 
 def load(
@@ -154,6 +154,6 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
         raise UserError(
             f"{where} has {'; '.join(odd)}, which is not read here: wanted a plain LoRA of a decoder's layers"
         )
-    found = {known[name] for name in named}
-    fits = [layers for layers, names in lora.MATRICES.items() if found <= {*names}]
+    matrices = {known[name] for name in named}
+    fits = [layers for layers, names in lora.MATRICES.items() if matrices <= {*names}]
     return said, config.Lora(rank, float(alpha), fits[0])  # type: ignore[arg-type]

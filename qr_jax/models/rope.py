@@ -33,10 +33,10 @@ def frequencies(cfg: ModelConfig, *, sliding: bool = False) -> tuple[np.ndarray,
 
 
 def _need(settings: dict[str, Any], key: str, kind: str) -> float:
-    found = _given(settings, key)
-    if found is None:
+    value = _given(settings, key)
+    if value is None:
         raise UserError(f"rope_type {kind!r} needs {key!r}; the config has only {', '.join(sorted(settings))}")
-    return found
+    return value
 
 
 def _given(settings: dict[str, Any], key: str) -> float | None:
@@ -45,7 +45,7 @@ def _given(settings: dict[str, Any], key: str) -> float | None:
 
 
 def _llama3(inverse: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
-    """Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1's published rule)."""
+    """Stretch long waves by `factor`, keep short ones, blend those between (Llama 3.1's published rule)."""
     factor, low, high, context = (
         _need(settings, key, "llama3")
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -72,8 +72,8 @@ def _yarn(cfg: ModelConfig, inverse: np.ndarray, settings: dict[str, Any]) -> tu
     factor = _given(settings, "factor") or cfg.context_tokens / context
     scale = _given(settings, "attention_factor")
     if scale is None:
-        one, all_dim = _given(settings, "mscale"), _given(settings, "mscale_all_dim")
-        scale = _magnitude(factor, one) / _magnitude(factor, all_dim) if one and all_dim else _magnitude(factor)
+        mscale, all_dim = _given(settings, "mscale"), _given(settings, "mscale_all_dim")
+        scale = _magnitude(factor, mscale) / _magnitude(factor, all_dim) if mscale and all_dim else _magnitude(factor)
 
     def channel(turns: float) -> float:
         """Return the channel that makes this many turns over the original context."""

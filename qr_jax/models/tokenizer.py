@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 
@@ -18,43 +18,6 @@ BLANK = "▁"  # SentencePiece's
 RESERVED = ("<pad>", "<eos>", "<unk>")
 
 
-class Tokenizer(Protocol):
-    """The interface of a tokenizer to the rest of qr_jax.
-
-    `size` is above every id; `eos_ids` end a model's turn; `added_ids` is the whole added vocabulary, special or not,
-    and the ends of a turn: no token of a passage or question may be one of them; `template` is the Jinja chat template,
-    if any; `unknown_id` stands for what the vocabulary lacks (None: it lacks nothing).
-    """
-
-    size: int
-    pad_id: int
-    eos_ids: tuple[int, ...]
-    added_ids: frozenset[int]
-    template: str | None
-    bos: str | None
-    unknown_id: int | None
-
-    def encode(self, text: str) -> list[int]:
-        """Return ids of trusted text (the dialect's tags, an expert's turn): added tokens are recognised."""
-        ...
-
-    def encode_glue(self, text: str) -> list[int]:
-        """Return ids of a chat template's own text, as transformers has them."""
-        ...
-
-    def encode_data(self, text: str) -> list[int]:
-        """Return ids of untrusted text, none of them in `added_ids`; ValueError names the token if one were."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """Return a token's bytes: joined, they are the exact UTF-8 text of the ids, added tokens as their text."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
-        ...
-
-
 class FastTokenizer:
     """A tokenizer from the text of a tokenizer.json: byte-level (GPT-2's scheme: Qwen, SmolLM2, Llama 3), or with "▁"
     for a blank (SentencePiece's: Llama 2, Mistral, Gemma).
@@ -62,15 +25,14 @@ class FastTokenizer:
     `settings` has eos_token, pad_token and bos_token; `eos_ids` are further ends of a turn. No blank is put before a
     text, as SentencePiece's would be: texts are joined here, and their pieces must be what was said. A template's own
     text has the blanks that its author saw: one before what follows an added token, where the file says so.
+
+    `size` is above every id. `added_ids` is the whole added vocabulary, special or not, and the ends of a turn: no
+    token of a passage or question may be one of them. `template` is the Jinja chat template, if any; `unknown_id`
+    stands for what the vocabulary lacks (None: it lacks nothing).
     """
 
     def __init__(
-        self,
-        described: str,
-        settings: Mapping[str, Any],
-        *,
-        template: str | None = None,
-        eos_ids: Sequence[int] = (),
+        self, described: str, settings: Mapping[str, Any], *, template: str | None = None, eos_ids: Sequence[int] = ()
     ):
         whole = json.loads(described)
         parsed = _without_prefix(whole)
@@ -89,15 +51,14 @@ class FastTokenizer:
         pad = vocabulary.get(_content(settings.get("pad_token")), added.get("<|endoftext|>"))
         self.pad_id = self.eos_ids[0] if pad is None else pad
         self.unknown_id = vocabulary.get(parsed["model"].get("unk_token"), parsed["model"].get("unk_id"))
-        control = {
-            at for token, at in added.items() if token.strip().strip(BLANK)
-        }  # Gemma adds runs of blanks and breaks
+        # Gemma adds runs of blanks and breaks, which control nothing
+        control = {at for token, at in added.items() if token.strip().strip(BLANK)}
         self.added_ids = frozenset(control - {self.unknown_id} | {*self.eos_ids, self.pad_id})
         self._data = _backend(_without(parsed, {token for token, at in vocabulary.items() if at in self.added_ids}))
 
     def _ends(self, vocabulary: dict[str, int], added: dict[str, int], further: Sequence[int]) -> tuple[int, ...]:
-        found = [vocabulary.get(_content(self.settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
-        ends = dict.fromkeys([end for end in found if end is not None] + [int(end) for end in further])
+        named = [vocabulary.get(_content(self.settings.get("eos_token"))), *map(added.get, TURN_ENDS)]
+        ends = dict.fromkeys([end for end in named if end is not None] + [int(end) for end in further])
         if not ends or not all(0 <= end < self.size for end in ends):
             raise UserError(
                 f"ids that end a turn are {list(ends)}; wanted at least one, below {self.size}: name it as eos_token "
@@ -106,27 +67,32 @@ class FastTokenizer:
         return tuple(ends)
 
     def encode(self, text: str) -> list[int]:
+        """Return ids of trusted text (the dialect's tags, an expert's turn): added tokens are recognised."""
         return _ids(self._trusted, text)
 
     def encode_glue(self, text: str) -> list[int]:
+        """Return ids of a chat template's own text, as transformers has them."""
         first = self._added.search(text)
         at = first.start() if first else len(text)  # before it the text goes on from data
         return _ids(self._trusted, text[:at]) + _ids(self._whole, text[at:])
 
     def encode_data(self, text: str) -> list[int]:
+        """Return ids of untrusted text, none of them in `added_ids`; ValueError names the token if one were."""
         proper = text.encode("utf-8", errors="replace").decode()  # JSON may bring lone surrogates, which are no text
         ids = _ids(self._data, proper)
         if not self.added_ids.isdisjoint(ids):
-            found = next(token for token in ids if token in self.added_ids)
-            raise UserError(f"untrusted text was encoded to the added token {self.piece(found)!r} (id {found})")
+            added = next(token for token in ids if token in self.added_ids)
+            raise UserError(f"untrusted text was encoded to the added token {self.piece(added)!r} (id {added})")
         return ids
 
     def piece(self, token: int) -> bytes:
+        """Return a token's bytes: joined, they are the exact UTF-8 text of the ids, added tokens as their text."""
         if token not in self._pieces:
             raise UserError(f"id {token} is none of the tokenizer's {len(self._pieces)} tokens")
         return self._pieces[token]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Return the pieces joined, bytes that are no UTF-8 replaced by U+FFFD."""
         return b"".join(map(self.piece, ids)).decode("utf-8", errors="replace")
 
 
@@ -174,7 +140,7 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
 
 
 def _byte_of() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, inverted (Radford et al. 2019, `bytes_to_unicode`)."""
+    """Invert GPT-2's printable stand-in for each byte (Radford et al. 2019, `bytes_to_unicode`)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in set(shown)]
     return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
@@ -203,7 +169,7 @@ def _without_prefix(parsed: dict[str, Any]) -> dict[str, Any]:
 
     def plain(part: Any) -> Any:
         if isinstance(part, list):
-            return [plain(one) for one in part if not (isinstance(one, dict) and one.get("type") == "Prepend")]
+            return [plain(item) for item in part if not (isinstance(item, dict) and item.get("type") == "Prepend")]
         if not isinstance(part, dict):
             return part
         if part.get("type") == "Prepend":
@@ -220,7 +186,7 @@ def _is_word(word: Any) -> bool:
 
 
 class WordTokenizer:
-    """One token a word, for synthetic worlds: ids 0 <pad>, 1 <eos>, 2 <unk>, then the words in order.
+    """FastTokenizer's methods, one token a word, for synthetic worlds: ids 0 <pad>, 1 <eos>, 2 <unk>, then the words.
 
     Text is split at whitespace; the dialect's tags are ordinary words. Decoded words stand with a space after each.
     """
@@ -258,3 +224,6 @@ class WordTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self.piece, ids)).decode()
+
+
+Tokenizer = FastTokenizer | WordTokenizer

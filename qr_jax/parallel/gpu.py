@@ -53,8 +53,8 @@ def check(told: Mapping[str, str]) -> None:
         raise UserError(f"{asked}: {why_not()}; JAX_PLATFORMS=cpu does without a GPU") from error
     finally:
         logging.getLogger(jax_private.BACKENDS_LOG).removeFilter(heard)
-    if platform == "cpu" and (_platforms() is None or _asked()) and (found := driver()):
-        terminal.say(f"jax runs on the CPU beside a {found[0]}: {why_not()}; JAX_PLATFORMS=cpu is silent")
+    if platform == "cpu" and (_platforms() is None or _asked()) and (card := driver()):
+        terminal.say(f"jax runs on the CPU beside a {card[0]}: {why_not()}; JAX_PLATFORMS=cpu is silent")
     if platform == "gpu" and told:
         terminal.say("set here, as nobody did: " + " ".join(f"{name}='{value}'" for name, value in told.items()))
 
@@ -72,21 +72,21 @@ class _Heard(logging.Filter):
 
 def why_not() -> str:
     """Say why jax sees no GPU of this machine, as far as packages and the driver tell, and what to do."""
-    package, found = plugin(), driver()
+    package, card = plugin(), driver()
     if not package:
-        fits = next((cuda for cuda, oldest in DRIVERS.items() if found and found[1] >= oldest), None)
-        if found and not fits:
-            return _too_old(found[1], min(DRIVERS))
+        fits = next((cuda for cuda, oldest in DRIVERS.items() if card and card[1] >= oldest), None)
+        if card and not fits:
+            return _too_old(card[1], min(DRIVERS))
         return f"its CUDA plugin is not installed; pip install -e '.[cuda{fits or max(DRIVERS)}]'"
     cuda, version = PLUGINS[package], importlib.metadata.version(package)
-    if not found:
+    if not card:
         return f"{package} is installed, but no NVIDIA driver answers nvidia-smi here; install a driver"
-    if found[1] < DRIVERS[cuda]:
-        return _too_old(found[1], cuda)
+    if card[1] < DRIVERS[cuda]:
+        return _too_old(card[1], cuda)
     if version != (jaxlib := importlib.metadata.version("jaxlib")):
         return f"{package} is {version} and jaxlib {jaxlib}; pip install 'jax[cuda{cuda}]=={jax.__version__}'"
     todo = f"pip install 'jax[cuda{cuda}]=={jax.__version__}' brings CUDA's libraries; unset LD_LIBRARY_PATH"
-    return f"{package} {version} and driver {found[1]} are there, but CUDA did not start; {todo}"
+    return f"{package} {version} and driver {card[1]} are there, but CUDA did not start; {todo}"
 
 
 def driver() -> tuple[str, int] | None:
@@ -103,9 +103,9 @@ def driver() -> tuple[str, int] | None:
     return (name, int(major)) if comma and major.isdecimal() and not done.returncode else None
 
 
-def _too_old(found: int, cuda: int) -> str:
-    others = [f"pip install -e '.[cuda{other}]'" for other, oldest in DRIVERS.items() if found >= oldest]
-    newer = f"its driver is {found}, and CUDA {cuda} wants {DRIVERS[cuda]} or newer"
+def _too_old(version: int, cuda: int) -> str:
+    others = [f"pip install -e '.[cuda{other}]'" for other, oldest in DRIVERS.items() if version >= oldest]
+    newer = f"its driver is {version}, and CUDA {cuda} wants {DRIVERS[cuda]} or newer"
     return f"{newer}; {' or '.join(['update the driver', *others])}"
 
 

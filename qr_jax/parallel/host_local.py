@@ -22,6 +22,7 @@ from qr_jax.models import incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.models.quantized import Int8
+from qr_jax.parallel.mesh import whole_everywhere
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
@@ -132,18 +133,48 @@ def apart(settings: config.Mesh) -> list[Any]:
     return devices[len(devices) - settings.rollout_devices :]
 
 
-def to_devices(
-    params: Any, cfg: ModelConfig, compute: str, kind: Kind, devices: Sequence[Any], int8: bool = False
-) -> DecodeParams:
-    """Return the learner's parameters for rollouts on devices `apart`, in the compute dtype or matrices in int8."""
-    dtype = jnp.dtype(compute)
-    at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params), int8))
-    return jax.device_put(incremental.to_decode_params(cfg, params, dtype, int8), at)
+def rollout_layout(settings: config.Config, cfg: ModelConfig, mesh: Mesh) -> Kind:
+    """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
+    asked = settings.mesh.rollout
+    devices = list(mesh.devices.flat) if asked == "pod" else of_host(mesh, jax.process_index())
+    devices = apart(settings.mesh) or devices
+    return choose(asked, cfg, settings.rollout, len(devices), devices[0].platform)
+
+
+def stored_as(settings: config.Config) -> tuple[str, bool]:
+    """Return the dtype of the parameters that rollouts read, and whether matrices are int8."""
+    return settings.model.compute, settings.rollout.weights == "int8"
 
 
 def to_rollout_params(
-    params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind, int8: bool = False
+    params: Any, settings: config.Config, cfg: ModelConfig, mesh: Mesh, kind: Kind = "one"
 ) -> DecodeParams:
+    """Lay the learner's parameters out as this host's rollouts read them (`stored_as`), on the devices that roll out.
+
+    With one process and one device decoding they are the learner's own arrays where possible, not copies.
+    """
+    compute, int8 = stored_as(settings)
+    dtype = jnp.dtype(compute)
+    if devices := apart(settings.mesh):
+        at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params), int8))
+        return jax.device_put(incremental.to_decode_params(cfg, params, dtype, int8), at)
+    if kind == "one" and jax.process_count() == 1:
+        return incremental.to_decode_params(cfg, on_one_device(params, mesh), dtype, int8)
+    return over_hosts(params, cfg, compute, mesh, kind, int8)
+
+
+def on_one_device(params: Any, mesh: Mesh) -> Any:
+    """Return the learner's tree whole on this host's first device; a mesh of one device gives its own, uncopied."""
+    if mesh.size == 1:
+        return params
+    first = jax.local_devices()[0]
+    if jax.process_count() == 1:
+        return jax.device_put(params, first)
+    whole = whole_everywhere(mesh)(params)
+    return jax.tree.map(lambda leaf: next(s.data for s in leaf.addressable_shards if s.device == first), whole)
+
+
+def over_hosts(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Kind, int8: bool = False) -> DecodeParams:
     """Return the learner's parameters for this host's rollouts, in the compute dtype ("pod": for all hosts').
 
     The result shares its memory with global arrays that nothing else refers to. Keep it until the last decode of the

@@ -7,7 +7,7 @@ order, on their main thread."""
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from qr_jax import errors
 from qr_jax.errors import UserError
 from qr_jax.parallel import jax_private, plain
 from qr_jax.records import Episode
+
+Result = TypeVar("Result")
 
 SMALLEST_MESSAGE_BYTES = 4096
 STOP = "qr_jax/stop"
@@ -113,6 +115,18 @@ def any_process(flag: bool) -> bool:
     return any(gather(bool(flag)))
 
 
+def all_or_none(work: Callable[[], Result]) -> Result:
+    """Return the work's result once all processes have done theirs; Interrupted on all when one is interrupted."""
+    interrupted, result = False, None
+    try:
+        result = work()
+    except errors.Interrupted:
+        interrupted = True
+    if any_process(interrupted):
+        raise errors.Interrupted
+    return cast(Result, result)
+
+
 def assert_same(digest: str, what: str) -> None:
     """Raise RuntimeError on every process, with all digests, unless they are the same."""
     digests = gather(digest)
@@ -148,18 +162,19 @@ def gather_episodes(episodes: Sequence[Episode], at: Sequence[int]) -> list[Epis
     return [plain.episode_from_plain(value) for value in gather_in_order(plain_episodes, at, "episode")]
 
 
-def deal(tokens_Q: np.ndarray, processes: int) -> list[np.ndarray]:
+def deal(tokens_Q: np.ndarray, processes: int, *, to_first: bool = False) -> list[np.ndarray]:
     """Assign queries to processes for rollout: positions in `tokens_Q`, ascending, one array a process.
 
     `tokens_Q` is each query's expected cost. The costliest go first, each to the process with the smallest load so far
     (Graham 1969, "Bounds on Multiprocessing Timing Anomalies": at most 4/3 of the best possible). A tie goes to fewer
-    queries, then to the lower number, so that every process finds the same without a message.
+    queries, then to the lower number, so that every process finds the same without a message. `to_first`: process 0
+    gets all.
     """
     tokens_Q = np.asarray(tokens_Q, np.float64)
     load = np.zeros(processes)
     dealt: list[list[int]] = [[] for _ in range(processes)]
     for query in np.argsort(-tokens_Q, kind="stable"):
-        least = min(range(processes), key=lambda process: (load[process], len(dealt[process])))
+        least = min(range(1 if to_first else processes), key=lambda process: (load[process], len(dealt[process])))
         dealt[least].append(int(query))
         load[least] += tokens_Q[query]
     return [np.array(sorted(mine), np.int64) for mine in dealt]

@@ -28,7 +28,7 @@ def replace(module: str, name: str, function: Any) -> None:
     UserError unless jax can call ours as it calls its own: the parameters are the same, but for last ones of ours that
     have defaults.
     """
-    theirs, ours = (inspect.signature(one).parameters for one in (get(module, name), function))
+    theirs, ours = (inspect.signature(each).parameters for each in (get(module, name), function))
     needed = [parameter for parameter, its in ours.items() if its.default is its.empty or parameter in theirs]
     if list(theirs) != needed:
         raise _unknown(f"calls jax._src.{module}.{name} with ({', '.join(theirs)}), not with ({', '.join(ours)})")

@@ -92,8 +92,6 @@ def make_mesh(settings: config.Mesh) -> Mesh:
 def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     """Say why a mesh cannot be made of so many devices, and what to set; None: it can."""
     sizes = axes(settings, platform)
-    if min(sizes) < 1:
-        return f"mesh axes data, fsdp, tensor are {sizes}; each must be at least 1"
     emulated, apart = settings.devices if platform == "cpu" else None, settings.rollout_devices
     product, wanted = math.prod(sizes), (emulated or count) - apart
     if apart and wanted < 1:
@@ -139,17 +137,12 @@ def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
     return PartitionSpec(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in pairs))
 
 
-def parameter_specs(mesh: Mesh, tree: Any) -> Any:
-    """Return a PartitionSpec for each array of a tree that holds parameters, copies of them (optimizer states) or
-    counters.
-
-    Arrays or jax.ShapeDtypeStructs. An array without a rule, or a dimension its axis does not divide, is replicated.
-    """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _spec(mesh, path, leaf), tree)
-
-
 def shardings(mesh: Mesh, tree: Any) -> Any:
-    """`parameter_specs` as NamedShardings: what `jax.jit(out_shardings=...)` and `jax.device_put` take."""
+    """Return a NamedSharding for each array of a tree that holds parameters, copies of them (optimizer states) or
+    counters, as arrays or shapes.
+
+    An array without a rule, or a dimension that its axis does not divide, is replicated.
+    """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(mesh, path, leaf)), tree)
 
 
@@ -165,7 +158,7 @@ def abstract(mesh: Mesh, tree: Any) -> Any:
 
 
 def spread(tree: Any, layout: Any) -> Any:
-    """Host values or local arrays, the same on every process, laid out by `layout`; nothing is sent between hosts.
+    """Lay host values or local arrays, the same on every process, out by `layout`; nothing is sent between hosts.
 
     (`jax.device_put` would first compare every byte over all processes.)
     """
@@ -192,13 +185,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, *, row_axis: int = 0) -> NamedSharding:
-    """Rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
+    """Deal rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
-
-
-def row_shards(mesh: Mesh) -> int:
-    """Into how many parts `batch_sharding` cuts the rows; it must divide `learner.rows`."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def describe(mesh: Mesh) -> str:

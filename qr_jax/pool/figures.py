@@ -40,38 +40,21 @@ RATIOS = {
 
 
 def step_figures(
-    before: Pool,
-    outcomes: Outcome | Sequence[Outcome],
-    after: Pool,
-    *,
-    accept: int,
-    rollouts_Q: np.ndarray | None = None,
+    before: Pool, outcome: Outcome, after: Pool, *, accept: int, rollouts_Q: np.ndarray | None = None
 ) -> Figures:
-    """Return one step's counts and ratios under "pool/...", from the pool before, its outcome (or one a round), the
-    pool then.
+    """Return one step's counts and ratios under "pool/...", from the pool before, its outcome and the pool after it.
 
-    `accept` is B. `rollouts_Q` is the number of episodes each drawn query cost (rounds one after the other); by default
-    the width of the grades. Rounds must have distinct queries.
+    `accept` is B. `rollouts_Q` is the number of episodes each drawn query cost; by default the width of the grades.
     """
-    rounds = [outcomes] if isinstance(outcomes, Outcome) else list(outcomes)
-    drawn_Q = np.concatenate([np.empty(0, np.int64), *(outcome.drawn_Q for outcome in rounds)])
-    verdict_Q = np.concatenate([np.empty(0, "<U6"), *(outcome.verdict_Q for outcome in rounds)])
-    accepted = np.concatenate([np.empty(0, np.int64), *(outcome.accepted for outcome in rounds)])
     if rollouts_Q is None:
-        widths = [np.full(len(outcome.drawn_Q), outcome.grades.valid_QG.shape[1]) for outcome in rounds]
-        rollouts_Q = np.concatenate([np.empty(0, np.int64), *widths])
-    if len(np.unique(drawn_Q)) != len(drawn_Q) or len(rollouts_Q) != len(drawn_Q):
-        found = f"{len(drawn_Q)} queries ({len(np.unique(drawn_Q))} distinct) and rollouts for {len(rollouts_Q)}"
-        wanted = "a step's queries must be distinct, with rollouts for each"
-        raise UserError(f"{wanted}; found {found}. Judge rounds together")
-    counts = _counts(before, drawn_Q, verdict_Q, accepted, rollouts_Q) | {"wanted": accept}
+        rollouts_Q = np.full(len(outcome.drawn_Q), outcome.grades.valid_QG.shape[1])
+    counts = _counts(before, outcome, rollouts_Q) | {"wanted": accept}
     return _named({name: int(value) for name, value in counts.items()}) | pool_figures(after)
 
 
-def _counts(
-    before: Pool, drawn_Q: np.ndarray, verdict_Q: np.ndarray, accepted: np.ndarray, rollouts_Q: np.ndarray
-) -> dict[str, int]:
+def _counts(before: Pool, outcome: Outcome, rollouts_Q: np.ndarray) -> dict[str, int]:
     """Count the drawn and the accepted groups by verdict and by origin."""
+    drawn_Q, verdict_Q, accepted = outcome.drawn_Q, outcome.verdict_Q, outcome.accepted
     dead_Q = (verdict_Q == "hard") | (verdict_Q == "easy")
     last_Q, last_E = before.last_P[drawn_Q], before.last_P[accepted]
     counts = {

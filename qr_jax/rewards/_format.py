@@ -63,9 +63,9 @@ def first_named(names: Iterable[str], texts: Iterable[str]) -> list[int]:
     left = {normal for name in names if (normal := answers.normalise(name))}
     counts = []
     for text in texts:
-        found = {name for name in left if answers.in_words(name) in answers.in_words(text)}
-        left -= found
-        counts.append(len(found))
+        named = {name for name in left if answers.in_words(name) in answers.in_words(text)}
+        left -= named
+        counts.append(len(named))
     return counts
 
 

@@ -16,5 +16,7 @@ from qr_jax.records import Episode, Query
 def cover_match(query: Query, episodes: Sequence[Episode]) -> np.ndarray:
     """Cover match of each episode's answer, float32 [G], 0 or 1. Only `Episode.answer` is read, never a transcript."""
     given = [episode.answer or "" for episode in episodes]
-    is_right = [answers.exact_match(one, query.answers) or answers.first_in(one, query.answers) for one in given]
+    is_right = [
+        answers.exact_match(answer, query.answers) or answers.first_in(answer, query.answers) for answer in given
+    ]
     return np.array(list(map(bool, is_right)), np.float32)

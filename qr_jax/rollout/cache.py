@@ -56,7 +56,7 @@ def put(part, new_RKJd, row_R, used_R, count_R, mesh: Mesh | None = None):
 
 
 def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
-    """`put` of one array, [rows, K, positions, ...] and [R, K, J, ...].
+    """Put as `put` into one array, [rows, K, positions, ...] and [R, K, J, ...].
 
     Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
     and back on TPU, which moves about four times its size a call. `mesh`: where heads lie on several devices (`AT`),
@@ -75,7 +75,7 @@ def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
 
 
 def _put_own(part, new, row_R, used_R, count_R):
-    """`_put` on a device that has some of the rows: what is for other devices' rows is dropped."""
+    """Put as `_put` on a device that has some of the rows: what is for other devices' rows is dropped."""
     rows = part.shape[0]
     row_R = row_R - rows * jax.lax.axis_index("slots")
     mine_R = (row_R >= 0) & (row_R < rows)
@@ -83,7 +83,7 @@ def _put_own(part, new, row_R, used_R, count_R):
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
-    """`put` in every layer."""
+    """Put as `put` in every layer."""
     how = row_R, used_R, count_R, mesh
     return tuple(
         tuple(put(part, new, *how) for part, new in zip(*of_layer, strict=True))

@@ -1,5 +1,7 @@
 """Chat templates: an environment's Say -> token ids, the template's glue trusted, the data kept free of added tokens.
 
+A template is rendered in jinja's sandbox with what templates written for `transformers` expect to find.
+
 Tokens in, tokens out: the template is rendered with sentinels in place of the data and cut at them, once for the prompt
 and once for what stands between two turns of the model; after that only ids are appended. History is never rendered
 again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Ours, for transformers'
@@ -8,42 +10,37 @@ between glue and data is encoded with the data, where it joins the first word. I
 """
 
 import contextlib
+import datetime
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qr_jax.errors import UserError
 from qr_jax.records import Say
-from qr_jax.rollout import template
 
 if TYPE_CHECKING:
     from qr_jax.models.tokenizer import Tokenizer
 
 # The quotes, line break and signs betray a template that escapes what it is given: the sentinel is then not found.
-SYSTEM, PROMPT, REPLY, OBSERVATION = (
-    f"[[{name} \"'\n<&>\\ {name}]]" for name in ("qr-system", "qr-prompt", "qr-reply", "qr-observation")
-)
+PROMPT, REPLY, OBSERVATION = (f"[[{name} \"'\n<&>\\ {name}]]" for name in ("qr-prompt", "qr-reply", "qr-observation"))
+# Templates that print the date (Llama 3, SmolLM3) print this date: a run resumed on another day sees the same prompt.
+DATE = datetime.datetime(2026, 1, 1)
+MOST_ERROR_CHARS = 300
 Message = dict[str, str]
 Tools = Sequence[Mapping[str, Any]]
 
 
 class Chat:
-    """Token ids for what an environment says, under one tokenizer and one optional system text.
+    """Token ids for what an environment says, under one tokenizer.
 
     `end_id` is the id that ends a model's message; the cold start ends an expert's messages with it. `bos` is the text
     of the tokenizer's beginning token, which only some templates print (Llama 3's, not Qwen's nor SmolLM2's). The
     template is told `thinking` as `enable_thinking`; None: it is not told.
     """
 
-    def __init__(
-        self,
-        tokenizer: "Tokenizer",
-        *,
-        system: str | None = None,
-        bos: str | None = None,
-        thinking: bool | None = None,
-    ):
-        self.tokenizer, self.system, self.bos, self.thinking = tokenizer, system, bos, thinking
+    def __init__(self, tokenizer: "Tokenizer", *, bos: str | None = None, thinking: bool | None = None):
+        self.tokenizer, self.bos, self.thinking = tokenizer, bos, thinking
         self.end_id = tokenizer.eos_ids[0]
         if bos is None and tokenizer.template is not None and "bos_token" in tokenizer.template:
             raise UserError(
@@ -70,10 +67,8 @@ class Chat:
         key = json.dumps(say.tools)
         if key not in self._prompts:
             self._prompts[key] = self.glue_prompt(say.tools)
-        *before, after = self._prompts[key]
-        data = [text for text in (self.system, say.text) if text is not None]
-        ids = [token for pair in zip(before, data, strict=True) for token in self.joined(*pair)]
-        return ids + self.tokenizer.encode_glue(after)
+        before, after = self._prompts[key]
+        return self.joined(before, say.text) + self.tokenizer.encode_glue(after)
 
     def observe(self, say: Say, ended_by_eos: bool) -> list[int]:
         """Return the ids to append after a turn of the model, up to where it writes on.
@@ -105,18 +100,17 @@ class Chat:
         special = {name: self.tokenizer.decode([token]) for name, token in special.items()} | {"bos_token": self.bos}
         given = {"messages": messages, "tools": tools or None, "add_generation_prompt": True}
         given |= {} if self.thinking is None else {"enable_thinking": self.thinking}
-        return template.render(self.tokenizer.template, **given, **special)
+        return render(self.tokenizer.template, **given, **special)
 
     def glue_prompt(self, tools: Tools) -> list[str]:
-        """Return the template's text around the data of a prompt: before, between and after."""
-        system = [] if self.system is None else [SYSTEM]
+        """Return the template's text before and after the data of a prompt."""
         names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
         problem = ""
-        for messages, given in _conversations(system, describe_tools(tools), tools):
+        for messages, given in _conversations(describe_tools(tools), tools):
             try:
                 text = self.render(messages, given)
                 if all(name in text for name in names):
-                    return cut(text, [*system, PROMPT])
+                    return cut(text, [PROMPT])
                 problem = f"its text does not name the tools {names}"
             except Exception as error:  # the template is somebody else's program: whatever it raises, try the next form
                 problem = str(error)
@@ -133,7 +127,7 @@ class Chat:
         return self.between["user"], False
 
     def _glue_between(self, role: str, shown: str = OBSERVATION) -> tuple[str, str]:
-        """Glue from the end of a model's turn to an observation of `role`, and from there to the model's next turn.
+        """Return the glue from a model's turn to an observation of `role`, and from there to the model's next turn.
 
         `shown` is how the template writes OBSERVATION.
         """
@@ -149,17 +143,13 @@ class Chat:
         return glue[2], glue[3]
 
 
-def _conversations(system: list[str], about: list[str], tools: Tools):
+def _conversations(about: list[str], tools: Tools):
     """Yield the forms of a prompt to try, best first: (messages, tools for the template)."""
-
-    def messages(first: list[str], user: list[str]) -> list[Message]:
-        opening = [{"role": "system", "content": "\n\n".join(first)}] if first else []
-        return [*opening, {"role": "user", "content": "\n\n".join(user)}]
-
+    prompt = {"role": "user", "content": PROMPT}
     if tools:
-        yield messages(system, [PROMPT]), tools
-    yield messages(system + about, [PROMPT]), None
-    yield messages([], system + about + [PROMPT]), None
+        yield [prompt], tools
+    yield [*({"role": "system", "content": text} for text in about), prompt], None
+    yield [{"role": "user", "content": "\n\n".join([*about, PROMPT])}], None
 
 
 def as_json(text: str) -> str:
@@ -168,7 +158,7 @@ def as_json(text: str) -> str:
 
 
 def describe_tools(tools: Tools) -> list[str]:
-    """No text, or one that describes the tools. It is ours, not data: its tags may become added tokens."""
+    """Return no text, or one that describes the tools. It is ours, not data: its tags may become added tokens."""
     if not tools:
         return []
     schemas = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
@@ -188,3 +178,39 @@ def cut(text: str, sentinels: Sequence[str]) -> list[str]:
         piece, text = text.split(sentinel)
         pieces.append(piece)
     return [*pieces, text]
+
+
+def render(source: str, **values: Any) -> str:
+    """Render the template with these values. ValueError if it is broken or refuses them."""
+    try:
+        return _environment().from_string(source).render(**values)
+    except Exception as error:  # the template is somebody else's program, and raises what it likes
+        raise UserError(f"{type(error).__name__}: {str(error)[:MOST_ERROR_CHARS]}".splitlines()[0]) from None
+
+
+@functools.cache
+def _environment() -> Any:
+    import jinja2
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model wrote, for loss masks made from text: here it only passes through."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    extensions = [Generation, "jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=raise_exception, strftime_now=DATE.strftime)
+    return environment

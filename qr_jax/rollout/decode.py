@@ -132,16 +132,14 @@ def append(
     One call may hold several tiles of a row, the earlier first: a layer's keys and values are written before any tile
     attends. No row may then have more than `view` positions in use. `mesh`: see `KVCache.mesh`.
     """
-    return append_tiles(laid, cache, row_T, ids_TI, used_T, count_T, cfg=cfg, view=view, mesh=mesh)
-
-
-def append_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None, at_once=None):
-    """Append as `append` does; called outside a program, by one for every `at_once` layers."""
-    return run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, cfg=cfg, view=view, mesh=mesh, at_once=at_once)[1]
+    return run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, cfg=cfg, view=view, mesh=mesh)[1]
 
 
 def run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None, at_once=None):
-    """Return x_DN after the last layer of all tiles' tokens, and the cache with these appended."""
+    """Return x_DN after the last layer of all tiles' tokens, and the cache with these appended, as by `append`.
+
+    Called outside a program, `at_once` layers are a call of one.
+    """
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
     given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
     return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=at_once)

@@ -68,13 +68,7 @@ class Engine:
         """Return the tokens of the longest prompt of these queries."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
-    def warm_up(
-        self,
-        params,
-        *,
-        prompt_tokens: int = 1,
-        stop_now: Callable[[], bool] = lambda: False,
-    ) -> float:
+    def warm_up(self, params, *, prompt_tokens: int = 1, stop_now: Callable[[], bool] = lambda: False) -> float:
         """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
 
         All other programs are compiled when first needed. Raises Interrupted when `stop_now()` turns true between two
@@ -142,7 +136,7 @@ class Engine:
             rollout.run()
         finally:
             own.close()  # a call that hangs must not hold up whoever interrupts
-            rollout.let_go()
+            del rollout.laid, rollout.seats  # a finished rollout is kept for `progress`, and refers to itself
         self.rows.release_caches()
         self.statistics = rollout.statistics
         self.statistics.total_s = time.monotonic() - start
@@ -188,10 +182,6 @@ class RolloutState:
                 self.ask(wishes)
         assert self.seats.all_free(), "a row of the store was lost"
         self.statistics.rows_moved, self.statistics.cache_grown = self.rows.moved - moved, self.rows.grown - grown
-
-    def let_go(self) -> None:
-        """Drop the decode parameters: a finished rollout is kept for `progress`, and refers to itself."""
-        del self.laid, self.seats
 
     # ---- searches
 
@@ -362,7 +352,7 @@ class RolloutState:
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:
-            return self.finish(live, live.out_of_room(self.settings) or "length")
+            return self.finish(live, "context" if len(live.ids) >= self.settings.context_tokens else "length")
         move = self.env(self.queries[live.query_at], tuple(live.turns))
         if isinstance(move, Stop):
             return self.finish(live, move.reason, move.answer)

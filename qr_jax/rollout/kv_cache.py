@@ -69,7 +69,6 @@ class KVCache:
         self.sampling = EVERYTHING  # `restrict` changes it
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
-        self.decode_sizes = [self.slot_count]  # how many slots a program of decoding has
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:
@@ -110,20 +109,22 @@ class KVCache:
         self.caches = {}
         creating = partial(self._creating(laid))
         self.caches = creating.func.eval_shape()
-        slots, some = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
+        slots, zero_S = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         calls: dict[str, partial] = {"caches": creating}
         for tiles in self.call_sizes:
             prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
             calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
         calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
-        decoding, _ = self._decoding(laid, slots, some, some, some, np.zeros((self.slot_count, 2), np.uint32), 1.0)
+        decoding, _ = self._decoding(
+            laid, slots, zero_S, zero_S, zero_S, np.zeros((self.slot_count, 2), np.uint32), 1.0
+        )
         calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
         threads = ThreadPoolExecutor(os.cpu_count(), "compiling")
         try:
             calls = {what: call for what, call in calls.items() if hasattr(call.func, "lower")}
             lowered = [call.func.lower(*call.args, **call.keywords) for call in calls.values()]
-            compiling = [threads.submit(one.compile) for one in lowered]
+            compiling = [threads.submit(program.compile) for program in lowered]
             for left, what, compiled in zip(range(len(calls), 0, -1), calls, compiling, strict=True):
                 yield left, what
                 compiled.result()

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import fields, replace
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -91,15 +92,6 @@ class Lanes(Engine):
         errors = [error for part in parts if (error := part.exception())]
         for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
             raise error
-        self.statistics = _together([engine.statistics for engine in engines], time.monotonic() - start)
+        self.statistics = Statistics.combined([engine.statistics for engine in engines], fmean)  # they ran side by side
+        self.statistics.total_s = time.monotonic() - start
         return groups
-
-
-def _together(parts: Sequence[Statistics], total_s: float) -> Statistics:
-    """Combine the statistics of lanes that ran side by side: counts are added up, seconds are the mean."""
-    total = Statistics()
-    for field in fields(Statistics):
-        added = sum(getattr(part, field.name) for part in parts)
-        setattr(total, field.name, added / len(parts) if field.type is float else added)
-    total.total_s = total_s
-    return total

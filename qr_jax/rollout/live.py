@@ -1,8 +1,9 @@
 """The state of one episode in flight, and the statistics of a rollout. Imports no jax."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class EpisodeState:
         at = 0
         while True:
             signs = (CLOSES,) if self.thinking else (*self.stop, OPENS)
-            ends = [(found + len(sign), sign) for sign in signs if (found := text.find(sign, at)) >= 0]
+            ends = [(start + len(sign), sign) for sign in signs if (start := text.find(sign, at)) >= 0]
             if not ends:
                 self.tail = text[max(at, len(text) + 1 - max(map(len, signs))) :]
                 return None
@@ -92,8 +93,8 @@ class EpisodeState:
     def shown_thought(self, pieces: Sequence[bytes]) -> str:
         """Return the thought, begun or empty, at the end of what was shown before this turn; "" where there is none."""
         shown = self.ids[max(0, self.turn_start - MOST_SHOWN) : self.turn_start]
-        found = THOUGHT_SHOWN.search(b"".join([pieces[token] for token in shown if token < len(pieces)]))
-        return found[0].decode() if found else ""
+        match = THOUGHT_SHOWN.search(b"".join([pieces[token] for token in shown if token < len(pieces)]))
+        return match[0].decode() if match else ""
 
     def begun(self, pieces: Sequence[bytes]) -> str:
         """Return the tag, with blanks, of a thought in which this turn begins; "" where it begins outside thoughts."""
@@ -109,11 +110,6 @@ class EpisodeState:
         """Return how many tokens may still be sampled in this turn."""
         left = settings.turn_tokens - (len(self.ids) - self.turn_start)
         return min(left, settings.context_tokens - len(self.ids))
-
-    def out_of_room(self, settings: Rollout) -> StopReason | None:
-        if len(self.ids) >= settings.context_tokens:
-            return "context"
-        return "length" if len(self.ids) - self.turn_start >= settings.turn_tokens else None
 
     def episode(self, query: Query, step: int, stop: StopReason, answer: str | None, fault: str | None) -> Episode:
         return Episode(
@@ -146,3 +142,9 @@ class Statistics:
     search_s: float = 0.0  # in the retriever
     search_wait_s: float = 0.0  # decoding stood still for it
     total_s: float = 0.0
+
+    @classmethod
+    def combined(cls, parts: Sequence["Statistics"], seconds: Callable[[Sequence[Any]], Any] = sum) -> "Statistics":
+        """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
+        values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(cls)}
+        return cls(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})

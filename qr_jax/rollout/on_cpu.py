@@ -9,7 +9,7 @@ holds 25 to 40 MB, one of three 10; its calls take 4 to 9 % longer in all. By on
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking 
 class CpuCache(KVCache):
     """A KVCache that is the plain one where several emulated devices share it."""
 
+    decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has
     by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
     rollouts = 0
     left_bytes = 0  # of a large cache's arrays that were resized since memory was given back
@@ -93,7 +94,7 @@ class CpuCache(KVCache):
 
 def append_by_layers(*given: Any, **how: Any) -> caches.Cache:
     """Append as `decode.append` does, by a smaller program that is called for every `AT_ONCE` layers."""
-    return decode.append_tiles(*given, **how, at_once=AT_ONCE)
+    return decode.run_tiles(*given, **how, at_once=AT_ONCE)[1]
 
 
 def move_by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:

@@ -52,8 +52,8 @@ def opens(text: str, seen: str, tags: tuple[str, ...] = ()) -> bool:
 def _signs(text: str, tags: tuple[str, ...]) -> Counter[str]:
     """Count each tag and each sign of a control token in the text."""
     after = text.split("<")[1:]  # a pattern that ignores case is slow to find its own beginning
-    found = [match[0].lower() for part in after if (match := _after_less(tags).match(part))]
-    return Counter([*found, *["|>"] * text.count("|>")])
+    tags_read = [match[0].lower() for part in after if (match := _after_less(tags).match(part))]
+    return Counter([*tags_read, *["|>"] * text.count("|>")])
 
 
 @functools.cache
@@ -80,7 +80,8 @@ def inert_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tags: tuple[str, ..
     *before, last = turns
     passages = tuple(
         tuple(
-            replace(one, title=inert(tokenizer, one.title, tags), text=inert(tokenizer, one.text, tags)) for one in row
+            replace(passage, title=inert(tokenizer, passage.title, tags), text=inert(tokenizer, passage.text, tags))
+            for passage in row
         )
         for row in last.passages
     )

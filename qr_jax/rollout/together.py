@@ -1,21 +1,59 @@
-"""Rollouts on the devices of all hosts, for a model that one host cannot hold: process 0 leads and the others follow.
+"""Rollouts of several processes: each rolls out its own queries, or process 0 leads and the others follow (a pod).
 
-All episodes, environments and searches are process 0's. It sends each change of its cache rows to the others before it
-makes it, so that every process runs the same programs in the same order.
+A pod's rollout is on the devices of all hosts, for a model that one host cannot hold. All its episodes, environments
+and searches are process 0's. It sends each change of its cache rows to the others before it makes it, so that every
+process runs the same programs in the same order.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
+from qr_jax.records import Episode
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.kv_cache import KVCache
 
 Result = TypeVar("Result")
 CHANGES = ("begin", "release_caches", "append", "decode", "move", "stop_at", "stop_at_eos", "restrict")
 PARAMETERS = "the parameters, which every process has"
+
+
+class Dealt:
+    """An engine whose queries are dealt over the processes, and whose episodes every process gets.
+
+    `pod`: process 0 has all queries, and rolls them out on the devices of all processes.
+    """
+
+    def __init__(self, engine: Engine, *, pod: bool = False):
+        self.engine, self.pod = engine, pod
+
+    def progress(self) -> tuple[int, int]:
+        """Return `Engine.progress` of this process's episodes."""
+        return self.engine.progress()
+
+    def run(self, params, queries: Sequence[Any], samples: int, *, stop_now, **how) -> list[list[Episode]]:
+        """Roll out as `Engine.run`, called by all processes; Interrupted on all when one is interrupted."""
+        mine = hosts.deal(np.ones(len(queries)), hosts.count(), to_first=self.pod)[hosts.index()].tolist()
+        my_queries = [queries[at] for at in mine]
+        how |= {"query_keys": mine, "stop_now": stop_now}
+        work = functools.partial(self.engine.run, params, my_queries, samples, **how)
+        groups = rolled_out(self.engine, params, work, [], pod=self.pod, stop_now=stop_now)
+        places = [at * samples + g for at in mine for g in range(samples)]
+        every = hosts.gather_episodes([episode for group in groups for episode in group], places)
+        return [every[at : at + samples] for at in range(0, len(every), samples)]
+
+
+def rolled_out(
+    engine: Engine, params: Any, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now: Callable[[], bool]
+) -> Result:
+    """Run this process's rollout by `hosts.all_or_none`; `pod`: process 0 runs it, on the devices of all processes."""
+    if pod:
+        work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
+    return hosts.all_or_none(work)
 
 
 class Leader:

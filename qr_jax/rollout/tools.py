@@ -150,11 +150,11 @@ def _call(search: SearchFunction, batches: Sequence[list], k: int, limit_s: floa
 
     def work(batch: list, outcome: list[Any]) -> None:
         try:
-            found = search(list(batch), k)
-            if len(found) != len(batch):
-                given = f"{len(found)} lists of passages for {len(batch)} queries"
+            results = search(list(batch), k)
+            if len(results) != len(batch):
+                given = f"{len(results)} lists of passages for {len(batch)} queries"
                 raise PluginError(f"the retriever returned {given}; does it change the list of queries?")
-            outcome.append(found)
+            outcome.append(results)
         except Exception as error:  # whatever a retriever raises is a fault, not the run's end
             named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             outcome.append(Fault(named[:300], isinstance(error, WRONG), error))

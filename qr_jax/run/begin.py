@@ -1,19 +1,18 @@
 """The start of a run, its resumption from the last checkpoint, and its rollback to one."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from qr_jax import assemble, evaluate
+from qr_jax import evaluate
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
-from qr_jax.parallel import host_local, hosts, peaks
+from qr_jax.parallel import compiles, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
-from qr_jax.rollout import compiles
 from qr_jax.run import policy, run_files, runs
 from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
@@ -26,18 +25,11 @@ BASE = "base.json"  # the evaluation before the cold start, for an attempt that 
 PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
 
 
-@dataclass(frozen=True)
-class Start:
-    """The state that the loop begins with, after `step` steps; `warm_up_s`: the seconds that compiling took."""
+def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
+    """Resume the run from its last checkpoint, or make its first policy, evaluate it and save it as step 0.
 
-    state: learner.State
-    run_state: RunState
-    step: int
-    warm_up_s: float
-
-
-def begin(runtime: Runtime) -> Start:
-    """Resume the run from its last checkpoint, or make its first policy, evaluate it and save it as step 0."""
+    Returns the learner's state and the run's, the steps that are done, and the seconds that compiling took.
+    """
     settings, run, say = runtime.settings, runtime.run, runtime.run.say
     resumed = run.go_on(runtime.learner.abstract.saved(), runtime.check)
     if resumed:
@@ -52,8 +44,9 @@ def begin(runtime: Runtime) -> Start:
             say(f"that is past train.steps={settings.train.steps}: no step is taken, and the evaluation is made again")
         warm_up_s = _warm_up(runtime, runtime.to_rollout_params(state))
         state, seconds = _compile_update(runtime, state)
-        return Start(state, from_host(host), step, warm_up_s + seconds)
-    _trace_update(runtime)
+        return state, from_host(host), step, warm_up_s + seconds
+    learn = runtime.learner
+    learn.trace_update(runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False))
     run_state = RunState(pool.create(len(runtime.data.queries), runtime.data.family_P, hops(runtime.data.queries)))
     preflight(runtime, run_state)
     with loading(run, "loading the model"):
@@ -80,7 +73,7 @@ def begin(runtime: Runtime) -> Start:
     say(f"before training: {evaluate.one_line(run_state.before)}")
     runtime.save(0, state, run_state)
     state, seconds = _compile_update(runtime, state)
-    return Start(state, run_state, 0, warm_up_s + seconds)
+    return state, run_state, 0, warm_up_s + seconds
 
 
 def _measured_before(run: runs.Run) -> dict[str, Any] | None:
@@ -122,15 +115,9 @@ def _warm_up(runtime: Runtime, params) -> float:
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
-    seconds = assemble.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
+    seconds = hosts.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
     runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
-
-
-def _trace_update(runtime: Runtime) -> None:
-    """Trace an update by shapes alone, before the cold start. ValueError if loss or advantage return a wrong result."""
-    learn = runtime.learner
-    learn.trace_update(runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False))
 
 
 def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.State, float]:
@@ -157,12 +144,6 @@ def _first_policy(runtime: Runtime) -> policy.Policy:
         return policy.start(settings, run.folder, agent, runtime.devices.mesh, settings.train.init)
     if run.stops():
         raise Interrupted
-    sft(
-        runs.below(settings, "sft"),
-        run.folder / "sft",
-        agent=agent,
-        search=runtime.world.search,
-        say=run.say,
-        within=run,
-    )
+    whole = runs.below(settings, "sft"), run.folder / "sft"
+    sft(*whole, agent=agent, search=runtime.world.search, say=run.say, within=run)
     return policy.start(settings, run.folder, agent, runtime.devices.mesh, run.folder / "sft")

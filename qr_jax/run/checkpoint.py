@@ -45,6 +45,11 @@ STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
 BASE = "base_sha256"  # a host value where the state is adapters alone: of the weights under them
+SAME = {  # hashes that a run keeps: what each is of, and what to do where it is another
+    QUERIES: ("query list", "its pool is of other queries: use that run's data settings, or another run folder"),
+    CORPUS: ("passages", "before and after would be measured over two corpora: give back the first, or begin anew"),
+    BASE: ("weights under its adapters", "give back the weights that they were trained on, or begin anew"),
+}
 # What json, zipfile and numpy raise for files that are none of ours.
 NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError, MemoryError)
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
@@ -75,8 +80,6 @@ class Checkpoints:
         before_commit: Callable[[], None] | None = None,
         say: Callable[[str], None] = terminal.say,
     ):
-        if keep < 1:
-            raise UserError(f"train.keep_checkpoints is {keep}; at least 1 must be kept to resume from")
         self.folder = bucket.opened(os.fspath(folder))
         self.keep, self.keep_every = keep, keep_every
         self.best: int | None = None  # a step whose checkpoint is kept, too
@@ -98,10 +101,6 @@ class Checkpoints:
         """
         self.wait()
         arrays = _flat(state)
-        for name, leaf in arrays.items():
-            if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
-                kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-                raise UserError(f"state.{name} is {kind}; give a jax array of numbers, or make it a host value")
         place = self.path(step)
         frame, host_arrays = plain.split({**host, "metrics_bytes": metrics_bytes})
         failed = None
@@ -144,15 +143,15 @@ class Checkpoints:
             self._thread.shutdown()
             self._orbax.close()
 
-    def latest(self, *, verify: bool = True) -> int | None:
+    def latest(self) -> int | None:
         """Return the newest step whose checkpoint is whole, None where none was finished; `say` names those passed
         over.
 
-        `verify` reads every byte and compares the hashes. ValueError for a checkpoint of another format, and where all
-        that were finished are damaged.
+        Every byte is read and its hash compared. ValueError for a checkpoint of another format, and where all that
+        were finished are damaged.
         """
         self.wait()
-        return hosts.by_first(lambda: self._latest(verify))
+        return hosts.by_first(self._latest)
 
     def restore(self, step: int, abstract_state: Any, *, part: str | None = None) -> tuple[Any, dict[str, Any]]:
         """Return (state, host) of a committed step, the state laid out as `abstract_state` says (see mesh.abstract).
@@ -209,10 +208,10 @@ class Checkpoints:
         return sorted((int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name))), reverse=True)
 
     @bucket.as_os_error()
-    def _latest(self, verify: bool) -> int | None:
+    def _latest(self) -> int | None:
         damaged = []
         for step in self._steps():
-            damage = committed.damage(self.path(step), verify=verify)
+            damage = committed.damage(self.path(step))
             if damage:
                 self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
                 damaged += [step] * committed.stands(self.path(step))
@@ -304,8 +303,7 @@ def _flat(tree: Any) -> dict[str, Any]:
     """Return each leaf by its name: the keys on the path to it, joined by dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise UserError(f"{len(leaves)} arrays of the state have {len(named)} names: use keys without dots")
+    assert len(named) == len(leaves), "no key has a dot"
     return named
 
 
@@ -326,22 +324,12 @@ def _check_same_arrays(saved: Mapping[str, Any], wanted: Mapping[str, Any], plac
             raise UserError(f"{place} is a checkpoint of another model or optimizer: {both}; {todo}")
 
 
-def check_same_queries(host: Mapping[str, Any], digest: str) -> None:
-    """Raise ValueError unless the checkpoint's pool is over this very query list; `digest` is
-    `pool.query_list_hash(ids)`.
-    """
-    if host.get(QUERIES) != digest:
-        both = f"the checkpoint's query list is {str(host.get(QUERIES))[:16]}, this config's is {digest[:16]}"
-        why = "ids or their order differ, so its pool is of other queries"
-        raise UserError(f"{both}: {why}; use that run's data settings, or another run folder")
-
-
-def check_same_corpus(host: Mapping[str, Any], sha256: str | None) -> None:
-    """Raise ValueError where the passages are other ones than the checkpoint's, which may not say which these were."""
-    if CORPUS in host and host[CORPUS] != sha256:
-        both = f"the checkpoint's passages are {str(host[CORPUS])[:16]}, this config's are {str(sha256)[:16]} (SHA-256)"
-        todo = "before and after would be measured over two corpora; give back the first, or use another run folder"
-        raise UserError(f"{both}: {todo}")
+def check_same(host: Mapping[str, Any], name: str, sha256: str | None, source: str = "this config") -> None:
+    """Raise ValueError where a hash of the checkpoint's host values, one of SAME, differs from that of `source`."""
+    if host.get(name) != sha256:
+        what, todo = SAME[name]
+        both = f"the checkpoint's {what}: {str(host.get(name))[:16]}, {source}'s: {str(sha256)[:16]} (SHA-256)"
+        raise UserError(f"{both}; {todo}")
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
@@ -353,15 +341,6 @@ def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
             both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
             todo = "use that run's model settings, or another run folder"
             raise UserError(f"the checkpoint is of another model: {both}; {todo}")
-
-
-def check_same_base(host: Mapping[str, Any], sha256: str, source: str) -> None:
-    """Raise ValueError unless the checkpoint's adapters were trained on the weights of this hash, from `source`."""
-    if host.get(BASE) != sha256:
-        both = (
-            f"the checkpoint's adapters are of a base {str(host.get(BASE))[:16]}, {source} is {sha256[:16]} (SHA-256)"
-        )
-        raise UserError(f"{both}: give back the weights that they were trained on, or use another run folder")
 
 
 def next_attempt(folder: str | os.PathLike[str]) -> int:

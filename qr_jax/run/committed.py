@@ -43,19 +43,19 @@ def manifest(place: epath.Path) -> dict[str, Any]:
     return json_files.read_bounded((place / MANIFEST).read_bytes(), MOST_ITEMS)
 
 
-def damage(place: epath.Path, *, verify: bool) -> str | None:
-    """Say what is wrong with the folder; None if it is whole. All its bytes are read only if `verify`."""
+def damage(place: epath.Path) -> str | None:
+    """Say what is wrong with the folder; None if it is whole. All its bytes are read."""
     if not stands(place):
         return f"it has no {MARKER} file, so it was not finished"
     try:
-        return _damage(place, verify)
+        return _damage(place)
     except (IsADirectoryError, NotADirectoryError) as error:
         return f"a folder stands where a file was, or a file where a folder was: {error.filename}"
     except NOT_AS_WRITTEN:  # it has its hash, and is not what `commit` writes
         return f"{MANIFEST} is not one that this program writes"
 
 
-def _damage(place: epath.Path, verify: bool) -> str | None:
+def _damage(place: epath.Path) -> str | None:
     if not (place / MANIFEST).exists():
         return f"{MANIFEST} is missing"
     if _sha256(place / MANIFEST).encode() != (place / MARKER).read_bytes().strip():
@@ -68,7 +68,7 @@ def _damage(place: epath.Path, verify: bool) -> str | None:
         size = (place / name).stat().length
         if size != listed["bytes"]:
             return f"{name} is damaged: it has {size} bytes, {listed['bytes']} were written"
-        if verify and _sha256(place / name) != listed["sha256"]:
+        if _sha256(place / name) != listed["sha256"]:
             return f"{name} is damaged: its SHA-256 is not that of the {size} bytes that were written"
     return None
 

@@ -67,21 +67,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_BYTES:
         raise UserError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
+        read = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not proper JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name} holds a JSON {type(found).__name__}; wanted an object")
-    return found
+    if not isinstance(read, dict):
+        raise UserError(f"{path.name} holds a JSON {type(read).__name__}; wanted an object")
+    return read
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object; ValueError where a name stands in it twice, with two values."""
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if found.setdefault(name, value) != value:
-            raise UserError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
-    return found
+        if members.setdefault(name, value) != value:
+            raise UserError(f"{show(name)} stands in it twice, as {show(members[name])} and as {show(value)}")
+    return members
 
 
 def number(value: Any, name: str, *, above: float, most: float) -> float:
@@ -97,9 +97,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def rows(path: Path, *needed: str) -> Iterator[Row]:
+def rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Row]:
     """Yield the rows, none where there is no file. ValueError for a line that is no object with the `needed` keys."""
-    for number, row in enumerate(readable_rows(path, *needed), 1):
+    for number, row in enumerate(readable_rows(path, *needed, nested=nested), 1):
         if row is None:
             wanted = f"an object with {', '.join(needed)}, and at most {MOST_NAMES:,} names"
             raise UserError(f"{path}, line {number}: not what a run writes; wanted {wanted}")

@@ -1,4 +1,4 @@
-"""What a run's plug-ins were: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
+"""A run's plug-ins: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
 
 import hashlib
 import inspect
@@ -22,15 +22,15 @@ def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:
 
     Hashes that `before`, the record of an earlier attempt, has of the same plug-in are kept as `earlier`, in order.
     """
-    found = {}
+    described = {}
     for kind, chosen in every_plugin(config):
         name = f"tool {chosen.name}" if kind == "tool" else kind
-        found[name] = {"name": chosen.name, "settings": settings_of(kind, chosen)}
+        described[name] = {"name": chosen.name, "settings": settings_of(kind, chosen)}
         if code := code_sha256(kind, chosen.name):
             known = before.get(name, {})
             earlier = [*known.get("earlier", ()), *filter(None, [known.get("sha256")])]
-            found[name] |= {"sha256": code, "earlier": [one for one in earlier if one != code]}
-    return found
+            described[name] |= {"sha256": code, "earlier": [sha256 for sha256 in earlier if sha256 != code]}
+    return described
 
 
 def settings_of(kind: str, chosen: Use) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
     Of the same plug-in all settings are compared, defaults too: those of `before`, or, of a run without a record, those
     that the run's config gives and today's defaults.
     """
-    there, here = plain(begun), plain(config)
+    there, ours = plain(begun), plain(config)
     for kind, known in now.items():
         if kind not in PLUGIN_AT:  # a tool: what the config gives it is compared below, as it stands there
             continue
         section = PLUGIN_AT[kind].partition(".")[0] if "." in PLUGIN_AT[kind] else ""
-        parts = [tree[section] if section else tree for tree in (there, here)]
+        parts = [tree[section] if section else tree for tree in (there, ours)]
         if parts[0][kind]["name"] == parts[1][kind]["name"]:
             kept = before.get(kind, {}).get("settings", known["settings"])
             parts[0][kind]["settings"] = {**kept, **parts[0][kind]["settings"]}
             parts[1][kind]["settings"] = dict(known["settings"])
-    return differences(there, here)
+    return differences(there, ours)

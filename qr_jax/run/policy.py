@@ -24,7 +24,7 @@ from qr_jax.run import checkpoint, runs
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained, and the frozen base under adapters with its hash; both None if the whole model is trained."""
+    """Trained parameters, and the frozen base under adapters with its hash; both None if the whole model is trained."""
 
     params: Any
     base: Any = None
@@ -49,7 +49,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     own = settings.model.lora
     if not own.rank:
         return Policy(lora.merged(of_run(source, agent, mesh).whole()))
-    frozen, sha256, of = _base(settings, folder, agent, mesh)
+    frozen, sha256, origin = _base(settings, folder, agent, mesh)
     if peft_files.is_one(source):
         adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
         peft_folder.check_base(source, sha256, settings.model.compute)
@@ -59,7 +59,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     host, params = _restored(source, agent, mesh, model=settings.model)
     if checkpoint.BASE not in host:  # the whole model was trained there, and is the base
         return Policy(_new(settings, agent, mesh), frozen, sha256, own)
-    checkpoint.check_same_base(host, sha256, of)
+    checkpoint.check_same(host, checkpoint.BASE, sha256, origin)
     return Policy(params, frozen, sha256, own)
 
 
@@ -103,7 +103,7 @@ def base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, host
     ValueError unless they are those whose hash its checkpoint has (`host`: the checkpoint's host values).
     """
     frozen, sha256, source = _base(settings, folder, agent, mesh)
-    checkpoint.check_same_base(host, sha256, source)
+    checkpoint.check_same(host, checkpoint.BASE, sha256, source)
     return frozen
 
 

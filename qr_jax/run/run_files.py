@@ -122,6 +122,12 @@ def end_last_line(file: int) -> None:
         os.write(file, b"\n")
 
 
+def drop_last_line(path: Path) -> None:
+    """Cut off a last line that a kill left without its end."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _to_end_of_line(file: BinaryIO, line_bytes: int) -> bool:
     """Skip to the start of the next line; return False if the last line is unfinished."""
     while part := file.readline(line_bytes):

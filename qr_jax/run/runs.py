@@ -455,8 +455,3 @@ def below(settings: Config, name: str) -> Config:
     """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
     lives = settings.train.bucket
     return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
-
-
-def for_stage(settings: Config, steps: int, every: int) -> Config:
-    """Return the config of a stage (the cold start) kept in a run folder of its own."""
-    return replace(settings, train=replace(settings.train, steps=steps, checkpoint_every=every, keep_every=0))

@@ -5,7 +5,6 @@ only adds. The shares are those of bm25s, and so is the form in which bm25_index
 bm25s indexes only a corpus that is whole in memory."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from qr_jax.errors import UserError
 from qr_jax.search.words import words
 
 Method = Literal["lucene", "robertson", "atire"]
-METHODS = ("lucene", "robertson", "atire")
 # What `words` takes for a word. An index says by which rule it was built, and serves no other: count up with a change.
 RULE = "3: Unicode's words, characters and pairs where a script has no blanks, C++, GTK+, C# and B♭ with their signs"
 STOP_WORDS = Path(__file__).with_name("stop_words.json")  # language -> words
@@ -124,10 +122,3 @@ def _idf(in_passages_W: np.ndarray, size: int, method: Method) -> np.ndarray:
         return np.log(size / in_passages_W)
     odds_W = (size - in_passages_W + 0.5) / (in_passages_W + 0.5)
     return np.log1p(odds_W) if method == "lucene" else np.log(np.maximum(odds_W, 1.0))
-
-
-def check(method: str, k1: float, b: float) -> None:
-    if method not in METHODS:
-        raise UserError(f"bm25 has no method {method!r}; its methods are: {', '.join(METHODS)}")
-    if not (math.isfinite(k1) and k1 >= 0 and 0 <= b <= 1):
-        raise UserError(f"bm25 needs k1 of at least 0 and b between 0 and 1, and has k1={k1}, b={b}")

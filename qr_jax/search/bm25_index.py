@@ -1,13 +1,12 @@
 """A BM25 index in memory or in a folder: written atomically, and used only with its own corpus and settings.
 
-A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, if
-`qr-jax index` made it, the passages."""
+A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, the passages, and a
+manifest."""
 
 import hashlib
 import itertools
 import json
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from qr_jax import trust
-from qr_jax.data.corpus_hash import CorpusHash, corpus_hash, hashed
+from qr_jax.data.corpus_hash import CorpusHash, hashed
 from qr_jax.errors import UserError
 from qr_jax.records import Passage
 from qr_jax.run import json_files
 from qr_jax.search import bm25_build, index_files, stored
-from qr_jax.search.build_aside import build_aside, clear_left
+from qr_jax.search.build_aside import build_aside
 from qr_jax.search.index_files import MANIFEST, PARAMS, STARTS, WORDS
 from qr_jax.settings.settings import show
 
@@ -48,32 +47,6 @@ def build(corpus: Iterable[Passage], settings: Mapping[str, Any]) -> Index:
     pieces = list(bm25_build.scores(counted, start_W, **_constants(settings)))
     score_I, place_I = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     return Index(score_I, place_I, start_W, counted.word_at, order_P)
-
-
-def load_or_build(folder: str | Path, corpus: Sequence[Passage], settings: Mapping[str, Any]) -> Index:
-    """Return the folder's index, memory-mapped; build it first if it is absent, damaged, or of other input.
-
-    A warning says why an index is built again. It is built beside the folder and renamed, so the folder is always
-    complete, even if several processes build at once. ValueError if the folder holds anything else, stored passages
-    included.
-    """
-    path, wanted = Path(folder), {"corpus": corpus_hash(corpus), "settings": dict(settings)}
-    reason = why_not(path, wanted)
-    is_there = path.exists() and any(path.iterdir())
-    if reason and is_there:
-        reason = why_not(path, wanted)  # another process may have put it there since
-    if reason:
-        if any((path / name).exists() for name in (stored.TEXTS, stored.ENDS)):
-            holds = f"{path} holds the passages of a corpus, made by `qr-jax index`, and is left as it is"
-            raise UserError(f"{holds}: it is not the index asked for ({reason}); name another folder")
-        if is_there:
-            warnings.warn(f"the index {path} is built again: {reason}", stacklevel=3)
-        clear_left(path)
-        write(path, corpus, settings)
-        reason = why_not(path, wanted)
-        if reason:
-            raise UserError(f"the index {path} cannot be used: {reason}; name another folder")
-    return load(path)
 
 
 def load(path: Path) -> Index:
@@ -182,14 +155,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write(
-    path: Path,
-    corpus: Iterable[Passage],
-    settings: Mapping[str, Any],
-    *,
-    passages: bool = False,
-    facts: Mapping[str, Any] = {},
+    path: Path, corpus: Iterable[Passage], settings: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Index the corpus, read once, into the folder, with its `passages` if so asked; return the manifest.
+    """Index the corpus, read once, into the folder, with its passages; return the manifest, which holds `facts` too.
 
     Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete.
     """
@@ -197,15 +165,16 @@ def write(
         new = aside / "new"
         new.mkdir()
         total = CorpusHash()
-        counts = _fill(new, aside, total.over(stored.store(corpus, new) if passages else corpus), settings)
-        wanted = {"corpus": total.hexdigest(), "settings": dict(settings)}
+        counts = _fill(new, aside, total.over(stored.store(corpus, new)), settings)
+        made_of = {"corpus": total.hexdigest(), "settings": dict(settings)}
         versions = {name: metadata.version(name) for name in ("qr_jax", "numpy")}
         files = {file.name: file_hash(file) for file in sorted(new.iterdir())}
-        manifest = {"format": FORMAT, **wanted, "counts": counts, **facts, "versions": versions, "files": files}
+        manifest = {"format": FORMAT, **made_of, "counts": counts, **facts, "versions": versions, "files": files}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-        _put(new, path, aside / "old", wanted)
-        if passages:
-            trust.note(_claim(manifest))
+        if path.exists():
+            os.replace(path, aside / "old")
+        os.replace(new, path)
+        trust.note(_claim(manifest))
         return manifest
 
 
@@ -290,16 +259,3 @@ def _on_disk(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
         return np.load(path, mmap_mode="r")
 
     return keep
-
-
-def _put(new: Path, path: Path, old: Path, wanted: Mapping[str, Any]) -> None:
-    """Rename the finished folder, unless another process has put the same index there first."""
-    if not why_not(path, wanted):
-        return
-    if path.exists():
-        os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except OSError:
-        if not path.is_dir():  # otherwise another process has just put its index there, which the caller checks
-            raise

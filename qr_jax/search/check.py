@@ -80,9 +80,6 @@ def check(
         server.attempt("k", lambda: _respects_k(server, asked))
         server.attempt("determinism", lambda: _same_again(server, asked))
         server.attempt("a query in other scripts", lambda: server.ask([UNICODE]))
-        _empty(server)
-        if protocol == "search_r1":
-            _without_scores(server, asked)
         server.attempt("a query with tags", lambda: findings.update(injection=_injection(server)))
         server.attempt("latency", lambda: findings.update(latency_ms=_latency(server, asked, calls)))
     if not any(server.seen) and not server.problems:
@@ -142,28 +139,6 @@ def _same_again(server: _Check, asked: Sequence[str]) -> None:
         first, *others = ([passage.id for passage in server.ask([query])[0]] for _ in range(4))
         if any(other != first for other in others):
             server.problems.append(f"determinism: {query!r} got {first}, then {others}; runs will not repeat exactly")
-
-
-def _empty(server: _Check) -> None:
-    """Note how the server answers a blank query, and check that it still works after it. qr_jax itself sends none."""
-    try:
-        how = f"gets {len(server.ask([''])[0])} passages"
-    except (OSError, ValueError) as error:
-        how = f"is refused ({error})"
-    server.notes.append(f"an empty query {how}; qr_jax sends none, and finds nothing for it")
-    server.attempt("after an empty query", lambda: server.ask(["capital"]))
-
-
-def _without_scores(server: _Check, asked: Sequence[str]) -> None:
-    """Note a failure with return_scores false, as of Search-R1's server: other clients send it, qr_jax never does."""
-    for size in (1, 2, 3):
-        body = {"queries": (list(asked) * 3)[:size], "topk": server.k, "return_scores": False}
-        try:
-            server.way.results(server.endpoint.post(body), size, MOST_PASSAGES)
-        except (OSError, ValueError) as error:
-            how = f"return_scores=false fails with {size} queries ({error})"
-            server.notes.append(f"{how}; qr_jax asks for scores and is not affected, other clients are")
-            return
 
 
 def _injection(server: _Check) -> dict[str, Any]:

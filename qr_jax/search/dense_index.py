@@ -3,7 +3,6 @@
 A folder holds a manifest (corpus, model, settings), a numpy file for each piece, and the SHA-256 of each finished
 piece."""
 
-import contextlib
 import json
 import os
 import stat
@@ -20,12 +19,13 @@ from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.search import index_files
 from qr_jax.search.bm25_index import file_hash, read_manifest
+from qr_jax.search.build_aside import alone
 from qr_jax.search.index_files import MANIFEST, PIECES
 
 Storage = Literal["float32", "bfloat16", "int8"]
 Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]
 
-LOCK = ".lock"
+LOCK = ".lock"  # of folders that version 0.2 made
 FORMAT = 1
 PIECE = 1024  # rows
 KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # numpy's files know no bfloat16
@@ -88,8 +88,7 @@ def in_folder(
     names = [f"vectors_{at:05d}.npy" for at in range(len(spans))]
     columns = width + 4 if storage == "int8" else width
     shapes = {name: (stop - start, columns) for name, (start, stop) in zip(names, spans, strict=True)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         done = _done(folder, wanted, shapes, storage)
         missing = [at for at, name in enumerate(names) if name not in done]
         for at, span in zip(missing, _shown([spans[at] for at in missing]), strict=True):
@@ -178,17 +177,3 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
     if other:
         made = f"the index {folder} was made with another {', '.join(other)}"
         raise UserError(f"{made}, and is left as it is; name another folder")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock the folder for one process at a time; the lock ends with the process that holds it."""
-    import fcntl
-
-    _refuse_no_file(folder / LOCK)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

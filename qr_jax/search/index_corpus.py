@@ -18,7 +18,7 @@ from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.records import Passage
 from qr_jax.run import json_files
-from qr_jax.search import bm25_build, bm25_index, build_aside
+from qr_jax.search import bm25_build, bm25_index
 from qr_jax.sets import tables
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
@@ -59,7 +59,6 @@ def index(
     ValueError if memory or disk would not suffice (`check`), if `out` holds other things or (unless `replace`) an index
     of other files, and for a bad row or a repeated id.
     """
-    bm25_build.check(settings["method"], settings["k1"], settings["b"])
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files, sources = _sources(corpus)
     settings = dict(settings) | {"words": bm25_build.RULE}
@@ -67,7 +66,6 @@ def index(
         return bm25_index.read_manifest(out) | {"built": False}
     if not replace:
         refuse_other(out, sources)
-    build_aside.clear_left(out)
     estimated = estimate(files, stopwords)
     disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
     say(f"passages: about {estimated.passages:,}; {gb(estimated.memory_bytes)} of memory, {disk}")
@@ -92,7 +90,6 @@ def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: N
     files, sources = _sources(corpus)
     if known := [new["file"] for new in sources if new["sha256"] in {old["sha256"] for old in had}]:
         raise UserError(f"{', '.join(known)} is in the index {out} already, by its contents; nothing is added")
-    build_aside.clear_left(out)
     new, counts = estimate(files, bm25_build.stop_words(settings["stopwords"])), before["counts"]
     ids = [len(stored[at].id) for at in range(min(len(stored), SAMPLE_ROWS))]
     text_bytes = (out / bm25_index.stored.TEXTS).stat().st_size + new.text_bytes
@@ -123,7 +120,7 @@ def _built(
     """Write the index of these passages; return its manifest. ValueError names where a repeated id stands."""
     start, shown = time.monotonic(), progress(rows, estimated.passages, "passages")
     try:
-        manifest = bm25_index.write(out, shown, settings, passages=True, facts={"sources": sources})
+        manifest = bm25_index.write(out, shown, settings, {"sources": sources})
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
         found = [*itertools.islice(places, 2)]
@@ -137,11 +134,11 @@ def refuse_other(out: Path, sources: Sequence[Mapping[str, Any]]) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        before = bm25_index.read_manifest(out).get("sources", [])
+        before = bm25_index.read_manifest(out)["sources"]
         if [source["sha256"] for source in before] == [source["sha256"] for source in sources]:
             return
-        origin = f"was made of {', '.join(source['file'] for source in before) or 'passages in memory'}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        origin = f"was made of {', '.join(source['file'] for source in before)}"
+    except (OSError, ValueError, KeyError, TypeError):
         origin = "does not say what it was made of"
     named = ", ".join(source["file"] for source in sources)
     todo = "name another folder, or put the new index in its place with --replace"

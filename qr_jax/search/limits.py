@@ -1,13 +1,10 @@
 """Limits of the servers, and the refusal of a request that is over one of them."""
 
-import bisect
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 RETRY = {"Retry-After": "1"}
-ANSWER_CHARS = 16_000_000  # of a search call's passages, which are written while other clients wait
 SMALL_BYTES = 65_536  # a body or an answer up to this size is taken whatever the large ones hold
 
 
@@ -46,18 +43,6 @@ class Limits(HttpLimits):
     wait_s: float = 0.003  # how long a request waits for others, when other clients are connected
     search_s: float = 30.0  # after this time a request gets 504
     answers_bytes: int = 256_000_000  # of all large answers that are made or sent
-
-    def over(self, largest: Sequence[int]) -> "Limits":
-        """Return these limits, tightened for large passages, whose characters `largest` lists, largest first.
-
-        Neither a query's passages nor all those of a search call then have more than ANSWER_CHARS.
-        """
-        if not (sums := list(itertools.accumulate(largest[: self.k]))):
-            return self
-        fit = max(bisect.bisect_right(sums, ANSWER_CHARS), 1)
-        k = self.k if fit == len(sums) else fit
-        most = max(ANSWER_CHARS * fit // max(sums[fit - 1], 1), 1)
-        return replace(self, k=k, default_k=min(self.default_k, k), call_passages=min(self.call_passages, most))
 
     def share(self, query: str, k: int) -> float:
         """Return how much of one search call this query takes."""

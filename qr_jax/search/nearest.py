@@ -57,30 +57,26 @@ def _part(read: Read, count: int, share: int, at: int, device: Any) -> tuple[jax
     return padded, None if scale is None else jax.device_put(np.pad(scale, (0, rest)), device)
 
 
-def nearest(rows: Rows, query_BD: Any, k: int, *, recall_target: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float32 [B, K] and rows int32 [B, K], best first; K is the lesser of k and the rows.
+def nearest(rows: Rows, query_BD: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores float32 [B, K] and rows int32 [B, K], best first; K is the lesser of k and the rows.
 
-    `recall_target` None: exact. Otherwise by `jax.lax.approx_max_k` (Chern et al. 2022, arXiv:2206.14286), which is
-    approximate on TPU only. A program is compiled for each B and each power of two of k, from 8.
+    A program is compiled for each B and each power of two of k, from 8.
     """
     enough = max(8, 1 << (k - 1).bit_length())
     query_BD = jax.device_put(query_BD, NamedSharding(rows.mesh, PartitionSpec()))
     count = rows.count_on_devices
-    best = _nearest(rows.mesh, enough, recall_target, rows.vector_PD, rows.scale_P, count, query_BD)
+    best = _nearest(rows.mesh, enough, rows.vector_PD, rows.scale_P, count, query_BD)
     score_BK, row_BK = jax.device_get(best)
     return score_BK[:, : min(k, rows.count)], row_BK[:, : min(k, rows.count)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _nearest(mesh, k, recall_target, vector_PD, scale_P, count, query_BD):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _nearest(mesh, k, vector_PD, scale_P, count, query_BD):
     def own(vector_PD, scale_P, count, query_BD):
         size = vector_PD.shape[0]
         row_P = jax.lax.axis_index("shard") * size + jnp.arange(size)
         score_BP = jnp.where((row_P < count)[None], _scores(vector_PD, scale_P, query_BD), -jnp.inf)
-        if recall_target is None:
-            top_BK, at_BK = largest(score_BP, k)
-        else:
-            top_BK, at_BK = jax.lax.approx_max_k(score_BP, min(k, size), recall_target=recall_target)
+        top_BK, at_BK = largest(score_BP, k)
         return top_BK, row_P[0] + at_BK
 
     merged = PartitionSpec(None, "shard")

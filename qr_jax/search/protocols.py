@@ -20,7 +20,9 @@ from qr_jax.run import json_files
 from qr_jax.search import http_post
 
 Lists = list[list[Passage]]
-TEXTS = ("text", "contents", "page_content")  # where a document's text may stand
+IDS = ("id", "docid", "url", "link", "uri")  # where a document's id may stand
+TEXTS = ("text", "contents", "page_content", "content", "snippet", "body", "abstract", "description")  # and its text
+WITH_TITLE = ("contents", "page_content")  # of these the first line is the title
 CLUEWEB_KEY, CLUEWEB_HOST = "CLUEWEB_API_KEY", "clueweb22.us"
 ADDRESS_BYTES = 4000  # of a query in an address: servers refuse long ones, and a character may take 12
 URL_SAFE = str.maketrans("-_", "+/")  # base64's other alphabet
@@ -69,10 +71,10 @@ def contents(passage: Passage) -> str:
 
 
 def passage_of(item: Any) -> Passage:
-    """Read a passage as any peer writes it: a document, a document with its score, or a bare text.
+    """Read a passage as any server writes it: a document, a document with its score, or a bare text.
 
-    A document has `contents`, or `title` and `text`; its title may stand in its `metadata`. Null counts as empty.
-    Without an id, a hash of title and text is its id; without a score, it has 0.
+    A document has `contents`, or `title` and `text` (or another of TEXTS); its title may stand in its `metadata`. Null
+    counts as empty. Without an id, a hash of title and text is its id; without a score, it has 0.
     """
     score = item.get("score") if isinstance(item, Mapping) else None
     document = item["document"] if isinstance(item, Mapping) and "document" in item else item
@@ -86,10 +88,11 @@ def passage_of(item: Any) -> Passage:
     metadata = document.get("metadata")
     title = _text(document, "title") or (_text(metadata, "title", "metadata.") if isinstance(metadata, Mapping) else "")
     text = _text(document, field)
-    if field != "text":
+    if field in WITH_TITLE:
         title, text = _split(text, title)
-    name = document.get("id")
-    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else _text(document, "id")
+    named = next((one for one in IDS if document.get(one) not in (None, "")), "id")
+    name = document.get(named)
+    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else _text(document, named)
     return Passage(encodable(name or _hash(f"{title}\n{text}")), encodable(title), encodable(text), _score(score))
 
 

@@ -37,8 +37,6 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     retriever searches no corpus of files). ValueError if no question has gold, if the
     retriever wants a corpus and none is named, or if one is named and it searches none.
     """
-    if k < 1:
-        raise UserError(f"recall at k needs k of at least 1, and has {k}")
     make = plugins.bind("retriever", use)
     queries = readers.read_queries(questions)
     gold = gold_of(queries, questions)

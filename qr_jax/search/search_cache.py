@@ -43,8 +43,6 @@ class SearchCache:
         max_bytes: int = 1_000_000_000,
         max_age_s: float | None = None,
     ):
-        if max_bytes < 100_000:
-            raise UserError(f"a cache of {max_bytes} bytes is too small; wanted 100000 or more")
         self._search, self._path, self._identity = search, Path(path), identity
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
         self.asked = self.hits = 0

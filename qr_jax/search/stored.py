@@ -1,6 +1,5 @@
 """A corpus on disk: passages read by position from two memory maps, so that millions take no memory."""
 
-import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,12 +35,6 @@ class Stored(Sequence[Passage]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def largest(self, count: int) -> list[int]:
-        """Return the sizes in bytes of the `count` largest passages, largest first."""
-        sizes = np.diff(self._ends[:, -1])
-        found = np.partition(sizes, len(sizes) - count)[-count:] if len(sizes) > count else sizes
-        return np.sort(found)[::-1].tolist()
-
     @overload
     def __getitem__(self, index: int) -> Passage: ...
     @overload
@@ -58,13 +51,6 @@ class Stored(Sequence[Passage]):
         parts = whole[: name - start], whole[name - start : title - start], whole[title - start :]
         found = [part.decode("utf-8", "surrogatepass") for part in parts]
         return Passage(found[0], found[1], found[2])
-
-
-def largest(passages: Sequence[Passage], count: int) -> list[int]:
-    """Return the sizes of the `count` largest passages, largest first: characters, or bytes of stored passages."""
-    if isinstance(passages, Stored):
-        return passages.largest(count)
-    return heapq.nlargest(count, (len(one.id) + len(one.title) + len(one.text) for one in passages))
 
 
 def _pieces(flat: np.ndarray, size: int = 2**22) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ import codecs
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from qr_jax.records import Episode
@@ -11,7 +12,7 @@ from qr_jax.serve.asked import Asked
 from qr_jax.serve.conversation import read_calls
 from qr_jax.serve.jobs import Piece, Scores
 
-TOOL_SIGNS = (b"<tool_call>",)  # behind one nothing streams: whether it is a call is known at the end
+TOOL_SIGN = b"<tool_call>"  # behind it nothing streams: whether it is a call is known at the end
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class Sample:
             return at + length * self.asked.keep_stop
         if self.finish is not None:
             return len(self._bytes)
-        signs = [*self._stop, *(TOOL_SIGNS if self.asked.tools else ())]
-        if self.asked.tools and (self._bytes.lstrip()[:1] == b"{" or any(sign in self._bytes for sign in TOOL_SIGNS)):
-            return min([at for sign in TOOL_SIGNS if (at := self._bytes.find(sign)) >= 0], default=0)
+        signs = [*self._stop, *([TOOL_SIGN] if self.asked.tools else [])]
+        if self.asked.tools and (self._bytes.lstrip()[:1] == b"{" or TOOL_SIGN in self._bytes):
+            return max(self._bytes.find(TOOL_SIGN), 0)
         return len(self._bytes) - max((_begun(self._bytes, sign) for sign in signs), default=0)
 
     # ---- choices
@@ -133,9 +134,7 @@ class Sample:
         prompt_logp = [None, *self.scores.logp_L[: len(before) - 1].tolist()] if before and self.scores else []
         ids, logp = [*before, *self.ids[begin:]], [*prompt_logp, *self.logp[begin:]]
         tokens = [self.vocabulary.text(token) for token in ids]
-        offsets = [sum(map(len, tokens[:0]))]
-        for token in tokens:
-            offsets.append(offsets[-1] + len(token))
+        offsets = list(accumulate(map(len, tokens), initial=0))
         first = len(self.prompt) - len(before) + begin
         top = [
             {self.vocabulary.text(token): value for token, value in self._top(first + at)} or None

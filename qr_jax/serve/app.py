@@ -197,13 +197,13 @@ class App(HttpApp):
                 raise Wrong("messages", str(error)) from error
         else:
             prompts = [self._ids(prompt) for prompt in asked.prompts]
-        room = 1 if asked.max_tokens != 0 else 0
+        room, field = int(asked.max_tokens != 0), "messages" if path == CHAT else "prompt"
         for prompt in prompts:
             if question is None and not prompt:
-                raise Wrong("messages" if path == CHAT else "prompt", "the prompt has no token: write something")
+                raise Wrong(field, "the prompt has no token: write something")
             if len(prompt) + room > most:
                 text = f"the prompt has {len(prompt):,} tokens and the context {most:,}: shorten it"
-                raise Wrong("messages" if path == CHAT else "prompt", text, code="context_length_exceeded")
+                raise Wrong(field, text, code="context_length_exceeded")
         answering = Answering(asked, self.served.vocabulary, prompts)
         how: dict[str, Any] = {
             "samples": asked.samples, "temperature": asked.temperature, "ignore_eos": asked.ignore_eos,
@@ -220,14 +220,11 @@ class App(HttpApp):
     def _ids(self, prompt: str | tuple[int, ...]) -> Sequence[int]:
         """Return a prompt's ids: control tokens of a text are read as such, for it may be a template's."""
         if isinstance(prompt, str):
-            ids: Sequence[int] = self.served.chat.tokenizer.encode(prompt)
-        else:
-            ids, size = prompt, len(self.served.vocabulary.pieces)
-            if wrong := next((token for token in ids if not 0 <= token < size), None):
-                raise Wrong("prompt", f"the prompt has the id {wrong}; the model's ids are 0 to {size - 1:,}")
-        if not ids:
-            raise Wrong("prompt", "the prompt has no tokens; wanted one at least")
-        return ids
+            return self.served.chat.tokenizer.encode(prompt)
+        size = len(self.served.vocabulary.pieces)
+        if wrong := next((token for token in prompt if not 0 <= token < size), None):
+            raise Wrong("prompt", f"the prompt has the id {wrong}; the model's ids are 0 to {size - 1:,}")
+        return prompt
 
     def _submit(self, answering: Answering, jobs: list[Job], until_sent: contextlib.ExitStack) -> None:
         """Give the jobs to the engine, until the answer is sent. Refused: 429 where too many wait, 503 without one."""

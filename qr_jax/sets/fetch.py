@@ -3,7 +3,6 @@
 The client keeps what it fetches in its cache, and reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE itself.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -93,18 +92,6 @@ def record(folder: Path, source: Mapping[str, Any]) -> None:
     """Write into the folder which file, or file of the hub, its data are of."""
     with beside(folder / SOURCE) as opened:
         opened.write(json.dumps(source, indent=1).encode())
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in the folder; a lock ends with the process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 @contextmanager

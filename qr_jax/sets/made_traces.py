@@ -76,22 +76,6 @@ def supporting_traces(
     far name. `write` is the environment's; `parallel` is how many titles that the question names it searches in one
     turn. The log tells how many traces were kept, and why the others were not.
     """
-    traces, counts = made(queries, search, write=write, parallel=parallel, k=k, absent=absent)
-    why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
-    log.info("supporting traces: %d of %d questions kept%s", len(traces), len(queries), why)
-    return traces
-
-
-def made(
-    queries: Sequence[Query],
-    search: SearchFunction,
-    *,
-    write: ExpertTurn,
-    parallel: int,
-    k: int,
-    absent: Collection[str] = (),
-) -> tuple[list[Trace], Counter[str]]:
-    """Return the traces of `supporting_traces`, and how many questions were kept or left out, by reason."""
     reasons = [unfit(query, absent) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
@@ -103,7 +87,9 @@ def made(
         counts[reason or "kept"] += 1
         if reason is None:
             traces.append(Trace(query, expert_turns(query, ordered(query.question, hops), write, parallel)))
-    return traces, counts
+    why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
+    log.info("supporting traces: %d of %d questions kept%s", len(traces), len(queries), why)
+    return traces
 
 
 def with_titles(queries: Sequence[Query], passages: Iterable[Passage]) -> tuple[list[Query], frozenset[str]]:
@@ -154,7 +140,7 @@ def check_supporting(
     if without:
         told = f"{without} of {len(queries)} questions have {ABSENT}, such as {min(absent)!r}"
         log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
-    if not made(fit[:TRIED], search, write=write, parallel=parallel, k=k)[0]:
+    if not supporting_traces(fit[:TRIED], search, write=write, parallel=parallel, k=k):
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         raise UserError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 

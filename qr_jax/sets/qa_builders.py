@@ -17,8 +17,9 @@ from qr_jax.config import SET_PREFIX
 from qr_jax.data.parsing import query_of
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
+from qr_jax.search.build_aside import alone
 from qr_jax.sets import official
-from qr_jax.sets.fetch import Found, alone, fetch, own, record
+from qr_jax.sets.fetch import Found, fetch, own, record
 from qr_jax.sets.rows_builder import RowsBuilder, Source, text, texts, written_once
 
 LISTS = ("answers", "entities", "supporting_titles", "supporting_texts", "context_titles", "context_texts")

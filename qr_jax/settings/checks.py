@@ -26,13 +26,7 @@ DATA = ("train", "eval", "corpus", "traces")  # settings that name files
 MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
 
 
-def check(
-    config: Config,
-    *,
-    devices: int | None = None,
-    reads: Sequence[str] = DATA,
-    trains: bool = True,
-) -> None:
+def check(config: Config, *, devices: int | None = None, reads: Sequence[str] = DATA, trains: bool = True) -> None:
     """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
 
     `devices`: how many there are, once that is known. `reads`: the data that the command reads; files of other data
@@ -50,11 +44,7 @@ def check_cold_start(config: Config) -> None:
 
 
 def problems(
-    config: Config,
-    *,
-    devices: int | None = None,
-    reads: Sequence[str] = DATA,
-    trains: bool = True,
+    config: Config, *, devices: int | None = None, reads: Sequence[str] = DATA, trains: bool = True
 ) -> list[str]:
     """List one line for each problem; a setting of a wrong type is reported alone."""
     try:

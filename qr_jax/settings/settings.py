@@ -16,6 +16,9 @@ DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
 GONE = {  # settings of version 0.2, and what takes their place
     "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
+    "bm25.index": "`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it",
+    "dense.approx": "the search is exact",
+    "dense.recall_target": "the search is exact",
 }
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -32,6 +35,11 @@ def at_least(least: float, why: str = "") -> Bound:
 
 
 ABOVE_0 = Bound("more than 0", lambda value: value > 0)
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Positive = Annotated[float, ABOVE_0]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:

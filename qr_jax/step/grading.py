@@ -100,7 +100,7 @@ def _fault(name: str, scores: Scores, query: Query, g: int) -> str:
 
 
 def turn_rewards(turn_GT: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged rewards of one group's turns as (turn_reward [1, G, T], turn_valid [1, G, T])."""
+    """Pad ragged rewards of one group's turns as (turn_reward [1, G, T], turn_valid [1, G, T])."""
     turns = max(map(len, turn_GT))
     reward, valid = np.zeros((1, len(turn_GT), turns)), np.zeros((1, len(turn_GT), turns), bool)
     for g, row in enumerate(turn_GT):

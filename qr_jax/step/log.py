@@ -347,7 +347,7 @@ def _pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
 
 
 def advantages_of(record: StepRecord) -> dict[int, list[Any]]:
-    """Pool index -> the advantage of each sample as the learner used it: a number, or one a turn.
+    """Map pool index to the advantage of each sample as the learner used it: a number, or one a turn.
 
     None for groups that wait for a later update. An advantage a token is shown by its mean over each turn.
     """

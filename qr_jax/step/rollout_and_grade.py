@@ -3,28 +3,32 @@
 Each process rolls out and grades its own queries; all get every grade, and the episodes to train on.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from qr_jax import assemble
-from qr_jax.errors import ServiceDown, UserError
+from qr_jax.errors import Interrupted, ServiceDown, UserError
 from qr_jax.interfaces import check_growth
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
-from qr_jax.pool.verdict import judge
 from qr_jax.records import Ask, Episode, Outcome
 from qr_jax.rollout.engine import Statistics
-from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.rollout.together import rolled_out
+from qr_jax.run.kept_thread import POLL_S, KeptThread, run_interruptible
 from qr_jax.step import grading
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import RunState, Runtime
 
 MANY_ROUNDS = 25  # of a step, after which its rounds may be without an end
 ENDS = "a step ends where it returns None, or where no query is left to draw; ROUNDS = N in its file sets a limit"
+Updated = TypeVar("Updated")
+Played = TypeVar("Played")
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
 
 
@@ -37,7 +41,7 @@ def collect(
     """
     groups: list[Group] = []
     so_far: list[Outcome] = []
-    own = Statistics()
+    own: list[Statistics] = []
     while (ask := runtime.drawing.rounds(run_state.pool, tuple(so_far))) is not None:
         drawn = draw(runtime, run_state, ask, groups, step, len(so_far))
         if not drawn:
@@ -45,11 +49,11 @@ def collect(
         rolled, statistics = roll_out(runtime, params, run_state, drawn, groups, step)
         groups = graded(runtime, drawn, rolled, groups, step)
         so_far.append(judged(runtime, run_state, groups, step))
-        add(own, statistics)
+        own.append(statistics)
         if len(so_far) == MANY_ROUNDS and runtime.drawing.max_rounds is None:
             name = runtime.settings.pool.rounds.name
             runtime.run.say(f"step {step + 1}: rounds {name!r} has asked for {MANY_ROUNDS} rounds; {ENDS}")
-    return groups, so_far[-1], own
+    return groups, so_far[-1], Statistics.combined(own)
 
 
 def draw(
@@ -79,7 +83,7 @@ def judged(runtime: Runtime, run_state: RunState, groups: Sequence[Group], step:
     """Judge the step's groups so far."""
     settings, seed = runtime.settings.pool, run_state.seed(runtime.settings.seed)
     drawn_Q, grades = np.array([group.index for group in groups], np.int64), joined(groups, settings.samples)
-    return judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
+    return pool.judge(drawn_Q, grades, step=step, accept=settings.queries, channel=settings.channel, seed=seed)
 
 
 def roll_out(
@@ -94,21 +98,27 @@ def roll_out(
     new = [index for index in wanted if index not in owner]
     cost_Q = np.array(expected_tokens(runtime, run_state, new)) * [wanted[index] for index in new]
     pod = runtime.devices.layout == "pod"
-    for process, mine_at in enumerate(assemble.dealt(cost_Q, pod)):
+    for process, mine_at in enumerate(hosts.deal(cost_Q, hosts.count(), to_first=pod)):
         owner |= {new[at]: process for at in mine_at}
     mine = {index: count for index, count in wanted.items() if owner[index] == hosts.index()}
     first = {group.index: group.spent.episodes for group in groups}
-    statistics = Statistics()
-    work = partial(_run_engine, runtime, params, run_state, mine, first, step, statistics)
+    costs: list[Statistics] = []
+    work = partial(_run_engine, runtime, params, run_state, mine, first, step, costs)
     engine = runtime.agent.engine
-    rolled = assemble.rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
-    return rolled, statistics
+    rolled = rolled_out(engine, params, work, {}, pod=pod, stop_now=runtime.run.stop_now)
+    return rolled, Statistics.combined(costs)
 
 
 def _run_engine(
-    runtime: Runtime, params, run_state: RunState, mine: Mapping[int, int], first: Mapping[int, int], step: int, total
+    runtime: Runtime,
+    params,
+    run_state: RunState,
+    mine: Mapping[int, int],
+    first: Mapping[int, int],
+    step: int,
+    costs: list[Statistics],
 ) -> Rolled:
-    """Roll out the queries (pool index -> samples) on this process, and add the cost to `total`.
+    """Roll out the queries (pool index -> samples) on this process, and append what it cost to `costs`.
 
     `first`: the number of each query's first sample (0 where it is not named).
     """
@@ -123,13 +133,8 @@ def _run_engine(
             first_sample=number, expected_tokens=[cost[index] for index in indices], stop_now=runtime.run.stop_now,
         )  # fmt: skip
         rolled |= dict(zip(indices, episodes, strict=True))
-        add(total, engine.statistics)
+        costs.append(engine.statistics)
     return rolled
-
-
-def add(total: Statistics, more: Statistics) -> None:
-    for name in vars(total):
-        setattr(total, name, getattr(total, name) + getattr(more, name))
 
 
 def expected_tokens(runtime: Runtime, run_state: RunState, indices: Sequence[int]) -> list[float]:
@@ -181,9 +186,7 @@ def with_episodes(groups: Sequence[Group]) -> list[Group]:
 
 def over_processes(statistics: Statistics) -> Statistics:
     """Combine the statistics of all processes: counts are added up, seconds are the slowest's."""
-    every = hosts.gather(asdict(statistics))
-    values = {name: [part[name] for part in every] for name in vars(statistics)}
-    return Statistics(**{name: (max if name.endswith("_s") else sum)(parts) for name, parts in values.items()})
+    return Statistics.combined([Statistics(**part) for part in hosts.gather(asdict(statistics))], max)
 
 
 def check_answered(whole: Statistics, groups: Sequence[Group], *, asks: bool = False) -> None:
@@ -219,3 +222,29 @@ def check_graded(groups: Sequence[Group]) -> None:
             f"no episode of the first step could be graded ({ungraded} were tried), the first by: {first}; nothing "
             "could ever be learned. Mend the reward, or choose another one"
         )
+
+
+def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[[], Played]) -> tuple[Updated, Played]:
+    """Run `update` in a thread and `play`, of the next step, in this one (train.overlap=1); return both results.
+
+    `update` gets a function to call before it changes what `play` reads: it returns when that has ended, and raises
+    Interrupted if it failed. An error of `play` is raised once the update has ended; else the update's own is.
+    """
+    ended, failed = threading.Event(), threading.Event()
+
+    def wait_for_play() -> None:
+        ended.wait()
+        if failed.is_set():
+            raise Interrupted
+
+    updated: Future[Updated] = KeptThread("update").submit(update, wait_for_play)
+    try:
+        played = play()
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        ended.set()
+        while not wait([updated], timeout=POLL_S).done:  # a signal is heard meanwhile
+            pass
+    return updated.result(), played

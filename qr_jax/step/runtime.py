@@ -1,4 +1,4 @@
-"""What a run's steps share (Runtime, bound once from its config), and what one step hands to the next (RunState)."""
+"""The parts that a run's steps share (Runtime, bound once), and the state that one hands to the next (RunState)."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,15 +26,39 @@ from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
 from qr_jax.records import Ask, Episode, Outcome, Query, Say, Scores, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout.engine import Statistics
+from qr_jax.rollout.together import Dealt
 from qr_jax.run import checkpoint, policy, runs
 from qr_jax.run.policy import Policy
-from qr_jax.step import ahead, grading
-from qr_jax.step.ahead import Ahead
+from qr_jax.step import grading
 from qr_jax.step.grading import Group
 from qr_jax.step.guards import FIGURES, Watch
 
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
 COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A step's groups, played beside the update before (train.overlap=1), their cost, and the seconds it took.
+
+    The pool is settled before they are drawn, so that queries are drawn in the same order as without overlap. They are
+    in the checkpoint: a run that goes on takes the same steps.
+    `lag`: by how many updates their policy is older than the one that trains on them, 0 where that step made none.
+    """
+
+    groups: tuple[Group, ...]
+    statistics: Statistics
+    lag: int
+    played_s: float = 0.0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Convert to a nested host value (parallel/plain.py), without seconds: they are not the same again."""
+        counts = {name: value for name, value in vars(self.statistics).items() if not name.endswith("_s")}
+        return {"groups": [group.to_plain() for group in self.groups], "statistics": counts, "lag": self.lag}
+
+
+def _ahead_from_plain(value: Mapping[str, Any]) -> Ahead:
+    return Ahead(tuple(map(grading.from_plain, value["groups"])), Statistics(**value["statistics"]), value["lag"])
 
 
 @dataclass(frozen=True)
@@ -83,7 +107,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
         cost_F=host["cost_F"],
         watch=Watch(**host["watch"]),
         base_sha256=host.get(checkpoint.BASE),
-        ahead=ahead.from_plain(host["ahead"]) if "ahead" in host else None,
+        ahead=_ahead_from_plain(host["ahead"]) if "ahead" in host else None,
         **counts,
     )
     groups = (*run_state.waiting, *(run_state.ahead.groups if run_state.ahead else ()))
@@ -166,12 +190,11 @@ class Devices:
 
     mesh: jax.sharding.Mesh
     layout: host_local.Kind
-    apart: Sequence[Any] = ()  # that roll out and do not learn
 
 
 @dataclass(frozen=True)
 class World:
-    """What an episode meets: the environment, and the search with the hash of its passages (None: its own)."""
+    """The world of an episode: the environment, and the search with the hash of its passages (None: its own)."""
 
     env: Callable[[Query, Sequence[Turn]], Say | Search | Stop]
     search: SearchFunction
@@ -180,7 +203,7 @@ class World:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How queries are drawn and return, and for how many a step and a batch have room."""
+    """The way queries are drawn and return, and for how many a step and a batch have room."""
 
     rule: pool.Rule
     rounds: Callable[[pool.Pool, tuple[Outcome, ...]], Ask | None]
@@ -192,7 +215,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Grading:
-    """How episodes are graded; `asks`: by a server, which may be down."""
+    """The way episodes are graded; `asks`: by a server, which may be down."""
 
     reward: Callable[[Query, Sequence[Episode]], Scores]
     asks: bool
@@ -215,18 +238,16 @@ class Runtime:
     gold_logp: Callable[..., np.ndarray] | None  # where the advantage names gold_logp_NT
     same: dict[str, Any]  # what a checkpoint must agree with
 
-    def to_rollout_params(self, policy: State | Policy) -> DecodeParams:
+    def to_rollout_params(self, trained: State | Policy) -> DecodeParams:
         """Return the parameters of a policy, or of the learner's state, as rollouts read them."""
-        params = lora.whole(policy.params, policy.base, self.settings.model.lora)
-        devices, cfg = self.devices, self.agent.cfg
-        if devices.apart:
-            compute, int8 = assemble.stored_as(self.settings)
-            return host_local.to_devices(params, cfg, compute, devices.layout, devices.apart, int8)
-        return assemble.to_rollout_params(params, self.settings, cfg, devices.mesh, devices.layout)
+        params = lora.whole(trained.params, trained.base, self.settings.model.lora)
+        return host_local.to_rollout_params(
+            params, self.settings, self.agent.cfg, self.devices.mesh, self.devices.layout
+        )
 
     def measure(self, params: DecodeParams, queries: Sequence[Query] | None = None, **how: Any) -> dict[str, Any]:
         """Evaluate on the held-out questions, or on `queries`; `how` as `evaluate.measure` takes it."""
-        engine = assemble.Dealt(self.agent.engine, pod=self.devices.layout == "pod")
+        engine = Dealt(self.agent.engine, pod=self.devices.layout == "pod")
         queries = self.data.questions if queries is None else queries
         how |= {"search": self.world.search, "stop_now": self.run.stop_now}
         return evaluate.measure(self.settings, engine, params, queries=queries, **how)
@@ -252,10 +273,8 @@ class Runtime:
         cut = [[overlong and episode.stop in ("length", "context") for episode in group.episodes] for group in groups]
         sizes = {"queries": drawing.max_groups, "samples": drawing.max_samples}
         sizes |= {"rows": learn.rows, "row_tokens": learn.row_tokens}
-        episodes, grades = (
-            [group.episodes for group in groups],
-            grading.joined(groups, settings.samples, self.grading.turns),
-        )
+        episodes = [group.episodes for group in groups]
+        grades = grading.joined(groups, settings.samples, self.grading.turns)
         packed = pack.pack(
             episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
             weight_QG=plugins.around("methods.prune").weights(grades, learn.prune, *key) if learn.prune else None,
@@ -271,10 +290,11 @@ class Runtime:
 
     def check(self, host: dict[str, Any]) -> None:
         """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
-        checkpoint.check_same_queries(host, self.same[checkpoint.QUERIES])
+        checkpoint.check_same(host, checkpoint.QUERIES, self.same[checkpoint.QUERIES])
         if told := unchanged.check(host, self.data.by_setting()):
             self.run.say(told)
-        checkpoint.check_same_corpus(host, self.same[checkpoint.CORPUS])
+        if checkpoint.CORPUS in host:  # an older run may not say which these were
+            checkpoint.check_same(host, checkpoint.CORPUS, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
             run_state = from_host(host)
@@ -293,11 +313,9 @@ class Runtime:
 def room(settings: Config) -> tuple[int, int]:
     """Count the groups that a batch has room for, and the samples of each; `planning` compiles for as many."""
     chosen = settings.pool
-    kept = (
-        chosen.queries * chosen.oversample
-        if settings.learner.keep_zero_variance
-        else chosen.queries + chosen.min_signal - 1
-    )
+    kept = chosen.queries + chosen.min_signal - 1
+    if settings.learner.keep_zero_variance:
+        kept = chosen.queries * chosen.oversample
     return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
 
 
@@ -329,7 +347,9 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     if not run.checkpoints.steps():
         policy.check_start(settings, agent)
         with loading(run, "checking that the model can read them"):
-            assemble.check_learnable(settings, agent.tokenizer, queries, questions, search)
+            for part in (queries, questions):
+                assemble.check_readable(agent.tokenizer, part)
+            assemble.check_traces(settings, queries, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
     data = Data(queries, families(queries), questions, assemble.probed(settings))
@@ -358,7 +378,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
     """Choose who rolls out. ValueError where train.overlap would run two programs that wait for one another."""
-    layout, apart = assemble.rollout_layout(settings, agent.cfg, mesh), host_local.apart(settings.mesh)
+    layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.apart(settings.mesh)
     if (settings.train.overlap or apart) and hosts.count() > 1:
         raise UserError(f"train.overlap and mesh.rollout_devices are for one process, and this run has {hosts.count()}")
     if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":
@@ -366,7 +386,7 @@ def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -
             f"train.overlap=1 with rollouts by {layout!r} on the learner's {mesh.size} devices: two programs at a time "
             "would wait for one another; set mesh.rollout_devices, so that each has its own, or mesh.rollout=one"
         )
-    return Devices(mesh, layout, tuple(apart))
+    return Devices(mesh, layout)
 
 
 def _drawing(settings: Config) -> Drawing:

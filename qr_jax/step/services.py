@@ -125,9 +125,13 @@ def repeated(runtime: Runtime, down: ServiceDown) -> str | None:
 
 def _search_again(runtime: Runtime, text: str) -> str | None:
     """Search once more for one text; return why it fails, or None."""
-    settings = runtime.settings.rollout
-    found = tools.run_searches(runtime.world.search, [text], settings.search_k, **tools.limits(settings)).by_query[text]
-    return f"the search {text!r} failed again, asked alone ({found.reason})" if isinstance(found, tools.Fault) else None
+    limits = runtime.settings.rollout
+    searched = tools.run_searches(runtime.world.search, [text], limits.search_k, **tools.limits(limits))
+    if not searched.failed:
+        return None
+    fault = searched.by_query[text]
+    assert isinstance(fault, tools.Fault), "the one search failed"
+    return f"the search {text!r} failed again, asked alone ({fault.reason})"
 
 
 def _grade_again(runtime: Runtime, group: grading.Group) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.data.characters import nfkc
 from qr_jax.errors import PluginError, UserError
-from qr_jax.records import Call, Passage, SearchFunction
+from qr_jax.records import Call, SearchFunction
 from qr_jax.settings.settings import Use, plain, show
 
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)  # of a tool or an argument
@@ -16,7 +16,6 @@ MOST_CHARS = 20_000  # of all schemas together
 MOST_WORDS = 1_000  # characters of one text in a schema
 # No sign in a text of a schema begins a tag or a control token of any tokenizer: it stands in the chat template.
 INERT = str.maketrans("<>[]{}|", "‹›()()¦")
-RETRIEVERS = "search"  # the name that an environment gives the run's retriever
 
 
 def schemas(tools: Sequence[Use]) -> tuple[Mapping[str, Any], ...]:
@@ -75,24 +74,20 @@ def _inert(value: Any) -> Any:
 
 
 def answering(tools: Sequence[Use], provided: Mapping[str, Any]) -> SearchFunction:
-    """Return a search function that gives texts to `provided["search"]` and Calls to their tools.
+    """Return a search function that gives texts to `provided["search"]` and Calls to their tool.
 
-    What a tool raises passes through: `run_searches` tries again, and in the end makes a fault of it.
+    A batch is of texts alone, or of one tool's calls, as `run_searches` makes it. What a tool raises passes through:
+    `run_searches` tries again, and in the end makes a fault of it.
     """
     by_name: dict[str, Any] = {}
     for tool in tools:
         bound = plugins.bind("tool", tool, provided={**provided, "kept": {}})
         by_name |= {schema["function"]["name"]: bound for schema in _schemas_of(tool)}
 
-    def search(queries: list[str | Call], k: int) -> list[Sequence[Passage]]:
-        asked: dict[str, list[Any]] = {}
-        for query in queries:
-            asked.setdefault(query.tool if isinstance(query, Call) else "", []).append(query)
-        found = {}
-        for name, batch in asked.items():
-            if name and name not in by_name:
-                raise PluginError(f"the environment called the tool {name!r}; the run has {', '.join(by_name)}")
-            found |= zip(batch, by_name[name](batch) if name else provided["search"](batch, k), strict=True)
-        return [found[query] for query in queries]
+    def search(queries: list[str | Call], k: int) -> Sequence[Any]:
+        name = queries[0].tool if queries and isinstance(queries[0], Call) else ""
+        if name and name not in by_name:
+            raise PluginError(f"the environment called the tool {name!r}; the run has {', '.join(by_name)}")
+        return by_name[name](queries) if name else provided["search"](queries, k)
 
     return search

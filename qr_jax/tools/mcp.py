@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
-from qr_jax.config import ABOVE_0
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Passage
 from qr_jax.search import mcp_client
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import ABOVE_0, at_least
 from qr_jax.tools._of_run import schema_of
 
 EXAMPLE = {"command": ("an-mcp-server",), "tools": ("add",)}

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from qr_jax import plugins
-from qr_jax.config import ABOVE_0
 from qr_jax.records import Call, Passage
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import ABOVE_0, at_least
 
 DESCRIPTION = "Opens a document by the id that a search shows, or by its address, and returns its text."
 PARAMETERS = {

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.tpu import on_one
 from qr_jax.lab.planning import ahead
 from qr_jax.models.families import PRESETS
 from qr_jax.rollout import cache as caches
@@ -54,7 +55,7 @@ def test_a_chunk_of_many_rows_is_written_into_the_cache_without_a_copy_of_it():
     cache = jax.eval_shape(lambda: caches.create(cfg, 256, 512, jnp.bfloat16))[:1]
     new = jax.eval_shape(lambda: caches.create(cfg, 256, 8, jnp.bfloat16))[:1]
     numbers = [jax.ShapeDtypeStruct((256,), jnp.int32)] * 3
-    shapes = ahead.on_one(ahead.devices("v5e:1x1")[0], (cache, new, *numbers))
+    shapes = on_one(ahead.devices("v5e:1x1")[0], (cache, new, *numbers))
     program = ahead.compiled(jax.jit(caches.write, donate_argnums=0).lower(*shapes))
     cache_bytes = 2 * 256 * 8 * 512 * 128 * 2
     assert program.cost.bytes_accessed < 0.1 * cache_bytes

@@ -26,10 +26,6 @@ SETTINGS = Config(
 )
 
 
-# What no answer's row holds.
-ODD = ({"golds": "x"}, {"greedy": 3}, {"samples": []}, {"samples": [{}]}, {"id": [1]}, {"seconds": "x"}, {"more": 1})
-
-
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("QR_JAX_DATA", str(tmp_path / "data"))
@@ -102,25 +98,19 @@ def test_a_suite_goes_on_where_it_stopped_and_gives_the_same_answers(data, tmp_p
         answer(tmp_path / "a")
 
 
-def test_damaged_answers_are_set_aside_and_asked_again_and_those_of_an_earlier_version_count(data, tmp_path):
-    whole, said = answer(tmp_path / "a", limit=1), []
-    wanted, file = rows(tmp_path / "a"), tmp_path / "a" / "answers.jsonl"
+def test_a_damaged_answer_is_refused_by_its_line_and_those_of_an_earlier_version_count(data, tmp_path):
+    whole = answer(tmp_path / "a", limit=1)
+    file = tmp_path / "a" / "answers.jsonl"
     mine = file.read_text().splitlines(keepends=True)
     sealed = json.dumps(json.loads(mine[1]) | {"seal": "0" * 64}) + "\n"
-    broken = [b"[1]\n", b"\xff\xfe\n", b'"a"\n', b"{}\n", b"[" * 100_000 + b"\n"]
-    broken += [json.dumps(json.loads(mine[0]) | odd).encode() + b"\n" for odd in ODD]
-    put = (mine[0] + sealed).encode() + b"".join(broken)
-    file.write_bytes(put)
-    again = answer(tmp_path / "a", say=said.append, limit=1)
-    assert said[0].endswith("the file is set aside as answers_set_aside_1.jsonl")
-    assert f"{len(broken)} answers are damaged" in said[0] and "2 questions are answered, 5 are not" in said[1]
-    found = rows(tmp_path / "a")
-    assert sum("seal" in row for row in found.values()) == 1
-    assert {name: {**row, "seal": None} for name, row in found.items()} == {
-        name: {**row, "seal": None} for name, row in wanted.items()
-    }
-    assert again["macro"]["scores"] == whole["macro"]["scores"]
-    assert (tmp_path / "a" / "answers_set_aside_1.jsonl").read_bytes() == put
+    file.write_text("".join([mine[0], sealed, *mine[2:]]))
+    assert answer(tmp_path / "a", limit=1)["macro"]["scores"] == whole["macro"]["scores"]
+    for broken in (b"[1]\n", b"\xff\xfe\n", b'"a"\n', b"{}\n", b"[" * 100_000 + b"\n"):
+        put = mine[0].encode() + broken
+        file.write_bytes(put)
+        with pytest.raises(ValueError, match="answers.jsonl, line 2: not what a run writes; wanted an object with set"):
+            answer(tmp_path / "a", limit=1)
+        assert file.read_bytes() == put
 
 
 def test_a_manifest_that_is_none_is_one_line(data, tmp_path):
@@ -199,8 +189,11 @@ def test_a_judge_is_asked_after_the_answers_and_one_that_is_fooled_is_not_report
         (["--limit", "3"], "--limit cannot be given without --suite"),
         (["--suite", "qa7", "--questions", "3"], "--questions cannot be given with --suite"),
         (["--suite", "qa8"], "there is no suite 'qa8'; there are: qa7"),
-        (["--suite", "qa7", "--judge", "http://x/v1"], "--judge URL and --judge-model NAME go together"),
-        (["--suite", "qa7", "--judge-leave-out", "temperature"], "give --judge URL too"),
+        (["--suite", "qa7", "--judge", "http://x/v1"], "--judge and --judge-model go together"),
+        (
+            ["--suite", "qa7", "--judge-leave-out", "temperature"],
+            "--judge-leave-out cannot be given without --judge URL",
+        ),
         (["--suite", "qa7", "--step", "3"], "is no run of ours"),
     ],
 )

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qr_jax import plugins
 from qr_jax.records import Passage
 from qr_jax.search import dense_index, embedder, nearest
 from qr_jax.search.retrievers.dense import dense
+from qr_jax.settings.settings import Use
 
 BERT = str(Path(__file__).parents[1] / "fixtures" / "bert")
 CORPUS = [
@@ -90,14 +92,6 @@ def test_int8_by_hand():
     np.testing.assert_allclose(factor_N, [0.01, 1], rtol=1e-6)
 
 
-def test_the_approximate_way_finds_most():
-    rng = np.random.default_rng(0)
-    vector_PD, query_BD = unit(rng, 5000, 32), unit(rng, 8, 32)
-    rows = laid_out(vector_PD, 4)
-    exact, found = nearest.nearest(rows, query_BD, 5)[1], nearest.nearest(rows, query_BD, 5, recall_target=0.9)[1]
-    assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found.tolist(), exact.tolist(), strict=True)]) >= 0.8
-
-
 @pytest.fixture(scope="module")
 def search():
     return dense(corpus=CORPUS, model=BERT, devices=1)
@@ -143,8 +137,8 @@ def test_bad_input_is_refused():
             dense(corpus=corpus, model=BERT)
     with pytest.raises(ValueError, match="devices=9; this process has 8"):
         dense(corpus=CORPUS, model=BERT, devices=9)
-    with pytest.raises(ValueError, match="recall_target"):
-        dense(corpus=CORPUS, model=BERT, recall_target=0.0)
+    with pytest.raises(ValueError, match="batch_tokens is 0; wanted at least 1"):
+        plugins.bind("retriever", Use("dense", {"batch_tokens": 0}))
 
 
 # ---- the index folder

@@ -192,7 +192,6 @@ def check_ours(words: list[str], *, run: bool) -> None:
     known = commands.get_default("commands").get(words[0])
     if known is not None and known.get_default("takes_settings"):
         own, typed = cli.take_overrides(words, known)
-    cli.refuse_nearly(own, commands)
     arguments = commands.parse_args(own)
     if words[0] == "compare" and arguments.what[0].endswith(".py"):
         checks.check(config.load(arguments.what[0], typed))

@@ -235,7 +235,7 @@ def test_the_command_keeps_the_key_out_of_all_files(tmp_path, monkeypatch, capsy
 
 def test_options_of_an_endpoint_need_one(capsys):
     assert cli.main(["eval", "runs/x", "--at-once", "3"]) == 2
-    assert "--at-once says how an endpoint is asked; give --endpoint URL" in capsys.readouterr().err
+    assert "--at-once cannot be given without --endpoint URL" in capsys.readouterr().err
     assert cli.main(["eval", "runs/x", "--endpoint", "http://127.0.0.1:1/v1"]) == 2
 
 

@@ -13,7 +13,7 @@ from test_envs import QUERY, model, transcripts
 from qr_jax import assemble, config, dialect
 from qr_jax.config import use
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.lab import agent_patterns, exporting, model_card
+from qr_jax.lab import exporting, model_card
 from qr_jax.records import Say, Search, Stop
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.live import EpisodeState
@@ -108,7 +108,7 @@ def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(written,
 
 @given(transcripts)
 def test_the_pattern_of_agent_json_finds_the_act_that_search_r1_reads(text):
-    found = re.match(agent_patterns.act_pattern({"search": False, "answer": True}), text)
+    found = re.match(exporting.act_pattern({"search": False, "answer": True}), text)
     move = search_r1(QUERY, model(text))
     if isinstance(move, Say):
         assert found is None
@@ -120,19 +120,19 @@ def test_the_pattern_of_agent_json_finds_the_act_that_search_r1_reads(text):
 
 
 def test_the_pattern_by_hand():
-    read = re.compile(agent_patterns.act_pattern({"search": False, "answer": True}))
+    read = re.compile(exporting.act_pattern({"search": False, "answer": True}))
     assert read.match("<think>a <search>b</search></think> <search> c </search>").groups() == ("search", " c ")
     assert read.match("<answer></answer>").groups() == ("answer", "")
     assert (
         read.match("<search> </search><answer>a</answer>") is None
     )  # an empty search is no act, and what follows none
-    assert re.sub(agent_patterns.tag_pattern(), r"‹\1›", "a </search> <b>") == "a ‹/search› <b>"
+    assert re.sub(exporting.tag_pattern(), r"‹\1›", "a </search> <b>") == "a ‹/search› <b>"
     assert read.match("[THINK]<search>a</search>[/THINK]<search>b</search>") is None
     assert read.match("<answer>a</answer><information>b</information>") is None
 
 
 def test_the_pattern_of_a_turn_s_end_passes_over_thoughts():
-    end = re.compile(agent_patterns.end_pattern(("</a>", "<information>")))
+    end = re.compile(exporting.end_pattern(("</a>", "<information>")))
     assert end.match("<think>x</a></think>y</a>z</a>")[0] == "<think>x</a></think>y</a>"
     assert end.match("<think>x</a>") is None and end.match("<think>x</think>") is None
     assert end.match("a <information> b")[0] == "a <information>"
@@ -142,7 +142,7 @@ def test_the_pattern_of_a_turn_s_end_passes_over_thoughts():
 def test_the_pattern_of_a_turn_s_end_ends_where_decoding_does(text):
     """Each byte a token: what decoding takes is what the pattern matches, and near-tags stop neither."""
     stop = dialect.turn_ends(("</search>", "</answer>"))
-    live, found = EpisodeState(0, 0), re.match(agent_patterns.end_pattern(stop), text)
+    live, found = EpisodeState(0, 0), re.match(exporting.end_pattern(stop), text)
     live.show([], Say("", stop=stop))
     taken = live.take(written := list(text.encode()), [0.0] * len(written), [bytes([at]) for at in range(256)], ())
     assert live.complete == (found is not None)

@@ -12,9 +12,9 @@ import jax
 import pytest
 
 from qr_jax import config
-from qr_jax.lab import first_check
 from qr_jax.lab.planning import ahead, estimate
 from qr_jax.parallel import peaks
+from tpu_scripts import first_check
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tpu_scripts/check.sh"
@@ -101,5 +101,5 @@ def test_the_script_refuses_what_it_does_not_know_and_a_dry_run_does_nothing(tmp
     assert run("--outt").returncode == 2 and "--outt is not understood" in run("--outt").stderr
     assert run("--out").returncode == 2
     dry = run("--dry-run", "--out", "a.json", "model.name=qwen3_0p6b")
-    assert dry.returncode == 0 and dry.stdout.endswith("-m qr_jax.lab.first_check --out a.json model.name=qwen3_0p6b\n")
+    assert dry.returncode == 0 and dry.stdout.endswith("/first_check.py --out a.json model.name=qwen3_0p6b\n")
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from scipy.stats import norm
 from qr_jax.lab import oracle, pass_rates
 from qr_jax.methods.rules import foresee_learnable as rule
 from qr_jax.pool import pool as pools
+from qr_jax.pool.pool import judge
 from qr_jax.pool.rules.foresee import foresee
-from qr_jax.pool.verdict import judge
 from qr_jax.records import grades
 
 
@@ -57,12 +57,6 @@ def test_with_power_0_it_is_foresee_and_a_fault_teaches_nothing():
     outcome = judge(np.array([0]), faulty, step=2, accept=1, seed=0)
     after = pools.settle(ours, outcome, rule.foresee_learnable)
     assert all((after.memory[f"slope_{name}"] == ours.memory[f"slope_{name}"]).all() for name in rule.SUMS)
-
-
-@pytest.mark.parametrize("settings", [{"spread": 0.0}, {"floor": 2.0}, {"power": -1.0}, {"least": float("nan")}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(ValueError, match="wanted spread above 0"):
-        step(pools.create(2), {0: 1}, number=0, **settings)
 
 
 def test_of_a_pool_that_is_half_coins_it_draws_more_of_what_moves():

@@ -102,20 +102,26 @@ def tiny_metadata(family: str = "llama") -> dict:
 
 def tiny_tensors(params) -> dict:
     """llama.cpp's names; q and k with each head's two halves interleaved, as its converter writes them."""
-    theirs = {ours: name for name, ours in gguf.NAMES.items()}
-    inner = {ours: name for name, ours in gguf.LAYER_NAMES.items()}
+    theirs = gguf.names("llama", TINY)
     tensors = {}
     for name, give in hf_folder.take_apart(TINY, params).items():
         array = np.ascontiguousarray(give(), np.float32)
         if ".q_proj." in name or ".k_proj." in name:
             heads = TINY.heads if ".q_proj." in name else TINY.kv_heads
             array = array.reshape(heads, 2, 4, 32).swapaxes(1, 2).reshape(array.shape)
-        if name.startswith("model.layers."):
-            _, _, layer, rest = name.split(".", 3)
-            kind = rest.removesuffix(".weight")
-            name = f"blk.{layer}.{inner[kind]}.weight"
-        tensors[theirs.get(name, name)] = (array.shape, 0, array.tobytes())
+        tensors[theirs[name]] = (array.shape, 0, array.tobytes())
     return tensors
+
+
+def test_tensors_have_llama_cpp_s_names():
+    known = gguf.names("llama", TINY)
+    assert [known[name] for name in ("model.embed_tokens.weight", "model.norm.weight")] == [
+        "token_embd.weight", "output_norm.weight",
+    ]  # fmt: skip
+    layer = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output"}
+    layer |= {"post_attention_layernorm": "ffn_norm", "mlp.down_proj": "ffn_down"}
+    for ours, theirs in layer.items():
+        assert known[f"model.layers.1.{ours}.weight"] == f"blk.1.{theirs}.weight"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_missing_and_unknown_tensors_are_named(tiny_params, tmp_path):
     tensors = tiny_tensors(tiny_params)
     tensors["rope_freqs.weight"] = tensors.pop("blk.1.ffn_up.weight")
     path = write(tmp_path / "tiny.gguf", tiny_metadata(), tensors)
-    with pytest.raises(ValueError, match="1 tensors missing: .*up_proj.weight; 1 tensors not known: rope_freqs"):
+    with pytest.raises(ValueError, match="1 tensors missing: blk.1.ffn_up.weight; 1 tensors not known: rope_freqs"):
         gguf.load(path)
 
 

@@ -10,16 +10,17 @@ from rollouts import CFG, SETTINGS, WORDS, engine, flat, near_ties, random_param
 
 from qr_jax import assemble, config
 from qr_jax.lab.planning import hlo
-from qr_jax.parallel import host_local
+from qr_jax.parallel import compiles, host_local
 from qr_jax.parallel import mesh as meshes
-from qr_jax.rollout import compiles, decode
+from qr_jax.rollout import decode
 from qr_jax.rollout.engine import Engine
 
 SHAPE = replace(SETTINGS, slots=8, store=8, buckets=(64,))
 
 
 def handed_over(mesh, kind, params=None):
-    return assemble.to_rollout_params(assemble.place(params or random_params(), mesh), config.Config(), CFG, mesh, kind)
+    laid = assemble.place(params or random_params(), mesh)
+    return host_local.to_rollout_params(laid, config.Config(), CFG, mesh, kind)
 
 
 def mesh_of(data, fsdp, tensor):

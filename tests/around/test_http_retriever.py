@@ -607,7 +607,7 @@ def test_serper_without_a_key_or_over_plain_http_is_refused(monkeypatch):
     refusal = raw({"message": "no credits for k3y-of-serper"}, "403 Forbidden")
     with server(refusal) as (url, _), pytest.raises(OSError, match="403.*no credits for .redacted."):
         serper(url=url)(["a"], 1)
-    with server(raw({"organic": [{"title": "T"}]})) as (url, _), pytest.raises(ValueError, match="page 1"):
+    with server(raw({"organic": [{"title": 1}]})) as (url, _), pytest.raises(ValueError, match="'title' of type int"):
         serper(url=url)(["a"], 1)
     with server(raw({"error": 1})) as (url, _), pytest.raises(ValueError, match="found: error"):
         serper(url=url)(["a"], 1)

@@ -58,5 +58,5 @@ def test_bad_parts_are_refused():
         hybrid(corpus=CORPUS, parts=(Use("bm25"), Use("bm25", {"k2": 1})))
     with pytest.raises(ValueError, match="takes files of qr_jax/search/retrievers/ as its parts, and has os.system"):
         hybrid(corpus=CORPUS, parts=(Use("bm25"), Use("os.system")))
-    with pytest.raises(ValueError, match="depth=0"):
-        hybrid(corpus=CORPUS, depth=0)
+    with pytest.raises(ValueError, match="depth is 0; wanted at least 1"):
+        plugins.bind("retriever", Use("hybrid", {"depth": 0}))

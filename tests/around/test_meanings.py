@@ -92,7 +92,7 @@ def test_a_plug_in_of_one_s_own_is_found_by_its_kind_and_place(tmp_path, monkeyp
         (setting,) = section.settings
         told = (section.about, setting.name, setting.type, setting.default)
         assert told == ("Rule: mine.", "pool.rule.keen", "a number", "0.5")
-    with pytest.raises(ValueError, match="is named with its kind: rule=my_ideas.mine, rounds=my_ideas.mine, "):
+    with pytest.raises(ValueError, match="one of your own is named with its kind, as rule=FILE.FUNCTION"):
         meanings.chosen("my_ideas.mine")
     with pytest.raises(ValueError, match="rule 'my_others.other' is not written in its file as a def"):
         (tmp_path / "my_others.py").write_text("def _made():\n    return lambda pool, outcome: None\nother = _made()\n")

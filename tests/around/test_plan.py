@@ -16,9 +16,9 @@ import pytest
 
 from qr_jax.cli import cli
 from qr_jax.config import Config, Mesh, Model, load
-from qr_jax.lab import first_check
 from qr_jax.lab.planning import ahead, estimate, plan, planned, programs
 from qr_jax.settings.checks import check
+from tpu_scripts import first_check
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

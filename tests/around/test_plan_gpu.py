@@ -12,7 +12,7 @@ import pytest
 
 from qr_jax.cli import cli
 from qr_jax.config import Config, Mesh
-from qr_jax.lab.planning import cards, on_gpu, plan
+from qr_jax.lab.planning import cards, plan, planned
 from qr_jax.lab.planning.programs import Programs, Slice, model_shape
 from qr_jax.parallel import gpu
 from qr_jax.settings.checks import check
@@ -37,7 +37,7 @@ def test_each_preset_fits_its_card_with_room_and_is_a_right_config(name):
     settings, card = PRESETS[name], cards.CARDS[SMALLEST[name.rpartition("_")[2]]]
     check(settings, reads=())
     assert ("_lora_" in name) == (settings.model.lora.rank == 16)
-    found = on_gpu.examine(settings, card, compiles=False, say=print)
+    found = planned.examine_gpu(settings, card, compiles=False, say=print)
     assert found["fits"] and found["peak_bytes"] < ROOM * found["usable_bytes"], found["peak_bytes"] / GIB
 
 
@@ -47,14 +47,14 @@ def test_a_whole_model_that_is_no_preset_of_a_card_does_not_fit_it():
     for name, model, size in (("qwen3_1p7b", "qwen3_1p7b_80gb", "40gb"), ("gemma3_1b", "gemma3_1b_40gb", "24gb")):
         small = PRESETS[model]
         small = replace(small, learner=replace(small.learner, rows=1), rollout=replace(small.rollout, slots=8, store=4))
-        found = on_gpu.examine(small, cards.CARDS[SMALLEST[size]], compiles=False, say=print)
+        found = planned.examine_gpu(small, cards.CARDS[SMALLEST[size]], compiles=False, say=print)
         assert found["peak_bytes"] > ROOM * found["usable_bytes"], (name, found["peak_bytes"] / GIB)
 
 
 def test_arrays_by_hand():
     """Qwen3-0.6B, 2 rows of 2,048: 596,049,920 weights in float32, two moments, and Adam's count."""
     settings = PRESETS["qwen3_0p6b_24gb"]
-    held, own = on_gpu.by_arrays(programs(settings))
+    held, own = planned.by_arrays(programs(settings))
     weights = 596_049_920
     assert held["state"] - 12 * weights < 100
     assert held["laid"] - 2 * weights in range(-1000, 10_000_000)  # bfloat16, and its norms in float32
@@ -67,10 +67,12 @@ def test_arrays_by_hand():
 
 
 def test_adapters_spare_the_moments_and_gradients_of_the_model_under_them():
-    whole, adapted = (on_gpu.by_arrays(programs(PRESETS[name])) for name in ("qwen3_0p6b_80gb", "qwen3_0p6b_lora_80gb"))
+    whole, adapted = (
+        planned.by_arrays(programs(PRESETS[name])) for name in ("qwen3_0p6b_80gb", "qwen3_0p6b_lora_80gb")
+    )
     assert adapted[0]["state"] < 0.2 * whole[0]["state"]
     more = replace(PRESETS["qwen3_0p6b_80gb"], model=PRESETS["qwen3_0p6b_lora_80gb"].model)
-    assert whole[1]["train"] - on_gpu.by_arrays(programs(more))[1]["train"] > 7.8 * 596_049_920
+    assert whole[1]["train"] - planned.by_arrays(programs(more))[1]["train"] > 7.8 * 596_049_920
 
 
 def test_cards_are_known_by_name_and_by_size():
@@ -96,7 +98,7 @@ def test_the_command_says_what_does_not_fit_and_what_to_set(uncompiled, capsys):
     assert "GPU of 12GB: jax may hold 10.1 GiB, 0.9 of 11.2" in said
     assert "by arrays; pip install 'jax[cuda13]'" in said and "not measured on a GPU" in said
     assert "does not fit: train needs 17.3 GiB: lower learner.rows or learner.row_tokens, set model.remat=full" in said
-    found = on_gpu.examine(PRESETS["qwen3_0p6b_24gb"], cards.card(None, "80GB"), compiles=False, say=print)
+    found = planned.examine_gpu(PRESETS["qwen3_0p6b_24gb"], cards.card(None, "80GB"), compiles=False, say=print)
     assert found["memory_by_phase"]["train"] == found["peak_bytes"] and found["todo"] is None
     assert plan.format_gpu(found).endswith("  fits: train needs 17.3 GiB, 26% of what jax may hold")
 
@@ -117,7 +119,7 @@ def test_what_cannot_be_planned_is_one_line(uncompiled, capsys, more, said):
 def test_a_mesh_of_several_is_refused_with_the_one_that_would_do():
     several = replace(PRESETS["qwen3_0p6b_24gb"], mesh=Mesh(fsdp=4))
     with pytest.raises(ValueError, match="is 4 chips, and one GPU has 1: set mesh.fsdp=1$"):
-        on_gpu.examine(several, cards.CARDS["h100"], compiles=False, say=print)
+        planned.examine_gpu(several, cards.CARDS["h100"], compiles=False, say=print)
 
 
 @compiles
@@ -126,7 +128,7 @@ def test_a_mesh_of_several_is_refused_with_the_one_that_would_do():
 def test_xla_s_gpu_compiler_allocates_about_what_the_arrays_say(name):
     card = cards.CARDS[SMALLEST["24gb"]]
     found = plan.on_gpu(PRESETS[name], card, say=print)
-    arrays = on_gpu.examine(PRESETS[name], card, compiles=False, say=print)
+    arrays = planned.examine_gpu(PRESETS[name], card, compiles=False, say=print)
     assert found["compiled"] and found["fits"]
     assert 0.85 < found["peak_bytes"] / arrays["peak_bytes"] < 1.02
     assert asdict(card)["memory_bytes"] == found["memory_bytes"]

@@ -233,7 +233,6 @@ def test_checkpoints_of_every_so_many_steps_stay_besides_the_newest(run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         f"step_{step:08d}" for step in (0, 2, 4, 5)
     ]
-    assert runs.for_stage(runs.load(run), 3, 1).train.keep_every == 0  # the cold start's are of no use to a probe
 
 
 def test_a_probe_by_other_answers_than_those_that_were_trained_on_is_refused(run, monkeypatch):

@@ -63,7 +63,7 @@ def test_the_true_chance_lies_within_the_bounds_which_narrow_with_more_samples(n
 
 def test_the_likeliest_distribution_gives_the_counts_back():
     right_N, valid_N = expected(np.random.default_rng(3).random(20_000), 4)
-    weight_A = rate_bounds.likeliest(right_N, valid_N)
+    weight_A = rate_bounds._likeliest(*rate_bounds._cells(right_N, valid_N))
     assert weight_A.sum() == pytest.approx(1)
     for right, times in enumerate([1, 4, 6, 4, 1]):
         assert times * (RATE_A**right * (1 - RATE_A) ** (4 - right)) @ weight_A == pytest.approx(0.2, abs=0.003)

@@ -73,15 +73,10 @@ def test_a_q6_k_gguf_file_trains(tmp_path):
     about as large as a fresh model's."""
     cfg = ModelConfig(320, 256, 2, 4, 2, 64, 256, context_tokens=1024, norm_eps=1e-5)
     rng, tensors = np.random.default_rng(0), {}
-    theirs = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    from qr_jax.lab.gguf import LAYER_NAMES
+    from qr_jax.lab import gguf
 
-    inner = {ours: name for name, ours in LAYER_NAMES.items()}
+    theirs = gguf.names("llama", cfg)
     for name, shape in layout.expected(cfg).items():
-        if name.startswith("model.layers."):
-            _, _, layer, rest = name.split(".", 3)
-            kind = rest.removesuffix(".weight")
-            theirs[name] = f"blk.{layer}.{inner[kind]}.weight"
         if len(shape) == 1:
             tensors[theirs[name]] = (shape, 0, np.ones(shape, np.float32).tobytes())
             continue

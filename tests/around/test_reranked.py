@@ -71,5 +71,5 @@ def test_it_needs_what_it_reranks():
     with pytest.raises(ValueError, match="takes a file of qr_jax/search/retrievers/ .* my_lab.search"):
         reranked(of=use("my_lab.search"), url="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="depth"):
-        reranked(of=use("bm25"), url="http://127.0.0.1:1", depth=0)
+        plugins.bind("retriever", use("reranked", of=use("bm25"), url="http://127.0.0.1:1", depth=0))
     assert not plugins.wants_corpus(use("reranked", of=use("http", url="http://a"), url="http://b"))

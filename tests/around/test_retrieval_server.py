@@ -32,7 +32,7 @@ from qr_jax.cli import cli
 from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
 from qr_jax.run import json_files
-from qr_jax.search import http_app, pages, server, stored
+from qr_jax.search import http_app, pages, server
 from qr_jax.search.http_app import check_address
 from qr_jax.search.limits import Held, Limits, Refused
 from qr_jax.search.pages import Pages
@@ -89,19 +89,6 @@ def call(url: str, path: str, body=None, *, method: str | None = None, **headers
         return response.status, json.loads(text) if response.getheader("Content-Type") == "application/json" else text
     finally:
         connection.close()
-
-
-def test_large_passages_bound_what_a_query_and_a_search_call_may_have():
-    """A request of 81 bytes for 100 passages of 1.5 million characters took 2.7 GB, and others waited for 23 s."""
-    assert Limits().over([500] * 100) == Limits().over([]) == Limits()
-    large = Limits().over([1_500_000] * 100)
-    assert (large.k, large.default_k, large.call_passages) == (10, 3, 10)
-    assert Limits().over([5_000_000] + [500] * 99).call_passages == 316, (
-        "one large passage is no reason for small calls"
-    )
-    assert Limits().over([5_000_000] * 3).k == Limits.k, "there are no more"
-    passages = [Passage("i" * 1_500_000, "t", "x")] * 60
-    assert Limits().over(stored.largest(passages, Limits.k)).k == 10, "an id is in the answer too"
 
 
 def test_search_r1_gets_what_its_server_promises():

@@ -1,20 +1,19 @@
 """BM25 over a small corpus: the right order, exact ties, and an index that is whole or not used."""
 
-import json
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qr_jax import plugins
 from qr_jax.records import Passage
 from qr_jax.retrievers.none import none
-from qr_jax.search import bm25_index
 from qr_jax.search.retrievers.bm25 import best, bm25
+from qr_jax.settings.settings import Use
 
 CORPUS = [
     Passage("b", "Dune", "A novel by Frank Herbert."),
@@ -102,23 +101,6 @@ def test_a_sharp_is_found_by_either_sign():
     assert ids(search(["C# minor", "C♯ minor", "C minor"], 1)) == [["1"], ["1"], ["2"]]
 
 
-def test_it_is_said_once_where_the_corpus_has_hardly_any_word_that_is_searched_for(caplog):
-    asked = ["Wer schrieb den Roman über Sand", "Welche Stadt liegt nördlich davon", "Wann wurde das Haus gebaut"]
-    search = bm25(corpus=CORPUS)
-    search(asked, 3)
-    search(asked, 3)
-    (said,) = [record.message for record in caplog.records]
-    assert said.startswith("bm25 can find hardly anything: 0 of the first 11 words searched for stand in the corpus")
-    assert "'stadt'" in said and said.endswith("is it the right corpus, in the questions' language?")
-
-
-def test_nothing_is_said_where_some_words_are_shared_or_few_were_asked(caplog):
-    bm25(corpus=CORPUS)(["who made the oranges that hold vitamin C for eight tall grey foxes"], 3)
-    bm25(corpus=CORPUS)(["zebra crossing"], 3)
-    bm25(corpus=CORPUS)(["", "the of a"], 3)
-    assert not caplog.records
-
-
 def test_single_letters_are_words_but_not_after_an_apostrophe(search):
     assert ids(search(["c"], 3)) == [["c"]]
     assert ids(search(["s"], 3)) == [[]]
@@ -142,75 +124,9 @@ def test_bad_input_is_refused():
     for corpus in ([], [CORPUS[0], CORPUS[0]], [Passage("x", "", "the !!")]):
         with pytest.raises(ValueError, match="found no passage|'b' more than once|none of the 1 passages"):
             bm25(corpus=corpus)
-    with pytest.raises(ValueError, match="no method 'bm25l'"):
-        bm25(corpus=CORPUS, method="bm25l")
-
-
-def test_an_index_is_kept_and_used_again(tmp_path, search):
-    folder = tmp_path / "made" / "index"
-    first = bm25(corpus=CORPUS, index=str(folder))
-    stamp = (folder / "manifest.json").stat().st_mtime_ns
-    again = bm25(corpus=CORPUS, index=str(folder))
-    assert (folder / "manifest.json").stat().st_mtime_ns == stamp
-    assert [one.name for one in folder.parent.iterdir()] == ["index"]  # nothing is left beside it
-    queries = ["vitamin c", "frank herbert"]
-    assert first(queries, 3) == again(queries, 3) == search(queries, 3)
-
-
-def test_another_corpus_or_setting_builds_the_index_again(tmp_path):
-    folder = str(tmp_path / "index")
-    bm25(corpus=CORPUS, index=folder)
-    with pytest.warns(UserWarning, match="its corpus"):
-        search = bm25(corpus=CORPUS[2:], index=folder)
-    assert ids(search(["vitamin dune"], 5)) == [["c", "d"]]
-    with pytest.warns(UserWarning, match="built with k1=1.5, and 0.9 is asked for"):
-        bm25(corpus=CORPUS[2:], index=folder, k1=0.9)
-
-
-@pytest.mark.parametrize("file", ["data.csc.index.npy", "vocab.index.json", "manifest.json"])
-@pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
-def test_a_damaged_index_is_built_again_and_said(tmp_path, file, harm):
-    folder = tmp_path / "index"
-    bm25(corpus=CORPUS, index=str(folder))
-    data = (folder / file).read_bytes()
-    if harm == "gone":
-        (folder / file).unlink()
-    else:
-        (folder / file).write_bytes(data[: len(data) // 2] if harm == "cut" else data[:-9] + b"\xff" + data[-8:])
-    with pytest.warns(UserWarning, match="is built again"):
-        search = bm25(corpus=CORPUS, index=str(folder))
-    assert ids(search(["frank herbert"], 1)) == [["a"]]
-    json.loads((folder / "manifest.json").read_text())
-
-
-def test_a_folder_of_other_files_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="left as it is"):
-        bm25(corpus=CORPUS, index=str(tmp_path))
-    assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_three_that_build_at_once_all_search(tmp_path):
-    with ThreadPoolExecutor(3) as threads:
-        made = list(threads.map(lambda _: bm25(corpus=CORPUS, index=str(tmp_path / "index")), range(3)))
-    assert [ids(search(["frank herbert"], 1)) for search in made] == [[["a"]]] * 3
-    assert [one.name for one in tmp_path.iterdir()] == ["index"]
-
-
-def test_an_index_that_another_put_there_meanwhile_is_not_built_again(tmp_path, monkeypatch):
-    first, whole = [], bm25_index.why_not
-
-    def late(path, wanted):  # of the first look: there is nothing; then the other has built it
-        reason = whole(path, wanted)
-        if not first:
-            first.append(reason)
-            bm25(corpus=CORPUS, index=str(path))
-        return reason
-
-    monkeypatch.setattr(bm25_index, "why_not", late)
-    search = bm25(corpus=CORPUS, index=str(tmp_path / "index"))  # a warning would be an error
-    assert ids(search(["frank herbert"], 1)) == [["a"]]
-    assert first[0]
+    for wrong, says in (({"method": "bm25l"}, "method is 'bm25l'"), ({"k1": -1.0}, "k1 is -1"), ({"b": 2.0}, "b is 2")):
+        with pytest.raises(ValueError, match=says):
+            plugins.bind("retriever", Use("bm25", wrong))
 
 
 def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():

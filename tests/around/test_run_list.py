@@ -16,7 +16,7 @@ from qr_jax.run.run_lock import RunLock
 
 def a_run(folder, *, metrics=(), summary=None, before=None, steps=4):
     folder.mkdir(parents=True)
-    config = {"train": {"steps": steps}, "sft": {"steps": 9}, "evaluation": {"during": 200}}
+    config = {"train": {"steps": steps}, "sft": {"steps": 9}}
     (folder / "config.json").write_text(json.dumps(config))
     if metrics:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
@@ -28,7 +28,7 @@ def a_run(folder, *, metrics=(), summary=None, before=None, steps=4):
 
 
 BEFORE = {"exact_match": 0.25, "questions": 1000}
-STEPS = [{"step": 1}, {"step": 2, "eval/exact_match": 0.5}, {"step": 3}]
+STEPS = [{"step": 1}, {"step": 2, "eval/exact_match": 0.5, "eval/questions": 200}, {"step": 3}]
 
 
 def test_each_state_by_its_files(tmp_path):
@@ -154,7 +154,7 @@ def test_more_lines_than_a_run_writes_are_not_read_to_the_end(tmp_path):
 
 STRANGE = [
     ({"config.json": {"train": {"steps": 5}, "evaluation": "x"}, "before.json": BEFORE}, (5, 0.25)),
-    ({"config.json": {"train": [], "evaluation": {"during": "x"}}, "before.json": BEFORE}, (0, 0.25)),
+    ({"config.json": {"train": []}, "before.json": BEFORE}, (0, 0.25)),
     ({"before.json": {"exact_match": "x", "questions": "y"}}, (4, None)),
     ({"before.json": {"exact_match": 1e999, "questions": 7}}, (4, None)),
     ({"summary.json": {"steps": "x", "after": {"exact_match": [], "questions": {}}}, "before.json": BEFORE}, (4, 0.25)),

@@ -98,8 +98,8 @@ def test_the_oldest_entries_go_when_the_file_is_full(tmp_path):
     assert cache.hits - before == 10
     cache(["q0"], 1)
     assert cache.hits - before == 10
-    with pytest.raises(ValueError, match="too small"):
-        SearchCache(search, tmp_path / "d", "x", max_bytes=10)
+    with pytest.raises(ValueError, match="max_bytes is 10; wanted at least 100000"):
+        plugins.bind("retriever", use("cached", of=use("none"), cache="c", max_bytes=10))
 
 
 def test_threads_and_processes_share_one_file(tmp_path):

@@ -232,7 +232,7 @@ def test_openai_s_client_gets_its_own_errors(client):
         ("completions", {"prompt": [1, 2, CFG.vocab]}, 400, f"the id {CFG.vocab}; the model's ids are 0 to"),
         ("completions", {"prompt": [1, -1]}, 400, "the id -1"),
         ("completions", {"prompt": []}, 400, "prompt is missing or wrong"),
-        ("completions", {"prompt": ""}, 400, "the prompt has no tokens"),
+        ("completions", {"prompt": ""}, 400, "the prompt has no token"),
         ("completions", {"prompt": [[1], "a", [True]]}, 400, "wanted a text, a list of token ids"),
         ("completions", {"prompt": [5] * 400}, 400, "the prompt has 400 tokens and the context 400"),
         ("completions", {"prompt": "a", "top_p": 0.9}, 400, "leave top_p out, or take temperature 0"),

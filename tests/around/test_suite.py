@@ -1,7 +1,6 @@
 """A suite's figures by hand: which questions, pass@k, intervals, the macro average, and nothing left out in silence."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,7 +277,7 @@ def test_a_run_without_a_verdict_counts_in_no_error_over_runs():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--judge-top-p", "0.9"], "--judge-top-p says how a judge is asked; give --judge URL too"),
+        (["--judge-top-p", "0.9"], "--judge-top-p cannot be given without --judge URL"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-top-p", "0"], "top_p over 0"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-model", "m", "--judge-temperature", "-1"], "a temperature of 0"),
         (["--judge", "https://api.openai.com/v1", "--judge-model", "m"], "api.openai.com wants a key"),
@@ -289,7 +288,7 @@ def test_a_judge_that_cannot_be_asked_so_is_refused_before_anything_is_answered(
 ):
     for name in ("OPENAI_API_KEY", "QR_JAX_JUDGE_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(eval_commands, "_subject", lambda arguments: SimpleNamespace(run=None))
+    monkeypatch.setattr(eval_commands, "asked", lambda arguments: (None, None))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["eval", str(tmp_path), "--suite", "paper", *words, "--dry-run"]) == 2
     assert says in capsys.readouterr().err

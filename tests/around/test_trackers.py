@@ -1,6 +1,7 @@
 """W&B and TensorBoard, by their own files: one run of a cold start and its training, curves of the last life alone."""
 
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def lives(folder, **settings):
             ("\n".join((folder / "metrics.jsonl").read_text().split("\n")[:first_step]) + "\n") if first_step else ""
         )
         discard_after(folder, len(length), attempt=first_step + 2)
-        with Writer(folder, first_step=first_step, **settings) as writer:
+        with closing(Writer(folder, first_step=first_step, **settings)) as writer:
             for step in steps:
                 writer.write(step, {"reward/mean": step + first_step / 10})
     return {1: 1.0, 2: 2.0, 3: 3.2, 4: 4.3, 5: 5.3}
@@ -62,9 +63,9 @@ def test_the_last_life_wins_in_wandb(tmp_path, offline):
 
 def test_a_cold_start_counts_on_an_axis_of_its_own_in_wandb(tmp_path, offline):
     for cold_steps, steps in (((1,), ()), ((2,), (1,)), ((), (2,))):  # it ends in the cold start, and after it
-        with Writer(tmp_path, tensorboard=False, wandb=True) as writer:
+        with closing(Writer(tmp_path, tensorboard=False, wandb=True)) as writer:
             if cold_steps:
-                with Writer(tmp_path / "sft", tensorboard=False, wandb=True, within=writer) as cold:
+                with closing(Writer(tmp_path / "sft", tensorboard=False, wandb=True, within=writer)) as cold:
                     cold.write(cold_steps[0], {"sft/loss": 1 / cold_steps[0], "time/step_s": 2.0})
             for step in steps:
                 (tmp_path / "sft" / "summary.json").write_text("{}")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import small_data
@@ -53,7 +54,7 @@ def test_a_model_of_the_hub_is_asked_about_and_one_in_a_folder_is_not(tmp_path, 
         (use("reranked", of="bm25", **HTTP), 1, "goes to evil.example, with the secret in HF_TOKEN"),
         (use("reranked", of="serper", url="http://a.b"), 2, "goes to a.b"),
         (use("cached", of=use("http", **HTTP), cache="/x"), 2, "to write into /x"),
-        (use("bm25", index="/etc/x"), 1, "retriever 'bm25': to write into /etc/x"),
+        (use("dense", index="/etc/x"), 1, "retriever 'dense': to write into /etc/x"),
         (use("evil.mind.search"), 1, "code outside qr_jax: retriever 'evil.mind.search'"),
     ],
 )
@@ -231,3 +232,10 @@ def test_a_run_that_lives_in_a_bucket_keeps_its_programs_apart(tmp_path):
     own, other = (compile_cache.enable(where, lives=str(tmp_path / name)) for name in ("one", "two"))
     assert own.parent == tmp_path / "one" / "compiled" and other.parent == tmp_path / "two" / "compiled"
     assert compile_cache.enable(where).parent == tmp_path
+
+
+def test_without_a_home_nothing_is_remembered_and_the_run_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no such user")))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    trust.note("what a user allows")
+    assert not trust.noted("what a user allows") and "will have to be allowed again" in caplog.text

@@ -2,21 +2,14 @@
 
 import argparse
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qr_jax.cli import elsewhere
 from qr_jax.cli.commands.options import load
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An agent's config, checked; and its run (None: the config's own model)."""
-
-    config: Any
-    run: Path | None
 
 
 def add_asked(command: argparse.ArgumentParser) -> None:
@@ -28,48 +21,36 @@ def add_asked(command: argparse.ArgumentParser) -> None:
     command.epilog = "setting=value changes how it is asked, as in env.max_turns=3; `qr-jax settings` lists them."
 
 
-def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs: tuple[str, ...] = ()) -> Asked:
-    """Return the agent that `run`, `--config` and the settings name. ValueError says what is missing.
+def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]:
+    """Return the checked config of the agent that `run`, `--config` and the settings name, and its run (None: the
+    config's own model, or one behind `--endpoint`, whose config `run` then names). ValueError says what is missing.
 
     `needs` are the data settings that the command reads ("eval", "corpus"), which a model without a config must be
     given.
     """
     from qr_jax import config as configs
-    from qr_jax import trust
-    from qr_jax.cli import elsewhere
     from qr_jax.cli.overrides import override, pairs
-    from qr_jax.lab import suite
+    from qr_jax.data.readers import LOOKED_FOR
     from qr_jax.settings import checks
 
     run = arguments.run if configs.is_run(arguments.run) else None
-    if run and arguments.config:
-        raise UserError(f"{run} is a run and is asked by its own config; change it with setting=value")
-    if run is None:
-        _refuse_no_model(arguments.run)
-    if run:
-        config = configs.load(run / "config.json")
-        trust.check(config, run, trusted=arguments.trust, retriever=retriever)
-    elif arguments.config:
-        config = load(arguments, arguments.config, ())
-        config = suite.with_model(config, str(arguments.run))
-    else:
-        question = getattr(arguments, "question", "")
-        if os.path.isdir(question):
-            raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
-        config = _of_model(arguments.run)
+    if getattr(arguments, "step", None) is not None and not run:
+        raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
+    endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
+    config = _config(arguments, run, endpoint, retriever)
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(str(retriever)))
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    if not run and not arguments.config:
+    if endpoint:
+        config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
+    if not (run or endpoint or arguments.config):
         _check_given(config, arguments, needs)
         if (arguments.run / "agent.json").is_file():
             usual = f"env.max_turns={config.env.settings['max_turns']} rollout.search_k={config.rollout.search_k}"
             terminal.say(f"asked with the usual settings ({config.env.name}, {usual}): agent.json has those of the run")
-    from qr_jax.data.readers import LOOKED_FOR
-
     try:
         checks.check(config, reads=needs, trains=False)
     except ValueError as error:
@@ -77,27 +58,31 @@ def asked(arguments: argparse.Namespace, *, retriever: str | None = None, needs:
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
         )
         raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
-    return Asked(config, run)
+    return config, None if endpoint else run
 
 
-def of_config(arguments: argparse.Namespace, *, retriever: str | None, needs: tuple[str, ...]) -> Asked:
-    """Return the config that `run` names, a file or a run's, with its settings, for a model that plays elsewhere."""
+def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None, retriever: str | None) -> Any:
+    """Return the config that a run, `--config` or, of a model without either, the usual settings give."""
     from qr_jax import config as configs
     from qr_jax import trust
-    from qr_jax.settings import checks
+    from qr_jax.lab import suite
 
+    if arguments.config and (run or endpoint):
+        alone = "is a run and is asked by its own config" if run else "is the config of an endpoint's model"
+        raise UserError(f"{arguments.run} {alone}; leave --config out, and change it with setting=value")
+    if run:
+        config = configs.load(run / "config.json")
+        trust.check(config, run, trusted=arguments.trust, retriever=retriever)
+        return config
+    if endpoint:
+        return load(arguments, str(arguments.run), ())
+    _refuse_no_model(arguments.run)
     if arguments.config:
-        raise UserError("with --endpoint the config stands alone: qr-jax eval --endpoint URL --model NAME CONFIG")
-    is_run = configs.is_run(arguments.run)
-    path = arguments.run / "config.json" if is_run else arguments.run
-    config = load(arguments, str(path), arguments.overrides)
-    if is_run:
-        trust.check(config, arguments.run, trusted=arguments.trust, retriever=retriever)
-    if retriever not in (None, config.retriever.name):
-        config = replace(config, retriever=configs.use(str(retriever)))
-    config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
-    checks.check(config, reads=needs, trains=False)
-    return Asked(config, None)
+        return suite.with_model(load(arguments, arguments.config, ()), str(arguments.run))
+    question = getattr(arguments, "question", "")
+    if os.path.isdir(question):
+        raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
+    return _of_model(arguments.run)
 
 
 def _refuse_no_model(path: Path) -> None:
@@ -125,7 +110,7 @@ def _check_given(config: Any, arguments: argparse.Namespace, needs: tuple[str, .
     """Require the questions and passages that a model without a config lacks; "world" counts only if typed."""
     from qr_jax import plugins
 
-    typed = {word.partition("=")[0].removeprefix("--") for word in arguments.overrides}
+    typed = {word.partition("=")[0] for word in arguments.overrides}
     wanted = [name for name in needs if name != "corpus" or plugins.wants_corpus(config.retriever)]
     missing = [f"data.{name}=FILE" for name in wanted if f"data.{name}" not in typed]
     if missing:

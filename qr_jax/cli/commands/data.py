@@ -142,20 +142,17 @@ def _index(arguments: argparse.Namespace) -> int:
         todo = "CORPUS OUT builds one, and --add FILE OUT adds to one that is there"
         raise UserError(f"{'both' if arguments.add else 'neither'} files of a new index and --add are given; {todo}")
     given = retrieval.chosen_retriever("bm25", arguments.overrides).settings
-    if "index" in given:
-        raise UserError(f"the index's folder is the last word, {arguments.out}; leave index=... out")
     usual = plugins.settings_of("retriever", Use("bm25"))
+    how = {"check": not arguments.no_check, "say": terminal.say}
+    if arguments.add and (given or arguments.replace):
+        raise UserError("an index keeps its settings: leave setting=value and --replace out with --add")
     if arguments.add:
-        if given or arguments.replace:
-            raise UserError("an index keeps its settings: leave setting=value and --replace out with --add")
-        how = {"check": not arguments.no_check, "say": terminal.say}
         found = index_corpus.add(",".join(arguments.add), arguments.out, **how)
-        unlike = {name: value for name, value in found["settings"].items() if value != usual.get(name, value)}
-        return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
-    settings = {name: given.get(name, usual[name]) for name in ("method", "k1", "b", "stopwords")}
-    how = {"check": not arguments.no_check, "replace": arguments.replace, "say": terminal.say}
-    found = index_corpus.index(",".join(arguments.corpus), arguments.out, settings, **how)
-    unlike = {name: value for name, value in settings.items() if value != usual[name]}
+    else:
+        settings = {name: given.get(name, usual[name]) for name in ("method", "k1", "b", "stopwords")}
+        corpus = ",".join(arguments.corpus)
+        found = index_corpus.index(corpus, arguments.out, settings, replace=arguments.replace, **how)
+    unlike = {name: value for name, value in found["settings"].items() if value != usual.get(name, value)}
     return show(found, arguments.json, partial(index_corpus.format_summary, out=arguments.out, given=unlike))
 
 

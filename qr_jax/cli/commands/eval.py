@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from qr_jax.cli.commands.asked import Asked, add_asked, asked, of_config
+from qr_jax.cli.commands import options
+from qr_jax.cli.commands.asked import add_asked, asked
 from qr_jax.cli.commands.options import add_json, add_trust, show, start, whole
-from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
@@ -89,21 +89,23 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    wrong = [name for name in (OWN_ONLY if arguments.suite else SUITE_ONLY) if getattr(arguments, name) is not None]
-    if wrong:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise UserError(f"{options} cannot be given {'with' if arguments.suite else 'without'} --suite")
-    _check_endpoint(arguments)
+    if arguments.suite:
+        options.refuse_given(arguments, OWN_ONLY, "with --suite")
+    else:
+        options.refuse_given(arguments, SUITE_ONLY, "without --suite")
+    options.check_together(arguments, "endpoint", "model")
+    if not arguments.endpoint:
+        options.refuse_given(arguments, ENDPOINT_ONLY, "without --endpoint URL and --model NAME")
     if arguments.suite:
         return _suite(arguments)
-    subject = _subject(arguments, "eval", "corpus")
-    opened = _opened(arguments, subject.config)
+    config, _ = asked(arguments, "eval", "corpus")
+    opened = _opened(arguments, config)
     from qr_jax import evaluate
     from qr_jax.evaluation.scores import is_incomplete
     from qr_jax.lab.evaluation_table import format_table
 
     chosen = {name: getattr(arguments, name) for name in ("world_seed", "samples", "questions", "step")}
-    found = evaluate.evaluate(_name(arguments), subject.config, opened=opened, **chosen)
+    found = evaluate.evaluate(_name(arguments), config, opened=opened, **chosen)
     _tell_requests(opened)
     show(evaluate.without_details(found), arguments.json, format_table)
     if found["questions"] < (arguments.questions or 0):
@@ -116,14 +118,12 @@ def _suite(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
-    if (arguments.judge is None) != (arguments.judge_model is None):
-        raise UserError("--judge URL and --judge-model NAME go together; only one was given")
+    options.check_together(arguments, "judge", "judge_model")
     judging = {name: value for name in JUDGING if (value := getattr(arguments, f"judge_{name}")) is not None}
-    if judging and not arguments.judge:
-        named = ", ".join(f"--judge-{name.replace('_', '-')}" for name in judging)
-        raise UserError(f"{named} says how a judge is asked; give --judge URL too")
-    subject = _subject(arguments)
-    place = arguments.run / "eval" if subject.run else Path("runs") / "eval" / _name(arguments).name
+    if not arguments.judge:
+        options.refuse_given(arguments, (f"judge_{name}" for name in JUDGING), "without --judge URL")
+    config, run = asked(arguments)
+    place = arguments.run / "eval" if run else Path("runs") / "eval" / _name(arguments).name
     run_folders.check_own(arguments.out or place, "--out", trusted=arguments.trust)
     if arguments.judge:
         from qr_jax.lab.judge import Judge, verdicts_of
@@ -132,15 +132,14 @@ def _suite(arguments: argparse.Namespace) -> int:
     suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:
-        found = _cost(arguments, subject, part)
+        found = _cost(arguments, config, part)
         if arguments.dry_run:
             return show(found, arguments.json, lambda _: "nothing was asked")
-    opened = _opened(arguments, subject.config)
+    opened = _opened(arguments, config)
     from qr_jax.lab import answering
 
     found = answering.answer(
-        subject.config, name=arguments.suite, part=part,
-        place=place, run=subject.run,
+        config, name=arguments.suite, part=part, place=place, run=run,
         judge=(arguments.judge, arguments.judge_model) if arguments.judge else None,
         say=terminal.say,
         **{name: getattr(arguments, name) for name in ("out", "step", "limit", "samples")},
@@ -151,32 +150,24 @@ def _suite(arguments: argparse.Namespace) -> int:
     return 1 if "refused" in (found.get("judge") or {}) else 0
 
 
-def _cost(arguments: argparse.Namespace, subject: Asked, part: Any) -> dict[str, Any]:
+def _cost(arguments: argparse.Namespace, config: Any, part: Any) -> dict[str, Any]:
     """Print, and return, the number of questions and the estimated cost of judging, before the first request."""
     from qr_jax.lab import judge, suite
 
-    samples = subject.config.evaluation.samples if arguments.samples is None else arguments.samples
-    asked, missing = suite.questions(subject.config, arguments.suite, part=part, limit=arguments.limit, searched=False)
+    samples = config.evaluation.samples if arguments.samples is None else arguments.samples
+    asked, missing = suite.questions(config, arguments.suite, part=part, limit=arguments.limit, searched=False)
     found = judge.cost(asked, samples, arguments.judge_tries or 1)
     counts = {name: len(queries) for name, queries in asked.items()}
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     absent = f"; missing: {', '.join(missing)}" if missing else ""
     terminal.say(f"{sum(counts.values()):,} questions ({listed}), {1 + samples} answers each{absent}")
     terminal.say(judge.format_cost(found))
-    whole = {"table": judge.of_table(found)} if arguments.suite == "paper" else {}
-    if whole:
+    whole = {}
+    if arguments.suite == "paper":
+        whole = {"table": {name: judge.TABLE_ROWS * value for name, value in found.items()}}
         such = f"{judge.TABLE_ROWS} such models, as many as the paper's table has"
         terminal.say(judge.format_cost(whole["table"], f"{such} (its own are asked 3,197 questions, 8 samples each)"))
     return {"questions": counts, "missing": missing, "samples": samples, "judge": found} | whole
-
-
-def _check_endpoint(arguments: argparse.Namespace) -> None:
-    """Raise UserError for an endpoint without its model's name, and for options of an endpoint where there is none."""
-    if (arguments.endpoint is None) != (arguments.model is None):
-        raise UserError("--endpoint URL and --model NAME go together; only one was given")
-    given = [f"--{name.replace('_', '-')}" for name in ENDPOINT_ONLY if getattr(arguments, name) is not None]
-    if given and not arguments.endpoint:
-        raise UserError(f"{', '.join(given)} says how an endpoint is asked; give --endpoint URL and --model NAME too")
 
 
 def _name(arguments: argparse.Namespace) -> Path:
@@ -205,12 +196,3 @@ def _tell_requests(opened: Any) -> None:
         count = opened[0].engine.statistics
         kept = f"{count['asked']:,} requests were answered, {count['kept']:,} replies were kept from before"
         terminal.say(f"{kept}; {count['tool_calls']:,} native tool calls")
-
-
-def _subject(arguments: argparse.Namespace, *needs: str) -> Asked:
-    if arguments.endpoint:
-        return of_config(arguments, retriever=arguments.retriever, needs=needs)
-    subject = asked(arguments, retriever=arguments.retriever, needs=needs)
-    if arguments.step is not None and not subject.run:
-        raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
-    return subject

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def parts_of(command: Any, name: str, text: str) -> Callable[[str, Any, str], ar
 
     def part(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = parts.add_parser(name, help=text, description=text, allow_abbrev=False)
-        made.set_defaults(run_command=run)
+        made.set_defaults(run_command=run, parser=made)
         return made
 
     return part
@@ -81,33 +82,72 @@ def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> int:
     return 0
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a parser of an option's integer of at least `least`."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of an option's integer of at least `least`, and at most `most` where there is a most."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number of at least {least}")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number {bounds}")
         return int(text)
 
     return read
 
 
-def share(text: str) -> float:
-    """Parse an option's number above 0 and below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a number above 0 and below 1, as .02")
-    return value
+def number(least: float, most: float, wanted: str) -> Callable[[str], float]:
+    """Return a parser of an option's number between `least` and `most`, neither of which it may be."""
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least < float(text) < most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted {wanted}")
+
+    return read
 
 
-def port(text: str) -> int:
-    """Parse a port; 0 means any free one."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a port, from 0 (any free one) to 65535")
-    return int(text)
+def add_server(command: argparse.ArgumentParser, body_bytes: int) -> None:
+    """Add what every server takes: its address, its token, and bounds on bodies and connections."""
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
+    command.add_argument(
+        "--port", type=whole(0, 65535), default=8000, metavar="N", help="0: a free one, which is said (8000)"
+    )
+    text = "the environment variable with the token clients must send"
+    command.add_argument("--token-env", metavar="NAME", help=text)
+    command.add_argument(
+        "--max-body", dest="body_bytes", type=whole(1), metavar="N", help=f"bytes a request ({body_bytes})"
+    )
+    text = "open at once; while there are more, each request gets 503 (1024)"
+    command.add_argument("--max-connections", dest="connections", type=whole(1), metavar="N", help=text)
+
+
+def server_token(arguments: argparse.Namespace, command: str) -> str | None:
+    """Return the token that clients must send, if there is one. ValueError for an address that needs one."""
+    from qr_jax.search import http_app, http_post
+
+    http_app.check_packages(command)
+    token = http_post.secret(arguments.token_env) if arguments.token_env else None
+    http_app.check_address(arguments.host, token)
+    return token
+
+
+def limits_of(arguments: argparse.Namespace, kind: Any) -> Any:
+    """Return a server's limits: those that were typed, and the defaults of `kind` for the others."""
+    given = {name: value for name, value in vars(arguments).items() if name in kind.__dataclass_fields__}
+    return kind(**{name: value for name, value in given.items() if value is not None})
+
+
+def refuse_given(arguments: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise ValueError if one of these options was given; `why` ends the message, as in "without --suite"."""
+    if given := [name for name in names if getattr(arguments, name) is not None]:
+        raise UserError(f"--{', --'.join(given).replace('_', '-')} cannot be given {why}")
+
+
+def check_together(arguments: argparse.Namespace, first: str, second: str) -> None:
+    """Raise ValueError if only one of two options was given that mean nothing alone."""
+    if (getattr(arguments, first) is None) != (getattr(arguments, second) is None):
+        names = f"--{first} and --{second}".replace("_", "-")
+        raise UserError(f"{names} go together; only one was given")
 
 
 def check_out(file: Path | None, begins: bytes) -> None:
@@ -119,27 +159,15 @@ def check_out(file: Path | None, begins: bytes) -> None:
 
     if not file:
         return
-    if file.is_dir():
-        raise UserError(f"{file} is a folder; give --out the name of a file, which may be new")
     if not file.parent.is_dir():
         raise UserError(f"there is no folder {file.parent} to write {file.name} into; make it first")
-    if file.is_symlink() and (file.is_file() or not file.exists()):
-        raise UserError(f"{file} is a link to {file.readlink()}; give --out the name of a file of its own")
-    if file.exists() and not file.is_file():
-        raise UserError(f"{file} is a pipe or a device; give --out the name of a file, which may be new")
-    if file.is_file():
+    is_own = not os.path.lexists(file)
+    if file.is_file() and not file.is_symlink():
         with file.open("rb") as there:
-            if there.read(len(begins)) not in (begins, b""):
-                raise UserError(f"{file} is there and is no earlier one of this command's; give --out another name")
+            is_own = there.read(len(begins)) in (begins, b"")
+    if not is_own:
+        raise UserError(f"{file} is there and is no earlier file of this command's; give --out another name")
     run_files.check_writable(file.parent, "--out")
-
-
-def add_process_options(command: argparse.ArgumentParser) -> None:
-    """Add options for a run over several processes without a TPU pod's environment."""
-    text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
-    command.add_argument("--coordinator", metavar="HOST:PORT", help=text)
-    command.add_argument("--processes", type=whole(1), metavar="N", help="how many processes the run has")
-    command.add_argument("--process", type=whole(0), metavar="I", help="which of them this is, from 0")
 
 
 def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:

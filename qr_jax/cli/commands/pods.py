@@ -26,20 +26,10 @@ def add(command: Any) -> None:
         "--gpu", metavar="NAME", help="one GPU: l4, rtx4090, a100_40gb, a100, h100, h200, ... (docs/gpu.md)"
     )
     plan.add_argument("--memory", metavar="SIZE", help="of one GPU, as in 80GB or 79GiB; beside --gpu, in its place")
-    plan.add_argument("--price", type=dollars, metavar="DOLLARS", help="of one chip for one hour, to say a run's cost")
+    dollars, text = options.number(0, math.inf, "dollars, as in 1.2"), "of one chip for one hour, to say a run's cost"
+    plan.add_argument("--price", type=dollars, metavar="DOLLARS", help=text)
     plan.add_argument("--json", action="store_true", help=JSON)
     options.add_trust(plan)
-
-
-def dollars(text: str) -> float:
-    """Parse a positive amount of dollars."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 < found < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text!r}; wanted dollars, as in 1.2")
-    return found
 
 
 def _plan(arguments: argparse.Namespace) -> int:

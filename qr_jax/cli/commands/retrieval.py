@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from qr_jax.cli.commands.options import add_json, parts_of, port, show, whole
+from qr_jax.cli.commands.options import add_json, add_server, limits_of, parts_of, server_token, show, whole
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
@@ -26,9 +26,7 @@ def add(command: Any) -> None:
     serve.add_argument("--access", action="store_true", help="answer POST /access (ASearcher's): passages by their ids")
     text = "serve an MCP server's tools, search and (with --access) open, over stdin and stdout or at /mcp"
     serve.add_argument("--mcp", choices=("stdio", "http"), help=text)
-    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
-    serve.add_argument("--port", type=port, default=8000, metavar="N", help="0: a free one, which is said (8000)")
-    serve.add_argument("--token-env", metavar="NAME", help="the environment variable with the token clients must send")
+    add_server(serve, 32_000_000)
     serve.add_argument("--batch", type=whole(1), metavar="N", help="queries of one search call (64)")
     serve.add_argument("--wait-ms", dest="wait_s", type=_seconds, metavar="N", help="for others to search with (3)")
     serve.add_argument("--max-k", dest="k", type=whole(1), metavar="N", help="passages a query (100)")
@@ -36,10 +34,7 @@ def add(command: Any) -> None:
     serve.add_argument(
         "--max-chars", dest="query_chars", type=whole(1), metavar="N", help="of a query; a longer is cut (4096)"
     )
-    serve.add_argument("--max-body", dest="body_bytes", type=whole(1), metavar="N", help="bytes a request (32000000)")
     serve.add_argument("--search-s", type=whole(1), metavar="N", help="seconds until a request gets 504 (30)")
-    text = "open at once; while there are more, each request gets 503 (1024)"
-    serve.add_argument("--max-connections", dest="connections", type=whole(1), metavar="N", help=text)
     part = parts_of(command, "retriever", "check a retrieval server")
     check = part("check", _check, "ask a retrieval server what can go wrong; what is wrong exits with 1")
     text = "as in http://127.0.0.1:8000; without a path, the protocol's is taken"
@@ -61,63 +56,46 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
     from qr_jax.cli.overrides import override
     from qr_jax.config import Config
 
-    for word in typed:
-        if word.startswith("--") and "=" not in word:
-            raise UserError(f"there is no option {word}; a setting of the retriever is written NAME=VALUE")
     words = [word if word.startswith("retriever.") else f"retriever.{word}" for word in typed]
     return override(Config(retriever=Use(name)), words).retriever
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    with terminal.phase("opening the retriever"):
-        name, serve, how = _opened(arguments)
-    if arguments.mcp:
-        from qr_jax.search import mcp_server
-
-        of_tools = {"name": name, **{each: how[each] for each in ("search", "pages", "limits")}}
-        if arguments.mcp == "stdio":
-            mcp_server.serve_stdio(**of_tools)
-            return 0
-        serve, how = mcp_server.serve_http, of_tools | {each: how[each] for each in ("host", "port", "token")}
-    serve(**how, say=lambda url: terminal.say(f"{name} serves until Ctrl-C: {url}"))
-    return 0
-
-
-def _opened(arguments: argparse.Namespace) -> tuple[str, Any, dict[str, Any]]:
-    """Return the retriever's name, the function that serves it, and that function's arguments."""
     from qr_jax import plugins
     from qr_jax.settings.settings import inside
 
-    chosen = chosen_retriever(arguments.retriever, arguments.overrides)
-    if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in (chosen, *inside(chosen.settings))):
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: the devices are left to whoever trains
-    from qr_jax.search import http_app, http_post, server
-    from qr_jax.search.limits import Limits
+    with terminal.phase("opening the retriever"):
+        chosen = chosen_retriever(arguments.retriever, arguments.overrides)
+        parts = (chosen, *inside(chosen.settings))
+        if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in parts):
+            os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: devices are left to whoever trains
+        from qr_jax.search import server
+        from qr_jax.search.limits import Limits
 
-    http_app.check_packages("serve-retriever")
-    token = http_post.secret(arguments.token_env) if arguments.token_env else None
-    http_app.check_address(arguments.host, token)
-    limits = {name: value for name, value in vars(arguments).items() if name in Limits.__dataclass_fields__}
-    asked = Limits(**{name: value for name, value in limits.items() if value is not None})
-    search, about, pages, largest = _open(chosen, arguments.corpus, arguments.access, asked.k)
-    where = {"host": arguments.host, "port": arguments.port, "token": token}
-    limits = asked.over(largest)
-    if limits.k < asked.k:
-        terminal.say(f"the largest passages have {largest[0]:,} characters: at most {limits.k} of them a query")
-    how = {"search": search, **where, "limits": limits, "about": about, "pages": pages}
-    return chosen.name, server.serve, how
+        token, limits = server_token(arguments, "serve-retriever"), limits_of(arguments, Limits)
+        search, about, pages = _open(chosen, arguments.corpus, arguments.access)
+    how: dict[str, Any] = {"search": search, "limits": limits, "pages": pages}
+    where: dict[str, Any] = {"host": arguments.host, "port": arguments.port, "token": token}
+    where["say"] = lambda url: terminal.say(f"{chosen.name} serves until Ctrl-C: {url}")
+    if not arguments.mcp:
+        server.serve(**how, **where, about=about)
+        return 0
+    from qr_jax.search import mcp_server
+
+    if arguments.mcp == "stdio":
+        mcp_server.serve_stdio(**how, name=chosen.name)
+    else:
+        mcp_server.serve_http(**how, **where, name=chosen.name)
+    return 0
 
 
-def _open(
-    chosen: Use, files: Sequence[str] | None, access: bool, most: int
-) -> tuple[Any, dict[str, Any], Any, list[int]]:
-    """Return the search, the server's description, its pages, and the characters of the `most` largest passages.
+def _open(chosen: Use, files: Sequence[str] | None, access: bool) -> tuple[Any, dict[str, Any], Any]:
+    """Return the search, the server's description, and its pages.
 
     ValueError if retriever, corpus and flags disagree.
     """
     from qr_jax import plugins
     from qr_jax.data import readers
-    from qr_jax.search import stored
     from qr_jax.search.pages import Pages
 
     make = plugins.bind("retriever", chosen)
@@ -129,10 +107,10 @@ def _open(
     if not files and corpus is not None and corpus.required:
         raise UserError(f"the retriever {chosen.name!r} searches a corpus: name its files with --corpus")
     if not files:
-        return make(), {"retriever": chosen.name}, None, []
+        return make(), {"retriever": chosen.name}, None
     passages = readers.read_passages(",".join(files))
     about = {"retriever": chosen.name, "passages": len(passages)}
-    return make(corpus=passages), about, Pages(passages) if access else None, stored.largest(passages, most)
+    return make(corpus=passages), about, Pages(passages) if access else None
 
 
 def _check(arguments: argparse.Namespace) -> int:

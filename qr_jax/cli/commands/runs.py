@@ -87,18 +87,18 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _opened(arguments: argparse.Namespace) -> Callable[[str], None]:
     """Open the agent; return a function that prints the agent's searches and answer to a question, decoded greedily."""
-    subject = asked(arguments, needs=("corpus",))
-    options.start(subject.config)
+    settings, run = asked(arguments, "corpus")
+    options.start(settings)
     from qr_jax import assemble, evaluate
     from qr_jax.evaluation.subject import open_model
     from qr_jax.records import Query
     from qr_jax.serve.answers import trajectory
 
-    config = assemble.for_one(subject.config)
+    config = assemble.for_one(settings)
     with terminal.phase("loading the passages"):
         search = assemble.searcher(config)
     with terminal.phase("loading the model"):
-        agent, params, _ = open_model(config, subject.run, hashed=False)
+        agent, params, _ = open_model(config, run, hashed=False)
     how = {"env": assemble.environment(config), "search": search, "seed": config.seed, "step": 0, "temperature": 0.0}
 
     def answer(question: str) -> None:

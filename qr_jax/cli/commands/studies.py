@@ -13,9 +13,10 @@ from qr_jax.cli.commands.options import (
     check_out,
     is_own,
     load,
+    number,
     open_run,
     reading,
-    share,
+    refuse_given,
     show,
     whole,
 )
@@ -77,7 +78,9 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
     text = "say how many seeds a difference of accuracy needs (.02), by the spread of these runs"
-    made.add_argument("--power", type=share, metavar="DIFFERENCE", help=text)
+    made.add_argument(
+        "--power", type=number(0, 1, "a number above 0 and below 1, as .02"), metavar="DIFFERENCE", help=text
+    )
     add_json(made)
     add_trust(made)
 
@@ -126,8 +129,7 @@ def _compare_suites(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import side_by_side
 
     names = ("rules", "budget", "folder", "every", "questions", "power")
-    if of_runs := [name for name in names if getattr(arguments, name)]:
-        raise UserError(f"--{', --'.join(of_runs)} cannot be given with scores of a suite, which are made already")
+    refuse_given(arguments, names, "with scores of a suite, which are made already")
     with reading("one of these folders"):
         found = side_by_side.paired_scores([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)

@@ -44,7 +44,10 @@ def add(command: Any) -> None:
         made.add_argument("--dry-run", action="store_true", help=text)
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
-        options.add_process_options(made)
+        text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
+        made.add_argument("--coordinator", metavar="HOST:PORT", help=text)
+        made.add_argument("--processes", type=options.whole(1), metavar="N", help="how many processes the run has")
+        made.add_argument("--process", type=options.whole(0), metavar="I", help="which of them this is, from 0")
         made.add_argument("--verbose", action="store_true", help="tables, layouts and what is compiled, too")
         made.add_argument("--json", action="store_true", help="print the summary as JSON; all else goes to stderr")
         options.add_trust(made)

@@ -73,8 +73,8 @@ def make_facts(seed: int, sizes: Mapping[str, int], *, figures: bool = False) ->
 def capitals(seed: int, country_of_city: np.ndarray, countries: int) -> np.ndarray:
     """Choose one of each country's own cities, int64 [countries]."""
     order = permutation(seed, "capital", len(country_of_city))
-    found, first = np.unique(country_of_city[order], return_index=True)
-    assert len(found) == countries, "every country has a city"
+    with_cities, first = np.unique(country_of_city[order], return_index=True)
+    assert len(with_cities) == countries, "every country has a city"
     return order[first]
 
 

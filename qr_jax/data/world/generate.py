@@ -178,7 +178,8 @@ def spoiled(settings: WorldSettings, queries: list[Query]) -> list[Query]:
     """Replace the gold answer of the share `impossible` of the queries by one that nobody can give; ids stay."""
     raws = numbers(settings.seed, "impossible", len(queries)).tolist()
     bad = [raw % 1024 < settings.impossible * 1024 for raw in raws]
-    return [replace(one, answers=(IMPOSSIBLE,)) if lost else one for one, lost in zip(queries, bad, strict=True)]
+    pairs = zip(queries, bad, strict=True)
+    return [replace(asked, answers=(IMPOSSIBLE,)) if lost else asked for asked, lost in pairs]
 
 
 def deal(settings: WorldSettings, facts: Facts) -> dict[str, list[Problem]]:

@@ -114,23 +114,25 @@ def comparisons(facts: Facts) -> Iterator[Problem]:
                 yield problem
 
 
-def comparison(facts: Facts, known: Relation, asked: Relation, one: int, other: int) -> Problem | None:
-    """Return the problem whose answer is about `one`; None if the two are alike or the question says the answer.
+def comparison(facts: Facts, known: Relation, asked: Relation, subject: int, other: int) -> Problem | None:
+    """Return the problem whose answer is about `subject`; None if the two are alike or the question says the answer.
 
     Which of the two the question names first depends on their indices alone, so that both orders are one problem. An
-    expert looks up the first: if it has the given object it is the one, otherwise the second is.
+    expert looks up the first: if it has the given object it is that one, otherwise the second is.
     """
-    value, answer = facts.object(known, one), facts.object(asked, one)
+    value, answer = facts.object(known, subject), facts.object(asked, subject)
     if value == facts.object(known, other) or answer == facts.object(asked, other):
         return None
-    order = sorted((one, other), reverse=(one + other) % 2 == 1)
+    order = sorted((subject, other), reverse=(subject + other) % 2 == 1)
     first, second = (facts.name(known.subject, index) for index in order)
-    chosen, goal = facts.name(known.subject, one), facts.name(asked.object, answer)
+    chosen, goal = facts.name(known.subject, subject), facts.name(asked.object, answer)
     names = (first, second, facts.name(known.object, value))
     if goal in names:
         return None
     entities, path = (first,) if chosen == first else (first, second), (known, asked)
-    return posed(facts, "comparison", path, names, entities, (first, chosen), (one, one), (asked.object, answer))
+    return posed(
+        facts, "comparison", path, names, entities, (first, chosen), (subject, subject), (asked.object, answer)
+    )
 
 
 def intersections(facts: Facts, most: int) -> Iterator[Problem]:
@@ -157,8 +159,8 @@ def intersections(facts: Facts, most: int) -> Iterator[Problem]:
 
 def combined(facts: Facts, pair: tuple[Relation, Relation]) -> np.ndarray:
     """Return a number for each person that two persons share exactly if both their objects agree."""
-    one, other = (facts.targets[relation.name] for relation in pair)
-    return one * (int(other.max()) + 1) + other
+    first, other = (facts.targets[relation.name] for relation in pair)
+    return first * (int(other.max()) + 1) + other
 
 
 def calculations(facts: Facts) -> Iterator[Problem]:
@@ -166,9 +168,11 @@ def calculations(facts: Facts) -> Iterator[Problem]:
     relations = list(text.NUMERIC.values())
     for draw in range(2**31):
         raws = numbers(facts.seed, f"calculations {draw}", 5 * DRAWS_AT_ONCE).reshape(-1, 5).tolist()
-        for kind, one, other, first, second in raws:
-            path = relations[one % len(relations)], relations[other % len(relations)]
-            subjects = [raw % len(facts.names[of.subject]) for raw, of in zip((first, second), path, strict=True)]
+        for kind, relation_at, other, first, second in raws:
+            path = relations[relation_at % len(relations)], relations[other % len(relations)]
+            subjects = [
+                raw % len(facts.names[relation.subject]) for raw, relation in zip((first, second), path, strict=True)
+            ]
             problem = calculation(facts, ("sum", "difference")[kind % 2], path, subjects)
             if problem:
                 yield problem

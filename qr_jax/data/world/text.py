@@ -112,14 +112,6 @@ COMPARISON = "which {type} is {phrase} ?"
 CHOICE = "the one of {first} and {second} whose {relation} is {value}"
 INTERSECTION = "which person {first} and {second} ?"
 ASKS = {type: "who" if type == PERSON else "what" for type in TYPES}
-SEARCH_R1 = {  # settings with which the environment search_r1 writes words of this vocabulary only
-    "think": False,
-    "prompt": "{question}\n",
-    "passage": "{title} : {text}\n",
-    "information": "\n<information> {passages} </information>\n",
-    "invalid": "",
-    "last": "",
-}
 ALIASES = {COMPANY: "{} company", UNIVERSITY: "{} university", CITY: "{} city"}  # a second spelling of a name
 
 

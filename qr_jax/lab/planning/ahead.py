@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
@@ -47,7 +47,7 @@ class Program:
 
 
 def check_libtpu() -> None:
-    """ValueError where libtpu is not installed, or not the one that jax names: others' programs may not be readable."""
+    """Raise ValueError unless libtpu is installed as jax names it: others' programs may not be readable."""
     try:
         found = metadata.version("libtpu")
     except metadata.PackageNotFoundError:
@@ -59,7 +59,7 @@ def check_libtpu() -> None:
 
 
 def devices(topology: str) -> list[Any]:
-    """The chips of a slice such as "v5e:4x4", "v5p:2x2x2" or "v6e:1x1" (one chip), to compile for.
+    """Return the chips of a slice such as "v5e:4x4", "v5p:2x2x2" or "v6e:1x1" (one chip), to compile for.
 
     Raises ValueError for a name that libtpu does not know, and where libtpu is not installed.
     """
@@ -75,7 +75,7 @@ def devices(topology: str) -> list[Any]:
 
 
 def check_name(topology: str) -> None:
-    """ValueError for what cannot be a slice's name."""
+    """Raise ValueError for what cannot be a slice's name."""
     wanted = f"a generation ({', '.join(GENERATIONS)}) and a layout, such as v5e:4x4, v5p:2x2x2 or v6e:1x1"
     name, _, layout = topology.partition(":")
     if name not in GENERATIONS or not re.fullmatch(r"\d+(x\d+)+", layout):
@@ -83,25 +83,25 @@ def check_name(topology: str) -> None:
 
 
 def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """The learner's mesh over chips that need not be there."""
+    """Return the learner's mesh over chips that need not be there."""
     return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chips)
 
 
-def on_one(chip: Any, shapes: Any) -> Any:
-    """A tree of shapes, all of them on one chip."""
-    whole = NamedSharding(mesh([chip]), PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+def compiled(lowered: jax.stages.Lowered, *, gpu: bool = False) -> Program:
+    """Compile what `jitted.lower(...)` gave, and count.
 
-
-def compiled(lowered: jax.stages.Lowered) -> Program:
-    """Compile what `jitted.lower(...)` gave, and count."""
+    On a GPU, whose programs hold one block of temporaries beside arguments and results, memory alone is counted.
+    """
     start = time.perf_counter()
     program = lowered.compile()
     compile_s = time.perf_counter() - start
-    text, memory = program.as_text(), program.memory_analysis()
+    text, memory = "" if gpu else program.as_text(), program.memory_analysis()
     assert text is not None and memory is not None, "XLA says both of a program that it has compiled"
     given, results = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    cost = hlo.Cost(0, 0, {}, {}, {}, ()) if gpu else hlo.cost(text)
     return Program(
-        text, hlo.cost(text), argument_bytes=given, temporary_bytes=memory.temp_size_in_bytes, result_bytes=results,
-        peak_bytes=max(memory.peak_memory_in_bytes, given + results), compile_s=compile_s,
+        text, cost, argument_bytes=given, temporary_bytes=temporary, result_bytes=results,
+        peak_bytes=given + results + temporary if gpu else max(memory.peak_memory_in_bytes, given + results),
+        compile_s=compile_s,
     )  # fmt: skip

@@ -27,10 +27,11 @@ SAMPLED_SHARE = 0.3  # of an episode's tokens, sampled by the model; the rest ar
 BUSY_SHARE = 0.8  # of the slots, over a rollout: at its end few episodes are left
 PACKED_SHARE = 0.95  # of a learner's rows that episodes fill
 CAUSES = {
-    "train": "lower learner.rows or learner.row_tokens, set model.remat=full, or raise mesh.fsdp on a larger slice",
+    "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16, or take "
+    "more chips (mesh.fsdp)",
     "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
     "decode": "lower rollout.slots, rollout.store or rollout.context_tokens",
-    "hand_over": "lower rollout.slots or rollout.store, or take a larger slice",
+    "hand_over": "lower rollout.slots or rollout.store, set model.lora.rank=16, or take more chips",
 }
 
 
@@ -46,7 +47,7 @@ class Chip:
 
 
 def chip(kind: str, flops_a_s: float, bytes_a_s: float) -> Chip:
-    """The chip of a kind such as "TPU v5 lite"; ValueError names the kinds that are known."""
+    """Return the chip of a kind such as "TPU v5 lite"; ValueError names the kinds that are known."""
     for start, (hbm_bytes, links_a_s) in CHIPS.items():
         if kind.startswith(start):
             return Chip(kind, int(hbm_bytes), flops_a_s, bytes_a_s, links_a_s)
@@ -68,7 +69,7 @@ def kernel_flops(
     sliding: float = 0.0,
     window: int = 0,
 ) -> int:
-    """FLOPs of splash attention's kernels on one chip, which HLO does not tell: `kernels` is name -> calls.
+    """Count the FLOPs of splash attention's kernels on one chip, which HLO does not tell: `kernels` is name -> calls.
 
     Blocks above the diagonal are skipped, and those out of the `window` where a layer slides, which the share `sliding`
     of the layers does; the others are computed whole. Products a block: forward 2, the gradient of the queries 3, that
@@ -90,7 +91,7 @@ def kernel_flops(
 
 
 def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of a chip while each program runs: what is resident then, and the program's own.
+    """Return bytes of a chip while each program runs: what is resident then, and the program's own.
 
     `held` has the learner's `state`, the engine's caches (`slots` and `store`, kept from step to step) and the `laid`
     copy of the parameters, which is there from the hand-over to the rollout's end. `own` are arguments that
@@ -140,7 +141,7 @@ class Load:
 
 
 def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: int, micro: int) -> Load:
-    """The load of a step of a config (as JSON holds it) on so many hosts."""
+    """Return the load of a step of a config (as JSON holds it) on so many hosts."""
     pool, learner = settings["pool"], settings["learner"]
     drawn = pool["queries"] * pool["oversample"]
     tokens = EPISODE_SHARE * settings["rollout"]["context_tokens"]
@@ -169,12 +170,12 @@ def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dic
 
 
 def price(step_s: float, *, steps: int, chips: int, dollars_a_chip_hour: float) -> float:
-    """Dollars of all training steps; cold start, evaluation and compiling are not in it."""
+    """Return dollars of all training steps; cold start, evaluation and compiling are not in it."""
     return step_s * steps * chips * dollars_a_chip_hour / 3600
 
 
 def assumptions(what: Load) -> list[str]:
-    """The estimate's assumptions in words."""
+    """Return the estimate's assumptions in words."""
     shares = ", ".join(f"{share:.0%} of its {name}" for name, share in SHARES.items())
     old = f"learner.updates={what.updates}: the forward pass for old log-probabilities is neither compiled nor counted"
     return [

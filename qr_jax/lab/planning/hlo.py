@@ -16,6 +16,7 @@ Here, from the text of the module (`compiled.as_text()`):
 """
 
 import functools
+import itertools
 import math
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from qr_jax.lab.planning import hlo_text, hlo_trips
+from qr_jax.lab.planning import hlo_text
 from qr_jax.lab.planning.hlo_text import VIEWS, Array, Computation, Instruction
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
@@ -35,6 +36,7 @@ FREE |= {"domain", "opt-barrier", "add-dependency", "async-update", "send", "sen
 RUNS = ("while", "conditional", "call")
 FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"}
 FREE_CALLS |= {"AsyncCollectiveStart", "AsyncCollectiveDone"}
+STATE = ((("state", None, 0),),)  # what is known of a condition's or a body's one parameter
 UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # in place; the operand that is the update
 
 
@@ -56,30 +58,13 @@ class Cost:
 
 
 def cost(text: str) -> Cost:
-    """The cost of one run of the module on one device, from `compiled.as_text()`."""
+    """Return the cost of one run of the module on one device, from `compiled.as_text()`."""
     computations, entry = hlo_text.parse(text)
     tally = _Walk(computations).run(entry)
     return Cost(
         tally.flops, sum(tally.moved.values()), dict(tally.collectives), dict(tally.kernels),
         bytes_by=dict(tally.moved.most_common()), unbounded=tuple(sorted(tally.unbounded)),
     )  # fmt: skip
-
-
-def largest_arrays(text: str) -> list[tuple[Array, str]]:
-    """Every distinct array that the module lays out in memory with the operation it is from, the largest first.
-
-    What exists only inside a fusion, a tile at a time, is not among them.
-    """
-    computations, _ = hlo_text.parse(text)
-    instructions = [one for computation in computations.values() for one in computation.instructions.values()]
-    fused = {name for one in instructions if one.opcode == "fusion" for name in hlo_text.called(one)}
-    found: dict[Array, str] = {}
-    for name, computation in computations.items():
-        if name not in fused:
-            for one in computation.instructions.values():
-                for array in one.arrays:
-                    found.setdefault(array, one.source)
-    return sorted(found.items(), key=lambda item: -item[0].nbytes)
 
 
 @dataclass
@@ -110,11 +95,11 @@ class _Walk:
         for one in here.instructions.values():
             parts = [self.run(part) for part in hlo_text.called(one)] if one.opcode in RUNS else []
             if one.opcode == "while":
-                trips = hlo_trips.trips(self.computations, here, one)
-                if trips is None:
+                times = trips(self.computations, here, one)
+                if times is None:
                     total.unbounded.add(one.source)
                 for part in parts:
-                    total.add(part, 1 if trips is None else trips)
+                    total.add(part, 1 if times is None else times)
             elif one.opcode == "conditional":
                 total.add(max(parts, key=lambda part: (part.flops, sum(part.moved.values()))))
             elif one.opcode == "call":
@@ -160,7 +145,7 @@ class _Walk:
         return total
 
     def _use(self, one: Instruction, at: int, whole: int) -> int:
-        """Bytes that an instruction reads of its operand number `at`, which has `whole`."""
+        """Return bytes that an instruction reads of its operand number `at`, which has `whole`."""
         if one.opcode in ("dynamic-slice", "slice", "gather") and at == 0:
             return _size(one.arrays)
         if one.opcode in UPDATES and at == 0:
@@ -199,7 +184,7 @@ class _Walk:
         return sum(min(array.nbytes, part) for array, part in pairs if array.in_hbm)
 
     def _written(self, here: Computation, one: Instruction, *, fused: bool) -> int:
-        """Bytes written of a result: those of the update where an array that was given is updated in place."""
+        """Return bytes written of a result: those of the update where an array that was given is updated in place."""
         if fused and (one.opcode == "parameter" or _goes_on(one)):
             return 0
         if fused and one.opcode == "bitcast":
@@ -257,3 +242,51 @@ def _pairs(left: int, right: int, result: int, *, stride="1", pad="0_0", lhs_dil
     low = int(pad.split("_")[0])
     at = np.arange(result)[:, None] * int(stride) + np.arange(right)[None] * int(rhs_dilate) - low
     return int(np.sum((at >= 0) & (at < (left - 1) * int(lhs_dilate) + 1) & (at % int(lhs_dilate) == 0)))
+
+
+def trips(computations: dict[str, Computation], here: Computation, loop: Instruction) -> int | None:
+    """Return a loop's trips, at most (`i < n and more(state)` is `i < n`); None if nothing in the text tells them."""
+    if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
+        return int(known)
+    condition, body = (computations[loop.attribute(rf"{part}=%([\w.\-]+)") or ""] for part in ("condition", "body"))
+    start, found = here.instructions[loop.operands[0]], []
+    for kind, index, bound in _known(computations, condition, condition.root, STATE):
+        if kind == "below":
+            first = _known(computations, here, start.operands[index], ()) if start.opcode == "tuple" else ()
+            after = _known(computations, body, body.results[index], STATE)
+            begin = next((n for kind, _, n in first if kind == "number"), 0)
+            steps = [n for kind, at, n in after if kind == "state" and at == index and n > 0]
+            found += [max(math.ceil((bound - begin) / step), 0) for step in steps]
+    return min(found) if found else None
+
+
+def _known(computations: dict[str, Computation], here: Computation, name: str, given: tuple) -> tuple:
+    """Say what is known of a scalar: a number, a counter of the loop's state plus a number, or bounds on such counters.
+
+    A tuple of ("number", None, n), ("state", index, n) and ("below", index, n), all of which are true of it.
+    """
+    one = here.instructions[name]
+
+    def of(at: int) -> tuple:
+        return _known(computations, here, one.operands[at], given)
+
+    if one.opcode == "parameter":
+        return given[int(one.inside)] if int(one.inside) < len(given) else ()
+    if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.inside):
+        return (("number", None, int(one.inside)),)
+    if one.opcode == "get-tuple-element" and ("state", None, 0) in of(0):
+        return (("state", int(one.attribute(r"index=(\d+)") or 0), 0),)
+    if one.opcode == "fusion":
+        inner = computations[hlo_text.called(one)[0]]
+        return _known(computations, inner, inner.root, tuple(map(of, range(len(one.operands)))))
+    if one.opcode in VIEWS:
+        return of(0)
+    if one.opcode == "and":
+        return of(0) + of(1)
+    if one.opcode == "compare" and "direction=LT" in one.attributes:
+        pairs = itertools.product(of(0), of(1))
+        return tuple(("below", a[1], b[2] - a[2]) for a, b in pairs if (a[0], b[0]) == ("state", "number"))
+    if one.opcode == "add":
+        sums = [sorted(pair, key=lambda one: one[0]) for pair in itertools.product(of(0), of(1))]
+        return tuple((*b[:2], a[2] + b[2]) for a, b in sums if a[0] == "number" and b[0] != "below")
+    return ()

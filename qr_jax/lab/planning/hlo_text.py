@@ -55,7 +55,7 @@ class Computation:
 
     @functools.cached_property
     def results(self) -> tuple[str, ...]:
-        """Names of what it gives back: the parts of the root where that is a tuple."""
+        """Return names of what it gives back: the parts of the root where that is a tuple."""
         root = self.instructions[self.root]
         return root.operands if root.opcode == "tuple" else (root.name,)
 
@@ -69,7 +69,7 @@ class Computation:
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """Computations by name, and the name of the one that is the program."""
+    """Return computations by name, and the name of the one that is the program."""
     computations: dict[str, Computation] = {}
     entry, current = "", Computation()
     for line in re.sub(r'\n(?=["}].)', " ", text).splitlines():  # a kernel's metadata goes over several lines
@@ -95,7 +95,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """The length of the parenthesis that `text` starts with."""
+    """Return the length of the parenthesis that `text` starts with."""
     depth = 0
     for at, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -123,7 +123,7 @@ def _array(kind: str, sizes: str, order: str, layout: str) -> Array:
 
 
 def called(one: Instruction) -> list[str]:
-    """Names of the computations that run as part of an instruction, but for those applied to single elements."""
+    """Return names of the computations that run as part of an instruction, but for those applied to single elements."""
     pattern = r"(?:calls|body|condition|true_computation|false_computation)=%([\w.\-]+)|branch_computations=\{([^}]*)\}"
     if one.opcode == "call":
         pattern += r"|to_apply=%([\w.\-]+)"

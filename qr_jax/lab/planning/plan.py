@@ -1,6 +1,6 @@
 """`qr-jax plan`: a config's programs compiled for TPU slices, or a GPU, that are not there, and whether they fit.
 
-Each is compiled in a process of its own (planned.py, on_gpu.py), because libtpu and XLA read their environment once.
+Each is compiled in a process of its own (planned.py), because libtpu and XLA read their environment once.
 """
 
 import json
@@ -42,8 +42,7 @@ def plan(
         ahead.check_name(topology)
     ahead.check_libtpu()
     asked = {"config": to_json(config)}
-    how = ("planned", ahead.ENVIRONMENT, say)
-    found = {topology: in_a_process({**asked, "topology": topology}, *how) for topology in topologies}
+    found = {topology: in_a_process({**asked, "topology": topology}, ahead.ENVIRONMENT, say) for topology in topologies}
     for one in found.values():
         if dollars_a_chip_hour is not None and "seconds" in one:
             step_s, paid = one["seconds"]["step"], {"steps": one["steps"], "chips": one["chips"]}
@@ -53,24 +52,21 @@ def plan(
 
 
 def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
-    """Return what the programs need on one GPU, and whether they fit (`on_gpu.examine`).
+    """Return what the programs need on one GPU, and whether they fit (`planned.examine_gpu`).
 
     They are compiled where jax has its plugin of CUDA, no GPU needed; else their arrays are counted.
     """
     flags = os.environ.get("XLA_FLAGS", gpu.FLOAT32_FLAGS if config.model.compute == "float32" else "")
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {NO_TUNING}".strip()}
     asked = {"config": to_json(config), "card": asdict(card), "compiles": gpu.plugin() is not None}
-    return in_a_process(asked, "on_gpu", environment, say)
+    return in_a_process(asked, environment, say)
 
 
 def in_a_process(
-    asked: Mapping[str, Any], module: str, environment: Mapping[str, str], say: Callable[[str], None]
+    asked: Mapping[str, Any], environment: Mapping[str, str], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run a module of this folder in a process of its own, and return its answer.
-
-    ValueError for what the user must mend.
-    """
-    command = [*interpreter.python(), "-m", f"qr_jax.lab.planning.{module}"]
+    """Run planned.py in a process of its own, and return its answer. ValueError for what the user must mend."""
+    command = [*interpreter.python(), "-m", "qr_jax.lab.planning.planned"]
     environment = {**os.environ, **environment}
     answer = None
     with tempfile.TemporaryFile("w+") as errors:
@@ -124,7 +120,7 @@ def _gib(size: float) -> str:
 
 
 def _table(found: Mapping[str, Any]) -> list[str]:
-    """The programs: memory of each by itself, work and collectives of one run of it on one chip."""
+    """Return the programs: memory of each by itself, work and collectives of one run of it on one chip."""
     heads = ("program", "peak GiB", "arguments", "GFLOP", "GB of HBM", "least", "collectives, GB", "compiled in")
     rows: list[tuple[str, ...]] = [heads]
     for name in PROGRAMS:
@@ -137,7 +133,7 @@ def _table(found: Mapping[str, Any]) -> list[str]:
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:
-    """The estimate of a step and a run, with what it assumes."""
+    """Return the estimate of a step and a run, with what it assumes."""
     took = found["seconds"]
     parts = ", ".join(f"{name} {took[name]:.2f}" for name in ("rollout", "learner", "hand_over"))
     inside = f"decode {took['decode']:.2f}, prefill {took['prefill']:.2f}"

@@ -1,6 +1,7 @@
-"""The needs of one slice's compiled programs: the process that plan.py starts.
+"""The needs of one slice's compiled programs, and the process that plan.py starts for a slice or a GPU.
 
-`python -m qr_jax.lab.planning.planned` reads {"config", "topology"} from its input and writes one answer.
+`python -m qr_jax.lab.planning.planned` reads {"config", "topology"}, or of a GPU {"config", "card", "compiles"}, and
+writes one answer.
 """
 
 import json
@@ -16,14 +17,16 @@ import jax
 
 from qr_jax import config
 from qr_jax.config import Config
-from qr_jax.lab.planning import ahead, estimate
+from qr_jax.lab.planning import ahead, cards, estimate
+from qr_jax.lab.planning.cards import Card
 from qr_jax.lab.planning.plan import ANSWER, PROGRAMS, SAY
-from qr_jax.lab.planning.programs import Programs, model_shape, slice_of
+from qr_jax.lab.planning.programs import Programs, Slice, model_shape, slice_of
 from qr_jax.models import flash
 from qr_jax.parallel import host_local, peaks
 from qr_jax.parallel import mesh as meshes
 
 PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
+LARGEST_HEAD = 128  # for a larger one jax asks the GPU of this process whether cuDNN takes it
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -44,30 +47,6 @@ def refused_bytes(text: str) -> int | None:
     return int(float(found[1] or found[3]) * UNITS[found[2] or found[4]]) if found else None
 
 
-class Compiler:
-    """Compiles programs one after the other, says so, and counts."""
-
-    def __init__(self, say: Callable[[str], None], compiled: Callable = ahead.compiled):
-        self.say, self.compiled, self.compiles, self.compile_s = say, compiled, 0, 0.0
-
-    def __call__(self, name: str, lower: Callable[[], jax.stages.Lowered]) -> ahead.Program:
-        start = time.perf_counter()
-        self.say(f"compiling {name}")
-        try:
-            program = self.compiled(lower())
-        except jax.errors.JaxRuntimeError as error:
-            needed = refused_bytes(str(error))
-            if needed is None:
-                raise
-            self.say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
-            raise TooLarge(name, needed) from error
-        finally:
-            self.compiles += 1
-            self.compile_s += time.perf_counter() - start
-        self.say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
-        return program
-
-
 def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> dict[str, Any]:
     """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
 
@@ -86,25 +65,31 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     about |= {"steps": settings.train.steps, "fits": False, "peak_bytes_per_chip": None, **dict.fromkeys(PROGRAMS)}
     if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
         return about | {"reason": reason}
-    programs, compiler = Programs(settings, model_shape(settings), on), Compiler(say)
+    programs, start = Programs(settings, model_shape(settings), on), time.perf_counter()
     made: dict[str, ahead.Program] = {}
     try:
-        compile_all(programs, compiler, made)
+        compile_all(programs, made, say)
     except TooLarge as error:
         about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
         about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
-        return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": compiler.compile_s}
+        return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": time.perf_counter() - start}
+    compile_s = time.perf_counter() - start
     held = resident(programs, made)
-    by_phase = estimate.phases(held, own(made, held, programs.reordered))
+    by_phase = estimate.phases(held, own_bytes(made, held, programs.reordered))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
-    what = load(programs)
+    tiles = -(-settings.rollout.buckets[-1] // settings.rollout.tile)  # of the largest prefill call
+    what = estimate.load(
+        config.to_json(settings), hosts=1 if programs.pod else on.hosts, slots=settings.rollout.slots,
+        call_tokens=tiles * settings.rollout.tile, micro=len(programs.learner()[1].used_M),
+    )  # fmt: skip
+    started = {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}  # before a run's first rollout
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
         "memory_by_phase": by_phase, "resident": held,
         "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
-        "compile_s": compiler.compile_s, "compiles": compiler.compiles, "rollout_programs": at_a_start(programs),
+        "compile_s": compile_s, "compiles": len(made), "rollout_programs": started,
     }  # fmt: skip
 
 
@@ -118,17 +103,22 @@ def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     return f"{sizes}, and {topology} has {chips}: {todo}"
 
 
-def compile_all(programs: Programs, compiler: Compiler, made: dict[str, ahead.Program]) -> None:
+def compile_all(
+    programs: Programs, made: dict[str, ahead.Program], say: Callable[[str], None], *, gpu: bool = False
+) -> None:
     """Compile all programs into `made`, up to a refusal. Train is last: its figures need what all hold."""
-    made["hand_over"] = compiler("hand_over", programs.to_rollout_params)
-    made["decode"] = compiler("decode", programs.decode)
-    made["prefill"] = compiler("prefill", programs.prefill)
-    made["train"] = compiler("train", programs.train)
-
-
-def fresh(program: ahead.Program) -> int:
-    """Bytes that a program adds to its arguments at its peak: temporaries, and results that do not lie in arguments."""
-    return program.peak_bytes - program.argument_bytes
+    lowered = {"hand_over": programs.to_rollout_params, "decode": programs.decode, "prefill": programs.prefill}
+    for name, lower in {**lowered, "train": programs.train}.items():
+        say(f"compiling {name}")
+        try:
+            program = made[name] = ahead.compiled(lower(), gpu=gpu)
+        except jax.errors.JaxRuntimeError as error:
+            needed = refused_bytes(str(error))
+            if needed is None:
+                raise
+            say(f"{name}: refused, it needs {needed / estimate.GIB:.2f} GiB a chip")
+            raise TooLarge(name, needed) from error
+        say(f"{name}: {program.peak_bytes / estimate.GIB:.2f} GiB a chip, compiled in {program.compile_s:.0f} s")
 
 
 def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str, int]:
@@ -147,21 +137,21 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
     }
 
 
-def own(made: Mapping[str, ahead.Program], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
+def own_bytes(made: Mapping[str, ahead.Program], held: Mapping[str, int], reordered: bool) -> dict[str, int]:
     """Count the bytes each program needs beside those resident; for the hand-over also parameters sent first."""
     sent = made["hand_over"].argument_bytes if reordered else 0
-    added = {name: fresh(program) for name, program in made.items()}
+    added = {name: program.peak_bytes - program.argument_bytes for name, program in made.items()}
     return added | {"train": made["train"].peak_bytes - held["state"], "hand_over": added["hand_over"] + sent}
 
 
 def a_device(tree: Any) -> int:
-    """Bytes of a tree of shapes on one of its devices, without padding."""
+    """Return bytes of a tree of shapes on one of its devices, without padding."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping[str, int]) -> dict[str, Any]:
-    """One program's figures; of decode those of one step, a token in every slot, but for memory."""
+    """Return one program's figures; of decode those of one step, a token in every slot, but for memory."""
     times = programs.config.rollout.chunk if name == "decode" else 1
     kernels = kernel_flops(programs, program)
     return {
@@ -175,7 +165,7 @@ def figures(programs: Programs, name: str, program: ahead.Program, held: Mapping
 
 
 def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
-    """Bytes of HBM that one run of a program cannot spare on a chip, from the config.
+    """Return bytes of HBM that one run of a program cannot spare on a chip, from the config.
 
     `train`: the learner's state, read and written. `hand_over`: parameters read, the laid copy written. `decode`, a
     step: weights once, and the keys and values of all slots at full length once. `prefill`: the weights that lead to
@@ -198,34 +188,84 @@ def kernel_flops(programs: Programs, program: ahead.Program) -> int:
     cfg, learn, mesh = programs.cfg, programs.config.learner, programs.mesh
     by_heads = flash.by_heads(cfg.heads, cfg.kv_heads, mesh)
     return estimate.kernel_flops(
-        program.cost.kernels, rows=learn.rows // meshes.row_shards(mesh), length=learn.row_tokens,
+        program.cost.kernels, rows=learn.rows // (mesh.shape["data"] * mesh.shape["fsdp"]), length=learn.row_tokens,
         heads=cfg.heads // (mesh.shape["tensor"] if by_heads else 1), head_dim=cfg.head_dim,
         block=flash.block_size(learn.row_tokens), sliding=sum(cfg.sliding) / cfg.layers, window=cfg.window,
     )  # fmt: skip
 
 
-def at_a_start(programs: Programs) -> dict[str, int]:
-    """Count the programs like these that a run compiles before its first rollout; others compile when first needed."""
-    return {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}
+def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the bytes of each program while it runs, and whether the largest is within what jax may hold of the card.
+
+    `own` is what each needs beside what is `resident` then. Without `compiles` it is estimated (`by_arrays`).
+    """
+    device = cards.device(card) if compiles else jax.local_devices(backend="cpu")[0]
+    mesh = settings.mesh
+    if reason := wrong_mesh(mesh, "one GPU", 1):
+        raise ValueError(reason.replace(", or name another topology", ""))
+    cfg = model_shape(settings)
+    if compiles and cfg.head_dim > LARGEST_HEAD and settings.model.attention == "auto":
+        settings = replace(settings, model=replace(settings.model, attention="xla"))
+    programs = Programs(settings, cfg, Slice((device,), (device,), 1))
+    if compiles:
+        made: dict[str, ahead.Program] = {}
+        compile_all(programs, made, say, gpu=True)
+        held = resident(programs, made)
+        own = own_bytes(made, held, reordered=False)
+    else:
+        held, own = by_arrays(programs)
+    phases = estimate.phases(held, own)
+    worst = max(phases, key=lambda name: phases[name])
+    fits = phases[worst] <= card.usable_bytes
+    return {
+        "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
+        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CAUSES[worst],
+        "memory_by_phase": phases, "resident": held, "own": own,
+    }  # fmt: skip
 
 
-def load(programs: Programs) -> estimate.Load:
-    settings = programs.config
-    batch = programs.learner()[1]
-    return estimate.load(
-        config.to_json(settings), hosts=programs.rollouts, slots=settings.rollout.slots,
-        call_tokens=programs.call_tokens, micro=len(batch.used_M),
-    )  # fmt: skip
+def by_arrays(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what is resident, exactly, and what each program needs beside it, by its largest arrays.
+
+    An update: the gradients' sum and those of a micro-batch, what each layer saves, one layer's own arrays, two blocks
+    of logits, the mask of cuDNN's attention. Decoding: the keys of one layer, and three arrays of logits. A prefill:
+    keys and values of one layer for its rows, and their scores. The hand-over: the copy, and a layer in float32.
+    """
+    size, cfg, item = a_device, programs.cfg, programs.compute.itemsize
+    made, batch = programs.learner()
+    rows, shapes = programs.rows()
+    held = {"state": size(made.abstract), **{name: size(shapes[name]) for name in ("slots", "store", "laid")}}
+    learner, rollout, model = programs.config.learner, programs.config.rollout, programs.config.model
+    tokens, inner = learner.rows * learner.row_tokens, cfg.heads * cfg.head_dim
+    layer = 2 * cfg.width + 2 * inner + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp
+    saved = {"full": cfg.width, "attention": cfg.width + inner, "dots": layer, "none": layer}[model.remat]
+    mask = learner.rows * learner.row_tokens**2 * item if item == 2 else 0
+    logits = 2 * 4 * tokens * min(model.vocab_block, cfg.vocab)
+    kept = item * tokens * (cfg.layers * saved + layer)
+    train = size(batch) + 2 * size(made.abstract.params) + kept + logits + mask
+    tiles, view = rows.call_sizes[-1], rows.views[-1]
+    attended = 2 * item * tiles * view * cfg.kv_heads * cfg.head_dim + 4 * tiles * cfg.heads * rollout.tile * view
+    one_layer = 4 * cfg.width * (2 * inner + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.mlp)
+    own = {
+        "train": train, "hand_over": held["laid"] + one_layer, "prefill": attended + size(shapes["new"]),
+        "decode": held["slots"] // (2 * cfg.layers) + 3 * 4 * rollout.slots * cfg.vocab,
+    }  # fmt: skip
+    return held, own
 
 
 def main() -> None:
     asked = json.load(sys.stdin)
+    card = Card(**asked["card"]) if "card" in asked else None
 
     def say(text: str) -> None:
-        print(f"{SAY}{asked['topology']}: {text}", flush=True)
+        print(f"{SAY}{card.name if card else asked['topology']}: {text}", flush=True)
 
     try:
-        answer = examine(config.from_json(asked["config"]), asked["topology"], say=say)
+        settings = config.from_json(asked["config"])
+        if card:
+            answer = examine_gpu(settings, card, compiles=asked["compiles"], say=say)
+        else:
+            answer = examine(settings, asked["topology"], say=say)
     except ValueError as error:
         answer = {"error": str(error)}
     print(ANSWER + json.dumps(answer), flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from qr_jax import plugins
-from qr_jax.assemble import stored_as, world_tokenizer
+from qr_jax.assemble import world_tokenizer
 from qr_jax.config import Config
 from qr_jax.lab.planning import ahead
 from qr_jax.learner import learner, pack
@@ -47,7 +47,7 @@ class Slice:
 
 
 def slice_of(topology: str) -> Slice:
-    """A slice's chips ("v5e:4x4"); those of a host are a slice of their own: libtpu compiles for whole slices only."""
+    """Return a slice's chips ("v5e:4x4"), and a host's as a slice of their own: libtpu compiles for whole slices."""
     chips = ahead.devices(topology)
     hosts = {chip.process_index for chip in chips}
     if len(hosts) == 1:
@@ -60,7 +60,7 @@ def slice_of(topology: str) -> Slice:
 
 
 def model_shape(config: Config) -> ModelConfig:
-    """The model's shape, without its weights: nothing is fetched for the models whose sizes families.py holds.
+    """Return the model's shape, without its weights: nothing is fetched for the models whose sizes families.py holds.
 
     ValueError where a hub's model has no config.json that could be fetched.
     """
@@ -104,23 +104,12 @@ class Programs:
         return made, jax.tree.map(_shape, host, made.train_step.batch_at(host))
 
     def train(self) -> jax.stages.Lowered:
-        """One update: the learner's `train_step`, its state donated."""
+        """Lower one update: the learner's `train_step`, its state donated."""
         made, batch = self.learner()
         old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
         return made.train_step.jitted.lower(made.abstract, batch, np.float32(0), *old)
 
     # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
-
-    @property
-    def rollouts(self) -> int:
-        """Count the rollouts that go on at a time."""
-        return 1 if self.pod else self.on.hosts
-
-    @property
-    def call_tokens(self) -> int:
-        """Tokens of the largest prefill call, on one host."""
-        rollout = self.config.rollout
-        return -(-rollout.buckets[-1] // rollout.tile) * rollout.tile
 
     def rows(self) -> tuple[KVCache, dict[str, Any]]:
         """Return the engine's KVCache, nothing of it allocated, and the shapes of all that its programs are given.
@@ -145,7 +134,7 @@ class Programs:
         return made[0], shapes | {"laid": jax.tree.map(_shape, laid, host_local.layout(self.local, laid))}
 
     def decode(self) -> jax.stages.Lowered:
-        """A chunk of tokens in every slot, the slots' cache at its longest."""
+        """Lower a chunk of tokens in every slot, the slots' cache at its longest."""
         (rows, shapes), slots = self.rows(), self.config.rollout.slots
         numbers = [((slots,), jnp.int32)] * 3  # pending, used, room
         rest = [((slots, 2), jnp.uint32), ((self.cfg.vocab,), jnp.bool_), ((), jnp.float32)]  # keys, stops, temperature
@@ -154,7 +143,7 @@ class Programs:
         return jitted.decode.lower(shapes["laid"], shapes["slots"], None, *given, **how)
 
     def prefill(self) -> jax.stages.Lowered:
-        """The largest call that puts known tokens into the cache, looking at rows of full length."""
+        """Lower the largest call that puts known tokens into the cache, looking at rows of full length."""
         rows, shapes = self.rows()
         tiles, tile = rows.call_sizes[-1], self.config.rollout.tile
         given = [jax.ShapeDtypeStruct((tiles, *more), jnp.int32) for more in ((), (tile,), (), ())]
@@ -172,12 +161,12 @@ class Programs:
         return self.local if self.pod else host_local.by_hosts(self.mesh, self.kind)
 
     def to_rollout_params(self) -> jax.stages.Lowered:
-        """The learner's parameters laid out for rollouts, on every host: one program on the whole slice."""
+        """Lower what lays the learner's parameters out for rollouts on every host: one program on the slice."""
         on = self.laid_over
         params = self.whole()
         ordered = host_local.in_the_order_of(on, self.mesh)
         params = jax.tree.map(lambda leaf: _shape(leaf, NamedSharding(ordered, leaf.sharding.spec)), params)
-        compute, int8 = stored_as(self.config)
+        compute, int8 = host_local.stored_as(self.config)
         return host_local.program(self.cfg, compute, on, lora.shapes_of(params), int8).lower(params)
 
     def whole(self) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,7 +49,7 @@ def final_evaluation(runtime: Runtime, after: Evaluation) -> dict[str, Any]:
 
 
 def next_commands(run: runs.Run, question: str) -> list[str]:
-    """Three commands to go on with, each with what it is for."""
+    """Return three commands to go on with, each with what it is for."""
     folder = str(run.folder)
     where = os.environ.get("PYTHONPATH")  # where a plug-in of one's own may stand
     has_own = any("." in use.name for _, use in every_plugin(run.settings))
@@ -76,24 +76,17 @@ def where_it_rose(before: Evaluation, after: Evaluation) -> str:
     """Say on how many questions exact match rose and fell, and in which two groups most."""
     gaps = evaluate.paired(before, after, "exact_match")
     rose, fell = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-    moved = sorted(_moves(before, after), reverse=fell <= rose)
-    most = [text for move, text in moved[:2] if (move < 0 if fell > rose else move > 0)]
-    which = "fell" if fell > rose else "rose"
-    return f"rose on {rose:,}, fell on {fell:,}" + (f"; {which} most on {' and '.join(most)}" if most else "")
-
-
-def _moves(before: Evaluation, after: Evaluation) -> Iterator[tuple[float, str]]:
-    """Yield each group's change (below 0 if it fell) and a text that says it."""
+    moves: list[tuple[float, str]] = []
     for group in evaluate.GROUPS:
         for value, row in after.get(f"by_{group}", {}).items():
-            old = before.get(f"by_{group}", {}).get(value, {}).get("exact_match")
-            if None not in (old, row["exact_match"]):
-                yield row["exact_match"] - old, f"{group} {value} ({_rate(old)} to {_rate(row['exact_match'])})"
-
-
-def _rate(value: float) -> str:
-    """Format a rate as .21, so that the line fits a terminal."""
-    return f"{value:.2f}".removeprefix("0")
+            rates = before.get(f"by_{group}", {}).get(value, {}).get("exact_match"), row["exact_match"]
+            if None not in rates:
+                old, new = (f"{rate:.2f}".removeprefix("0") for rate in rates)
+                moves.append((rates[1] - rates[0], f"{group} {value} ({old} to {new})"))
+    moves.sort(reverse=fell <= rose)
+    most = [text for move, text in moves[:2] if (move < 0 if fell > rose else move > 0)]
+    which = "fell" if fell > rose else "rose"
+    return f"rose on {rose:,}, fell on {fell:,}" + (f"; {which} most on {' and '.join(most)}" if most else "")
 
 
 def gained(before: Evaluation, after: Evaluation) -> str | None:

@@ -68,7 +68,7 @@ def differences(run: read.Run) -> list[str]:
         f"Figure 3 has three rules and figure 6 has K 4 and K 8: one run has one of each ({told}), which stands beside "
         "them all. Figure 8 is by source and documents needed, which a run's ledger does not hold: its strata are "
         "summed here.",
-        *_other_model(run),
+        *_whose(run)[1],
     ]  # fmt: skip
 
 
@@ -86,23 +86,15 @@ def rescues(run: read.Run) -> Chart:
 
 def by_rule(run: read.Run) -> list[Chart]:
     """Draw figure 3: rescues and revisits of three rules."""
-    figure = paper_world.figures()["3"]
-    found = []
-    for name in ACCEPTED:
-        drawn = [
-            _counted(f"paper: {RULES[rule]}", LINES[at], figure["curves"][rule][name], ROLLOUTS)
-            for at, rule in enumerate(RULES)
-        ]
-        note = "Figure 3: the paper's three rules at equal rollouts."
-        drawn.append(_own(run, f"this run: {_rule(run)}", "ink", name))
-        found.append(_chart(f"paper-3-{name}", WORDS[name].capitalize(), note, drawn, small=True))
-    return found
+    curves = {f"paper: {words}": paper_world.figures()["3"]["curves"][rule] for rule, words in RULES.items()}
+    note = "Figure 3: the paper's three rules at equal rollouts."
+    return [_beside_curves(run, "3", name, "", curves, ROLLOUTS, f"this run: {_rule(run)}", note) for name in ACCEPTED]
 
 
 def shares(run: read.Run, number: str) -> Chart:
     """Draw figure 4, the origins of the accepted groups, or figure 5, the verdicts of the candidates."""
     of, title, words, above, below = SHARES[number]
-    figure, model = paper_world.figures()[number], _model(run)
+    figure, (model, _) = paper_world.figures()[number], _whose(run)
     curves, lots = figure["curves"][model], series.bins(run.metrics, charts.RATE_BINS)
     ends = [run.share_spent(lot[-1]) for lot in lots]
     middles = [(before + after) / 2 for before, after in zip([0.0, *ends], ends)]
@@ -121,16 +113,18 @@ def shares(run: read.Run, number: str) -> Chart:
 def by_samples(run: read.Run) -> list[Chart]:
     """Draw figure 6: rescues in groups of 4 and of 8."""
     figure, own = paper_world.figures()["6"], run.config.get("pool", {}).get("samples", "?")
-    found = []
-    for name in RESCUES:
-        drawn = [
-            _counted(f"paper: K {samples}", LINES[at], figure["curves"][f"k{samples}"][name], STEPS)
-            for at, samples in enumerate((4, 8))
-        ]
-        drawn.append(_own(run, f"this run: K {own}", "ink", name))
-        note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']} of {STEPS}."
-        found.append(_chart(f"paper-6-{name}", f"{WORDS[name].capitalize()}, by K", note, drawn, small=True))
-    return found
+    curves = {f"paper: K {samples}": figure["curves"][f"k{samples}"] for samples in (4, 8)}
+    note = f"Figure 6: groups of 4 and of 8; the paper's ends at step {figure['end']} of {STEPS}."
+    return [_beside_curves(run, "6", name, ", by K", curves, STEPS, f"this run: K {own}", note) for name in RESCUES]
+
+
+def _beside_curves(
+    run: read.Run, number: str, name: str, by: str, curves: Mapping[str, Any], budget: int, own: str, note: str
+) -> Chart:
+    """Draw the run's count of that name beside several curves of the paper."""
+    drawn = [_counted(words, tone, curve[name], budget) for tone, (words, curve) in zip(LINES, curves.items())]
+    drawn.append(_own(run, own, "ink", name))
+    return _chart(f"paper-{number}-{name}", f"{WORDS[name].capitalize()}{by}", note, drawn, small=True)
 
 
 def thirds(run: read.Run) -> Chart:
@@ -212,28 +206,18 @@ def _rule(run: read.Run) -> str:
     return str(run.config.get("pool", {}).get("rule", {}).get("name", "?"))
 
 
-def _model(run: read.Run) -> str:
-    """Return the paper's model that is nearest to the run's in size; 1.7B where the name tells no size."""
-    billions = _billions(_name(run)) or 1.7
-    return SIZES[min(SIZES, key=lambda size: abs(math.log(size / billions)))]
+def _whose(run: read.Run) -> tuple[str, list[str]]:
+    """Return the paper's model that is nearest in size to the run's, and a sentence where it is another one.
 
-
-def _billions(name: str) -> float | None:
-    """Return the parameters, in billions, that a model's name tells: Qwen3-1.7B, qwen3_1p7b, SmolLM2-135M."""
+    It is the one of 1.7B where the name tells no size: Qwen3-1.7B, qwen3_1p7b and SmolLM2-135M tell one.
+    """
+    name = str(run.config.get("model", {}).get("name", "")).rstrip("/").rpartition("/")[2]  # folders may have sizes too
     told = SIZE_IN_NAME.search(name.lower())
-    return float(told[1].replace("p", ".")) / (1 if told[2] == "b" else 1000) or None if told else None
-
-
-def _other_model(run: read.Run) -> list[str]:
-    """Say whose curves figures 4 and 5 have where the run's model is none of the paper's."""
-    name, model = _name(run), _model(run)
+    billions = float(told[1].replace("p", ".")) / (1 if told[2] == "b" else 1000) if told else 0.0
+    model = SIZES[min(SIZES, key=lambda size: abs(math.log(size / (billions or 1.7))))]
     if re.search(r"qwen3[-_](1[.p]7|4)b(?![a-z0-9])", name.lower()):
-        return []
-    why = "the nearest in size" if _billions(name) else "for its name does not tell its size"
+        return model, []
+    why = "the nearest in size" if billions else "for its name does not tell its size"
     whose = f"this run's {name}" if name else "this run's model, which it does not tell,"
-    return [f"Figures 4 and 5 have Qwen3-1.7B and Qwen3-4B; {whose} stands beside {paper_world.MODELS[model]}, {why}."]
-
-
-def _name(run: read.Run) -> str:
-    """Return the last part of the model's name or path: the folders before it may hold other sizes."""
-    return str(run.config.get("model", {}).get("name", "")).rstrip("/").rpartition("/")[2]
+    beside = f"{whose} stands beside {paper_world.MODELS[model]}, {why}"
+    return model, [f"Figures 4 and 5 have Qwen3-1.7B and Qwen3-4B; {beside}."]

@@ -11,7 +11,7 @@ from typing import Any
 
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab.report import curves
-from qr_jax.lab.report.series import MOST_POINTS, Row, bins, interval, mean, ratio, said, step_axis, total
+from qr_jax.lab.report.series import MOST_POINTS, Row, bins, interval, lines, mean, ratio, said, step_axis, total
 
 Chart = dict[str, Any]
 Null = Mapping[str, Any]  # what `null_control.null_or_reason` returns
@@ -70,8 +70,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     ]
     values = [value for _, value, *_ in held]
     low, high = interval(values, [error for *_, error, _ in held], [count for *_, count in held])
-    series: list[dict[str, Any]] = [
-        {"name": "training pass rate", "tone": "quiet", "values": [mean(lot, "reward/outcome_mean") for lot in lots]},
+    series = lines(lots, [("reward/outcome_mean", "training pass rate", "quiet")])
+    series += [
         {
             "name": "held-out, greedy", "tone": "ink", "style": "points", "values": values,
             "low": low, "high": high,
@@ -94,10 +94,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
 def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
     """Chart the effective batch by origin, accepted groups a step, with the null control's band."""
     lots = bins(rows, RATE_BINS)
-    series = [
-        {"name": words, "tone": origin, "values": [mean(lot, f"pool/accepted_{origin}") for lot in lots]}
-        for origin, words in _origins(rows, "accepted").items()
-    ]
+    origins = _origins(rows, "accepted").items()
+    series = lines(lots, [(f"pool/accepted_{origin}", words, origin) for origin, words in origins])
     wanted = mean(rows, "pool/wanted")
     chart = {
         "id": "batch", "title": "The effective batch, by origin",
@@ -171,10 +169,7 @@ def phases(rows: Sequence[Row]) -> Chart:
     compiled = [row for row in rows if row.get("perf/compiles")]
     plain = [row for row in rows if not row.get("perf/compiles")] or list(rows)
     lots = bins([{**row, **_seconds(row)} for row in plain])
-    series = [
-        {"name": words, "tone": f"phase{at}", "values": [mean(lot, name) for lot in lots]}
-        for at, (name, words) in enumerate(PHASES.items())
-    ]
+    series = lines(lots, [(name, words, f"phase{at}") for at, (name, words) in enumerate(PHASES.items())])
     note = "Seconds a step." + said(lots)
     if compiled and len(plain) < len(rows):
         seconds = total(compiled, "time/step_s")
@@ -202,37 +197,37 @@ def tokens(rows: Sequence[Row]) -> Chart:
         read = (row.get("rollout/context_tokens") or 0) * episodes - sampled
         split.append({"step": row["step"], "trained": trained, "dropped": max(sampled - trained, 0), "read": read})
     lots = bins(split)
-    names = {"trained": "sampled, trained on", "dropped": "sampled, group not accepted", "read": "read, never sampled"}
+    drawn = [
+        ("trained", "sampled, trained on", "phase0"),
+        ("dropped", "sampled, group not accepted", "phase2"),
+        ("read", "read, never sampled", "phase4"),
+    ]
     return {
         "id": "tokens", "title": "Tokens by what became of them",
         "note": "Tokens a step. Those that the model reads are prompts and passages." + said(lots),
-        "kind": "stack", "x": step_axis(lots), "unit": "count",
-        "series": [
-            {"name": words, "tone": tone, "values": [mean(lot, name) for lot in lots]}
-            for (name, words), tone in zip(names.items(), ("phase0", "phase2", "phase4"), strict=True)
-        ],
+        "kind": "stack", "x": step_axis(lots), "unit": "count", "series": lines(lots, drawn),
     }  # fmt: skip
 
 
 def latency(rows: Sequence[Row]) -> Chart:
     """Chart the milliseconds a search: in the retriever, and the part during which decoding waits."""
-    lots = bins([{**row, **_milliseconds(row)} for row in rows])
-    names = {"search": ("in the retriever", "ink"), "wait": ("of that, decoding waits", "quiet")}
+    lots = bins(rows)
+    drawn = [("search", "in the retriever", "ink"), ("search_wait", "of that, decoding waits", "quiet")]
+
+    def milliseconds(lot: Sequence[Row], part: str) -> float | None:
+        seconds = ratio(lot, f"time/{part}_s", "retriever/queries")
+        return None if seconds is None else 1000 * seconds
+
     return {
         "id": "latency", "title": "Search latency",
         "note": "Milliseconds a search, duplicates dropped; searches that wait together are sent in one batch."
         + said(lots),
         "kind": "lines", "x": step_axis(lots), "unit": "milliseconds",
         "series": [
-            {"name": words, "tone": tone, "values": [ratio(lot, f"{name}_ms", "retriever/queries") for lot in lots]}
-            for name, (words, tone) in names.items()
+            {"name": words, "tone": tone, "values": [milliseconds(lot, part) for lot in lots]}
+            for part, words, tone in drawn
         ],
     }  # fmt: skip
-
-
-def _milliseconds(row: Row) -> dict[str, float]:
-    phases = {"search_ms": "time/search_s", "wait_ms": "time/search_wait_s"}
-    return {name: 1000 * (row.get(metric) or 0.0) for name, metric in phases.items()}
 
 
 def gap(rows: Sequence[Row], alarm: float | None) -> Chart:
@@ -246,7 +241,7 @@ def gap(rows: Sequence[Row], alarm: float | None) -> Chart:
         "kind": "lines", "x": step_axis(lots), "unit": "nats", "log": True,
         "series": [
             {"name": "largest", "tone": "quiet", "values": largest},
-            {"name": "mean", "tone": "ink", "values": [mean(lot, "sampler_gap/mean") for lot in lots]},
+            *lines(lots, [("sampler_gap/mean", "mean", "ink")]),
         ],
     }  # fmt: skip
 

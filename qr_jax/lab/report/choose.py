@@ -81,14 +81,12 @@ def choose(run: read.Run, found: Histories) -> dict[str, Any]:
     of_kind = {kind: sum(kind in group["kinds"] for group in on_page) for kind in KINDS}
     rule = _rule(last, len(on_page), len(there), len(keys), len(run.draws))
     at = {(group["step"], group["query"]): number for number, group in enumerate(on_page)}
-    opens, why = next(((at[later], _why(was, later)) for was, later in learned(found) if later in at), (0, ""))
-    return {
-        "groups": on_page, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule + why, "opens": opens,
-    }  # fmt: skip
-
-
-def _why(was: Key, later: Key) -> str:
-    return f" Opened first: a question of step {later[0]} that was all wrong in step {was[0]}."
+    opens = 0
+    if pair := next((pair for pair in learned(found) if pair[1] in at), None):
+        (was, _), later = pair
+        opens = at[later]
+        rule += f" Opened first: a question of step {later[0]} that was all wrong in step {was}."
+    return {"groups": on_page, "kinds": KINDS, "counts": counts, "shown": of_kind, "rule": rule, "opens": opens}
 
 
 def _groups(folder: Path, step: int, queries: set[str]) -> list[tuple[Key, Row]]:

@@ -6,7 +6,7 @@ A metric that no step of a run has is not drawn, nor is a chart without a metric
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qr_jax.lab.report.series import MOST_POINTS, Row, bins, interval, mean, said, step_axis
+from qr_jax.lab.report.series import MOST_POINTS, Row, bins, interval, lines, said, step_axis
 
 Chart = dict[str, Any]
 
@@ -61,7 +61,7 @@ TONES = ("ink", "quiet", "plus")
 
 
 def make(rows: Sequence[Row]) -> dict[str, Chart]:
-    """The charts of CURVES that the steps have something for."""
+    """Return the charts of CURVES that the steps have something for."""
     return {name: chart for name, curve in CURVES.items() if (chart := _chart(name, curve, rows))}
 
 
@@ -76,13 +76,8 @@ def _chart(name: str, curve: Curve, rows: Sequence[Row]) -> Chart | None:
         return None
     cut = name != "clip-share" or any(row.get(metric) for metric in drawn for row in rows)
     note = curve.note + ("" if cut else " None was in any step.") + said(lots)
-    series = [
-        {
-            "name": curve.names[metric], "tone": f"phase{at}" if stacked else TONES[at],
-            "values": [mean(lot, metric) for lot in lots],
-        }
-        for at, metric in enumerate(drawn)
-    ]  # fmt: skip
+    tones = [f"phase{at}" if stacked else TONES[at] for at in range(len(drawn))]
+    series = lines(lots, [(metric, curve.names[metric], tone) for metric, tone in zip(drawn, tones, strict=True)])
     return {
         "id": name, "title": curve.title, "note": note, "kind": curve.kind,
         "x": step_axis(lots), "unit": curve.unit, "series": series, "fit": True, "small": True, "smooth": not stacked,
@@ -90,15 +85,15 @@ def _chart(name: str, curve: Curve, rows: Sequence[Row]) -> Chart | None:
 
 
 def cold_start(rows: Sequence[Row]) -> dict[str, Chart]:
-    """The loss of the cold start's steps; nothing without one."""
+    """Return the loss of the cold start's steps; nothing without one."""
     known = [row for row in rows if row.get("sft/loss") is not None]
     if not known:
         return {}
     lots = bins(known, MOST_POINTS)
     note = "Cross-entropy in nats a token of the expert's traces, on which the model is trained before step 1."
-    series = {"name": "loss", "tone": "ink", "values": [mean(lot, "sft/loss") for lot in lots]}
+    series = lines(lots, [("sft/loss", "loss", "ink")])
     chart = {"id": "cold-start", "title": "Cold start", "note": note + said(lots), "kind": "lines", "unit": "number"}
-    return {"cold-start": chart | {"x": step_axis(lots), "small": True, "smooth": True, "series": [series]}}
+    return {"cold-start": chart | {"x": step_axis(lots), "small": True, "smooth": True, "series": series}}
 
 
 def by_group(before: Row, after: Row) -> dict[str, Chart]:

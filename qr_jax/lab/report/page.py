@@ -21,6 +21,7 @@ from qr_jax.lab.probe_figures import AGAIN
 from qr_jax.lab.report import beside_paper, charts, choose, history, read, run_list, series
 from qr_jax.logging.metrics import WALL
 from qr_jax.logging.secrecy import looks_secret, redact
+from qr_jax.logging.terminal import clock
 from qr_jax.pool import figures
 from qr_jax.settings.settings import few
 
@@ -55,11 +56,7 @@ def build(folder: str | Path, *, null: charts.Null | None = None, beside: bool =
     if beside:
         paper = beside_paper.shown(run)
         data |= {"charts": data["charts"] | paper["charts"], "beside": paper["beside"]}
-    return of_data(data, choose.choose(run, found))
-
-
-def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any] | None) -> str:
-    """Build the page from its data: `data` as `overview` returns it, `episodes` as `choose`."""
+    episodes = choose.choose(run, found)
     slots = frame(data["name"], asset("page.css"), SCRIPTS)
     return fill(asset("page.html"), slots | {"run": as_json(data), "episodes": as_json(episodes)})
 
@@ -147,7 +144,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
         *_probed(run.probe),
         _fact("Rollouts", spent["rollouts"], f"{share(wasted)} in groups not accepted"),
         _fact("Sampled tokens", spent["tokens"], f"{spent['searches']} searches"),
-        _fact("Time in steps", _clock(seconds), f"{seconds / len(rows):.1f} s a step"),
+        _fact("Time in steps", clock(seconds), f"{seconds / len(rows):.1f} s a step"),
         *_use(rows),
     ]
 
@@ -246,12 +243,6 @@ def _fact(label: str, value: str, beside: str) -> dict[str, str]:
 def share(value: float | None) -> str:
     """Format a rate in three digits: .442; a dash for None."""
     return "\u2013" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def settings(config: Mapping[str, Any], name: str = "") -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
-from qr_jax.run import run_files, run_lock
+from qr_jax.logging.columns import aligned
+from qr_jax.run import json_files, run_files, run_lock
 from qr_jax.run.run_files import BEFORE
 
 State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
@@ -95,15 +95,12 @@ def listed(folder: Path) -> Listed:
     last, row = _metrics(folder / "metrics.jsonl")
     step, steps = _whole(last, "step"), _whole(config.get("train"), "steps")
     stage: Literal["train", "cold start"] = "train"
-    at, accuracy, questions = _whole(row, "step"), _rate(row, "eval/exact_match"), _during(config, before)
-    evaluation: Mapping[str, Any] = row
-    after = summary.get("after")
-    if isinstance(after, Mapping) and _rate(after, "exact_match") is not None:
-        evaluation, at = after, _whole(summary, "steps")
-    elif accuracy is None:
-        evaluation, at = before, 0
-    if evaluation is not row:
-        accuracy, questions = _rate(evaluation, "exact_match"), _whole(evaluation, "questions") or None
+    during = {name.removeprefix("eval/"): value for name, value in row.items() if name.startswith("eval/")}
+    evaluations = ((summary.get("after"), _whole(summary, "steps")), (during, _whole(row, "step")), (before, 0))
+    scored = [
+        (one, at) for one, at in evaluations if isinstance(one, Mapping) and _rate(one, "exact_match") is not None
+    ]
+    evaluation, after = scored[0] if scored else ({}, None)
     ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
     if not step and (folder / COLD / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / COLD / "metrics.jsonl")[0], "step")
@@ -111,10 +108,10 @@ def listed(folder: Path) -> Listed:
     state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
         state = "training"
-    budget = _budget(config, last)
-    if accuracy is None:
-        return Listed(folder, state, step, steps, stage, budget=budget)
-    return Listed(folder, state, step, steps, stage, accuracy, questions, at, budget, is_incomplete(evaluation))
+    return Listed(
+        folder, state, step, steps, stage, _rate(evaluation, "exact_match"), _whole(evaluation, "questions") or None,
+        after, _budget(config, last), is_incomplete(evaluation),
+    )  # fmt: skip
 
 
 def _check(folder: Path) -> None:
@@ -147,8 +144,7 @@ def format_table(found: list[Listed]) -> str:
         of = f"{run.step}, {run.budget}" if run.budget else of
         of, told = ("-", run.reason) if run.state == "unreadable" else (of, _accuracy(run))
         rows.append((str(run.folder), run.state, of, told))
-    width = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  ".join([*map(str.ljust, row[:3], width), row[3]]).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _accuracy(run: Listed) -> str:
@@ -173,12 +169,6 @@ def _made_longer(config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
     return changed and not is_spent
 
 
-def _during(config: Mapping[str, Any], before: Mapping[str, Any]) -> int | None:
-    """Return the number of questions in an evaluation during training."""
-    every, during = _whole(before, "questions"), _whole(config.get("evaluation"), "during")
-    return min(every, during) if every and during else every or None
-
-
 def _metrics(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the rows of the last step and of the last evaluation ({} for none); keep one line in memory."""
     last = b""
@@ -199,10 +189,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    value = json_files.parsed(text)
     return value if isinstance(value, dict) else {}
 
 

@@ -1,6 +1,6 @@
 """A run's steps in bins: sums, rates and means over each, for charts whose points are several steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qr_jax.evaluation.scores import half_width
@@ -31,6 +31,13 @@ def mean(rows: Sequence[Row], name: str) -> float | None:
     """Return the mean over the steps that have the metric."""
     known = [row[name] for row in rows if row.get(name) is not None]
     return sum(known) / len(known) if known else None
+
+
+def lines(lots: Sequence[Sequence[Row]], drawn: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Return a line of means for each (metric, words, tone)."""
+    return [
+        {"name": words, "tone": tone, "values": [mean(lot, metric) for lot in lots]} for metric, words, tone in drawn
+    ]
 
 
 def step_axis(lots: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:

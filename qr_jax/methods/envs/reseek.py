@@ -6,7 +6,7 @@ from typing import Annotated
 
 from qr_jax import dialect
 from qr_jax.envs import search_r1 as plain
-from qr_jax.envs._passages import inert
+from qr_jax.methods.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.settings.settings import at_least
 

@@ -5,12 +5,12 @@ several, of different tools. Without tools in the config there is `search` alone
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from qr_jax import dialect
 from qr_jax.data.loose_json import as_json
+from qr_jax.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
 from qr_jax.settings.settings import at_least
@@ -21,10 +21,8 @@ VOCABULARY = (
     *('{"query":', '{"expression":', '"', '"}}', "+", "-"),
 )
 STOP = ("</answer>",)  # a turn of calls ends where the model ends its message: several calls may follow one another
-CALL_CHARACTERS = 4096  # of one call's JSON; a longer one is not read
 ARGUMENTS = ("arguments", "parameters")
 RETRIEVER = "search"  # its calls are the run's searches
-BETWEEN = re.compile(rf"(?s)(?:\s|{dialect.END}|<tool_call>.*?</tool_call>)*+")
 KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,),
     "object": (dict,), "null": (type(None),),
@@ -80,7 +78,7 @@ def several_tools(
     acts = [_act(turn.text, schemas) for turn in turns if turn.author == "model"]
     ending = last if len(acts) == max_turns else ""
     if not turns:
-        return Say(_lines(_asked(query, prompt, max_calls), ending), "user", STOP, tuple(tools) if schema else ())
+        return Say(lines(_asked(query, prompt, max_calls), ending), "user", STOP, tuple(tools) if schema else ())
     act = acts[-1]
     if isinstance(act, str):
         return Stop("answered", act)
@@ -90,14 +88,14 @@ def several_tools(
         told = dialect.fill(rest, {"count": len(calls) - max_calls, "max_calls": max_calls})
         told = told * (len(calls) > max_calls) + "".join(dialect.fill(wrong, {"why": why}) for why in whys)
         shown = _shown(turns[-1], searched, called, passage, page, nothing)
-        return Say(_lines(dialect.neutralise(shown + told), ending), "tool", STOP)
+        return Say(lines(dialect.neutralise(shown + told), ending), "tool", STOP)
     if len(acts) > max_turns:
         return Stop("turns")
     if act:
         return Search(act[0][:max_calls])
     if acts.count(None) > max_invalid:
         return Stop("no_action")
-    return Say(_lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
+    return Say(lines(invalid, ending), "tool" if "<tool_call>" in turns[-1].text else "user", STOP)
 
 
 def expert_turn(thought: str, queries: Sequence[str | Call] = (), answer: str | None = None) -> str:
@@ -118,7 +116,7 @@ def _act(text: str, schemas: Mapping[str, Any]) -> str | tuple[tuple[str | Call,
     if acts[0].name == "answer":
         return " ".join(dialect.encodable(acts[0].text).split())
     spoken = dialect.spoken(text)
-    if not BETWEEN.fullmatch(spoken, spoken.index("<tool_call>")):
+    if not CALLS.fullmatch(spoken, spoken.index("<tool_call>")):
         return None
     read = [_call(block.text, schemas) for block in acts]
     fitting = [call for call, _ in read if call is not None]
@@ -130,7 +128,7 @@ def _call(text: str, schemas: Mapping[str, Any]) -> tuple[str | Call | None, str
     if len(text) > CALL_CHARACTERS:
         return None, f"it has {len(text):,} characters, and {CALL_CHARACTERS:,} are read"
     try:
-        call = json.loads(as_json(text), strict=False, parse_constant=_refuse)
+        call = json.loads(as_json(text), strict=False, parse_constant=refuse)
         name, arguments = call["name"], next(call[key] for key in ARGUMENTS if key in call)
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         asked = call_of(str(name), {key: _text(value) for key, value in arguments.items()})
@@ -146,10 +144,6 @@ def _call(text: str, schemas: Mapping[str, Any]) -> tuple[str | Call | None, str
 def _text(value: Any) -> Any:
     """Return an argument: a text without lone surrogates and with single blanks; any other value as it is."""
     return " ".join(dialect.encodable(value).split()) if isinstance(value, str) else value
-
-
-def _refuse(constant: str) -> None:
-    raise UserError(f"{constant} is not JSON")
 
 
 def misfit(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
@@ -213,9 +207,3 @@ def _one(found: Any, i: int, template: str, is_call: bool) -> str:
         return found.text
     values = {"i": i, "id": found.id, "title": " ".join(found.title.split()), "text": found.text.strip()}
     return dialect.fill(template, values)
-
-
-def _lines(text: str, ending: str) -> str:
-    """Return the text and, on a line of its own, what is said before the last turn."""
-    text = text.rstrip()
-    return f"{text}\n{ending}" if text and ending else text or ending

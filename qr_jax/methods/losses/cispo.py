@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.errors import UserError
 from qr_jax.learner import importance
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def cispo(
@@ -14,8 +14,8 @@ def cispo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 1.0,  # how far below 1 the ratio counts
-    high: float = 4.0,  # how far above 1
+    low: Share = 1.0,  # how far below 1 the ratio counts
+    high: NotNegative = 4.0,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """-A clip(ratio, 1 - low, 1 + high) logp, without gradient through the ratio.
 
@@ -23,8 +23,6 @@ def cispo(
     one: 4 is ours. With low=high=0 it is plain REINFORCE, -A logp. Metrics, without gradient: `ratio`, and indicators
     of tokens whose ratio was cut, `clip_low` and `clip_high`, whatever the sign of A.
     """
-    if not (0 <= low <= 1 and high >= 0):
-        raise UserError(f"loss 'cispo' wants 0 <= low <= 1 and high >= 0; found low={low}, high={high}")
     ratio_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL))
     loss_NL = -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high) * jnp.where(mask_NL, logp_NL, 0.0)
     return loss_NL, {

@@ -1,9 +1,11 @@
 """GSPO: one clipped ratio an episode, the geometric mean of its tokens' ratios."""
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from qr_jax.learner import importance
-from qr_jax.methods.losses._sequence import clipped
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def gspo(
@@ -12,8 +14,8 @@ def gspo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 3e-4,  # how far below 1 an episode's ratio counts
-    high: float = 4e-4,  # how far above 1
+    low: Share = 3e-4,  # how far below 1 an episode's ratio counts
+    high: NotNegative = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
 
@@ -22,4 +24,17 @@ def gspo(
     meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
     as `clip`'s.
     """
-    return clipped("gspo", importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
+    return clipped(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
+
+
+def clipped(
+    ratio_NL: Float[Array, "N L"], adv_NL: Float[Array, "N L"], low: float, high: float
+) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, with `clip`'s metrics."""
+    loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
+    value_NL = jax.lax.stop_gradient(ratio_NL)
+    return loss_NL, {
+        "ratio": value_NL,
+        "clip_low": ((adv_NL < 0) & (value_NL < 1 - low)).astype(jnp.float32),
+        "clip_high": ((adv_NL > 0) & (value_NL > 1 + high)).astype(jnp.float32),
+    }

@@ -4,7 +4,8 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from qr_jax.learner import importance
-from qr_jax.methods.losses._sequence import clipped
+from qr_jax.methods.losses.gspo import clipped
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def gspo_token(
@@ -13,8 +14,8 @@ def gspo_token(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    low: float = 3e-4,  # how far below 1 an episode's ratio counts
-    high: float = 4e-4,  # how far above 1
+    low: Share = 3e-4,  # how far below 1 an episode's ratio counts
+    high: NotNegative = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)), where s has GSPO's value and the gradient s * d logp of its token.
 
@@ -23,4 +24,4 @@ def gspo_token(
     """
     episode_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"))
     ratio_NL = episode_NL * importance.ratio(logp_NL, jax.lax.stop_gradient(logp_NL), mask_NL)
-    return clipped("gspo_token", ratio_NL, adv_NL, low, high)
+    return clipped(ratio_NL, adv_NL, low, high)

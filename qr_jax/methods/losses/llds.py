@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.errors import UserError
 from qr_jax.learner.losses.clip import clip
+from qr_jax.settings.settings import NotNegative
 
 ZERO_VARIANCE = "gradient"  # an advantage of 0 is among those whose likelihood must not fall
 
@@ -15,7 +15,7 @@ def llds(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    weight: float = 0.2,  # price of a nat that the likelihood of a right answer has fallen
+    weight: NotNegative = 0.2,  # price of a nat that the likelihood of a right answer has fallen
     low: float = 0.2,  # as clip's
     high: float = 0.28,  # as clip's
     dual: float | None = 3.0,  # as clip's
@@ -28,8 +28,6 @@ def llds(
     learner.keep_zero_variance. It acts only with learner.updates > 1: before an update
     nothing has fallen. Metric `fallen`: the tokens that pay.
     """
-    if weight < 0:
-        raise UserError(f"loss 'llds' wants weight >= 0; found weight={weight}")
     loss_NL, metrics = clip(logp_NL, old_logp_NL, adv_NL, mask_NL, low=low, high=high, dual=dual)
     fall_NL = jnp.where(mask_NL, old_logp_NL - logp_NL, 0.0)
     good_N1 = jnp.sum(jnp.where(mask_NL, adv_NL, 0.0), axis=1, keepdims=True) >= 0

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from qr_jax.errors import UserError
 from qr_jax.learner import importance
+from qr_jax.settings.settings import Positive
 
 
 def sapo(
@@ -14,16 +14,14 @@ def sapo(
     adv_NL: Float[Array, "N L"],
     mask_NL: Bool[Array, "N L"],
     *,
-    tau_positive: float = 1.0,  # the gate's sharpness where the advantage is positive
-    tau_negative: float = 1.05,  # where it is negative or 0
+    tau_positive: Positive = 1.0,  # the gate's sharpness where the advantage is positive
+    tau_negative: Positive = 1.05,  # where it is negative or 0
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
     """-A (4 / tau) sigmoid(tau (ratio - 1)), tau by the sign of A; at ratio 1 its slope is that of -A ratio.
 
     exact: Gao et al. 2025 (arXiv:2511.20347), whose mean over tokens, then episodes, is learner.reduce=sequence_mean.
     Metrics, without gradient: `ratio`, and `gate`, the slope that is left: 1 at ratio 1, 0 far away.
     """
-    if tau_positive <= 0 or tau_negative <= 0:
-        raise UserError(f"loss 'sapo' wants tau above 0; found {tau_positive} (positive), {tau_negative} (negative)")
     tau_NL = jnp.where(adv_NL > 0, tau_positive, tau_negative)
     ratio_NL = importance.ratio(logp_NL, old_logp_NL, mask_NL)
     open_NL = jax.nn.sigmoid(tau_NL * (ratio_NL - 1))

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
+from qr_jax.settings.settings import NotNegative, Share
 
 
 def ada_search(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    weight: float = 0.5,  # of a right decision
-    knows: float = 0.5,  # the share of right answers without a search from which on the policy knows
+    weight: NotNegative = 0.5,  # of a right decision
+    knows: Share = 0.5,  # the share of right answers without a search from which on the policy knows
 ) -> Scores:
     """Exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and it
     does). It knows where at least `knows` of the group's answers without a search are right; without any it is not
@@ -27,8 +27,6 @@ def ada_search(
     one, so a decision's part in the F1 is whether it agrees. An episode with neither search nor answer never agrees.
     Groups of equal answers bear signal on the channel "reward" where decisions differ. The outcome is exact match.
     """
-    if weight < 0 or not 0 < knows <= 1:
-        raise UserError(f"ada_search has weight={weight} and knows={knows}; wanted 0 or more, and a share in (0, 1]")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     searched_G = np.array([_format.searches(episode) > 0 for episode in episodes], bool)
     at_once_G = ~searched_G & np.array([episode.answer is not None for episode in episodes], bool)

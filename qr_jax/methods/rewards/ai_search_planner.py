@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
+from qr_jax.settings.settings import NotNegative
 
 
 def ai_search_planner(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    cost: float = 0.05,  # of one of the model's turns: the lambda of utility against cost
-    process: float = 0.1,  # the weight of how rational the search was; 0 for fewer turns alone
+    cost: NotNegative = 0.05,  # of one of the model's turns: the lambda of utility against cost
+    process: NotNegative = 0.1,  # the weight of how rational the search was; 0 for fewer turns alone
 ) -> Scores:
     """Exact match + process P - cost * turns, P in [0, 1].
 
@@ -26,8 +26,6 @@ def ai_search_planner(
     price of methods that ask for fewer turns. The outcome is exact match: groups whose turns differ bear signal on the
     channel "reward", and where all are wrong it speaks for answering at once.
     """
-    if cost < 0 or process < 0:
-        raise UserError(f"ai_search_planner has cost={cost} and process={process}; wanted 0 or more of both")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     turns_G = np.array([episode.model_turns for episode in episodes])
     rational_G = np.array([_unrepeated(episode) for episode in episodes])

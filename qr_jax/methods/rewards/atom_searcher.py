@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
+from qr_jax.settings.settings import Count, Share
 
 EXAMPLE = {"steps": 100}
 
@@ -16,8 +16,8 @@ def atom_searcher(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    steps: int,  # of the run (train.steps), over which the weight falls to 0
-    first: float = 0.5,  # the weight of the thoughts at the first step
+    steps: Count,  # of the run (train.steps), over which the weight falls to 0
+    first: Share = 0.5,  # the weight of the thoughts at the first step
 ) -> Scores:
     """a T_i + (1 - a) F1_i, a = first (1 - t / steps)_+ at step t; -1 for a bad format. The outcome is exact match.
 
@@ -25,8 +25,6 @@ def atom_searcher(
     decay from .5 and the -1 are remembered, not read. Stand-in, rule-based: T_i is the share of the episode's searches
     that were the first to bring a gold answer or one of `query.entities`.
     """
-    if steps < 1 or not 0 <= first <= 1:
-        raise UserError(f"atom_searcher has steps={steps} and first={first}; wanted 1 or more, and a first in [0, 1]")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     weight_G = first * np.maximum(1 - np.array([episode.step for episode in episodes]) / steps, 0)
     f1_G = np.array([answers.f1(episode.answer, query.answers) for episode in episodes])

@@ -51,7 +51,7 @@ def carr(
             cards.append((query.question, names[at : at + 2], whole if named else ""))
             held.append(float(named and word in f" {read} "))
     if url:
-        held = _judged.graded("carr", FACT, _judged.Bench(url, model, cache, key_env), cards, budget)
+        held = _judged.graded("carr", FACT, _judged.sitting(url, model, cache, key_env), cards, budget)
     held_GE = np.reshape(held, (len(episodes), len(query.entities)))
     share_G = np.array([sum(takewhile(bool, row[::-1])) for row in held_GE]) / max(len(query.entities), 1)
     best = np.fmax.reduce(share_G, initial=0.0)

@@ -41,11 +41,11 @@ def contributions(
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     parts = [_format.rounds(episode) for episode in episodes]
     if url:
-        bench, pairs = _judged.Bench(url, model, cache, key_env), [pair for rounds in parts for pair in rounds]
+        endpoint, pairs = _judged.sitting(url, model, cache, key_env), [pair for rounds in parts for pair in rounds]
         found = [(query.question, query.answers, passages) for _, passages in pairs]
         turns = [(query.question, query.answers, text if passages else "") for text, passages in pairs]
-        useful = _judged.graded("contributions", USEFUL, bench, found, budget)
-        sound = _judged.graded("contributions", SOUND, bench, turns, budget)
+        useful = _judged.graded("contributions", USEFUL, endpoint, found, budget)
+        sound = _judged.graded("contributions", SOUND, endpoint, turns, budget)
         helped = iter(u * v if u and v else min(u, v) for u, v in zip(useful, sound, strict=True))
         rows = [[next(helped) for _ in rounds] for rounds in parts]
     else:

@@ -45,14 +45,17 @@ def judge(
     ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
     and a cache that would hold more than `budget` verdicts.
     """
-    bench = _judged.Bench(url, model, cache, key_env, timeout_s, retries, at_once, leave_out, temperature, top_p)
+    endpoint = _judged.sitting(
+        url, model, cache, key_env, timeout_s=timeout_s, retries=retries, at_once=at_once, leave_out=leave_out,
+        temperature=temperature, top_p=top_p,
+    )  # fmt: skip
     given = [episode.answer or "" for episode in episodes]
     cards = [Asked(query.question, told(query), cut(answer, cut_tokens)) for answer in given]
-    said = _judged.verdicts("judge", bench, [card for card in cards if card.prediction], budget)
+    said = _judged.verdicts("judge", endpoint, [card for card in cards if card.prediction], budget)
     score_of = {card: float(word) for card, word in said.items()}
     if ask_sway:
         right = [card for card, score in score_of.items() if score]
-        fair = _judged.verdicts("judge", bench, list(map(sways, right)), budget, CORRECT)
+        fair = _judged.verdicts("judge", endpoint, list(map(sways, right)), budget, CORRECT)
         score_of |= {card: SWAYS.get(fair.get(sways(card)), np.nan) for card in right}
     score_G = [score_of.get(card, np.nan) if card.prediction else 0.0 for card in cards]
     return Scores(np.array(score_G), np.array(score_G))

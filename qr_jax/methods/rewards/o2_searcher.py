@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers, dialect
-from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
+from qr_jax.settings.settings import NotNegative
 
 SURPLUS, UNTHOUGHT = 0.1, 0.5  # what counts against a turn: each act beyond its first; acts without a thought
 
@@ -16,7 +16,7 @@ def o2_searcher(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    weight: float = 0.5,  # of what counts against the turns
+    weight: NotNegative = 0.5,  # of what counts against the turns
     think: bool = True,  # whether a turn that acts must think
 ) -> Scores:
     """Exact match - weight * (the sum over the turns of .5 where one acts without a thought, else .1 (acts - 1)_+).
@@ -27,8 +27,6 @@ def o2_searcher(
     queries) want rubrics and a model of sentences, and are outside. The outcome is exact match: groups of equal answers
     bear signal on the channel "reward" where their forms differ.
     """
-    if weight < 0:
-        raise UserError(f"o2_searcher has weight={weight}; wanted 0 or more")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     against_G = [sum(_against(text, think) for text, _ in _format.rounds(episode)) for episode in episodes]
     return Scores(right_G - weight * np.array(against_G, float), right_G)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.errors import UserError
 from qr_jax.methods.rewards import _judged
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
+from qr_jax.settings.settings import NotNegative
 
 ENDPOINT = ("url", "key_env", "budget")
 NUGGET = _judged.prompt(
@@ -22,7 +22,7 @@ def search_gen_v(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    chain: float = 0.0,  # the weight of each of query.entities as one more rubric; the answer's is 1
+    chain: NotNegative = 0.0,  # the weight of each of query.entities as one more rubric; the answer's is 1
     url: str = "",  # of an OpenAI-compatible endpoint that judges; empty: the stand-in
     model: str = "",  # its name there
     cache: str = "runs/verdicts.jsonl",  # the file of verdicts, shared by runs
@@ -38,8 +38,6 @@ def search_gen_v(
     for word, and partial where it has one of its words, so that a list of guesses is supported, too. The outcome is
     exact match: groups of wrong answers bear signal on the channel "reward".
     """
-    if chain < 0:
-        raise UserError(f"search_gen_v has chain={chain}; wanted a weight of 0 or more")
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     cards = []
     for episode in episodes:
@@ -47,7 +45,7 @@ def search_gen_v(
         cards.append((query.question, query.answers, episode.answer or ""))
         cards += [(query.question, (name,), wrote) for name in query.entities if chain]
     if url:
-        value = _judged.graded("search_gen_v", NUGGET, _judged.Bench(url, model, cache, key_env), cards, budget)
+        value = _judged.graded("search_gen_v", NUGGET, _judged.sitting(url, model, cache, key_env), cards, budget)
     else:
         value = [max(_support(text, fact) for fact in facts) for _, facts, text in cards]
     weight_R = np.array([1.0] + [chain for _ in query.entities if chain])

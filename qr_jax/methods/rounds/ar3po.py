@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count
 
 MOST = 32
 
@@ -16,7 +16,7 @@ def ar3po(
     queries: int,
     samples: int,
     oversample: int = 1,
-    stages: int = 2,  # rounds of samples that a query without a right answer gets
+    stages: Count = 2,  # rounds of samples that a query without a right answer gets
 ) -> Ask | None:
     """Draw k * B queries; each of those that have no right answer yet gets `samples` more, in up to `stages` stages.
 
@@ -25,8 +25,6 @@ def ar3po(
     group is another policy's, and no episode is kept from one step to the next. A step costs at most k * B * samples *
     stages rollouts.
     """
-    if min(queries, oversample, stages) < 1:
-        raise UserError(f"queries={queries}, oversample={oversample} and stages={stages} must all be 1 or more")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

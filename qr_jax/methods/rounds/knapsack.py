@@ -31,9 +31,8 @@ def knapsack(
     exact. Filled in: a query never drawn gets `budget`, as all do in the first epoch; one whose p is 0 or 1 is worth
     nothing and keeps `samples`, and what nobody gains from is not spent. A step never costs more than k * B * budget.
     """
-    if min(queries, oversample) < 1 or not samples <= budget <= most:
-        given = f"queries={queries}, oversample={oversample}, samples={samples}, budget={budget}, most={most}"
-        raise UserError(f"{given}: wanted 1 query or more, and samples <= budget <= most")
+    if not samples <= budget <= most:
+        raise UserError(f"samples={samples}, budget={budget}, most={most}: wanted samples <= budget <= most")
     if not so_far:
         return Ask(draw=queries * oversample)
     if len(so_far) > 1:

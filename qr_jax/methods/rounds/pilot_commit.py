@@ -7,6 +7,7 @@ import numpy as np
 from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count, Share
 
 MOST = 64
 
@@ -18,10 +19,10 @@ def pilot_commit(
     queries: int,
     samples: int,
     oversample: int = 1,
-    further: int = 48,  # episodes for each query that is committed to
-    low: float = 0.125,  # the lowest mean reward that is committed to
-    high: float = 0.75,  # the highest
-    max_rounds: int = 10,  # rounds of a step, at most
+    further: Count = 48,  # episodes for each query that is committed to
+    low: Share = 0.125,  # the lowest mean reward that is committed to
+    high: Share = 0.75,  # the highest
+    max_rounds: Count = 10,  # rounds of a step, at most
 ) -> Ask | None:
     """Pilot k * B queries a round by `samples` episodes each until B bear signal; then ask for `further` of those whose
     mean reward lies in [low, high].
@@ -33,9 +34,8 @@ def pilot_commit(
     of it is trained on with its pilots alone. At `max_rounds` the step ends with what it has, where
     theirs raises. A step costs at most max_rounds * k * B * samples + B * further rollouts.
     """
-    if min(queries, oversample, further, max_rounds) < 1 or not 0 <= low <= high <= 1:
-        given = f"queries={queries}, oversample={oversample}, further={further}, max_rounds={max_rounds}, {low}, {high}"
-        raise UserError(f"{given}: wanted counts of 1 or more, and 0 <= low <= high <= 1")
+    if low > high:
+        raise UserError(f"pilot_commit has low={low} above high={high}, between which no mean reward lies")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

@@ -1,11 +1,11 @@
 """Reinforce-Ada: sample in rounds, and let a query go once it has shown enough right and wrong answers."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count, at_least
 
 MOST = 32
 
@@ -19,9 +19,9 @@ def reinforce_ada(
     oversample: int = 1,
     # what ends a query: right and wrong answers, or one right answer
     enough: Literal["balanced", "positive"] = "balanced",
-    keep: int = 4,  # episodes that `balanced` wants, half of them right
+    keep: Annotated[int, at_least(2)] = 4,  # episodes that `balanced` wants, half of them right
     right: float = 0.7,  # an answer is right above this reward
-    max_rounds: int = 4,  # rounds that a query gets, at most
+    max_rounds: Count = 4,  # rounds that a query gets, at most
 ) -> Ask | None:
     """Draw k * B queries; ask for `samples` more of each until it has keep // 2 rewards above `right` and keep -
     keep // 2 others ("positive": one above), or had `max_rounds` rounds.
@@ -31,9 +31,6 @@ def reinforce_ada(
     mean and standard deviation are over all of them in both (its global statistics). So `grpo` weighs a group by its
     size. A step costs at most k * B * samples * max_rounds rollouts.
     """
-    if min(queries, oversample, max_rounds) < 1 or keep < 2:
-        given = f"queries={queries}, oversample={oversample}, max_rounds={max_rounds} and keep={keep}"
-        raise UserError(f"{given}: wanted 1 or more, and a keep of 2 or more")
     if not so_far:
         return Ask(draw=queries * oversample)
     if len(so_far) == max_rounds:

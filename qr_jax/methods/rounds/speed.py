@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import Count
 
 MOST = 24
 
@@ -18,8 +18,8 @@ def speed(
     queries: int,
     samples: int,
     oversample: int = 1,
-    further: int = 20,  # episodes for each query that passed the screen
-    max_rounds: int = 50,  # rounds of a step, at most
+    further: Count = 20,  # episodes for each query that passed the screen
+    max_rounds: Count = 50,  # rounds of a step, at most
 ) -> Ask | None:
     """Screen k * B queries a round by `samples` episodes each until B bear signal; then ask for `further` of those B.
 
@@ -29,16 +29,12 @@ def speed(
     the groups it has where theirs raises at `max_rounds`. A step costs at most max_rounds * k * B * samples
     + B * further rollouts.
     """
-    wanted = queries * oversample
-    if min(queries, oversample, further, max_rounds) < 1:
-        given = f"queries={queries}, oversample={oversample}, further={further} and max_rounds={max_rounds}"
-        raise UserError(f"{given} must all be 1 or more")
     if not so_far:
-        return Ask(draw=wanted)
+        return Ask(draw=queries * oversample)
     last = so_far[-1]
     if last.grades.valid_QG.shape[1] > samples:
         return None  # the second phase is over
     left = np.count_nonzero(pool.weight_P) > len(last.drawn_Q)
     if len(last.accepted) < queries and len(so_far) < max_rounds and left:
-        return Ask(draw=wanted)
+        return Ask(draw=queries * oversample)
     return Ask(draw=0, more=dict.fromkeys(last.accepted.tolist(), further)) if len(last.accepted) else None

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.pool.rules.foresee import foresee
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import NotNegative, Positive, Share
 
 SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, times its exposure x
 
@@ -18,9 +18,9 @@ def foresee_learnable(
     outcome: Outcome,
     *,
     least: float = 0.1,  # growth of the log-odds with an exposure, above which a query counts as learnable
-    spread: float = 1.0,  # prior standard deviation of that growth
-    power: float = 1.0,  # of the chance; 0: it is foresee
-    floor: float = 0.05,  # smallest chance that is counted
+    spread: Positive = 1.0,  # prior standard deviation of that growth
+    power: NotNegative = 1.0,  # of the chance; 0: it is foresee
+    floor: Share = 0.05,  # smallest chance that is counted
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P = foresee's times max(P(slope > least), floor)^power.
 
@@ -33,11 +33,6 @@ def foresee_learnable(
     normal with precision I + 1 / spread^2 and mean (U + mean / spread^2) / precision. A family's mean is the sum of its
     U over that of its I + 1 / spread^2, at least 0: rates that fall together do not make all queries unlearnable.
     """
-    if not (spread > 0 and power >= 0 and 0 <= floor <= 1 and np.isfinite(least)):
-        wanted = "wanted spread above 0, power 0 or more, floor in [0, 1]"
-        raise UserError(
-            f"foresee_learnable: found least={least}, spread={spread}, power={power}, floor={floor}; {wanted}"
-        )
     own = {name: pool.memory.get(f"slope_{name}", np.zeros(pool.size)).copy() for name in SUMS}
     rest = {name: value for name, value in pool.memory.items() if not name.startswith("slope_")}
     weight_P, memory = foresee(replace(pool, memory=rest), outcome)

@@ -4,9 +4,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from qr_jax.errors import UserError
+from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import NotNegative, Share
 
 GRESO = 4  # the first part of the keys of its random numbers
 
@@ -17,9 +19,9 @@ def greso(
     *,
     target_zero_variance: float = 0.25,  # share of zero-variance groups that is aimed at
     start: float = 0.5,  # first chance of keeping an easy, or a hard, query
-    change: float = 0.01,  # how far that chance moves in a step
+    change: NotNegative = 0.01,  # how far that chance moves in a step
     bounds: tuple[float, float] = (0.05, 0.95),  # the least and the largest that it may be
-    floor: float = 0.01,  # least chance of keeping any query
+    floor: Share = 0.01,  # least chance of keeping any query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
 
@@ -33,10 +35,10 @@ def greso(
     is one number a pass, keyed by (4, seed, pass, query) and held against the p of the moment, so that a query already
     skipped comes back when p rises. The adaptive batch size is not here: the rounds decide how many are drawn.
     """
-    if not (0 <= bounds[0] <= bounds[1] <= 1 and 0 < floor <= 1 and bounds[0] <= start <= bounds[1] and change >= 0):
-        given = f"bounds={bounds}, start={start}, floor={floor}, change={change}"
-        raise UserError(f"{given}: wanted bounds that grow within [0, 1], start between them, floor in (0, 1]")
-    memory = _begun(pool, start)
+    if not 0 <= bounds[0] <= start <= bounds[1] <= 1:
+        raise UserError(f"bounds={bounds} and start={start}: wanted bounds that grow within [0, 1], start between them")
+    streaks = {f"streak_{kind}": np.zeros(pool.size, np.int32) for kind in ("easy", "hard")}
+    memory = _passes.begun(pool, **streaks, p_easy=np.full(1, start), p_hard=np.full(1, start))
     verdict_Q, drawn_Q = outcome.verdict_Q, outcome.drawn_Q
     for kind, share in (("easy", 1 / 3), ("hard", 2 / 3)):
         streak_P, ends = memory[f"streak_{kind}"], (verdict_Q != kind) & (verdict_Q != "fault")
@@ -46,36 +48,13 @@ def greso(
         if memory["pass"][0] > 0 and graded:
             enough = np.count_nonzero(verdict_Q == kind) / graded >= share * target_zero_variance
             memory[f"p_{kind}"] = np.clip(memory[f"p_{kind}"] + (-change if enough else change), *bounds)
-    memory["visited"][drawn_Q[verdict_Q != "fault"]] = True
-    weight_P = _kept(memory, outcome.seed, floor)
-    if not weight_P.any():
-        memory["pass"] = memory["pass"] + 1
-        memory["visited"][:] = False
-        weight_P = _kept(memory, outcome.seed, floor)
-    return weight_P, memory
-
-
-def _begun(pool: Pool, start: float) -> dict[str, np.ndarray]:
-    """Return the rule's memory, as writable copies; a reset of the pool since the last step begins another pass."""
-    memory = {name: array.copy() for name, array in pool.memory.items()} or {
-        "streak_easy": np.zeros(pool.size, np.int32),
-        "streak_hard": np.zeros(pool.size, np.int32),
-        "visited": np.zeros(pool.size, np.bool_),
-        "p_easy": np.full(1, start),
-        "p_hard": np.full(1, start),
-        "pass": np.zeros(1, np.int64),
-        "epoch": np.full(1, pool.epoch),
-    }
-    if pool.epoch > memory["epoch"][0]:
-        memory["epoch"][0] = pool.epoch
-        memory["pass"] += 1
-        memory["visited"][:] = False
-    return memory
+    _passes.unvisited(memory, outcome, _kept(memory, outcome.seed, floor))  # it may begin the next pass
+    return (_kept(memory, outcome.seed, floor) & ~memory["visited"]).astype(np.float64), memory
 
 
 def _kept(memory: dict[str, np.ndarray], seed: int, floor: float) -> np.ndarray:
-    """Return 1 for a query that is not visited yet and that its random number of this pass keeps, else 0."""
+    """Return True for each query that its random number of this pass keeps."""
     keep_P = np.maximum(memory["p_easy"] ** memory["streak_easy"], floor)
     keep_P = keep_P * np.maximum(memory["p_hard"] ** memory["streak_hard"], floor)
     coin_P = uniforms(len(keep_P), GRESO, seed, int(memory["pass"][0]))
-    return (~memory["visited"] & (coin_P < keep_P)).astype(np.float64)
+    return coin_P < keep_P

@@ -1,14 +1,17 @@
 """MoPPS: draw the queries whose pass rate, sampled from its posterior, is nearest to one half."""
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.errors import UserError
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Bound, Positive, Share
 
 DRAWS = "largest"
+Prior = Annotated[tuple[float, float], Bound("two numbers above 0", lambda prior: min(prior) > 0)]
 MOPPS = 3  # the first part of the keys of its random numbers
 
 
@@ -18,9 +21,9 @@ def mopps(
     *,
     target: float = 0.5,  # the pass rate that is wanted
     band: float = 0.0,  # distance from the target that costs nothing
-    decay: float = 0.5,  # share of the evidence that stays at each draw
-    prior: tuple[float, float] = (1.0, 1.0),  # right and wrong episodes that every query begins with
-    temperature: float = 1e-3,  # how fast the weight falls with the distance
+    decay: Share = 0.5,  # share of the evidence that stays at each draw
+    prior: Prior = (1.0, 1.0),  # right and wrong episodes that every query begins with
+    temperature: Positive = 1e-3,  # how fast the weight falls with the distance
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P = exp(-max(|r - target| - band, 0) / temperature), r ~ Beta(a, b) anew each step for every query.
 
@@ -33,9 +36,6 @@ def mopps(
     """
     from scipy.special import betaincinv
 
-    if min(prior) <= 0 or temperature <= 0 or not 0 <= decay <= 1:
-        given = f"prior={prior}, temperature={temperature}, decay={decay}"
-        raise UserError(f"{given}: wanted a prior and a temperature above 0 and a decay in [0, 1]")
     a_P, b_P = (_remembered(pool, name, start) for name, start in zip("ab", prior, strict=True))
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]
     right, valid = pool.last_successes_P[drawn], pool.last_valid_P[drawn]

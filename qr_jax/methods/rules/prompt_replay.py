@@ -7,6 +7,7 @@ from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Natural, Share
 
 DRAWS = "largest"
 
@@ -15,11 +16,11 @@ def prompt_replay(
     pool: Pool,
     outcome: Outcome,
     *,
-    low: float = 0.25,  # the lowest last pass rate of a query that is replayed
-    high: float = 0.75,  # the highest
-    share: float = 0.75,  # of a batch, at most so much is replayed
-    pause: int = 10,  # steps until a query may be replayed again
-    most: int = 15,  # times that a query is replayed
+    low: Share = 0.25,  # the lowest last pass rate of a query that is replayed
+    high: Share = 0.75,  # the highest
+    share: Share = 0.75,  # of a batch, at most so much is replayed
+    pause: Natural = 10,  # steps until a query may be replayed again
+    most: Natural = 15,  # times that a query is replayed
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 2 - |p - 1/2| for the queries to be replayed, 1 for those that this pass has still to visit, 0 for
     all others.
@@ -29,9 +30,8 @@ def prompt_replay(
     visit at the earliest, `most` times at most. Filled in: the batch is as large as the last one, ties go to the lower
     index, and the count of replays is never forgotten. It is recycling's opposite: what bore signal returns.
     """
-    if not (0 <= low <= high <= 1 and 0 <= share <= 1 and min(pause, most) >= 0):
-        given = f"low={low}, high={high}, share={share}, pause={pause}, most={most}"
-        raise UserError(f"{given}: wanted 0 <= low <= high <= 1, a share in [0, 1], the others 0 or more")
+    if low > high:
+        raise UserError(f"prompt_replay has low={low} above high={high}, between which no pass rate lies")
     memory = _passes.begun(pool, replays=np.zeros(pool.size, np.int64))
     memory["replays"][outcome.drawn_Q[pool.weight_P[outcome.drawn_Q] > 1]] += 1
     rate_P = pool.last_successes_P / np.maximum(pool.last_valid_P, 1)

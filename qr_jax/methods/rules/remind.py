@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Count, Share
 
 DRAWS = "largest"
 REMIND = 12  # the first part of the keys of its random numbers
@@ -17,9 +17,9 @@ def remind(
     pool: Pool,
     outcome: Outcome,
     *,
-    chance: float = 0.25,  # that a query all right enters the queue
-    every: int = 5,  # so many steps reviews are drawn
-    share: float = 0.1,  # of the batch that reviews take then
+    chance: Share = 0.25,  # that a query all right enters the queue
+    every: Count = 5,  # so many steps reviews are drawn
+    share: Share = 0.1,  # of the batch that reviews take then
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 2 for the queries to be reviewed, 1 for those that this pass has still to visit, 0 for all others.
 
@@ -29,8 +29,6 @@ def remind(
     and may enter it again. By the largest weights drawn first, reviews come before all others and exactly so many. The
     coins are keyed (12, seed, step, query).
     """
-    if not (0 <= chance <= 1 and every >= 1 and 0 <= share <= 1):
-        raise UserError(f"chance={chance}, every={every}, share={share}: wanted shares in [0, 1], every 1 or more")
     memory = _passes.begun(pool, since=np.zeros(pool.size, np.int64))
     since_P, graded_Q = memory["since"], outcome.verdict_Q != "fault"
     drawn = outcome.drawn_Q[graded_Q]

@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Share
 
 RETIRE = 11  # the first part of the keys of its random numbers
 
@@ -16,8 +16,8 @@ def retire(
     pool: Pool,
     outcome: Outcome,
     *,
-    at: float = 0.9,  # the pass rate over all its episodes at which a query retires
-    review: float = 0.0,  # the chance that a pass visits a retired query
+    at: Share = 0.9,  # the pass rate over all its episodes at which a query retires
+    review: Share = 0.0,  # the chance that a pass visits a retired query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit, 0 for all others and for the retired.
 
@@ -26,8 +26,6 @@ def retire(
     outside calls back the retired until the step is over. Ours: with probability `review` a pass visits a retired
     query all the same, by a coin keyed (11, seed, pass, query), and it returns for good if its rate has fallen.
     """
-    if not (0 < at <= 1 and 0 <= review <= 1):
-        raise UserError(f"at={at} and review={review}: wanted an at in (0, 1] and a review in [0, 1]")
     counts = {"right": np.zeros(pool.size, np.int64), "valid": np.zeros(pool.size, np.int64)}
     memory = _passes.begun(pool, **counts)
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]

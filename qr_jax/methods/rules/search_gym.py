@@ -7,14 +7,15 @@ from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Count, Natural
 
 
 def search_gym(
     pool: Pool,
     outcome: Outcome,
     *,
-    simple: int = 1,  # the most hops of a question of the first stage
-    steps: int = 40,  # of the first stage
+    simple: Count = 1,  # the most hops of a question of the first stage
+    steps: Natural = 40,  # of the first stage
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries of this stage that the pass has still to visit, 0 for all others.
 
@@ -24,8 +25,6 @@ def search_gym(
     has not. Deviation: the first step draws from all, as a rule speaks only after it. Without hops in the pool all
     queries are simple.
     """
-    if simple < 1 or steps < 0:
-        raise UserError(f"simple={simple} and steps={steps}: wanted at least 1 hop, and 0 steps or more")
     hops_P = np.zeros(pool.size, np.int64) if pool.hops_P is None else pool.hops_P
     if hops_P.min() > simple or (pool.hops_P is not None and not hops_P.any()):
         found = f"the questions have {hops_P.min()} to {hops_P.max()} hops (0: their meta does not say)"

@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float64
 
-from qr_jax.errors import UserError
 from qr_jax.methods.rules import _passes
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
+from qr_jax.settings.settings import Share
 
 DRAWS = "largest"
 
@@ -15,10 +15,10 @@ def vcrl(
     pool: Pool,
     outcome: Outcome,
     *,
-    kappa: float = 0.3,  # the least share of the largest variance, below which a query leaves the bank
-    late: float = 0.8,  # the same from step late_from on
+    kappa: Share = 0.3,  # the least share of the largest variance, below which a query leaves the bank
+    late: Share = 0.8,  # the same from step late_from on
     late_from: int = 20,  # the first step for which `late` counts
-    momentum: float = 0.9,  # of a query's priority in the bank
+    momentum: Share = 0.9,  # of a query's priority in the bank
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 + priority for queries to be replayed, 1 for those that this pass has still to visit, 0 for all
     others.
@@ -30,8 +30,6 @@ def vcrl(
     `kappa`, where the paper puts them into the same batch; a group under `kappa` that bears signal is trained on,
     where the paper drops it.
     """
-    if not (0 <= kappa <= 1 and 0 <= late <= 1 and 0 <= momentum <= 1):
-        raise UserError(f"kappa={kappa}, late={late} and momentum={momentum} must all be in [0, 1]")
     memory = _passes.begun(pool, priority=np.zeros(pool.size))
     priority_P, drawn = memory["priority"], outcome.drawn_Q[outcome.verdict_Q != "fault"]
     k, size = pool.last_successes_P[drawn], pool.last_valid_P[drawn]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 
@@ -14,6 +13,4 @@ def once(pool: Pool, so_far: Sequence[Outcome], *, queries: int, oversample: int
 
     A batch that comes out short stays short (Coelho et al. 2026, arXiv:2606.10709).
     """
-    if queries < 1 or oversample < 1:
-        raise UserError(f"queries={queries} and oversample={oversample} must both be 1 or more")
     return None if so_far else Ask(draw=queries * oversample)

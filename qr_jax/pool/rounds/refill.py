@@ -1,10 +1,11 @@
 """Draw again until the batch is full: DAPO's dynamic sampling, with a cap."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
+from qr_jax.settings.settings import at_least
 
 
 def refill(
@@ -13,7 +14,7 @@ def refill(
     *,
     queries: int,
     oversample: int = 1,
-    max_rounds: int = 10,  # draws of a step at most
+    max_rounds: Annotated[int, at_least(1)] = 10,  # draws of a step at most
 ) -> Ask | None:
     """Ask for k * B further queries until B groups bear signal, `max_rounds` rounds were drawn or nobody is left.
 
@@ -22,9 +23,6 @@ def refill(
     raises; a pool that ends within a step ends the step, where DAPO's loader goes on with the next epoch. The last of
     `so_far` holds all the step's groups. A round costs k * B * samples rollouts: compare runs by rollouts, not steps.
     """
-    if queries < 1 or oversample < 1 or max_rounds < 1:
-        given = f"queries={queries}, oversample={oversample} and max_rounds={max_rounds}"
-        raise UserError(f"{given} must all be 1 or more")
     if so_far and (len(so_far[-1].accepted) >= queries or len(so_far) >= max_rounds):
         return None
     return Ask(draw=queries * oversample)

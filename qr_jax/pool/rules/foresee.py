@@ -34,7 +34,9 @@ def foresee(
     floor = 0 it is `recycle`.
     """
     if not (
-        nu > 0 and min(gamma, head, floor) >= 0 and all(0 <= one <= 1 for one in (rho, fade, fade_family, fade_drawn))
+        nu > 0
+        and min(gamma, head, floor) >= 0
+        and all(0 <= factor <= 1 for factor in (rho, fade, fade_family, fade_drawn))
     ):
         given = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, {fade}, {fade_family}, {fade_drawn}"
         raise UserError(f"foresee: found {given}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more")
@@ -56,7 +58,7 @@ def foresee(
 def _learned(
     pool: Pool, outcome: Outcome, family_P: np.ndarray, fade: float, fade_family: float, fade_drawn: float
 ) -> dict[str, np.ndarray]:
-    """The rule's memory after this step: evidence a query and a family, and how often each query was trained on."""
+    """Return the rule's memory after this step: evidence a query and a family, and how often a query was trained on."""
     families = int(family_P.max()) + 1
     old = pool.memory or {
         "a": np.zeros(pool.size),

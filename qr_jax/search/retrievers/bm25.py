@@ -1,52 +1,43 @@
 """Retriever: BM25 by word statistics alone (Lu 2024, arXiv:2407.03618), its index in memory or memory-mapped."""
 
 import logging
-import threading
-from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from qr_jax.config import NotNegative, Share
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search import bm25_build, bm25_index, kept_index
+from qr_jax.search import bm25_build, bm25_index
+from qr_jax.search.bm25_build import Method
 from qr_jax.search.stored import Stored
 
 log = logging.getLogger(__name__)
-
-COUNTED = 200  # of the first words that are searched for; what they share with the corpus is looked at
-HARDLY = 0.1  # a smaller share of them in the corpus is warned of
 
 
 def bm25(
     *,
     corpus: Sequence[Passage],
-    # the index's folder, built there first where it is not; none: beside the corpus, or in the user's cache
-    index: str | None = None,
-    method: Literal["lucene", "robertson", "atire"] = "lucene",  # the formula
-    k1: float = 1.5,  # how slowly a repeated word saturates
-    b: float = 0.75,  # how much long passages are damped
+    method: Method = "lucene",  # the formula
+    k1: NotNegative = 1.5,  # how slowly a repeated word saturates
+    b: Share = 0.75,  # how much long passages are damped
     stopwords: str | None = "en",  # language of the words that are left out; none: all are kept
 ) -> SearchFunction:
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
-    `index` names a folder: its index is used if it was made of this very corpus with these settings, and is built there
-    first if not (ValueError where the folder holds other files). None: if `qr-jax index` stored the corpus, the index
-    beside it is used if it has these settings; otherwise that of the user's cache folder (`kept_index`). The order is
-    exact, ties at the k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an
-    empty corpus, an id twice, no word in any passage, an unknown method. Several threads may call the function.
+    If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
+    otherwise the index is built in memory, at every start. The order is exact, ties at the k-th place included. An
+    empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in any
+    passage. Several threads may call the function.
 
-    Words are those of `search/words.py`. An index built by another rule of words is not used. A warning says where
-    the corpus has hardly any of the first words that are searched for.
+    Words are those of `search/words.py`.
     """
-    bm25_build.check(method, k1, b)
     settings = {"method": method, "k1": k1, "b": b, "stopwords": stopwords, "words": bm25_build.RULE}
-    lists = _index(corpus, index, settings)
+    lists = _index(corpus, settings)
     score_I, place_I, start_W, order_P = lists.score_I, lists.place_I, lists.start_W, lists.order_P
-    shared = _Shared(lists.word_at, frozenset(bm25_build.stop_words(stopwords)))
 
     def passages(query: str, k: int) -> list[Passage]:
         asked = bm25_build.words(query)
-        shared.count(asked)
         words = [lists.word_at[word] for word in asked if word in lists.word_at]  # no stop words
         spans = [slice(int(start_W[word]), int(start_W[word + 1])) for word in words]
         scores_P = np.zeros(len(order_P), np.float32)
@@ -62,40 +53,15 @@ def bm25(
     return lambda queries, k: [passages(query, k) for query in queries]
 
 
-class _Shared:
-    """Counts how many of the first words asked for stand in the corpus; warns once where that is below HARDLY."""
-
-    def __init__(self, corpus: Collection[str], stopwords: Collection[str]):
-        self._corpus, self._stopwords = corpus, stopwords
-        self._asked = self._known = 0
-        self._lock = threading.Lock()
-
-    def count(self, asked: Sequence[str]) -> None:
-        if self._asked >= COUNTED:
-            return
-        counted = [word for word in asked if word not in self._stopwords]
-        absent = [word for word in counted if word not in self._corpus]
-        with self._lock:
-            self._asked += len(counted)
-            self._known += len(counted) - len(absent)
-            if self._asked >= COUNTED or self._known + 1 > HARDLY * self._asked:
-                return
-            told, self._asked = self._asked, COUNTED
-        hardly = f"{self._known} of the first {told} words searched for stand in the corpus (not {absent[:3]}, say)"
-        log.warning("bm25 can find hardly anything: %s; is it the right corpus, in the questions' language?", hardly)
-
-
-def _index(corpus: Sequence[Passage], folder: str | None, settings: dict[str, Any]) -> bm25_index.Index:
-    """The index of the corpus with these settings: the folder's, that beside its passages, or that of the cache."""
-    if folder is not None:
-        return bm25_index.load_or_build(folder, corpus, settings)
+def _index(corpus: Sequence[Passage], settings: dict[str, Any]) -> bm25_index.Index:
+    """Return the index beside the corpus's passages if it has these settings, else one in memory."""
     if isinstance(corpus, Stored):
         reason = bm25_index.why_not(corpus.folder, {"settings": settings}, files=bm25_index.FILES)
         if reason is None:
             return bm25_index.load(corpus.folder)
         again = "`qr-jax index`, with the same files and folder, builds it again"
-        log.warning("%s: its index is not used (%s), and another is made for it; %s", corpus.folder, reason, again)
-    return kept_index.load_or_build(corpus, settings)
+        log.warning("%s: its index is not used (%s), and another is made in memory; %s", corpus.folder, reason, again)
+    return bm25_index.build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:

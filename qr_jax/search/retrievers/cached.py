@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from qr_jax import plugins
 from qr_jax.data.corpus_hash import corpus_hash
@@ -11,11 +11,7 @@ from qr_jax.evaluation import manifest
 from qr_jax.records import Passage
 from qr_jax.search import bm25_build, identity
 from qr_jax.search.search_cache import SearchCache
-from qr_jax.settings.settings import Use, plain
-
-# Settings that change how a retriever gets its passages, but not which passages.
-WITHOUT_EFFECT = ("index", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
-WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
+from qr_jax.settings.settings import Use, at_least, plain
 
 EXAMPLE = {"of": "none", "cache": "runs/searches"}
 
@@ -25,7 +21,7 @@ def cached(
     of: Use,  # the retriever whose results are kept
     cache: str,  # the file they are kept in
     corpus: Sequence[Passage] | None = None,
-    max_bytes: int = 1_000_000_000,  # of the file; the oldest results go first
+    max_bytes: Annotated[int, at_least(100_000)] = 1_000_000_000,  # of the file; the oldest results go first
     max_age_s: float | None = None,  # how long a result counts; none: for ever
 ) -> SearchCache:
     """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
@@ -36,7 +32,7 @@ def cached(
     is no file of this folder, and what `of` and the file refuse.
     """
     search = identity.inside("cached", of, corpus)
-    about: dict[str, Any] = {"retriever": of.name, "settings": _effective(plain(of.settings))}
+    about: dict[str, Any] = {"retriever": of.name, "settings": identity.effective(plain(of.settings))}
     if corpus is not None and plugins.wants_corpus(of):
         about |= {"corpus": corpus_hash(corpus), "words": bm25_build.RULE}
     models = manifest.models_of(of)
@@ -44,10 +40,3 @@ def cached(
         about["models"] = models
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return SearchCache(search, cache, digest, max_bytes=max_bytes, max_age_s=max_age_s)
-
-
-def _effective(value: Any) -> Any:
-    """The settings that decide the passages, at every depth."""
-    if isinstance(value, Mapping):
-        return {name: _effective(part) for name, part in value.items() if name not in WITHOUT_EFFECT}
-    return [_effective(part) for part in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from qr_jax.config import Count
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
@@ -29,10 +30,8 @@ def dense(
     max_tokens: int | None = None,  # of a passage or query; none: the model's own limit
     storage: Literal["float32", "bfloat16", "int8"] = "float32",  # type of the vectors, on disk and on devices
     compute: Literal["float32", "bfloat16"] = "float32",  # type in which the encoder computes
-    batch_tokens: int | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
+    batch_tokens: Count | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
     devices: int | None = None,  # how many of this host's share the search; none: all
-    approx: bool = False,  # approximate search (jax.lax.approx_max_k)
-    recall_target: float = 0.95,  # share of the exact results that the approximate search is to find
 ) -> SearchFunction:
     """A search by the products of a query's vector with those of title + " " + text: best first, equal scores by id.
 
@@ -41,14 +40,12 @@ def dense(
     goes on; None keeps them in memory. `storage` is their type there and on the devices; an int8 row has a factor.
     Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
     `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
-    searches for itself. `approx`: jax.lax.approx_max_k with `recall_target` instead of the exact k best.
+    searches for itself.
 
     A blank query finds nothing. All programs are compiled before the search function is returned (k up to 8; a larger k
     compiles one for each power of two); it may be called from several threads. ValueError: an empty corpus, an id
     twice, an index of another corpus, model or setting, an encoder that search/embedder.py cannot read.
     """
-    if not 0 < recall_target <= 1 or (batch_tokens is not None and batch_tokens < 1):
-        raise UserError(f"dense needs 0 < recall_target <= 1, batch_tokens > 0; has {recall_target}, {batch_tokens}")
     # Rows lie in the order of ids, and equal scores go by row.
     place_P = np.array(bm25_index.by_id([passage.id for passage in corpus], "dense"))
     own = jax.local_devices()
@@ -62,14 +59,13 @@ def dense(
 
     vectors = _vectors(corpus, place_P, encode, passage_prefix, index, storage)
     rows = nearest.lay_out(vectors.read, len(place_P), chosen)
-    target = recall_target if approx else None
     for query_BD in encode.warm_up():
-        nearest.nearest(rows, query_BD, FIRST_K, recall_target=target)
+        nearest.nearest(rows, query_BD, FIRST_K)
 
     def search_batch(queries: list[str], k: int) -> list[list[Passage]]:
         """The passages of at most QUERY_SIZES[-1] queries."""
         query_BD = encode.queries([query_prefix + query for query in queries])
-        score_BK, row_BK = nearest.nearest(rows, query_BD, k, recall_target=target)
+        score_BK, row_BK = nearest.nearest(rows, query_BD, k)
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)
         return [[corpus[at].scored(score) for score, at in zip(*pair, strict=True)] for pair in pairs]
 

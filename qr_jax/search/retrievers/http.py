@@ -3,6 +3,7 @@
 import time
 from typing import Literal
 
+from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
@@ -20,9 +21,9 @@ def http(
         "search_r1", "skyrl", "flashrag", "r1_searcher", "deepresearchgym"
     ] = "search_r1",  # how the server is asked
     token_env: str | None = None,  # the environment variable with a bearer token or a key; none: none is sent
-    batch: int = 64,  # queries of one request
-    at_once: int = 8,  # requests that run at one time
-    query_chars: int = 2000,  # characters of a query; what is longer is cut
+    batch: Count = 64,  # queries of one request
+    at_once: Count = 8,  # requests that run at one time
+    query_chars: Count = 2000,  # characters of a query; what is longer is cut
     timeout_s: float = 10.0,  # of one try
     deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
     retries: int = 2,  # further tries, with growing pauses
@@ -42,8 +43,6 @@ def http(
     rollout.search_deadline_s). After `pause_after` failures in a row no request is sent for `pause_s`. Redirects are
     not followed. The function may be called from several threads.
     """
-    if min(batch, at_once, query_chars) < 1:
-        raise UserError(f"http needs batch, at_once, query_chars above 0; has {batch}, {at_once}, {query_chars}")
     way = PROTOCOLS[protocol]
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, way.headers(url, token_env), path=way.path)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from qr_jax import plugins
+from qr_jax.config import Count, NotNegative
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import identity
@@ -15,8 +16,8 @@ def hybrid(
     *,
     corpus: Sequence[Passage],
     parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),  # the retrievers, two or more
-    constant: float = 60.0,  # k of 1 / (k + rank): how little the first places count more
-    depth: int = 100,  # passages each part is asked for
+    constant: NotNegative = 60.0,  # k of 1 / (k + rank): how little the first places count more
+    depth: Count = 100,  # passages each part is asked for
 ) -> SearchFunction:
     """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
 
@@ -24,9 +25,9 @@ def hybrid(
     is more. Best first, equal scores by id. ValueError: fewer than two parts, a part that is no file of this folder (or
     a run's config could bring code that nobody allowed), and what a part refuses.
     """
-    if len(parts) < 2 or depth < 1 or constant < 0:
-        found = f"{len(parts)} ({', '.join(part.name for part in parts)}), depth={depth}, constant={constant}"
-        raise UserError(f"hybrid needs two parts or more, depth above 0 and constant of at least 0; it has {found}")
+    if len(parts) < 2:
+        names = ", ".join(part.name for part in parts)
+        raise UserError(f"hybrid needs two parts or more; it has {len(parts)} ({names})")
     identity.check_parts("hybrid", parts)
     makes = [plugins.bind("retriever", part) for part in parts]  # checks all before any builds an index
     pairs = zip(makes, parts, strict=True)

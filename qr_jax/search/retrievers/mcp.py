@@ -1,9 +1,6 @@
 """Retriever: a search tool of an MCP server, which is started here or asked over HTTP (search/mcp_client.py)."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from qr_jax.data import limits
 from qr_jax.dialect import encodable
@@ -12,12 +9,10 @@ from qr_jax.records import Passage, SearchFunction
 from qr_jax.run import json_files
 from qr_jax.search import http_post
 from qr_jax.search.mcp_client import connect
+from qr_jax.search.protocols import passage_of
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/mcp"}
 LISTS = ("results", "result", "passages", "documents", "items", "hits")  # under which an object has its passages
-TEXTS = ("text", "contents", "content", "snippet", "body", "abstract", "description")
-MOST_SCORE = 1e300
-IDS = ("id", "docid", "url", "link", "uri")
 
 
 def mcp(
@@ -60,25 +55,11 @@ def mcp(
 def passages_of(text: str) -> list[Passage]:
     """Read a result as passages, its own order kept; a text that is no JSON list of passages is one passage."""
     try:
-        json_files.check_items(text.encode("utf-8", "replace"), limits.MOST_ROW_ITEMS, "the result")
-        value = json.loads(text)
+        value = json_files.read_bounded(text.encode("utf-8", "replace"), limits.MOST_ROW_ITEMS)
         if isinstance(value, Mapping):
             value = next((value[name] for name in LISTS if isinstance(value.get(name), list)), value)
         if isinstance(value, list):
-            return [_passage(item) for item in value]
-    except (ValueError, RecursionError):
+            return [passage_of(item) for item in value]
+    except ValueError:
         pass
-    return [_passage(text)] if text.strip() else []
-
-
-def _passage(item: Any) -> Passage:
-    if not isinstance(item, Mapping):
-        item = {"text": item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}
-    text = next((item[name] for name in TEXTS if isinstance(item.get(name), str)), None)
-    text = encodable(json.dumps(dict(item), ensure_ascii=False) if text is None else text)
-    title, score = str(item.get("title") or ""), item.get("score")
-    name = next((str(item[name]) for name in IDS if item.get(name) not in (None, "")), "")
-    name = name or hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    score = float(score) if isinstance(score, int | float) and abs(score) <= MOST_SCORE else 0.0  # NaN is not
-    return Passage(encodable(name), encodable(title), text, score)
+    return [passage_of(text)] if text.strip() else []

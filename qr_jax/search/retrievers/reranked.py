@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
@@ -18,10 +19,10 @@ def reranked(
     of: Use,  # the retriever whose passages are put in order
     url: str,  # the rerank server's address
     corpus: Sequence[Passage] | None = None,
-    depth: int = 20,  # passages that are put in order
+    depth: Count = 20,  # passages that are put in order
     token_env: str | None = None,  # the environment variable with a bearer token; none: no token is sent
-    at_once: int = 8,  # requests that run at one time
-    query_chars: int = 2000,  # characters of a query; what is longer is cut
+    at_once: Count = 8,  # requests that run at one time
+    query_chars: Count = 2000,  # characters of a query; what is longer is cut
     timeout_s: float = 10.0,  # of one try
     deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
     retries: int = 2,  # further tries, with growing pauses
@@ -36,8 +37,6 @@ def reranked(
     `deadline_s` is for the reranking alone. ValueError: no corpus where `of` wants one, an `of` that is no file of this
     folder (or a run's config could bring code that nobody allowed), and what `of` refuses.
     """
-    if min(depth, at_once, query_chars) < 1:
-        raise UserError(f"reranked needs depth, at_once, query_chars above 0; has {depth}, {at_once}, {query_chars}")
     headers = {"Authorization": f"Bearer {http_post.secret(token_env)}"} if token_env else None
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
     endpoint = http_post.Endpoint(url, patience, headers, path="/rerank")

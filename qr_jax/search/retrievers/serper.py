@@ -5,11 +5,13 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
+from qr_jax.search.protocols import passage_of
 
 
 def serper(
@@ -18,8 +20,8 @@ def serper(
     url: str = "https://google.serper.dev/search",  # Serper's address
     country: str | None = None,  # as in us (gl)
     language: str | None = None,  # as in en (hl)
-    at_once: int = 4,  # requests that run at one time
-    query_chars: int = 400,  # characters of a query; what is longer is cut
+    at_once: Count = 4,  # requests that run at one time
+    query_chars: Count = 400,  # characters of a query; what is longer is cut
     timeout_s: float = 10.0,  # of one try
     deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
     retries: int = 2,  # further tries, with growing pauses
@@ -33,8 +35,6 @@ def serper(
     A request has one query, cut to `query_chars` characters; `at_once` run at a time. Blank queries find nothing and
     are not sent. Failures are as for `http`. Each search costs money: `cached` in front of it pays once a query.
     """
-    if min(at_once, query_chars) < 1:
-        raise UserError(f"serper needs at_once and query_chars above 0; has {at_once}, {query_chars}")
     if not url.startswith("https://") and urllib.parse.urlsplit(url).hostname not in http_post.LOOPBACK:
         raise UserError(f"serper has url={url!r}; wanted https://, so that the key stays secret")
     patience = http_post.Patience(timeout_s, deadline_s, retries, pause_after, pause_s, response_bytes)
@@ -62,11 +62,4 @@ def pages(answer: Any, k: int) -> list[Passage]:
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
         raise UserError(redact(f"Serper's answer has no list 'organic' (found: {fields[:200] or 'nothing'})"))
-    passages = []
-    for place, page in enumerate(organic[:k], 1):
-        values = (page.get(name) for name in ("link", "title", "snippet"))
-        link, title, snippet = ("" if value is None else value for value in values)
-        if not all(isinstance(text, str) for text in (link, title, snippet)) or not link:
-            raise UserError(f"page {place} of Serper's answer has no link, title and snippet as texts")
-        passages.append(Passage(encodable(link), encodable(title), encodable(snippet), 1 / place))
-    return passages
+    return [passage_of({"snippet": None} | page).scored(1 / place) for place, page in enumerate(organic[:k], 1)]

@@ -4,6 +4,7 @@ import re
 import time
 from typing import Any
 
+from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
@@ -32,8 +33,8 @@ def zero_search(
     token_env: str | None = None,  # the environment variable with the server's key; none: no key is sent
     temperature: float = 0.0,  # of its sampling
     max_tokens: int = 512,  # of one of its replies
-    at_once: int = 8,  # calls that run at one time
-    query_chars: int = 1000,  # characters of a query; what is longer is cut
+    at_once: Count = 8,  # calls that run at one time
+    query_chars: Count = 1000,  # characters of a query; what is longer is cut
     timeout_s: float = 20.0,  # of one try
     deadline_s: float = 25.0,  # of all tries together; keep it below rollout.search_deadline_s
     retries: int = 2,  # further tries, with growing pauses

@@ -29,7 +29,7 @@ def write(counts: Mapping[str, Any], about: Mapping[str, Any], given: Mapping[st
         f"Seed {about['seed']}.",
         f"- Evaluation sets whose questions were refused: {_listed(given['sets']) or 'none'}."
         + (f" **Not compared with**: {', '.join(given['missing'])}." if given["missing"] else ""),
-        f"- Calls: {given['calls']:,} ({given['lost']} lost in kills, {given['failed']} failed and made again); "
+        f"- Calls: {given['calls']:,} ({given['failed']} failed and made again); "
         f"tokens: {given['tokens_in']:,} in, {given['tokens_out']:,} out{cost}.",
     ]
     lines += ["", "## What was kept", "", *_table(counts["generators"])]

@@ -1,8 +1,7 @@
-"""The journal of an endpoint's calls: a line before each call and one after it, so that none is made twice.
+"""The journal of an endpoint's calls: a line for each answer and each failure, so that no answer is paid for twice.
 
-A process may be killed at any moment. A call whose answer is written is never made again; one that was under way is
-lost, and is not made again either (its candidate is refused); one that failed is made again. Lines are handed to the
-system at once: only a loss of power can take the last of them."""
+A process may be killed at any moment: what is in the journal is read again, and all other calls are made again. Lines
+are handed to the system at once: only a loss of power can take the last of them."""
 
 import json
 import os
@@ -15,21 +14,16 @@ from qr_jax.errors import UserError
 from qr_jax.run import run_files
 
 MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
-ASKED, FAILED, ANSWERED = "asked", "failed", "answered"
+FAILED, ANSWERED = "failed", "answered"
 
 
 class Journal:
-    """The calls of one file, by key; several threads may write.
-
-    `answers` are the replies and token counts of answered calls, `lost` the keys of calls that were under way at a
-    kill.
-    """
+    """The calls of one file; `answers` are the replies and token counts by key. Several threads may write."""
 
     def __init__(self, file: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
         self.answers: dict[str, dict[str, Any]] = {}
         self.failed = 0
-        under_way: set[str] = set()
         self._lock = threading.Lock()
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         for line in run_files.lines(file):
@@ -40,14 +34,8 @@ class Journal:
                     self.answers[key] = _kept(row)
             except (ValueError, LookupError, TypeError, RecursionError):  # not one of ours
                 continue
-            under_way.add(key) if event == ASKED else under_way.discard(key)
             self.failed += event == FAILED
-        self.lost = frozenset(under_way)
         run_files.end_last_line(self._file)
-
-    def asked(self, key: str) -> None:
-        """Record that the call is about to be sent."""
-        self._write({"call": key, "event": ASKED})
 
     def no_answer(self, key: str, why: str) -> None:
         """Record that the call failed, and may be retried."""

@@ -13,6 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
 from qr_jax.run import run_lock
+from qr_jax.search import identity
 from qr_jax.search.chat_endpoint import ChatEndpoint
 from qr_jax.sets.synth import card, folder, library, prompts, repeats
 from qr_jax.sets.synth.generators import GENERATORS
@@ -22,8 +23,6 @@ from qr_jax.sets.synth.synthesise import Author, Made, Work, synthesise
 from qr_jax.sets.synth.teacher import Bounds, Teacher, connect
 from qr_jax.settings.settings import Use, plain
 from qr_jax.tools import _of_run as tools_of_run
-
-CHANGES_NOTHING = ("index", "cache", "batch", "at_once", "token_env", "key_env", "timeout_s", "deadline_s", "retries")
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _dialect(asked: Asked) -> Dialect:
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
     """Return the settings that decide the questions: different ones need another folder."""
-    searched = {name: value for name, value in plain(asked.retriever.settings).items() if name not in CHANGES_NOTHING}
+    searched = identity.effective(plain(asked.retriever.settings))
     models = manifest.models_of(asked.retriever)
     return {
         "teacher": asked.model,
@@ -184,7 +183,7 @@ def _names(corpus: str) -> str:
 def _spent(teacher: Teacher, price: tuple[float, float] | None) -> dict[str, Any]:
     cost = (teacher.tokens_in * price[0] + teacher.tokens_out * price[1]) / 1e6 if price else None
     return {
-        "calls": teacher.calls, "lost": len(teacher.journal.lost), "failed": teacher.journal.failed,
+        "calls": teacher.calls, "failed": teacher.journal.failed,
         "tokens_in": teacher.tokens_in, "tokens_out": teacher.tokens_out, "cost": cost,
     }  # fmt: skip
 

@@ -80,7 +80,7 @@ class Teacher:
 
     def __post_init__(self):
         spent = [row["tokens"] for row in self.journal.answers.values()]
-        self.calls = len(spent) + len(self.journal.lost)
+        self.calls = len(spent)
         self.tokens_in, self.tokens_out = sum(pair[0] for pair in spent), sum(pair[1] for pair in spent)
 
     def ask(self, prompt: Prompt, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T], *, sample=0) -> T:
@@ -111,8 +111,6 @@ class Teacher:
         with self._lock:
             if key in self.journal.answers:
                 return self.journal.answers[key]["reply"]
-            if key in self.journal.lost:
-                raise Refused("a call was lost in a kill", name)
             if self.replaying:
                 raise Ended("not in the journal")
             future = self._under_way.get(key)
@@ -136,7 +134,6 @@ class Teacher:
         try:
             while True:
                 self._pause(0.0, ends, "it asked to be left alone for longer than a call's patience")
-                self.journal.asked(key)
                 try:
                     response = self.endpoint.post(body)
                     reply, tokens = completion(response, body)

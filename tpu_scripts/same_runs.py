@@ -1,4 +1,4 @@
-"""Whether two runs of one config came to the same: every line, draw and episode once, and the last checkpoint's arrays.
+"""Compare two runs of one config: every line, draw and episode, and the last checkpoint's arrays.
 
 What depends on the clock, and how often a run was started, is left out.
 """
@@ -23,7 +23,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def weights(folder: Path, step: int) -> dict[str, bytes]:
-    """The bytes of every array of a checkpoint's state."""
+    """Return the bytes of every array of a checkpoint's state."""
     found = checkpoint.Checkpoints(folder / "checkpoints")
     nested: dict[str, Any] = {}
     for name, (dtype, shape) in found.arrays(step).items():
@@ -39,7 +39,7 @@ def weights(folder: Path, step: int) -> dict[str, bytes]:
 
 
 def host(folder: Path, step: int) -> dict[str, Any]:
-    """A checkpoint's host values: arrays as bytes, the rest as it is written, without seconds."""
+    """Return a checkpoint's host values: arrays as bytes, the rest as it is written, without seconds."""
     place = folder / "checkpoints" / f"step_{step:08d}"
     with np.load(place / "host.npz") as arrays:
         values: dict[str, Any] = {name: arrays[name].tobytes() for name in arrays}
@@ -47,7 +47,7 @@ def host(folder: Path, step: int) -> dict[str, Any]:
 
 
 def differences(run: Path, whole: Path, step: int) -> list[str]:
-    """What differs between two runs, by name; `step` is their last checkpoint's."""
+    """Name what differs between two runs; `step` is their last checkpoint's."""
 
     def episodes(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (folder / "episodes").iterdir()}

@@ -1,7 +1,7 @@
 """Ten minutes on a first TPU host: a small model's figures beside kept ones, in one JSON made for an issue.
 
-    tpu_scripts/check.sh --out first_check.json            # on the host; `python -m qr_jax.lab.first_check` is the same
-    python -m qr_jax.lab.first_check --keep                # the kept values anew: a CPU's, one device, float32
+    tpu_scripts/check.sh --out first_check.json      # on the host
+    python -m tpu_scripts.first_check --keep         # the kept values anew: a CPU's, one device, float32
 
 Compared are the learner's log-probabilities and gradient, and the columns that attention sees, with first_check.json
 beside this file; the sampler with the learner; and a run that was stopped after two steps and goes on with one that was
@@ -31,7 +31,6 @@ import optax
 from qr_jax import assemble, config, train
 from qr_jax.cli.commands import doctor
 from qr_jax.config import Config, Learner, Model, load, use
-from qr_jax.lab import same_runs
 from qr_jax.lab.bug_report import clean
 from qr_jax.lab.planning import plan
 from qr_jax.learner import learner, pack
@@ -40,6 +39,7 @@ from qr_jax.models import attention, decoder, families
 from qr_jax.parallel import compile_cache, start
 from qr_jax.parallel.mesh import make_mesh
 from qr_jax.records import Episode, Query, grades
+from tpu_scripts import same_runs
 
 KEPT = Path(__file__).with_suffix(".json")
 Dtype = Literal["float32", "bfloat16"]
