@@ -102,7 +102,7 @@ def batch(rows: Sequence[Row], null: Null | None = None) -> Chart:
         "note": "Groups with signal that reached the learner, a step, by what their query showed when it was last "
         "drawn." + said(lots),
         "plain": PLAIN["batch"], "kind": "stack", "x": step_axis(lots), "unit": "count", "series": series,
-        "marks": [{"y": wanted, "text": f"{wanted:g} are wanted"}] if wanted else [],
+        "marks": [{"y": wanted, "text": f"room for {wanted:g} a step"}] if wanted else [],
     }  # fmt: skip
     if null:
         chart["note"] += " Dashed: where the whole batch lies by chance alone."
