@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     methods,
     null_worlds,
+    paired_seeds,
     paper_implies,
     quickstart,
     quickstart_seeds,
@@ -64,7 +65,9 @@ TABLES_OF = (
 )
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
-TRAINED = {module.NAME: module for module in (cold_starts, quickstart_seeds, real_agent, single_hop, tool_call)}
+TRAINED = {
+    module.NAME: module for module in (cold_starts, paired_seeds, quickstart_seeds, real_agent, single_hop, tool_call)
+}
 STUDY = {  # of the study's runs
     "rules": study_results.by_setting, "rules_three": study_results.by_setting_three,
     "study": study_results.by_seed, "study_three": study_results.by_seed_three,
@@ -78,6 +81,7 @@ PAGES |= {
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
     "paper_rules": "what_the_paper_implies.md",
+    "shortcuts": "speed.md",
 }
 GIB = 2**30
 
@@ -138,6 +142,11 @@ def about(name: str) -> str:
 
 def trained(name: str) -> str:
     return TRAINED[name].table(kept_runs.kept(name))
+
+
+def shortcuts() -> str:
+    """Return what adapters, overlap and int8 cost in accuracy: E5 and E6 of the plan."""
+    return paired_seeds.verdicts(kept_runs.kept(paired_seeds.NAME))
 
 
 def speeds() -> str:
@@ -297,7 +306,7 @@ def share(value: float) -> str:
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
-TABLES |= {"paper_rules": results_page.paper_rules}
+TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}

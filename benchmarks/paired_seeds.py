@@ -16,11 +16,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from scipy.stats import t
+
 from benchmarks import kept_runs, quickstart_seeds
 from benchmarks.quickstart_seeds import CONFIG
 from benchmarks.tables import markdown, over_seeds, thousandths
 
 NAME = "paired_seeds"
+MARGINS = {"adapters of rank 16": 0.04, "overlap": 0.02, "int8": 0.02}  # of exact match: less does not matter
 SEEDS = range(200, 210)
 ARMS = {  # settings
     "the quickstart": (),
@@ -62,9 +66,34 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     for start in sorted({start for after in by_arm.values() for start in after}):
         scores = [thousandths(after[start]) if start in after else "" for after in by_arm.values()]
         rows.append((str(start[0]), thousandths(start[1]), *scores))
-    base, *others = by_arm.values()
-    told = [over_seeds([after[start] - base[start] for start in sorted({*after} & {*base})], "+") for after in others]
+    told = [over_seeds(less, "+") for less in differences(runs).values()]
     return markdown([*rows, ("less the quickstart", "", "", *told)])
+
+
+def verdicts(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return Markdown: each arm's difference from the quickstart, and the verdict by the plan's rule."""
+    head = ("in place of the quickstart as it is", "seeds", "held-out exact match, less the quickstart's", "verdict")
+    rows = [(f"`{' '.join(ARMS[arm])}`", str(len(less)), over_seeds(less, "+"), verdict(arm, less))
+            for arm, less in differences(runs).items() if less]  # fmt: skip
+    return markdown([head, *rows])
+
+
+def verdict(arm: str, less: Sequence[float]) -> str:
+    """Return the plan's verdict on an arm by the 95 % interval over its seeds; "none yet" while seeds are missing."""
+    if len(less) < len(SEEDS):
+        return "none yet"
+    low, high = t.interval(0.95, len(less) - 1, np.mean(less), np.std(less, ddof=1) / len(less) ** 0.5)
+    return "costs nothing that matters" if low > -MARGINS[arm] else "costs" if high < 0 else "undecided"
+
+
+def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return each arm's exact match less the quickstart's, a value for each cold start that both have."""
+    base, *arms = ({(run["seed"], run["before"]): run["after"] for run in runs if run["arm"] == arm} for arm in ARMS)
+    names = list(ARMS)[1:]
+    return {
+        arm: [after[start] - base[start] for start in sorted({*after} & {*base})]
+        for arm, after in zip(names, arms, strict=True)
+    }
 
 
 if __name__ == "__main__":
