@@ -38,6 +38,7 @@ def write(folder: Path) -> None:
         )
     pages |= {f"api/{name}": page for name, page in api().items()}
     pages = {f"{name}.md": text for name, text in pages.items()} | gallery(root / "docs/gallery")
+    (folder / "html").mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
