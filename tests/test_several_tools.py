@@ -441,6 +441,7 @@ def test_no_schema_of_a_server_and_no_value_of_a_model_raises(about, value, fits
         ("1,234,567 + 1", "1234568"),
         ("0.1 + 0.2", "0.3"),
         ("100*0.07", "7"),
+        ("1 + 1e-999999999", "1"),  # its fraction would have a denominator of a gigabyte
     ],
 )
 def test_the_calculator_keeps_every_figure(expression, value):

@@ -5,6 +5,7 @@ environment variable, so that no key of ours reaches it. What it says is data.
 """
 
 import asyncio
+import contextlib
 import json
 import shlex
 import shutil
@@ -91,8 +92,6 @@ class Connection:
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         """Return the text of a tool's result. ToolFailed, an OSError: none came; UserError: the tool is not allowed."""
         text, failed = self.result(name, arguments)
-        if (size := len(text.encode("utf-8", "replace"))) > self.max_bytes:
-            raise ToolFailed(f"the MCP tool {name!r} gave {size:,} bytes; wanted at most {self.max_bytes:,}")
         if failed:
             raise ToolFailed(f"the MCP tool {name!r} failed: {redact(text)[:200]!r}")
         return text
@@ -107,7 +106,10 @@ class Connection:
         parts = [getattr(part, "text", f"({part.type}: not shown)") for part in result.content]
         if not parts and result.structured_content is not None:
             parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-        return "\n".join(parts), bool(result.is_error)
+        text = "\n".join(parts)
+        if (size := len(text.encode("utf-8", "replace"))) > self.max_bytes:
+            raise ToolFailed(f"the MCP tool {name!r} gave {size:,} bytes; wanted at most {self.max_bytes:,}")
+        return text, bool(result.is_error)
 
     def close(self) -> None:
         """End the connection, and the server if it was started here."""
@@ -116,7 +118,8 @@ class Connection:
             self._client = self._closing = self._held = None
         if held is not None and closing is not None:
             self._loop.call_soon_threadsafe(closing.set)
-            held.exception(CLOSING_S)
+            with contextlib.suppress(TimeoutError):  # a server that does not end is left behind
+                held.exception(CLOSING_S)
 
     def _asked(self, ask: Any) -> Any:
         """Return the answer to a request; a failure closes the connection, for the next request to open another."""

@@ -69,6 +69,8 @@ def computed(expression: str, digits: int = 30, decimals: int = 6) -> str:
 def _value(node: ast.AST, most: int, told: str) -> Fraction:
     """Return a node's value; ValueError where it is no arithmetic, or a number on the way is `most` or more."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        if not node.value:  # 1e-999999999 too, whose fraction would have a denominator of a gigabyte
+            return Fraction(0)
         written = ast.get_source_segment(told, node) if math.isfinite(node.value) else None
         return _bounded(node.value if written is None else Fraction(written), most)  # a float would lose figures
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):

@@ -29,9 +29,10 @@ def mcp(
     prefix: str = "",  # of their names, where another tool has the same
     chars: Annotated[int, at_least(1)] = 4000,  # of one result; the rest is cut
     timeout_s: Annotated[float, ABOVE_0] = 20.0,  # of one call, and of the server's start
+    max_bytes: Annotated[int, at_least(1)] = 1_000_000,  # of one result's text; a longer one is a fault
 ) -> list[Passage]:
     """Return each call's text. A tool's own error is a text for the model; a server that fails is a fault: OSError."""
-    server = _server(command, tools, timeout_s)
+    server = _server(command, tools, timeout_s, max_bytes)
 
     def text(call: Call) -> str:
         name = call.tool.removeprefix(prefix)
@@ -45,11 +46,17 @@ def mcp(
 
 
 def schemas(
-    *, command: tuple[str, ...], tools: tuple[str, ...], prefix: str = "", chars: int = 4000, timeout_s: float = 20.0
+    *,
+    command: tuple[str, ...],
+    tools: tuple[str, ...],
+    prefix: str = "",
+    chars: int = 4000,
+    timeout_s: float = 20.0,
+    max_bytes: int = 1_000_000,
 ) -> list[Mapping[str, Any]]:
     """Return the schemas of the tools that may be called; ValueError if the server has one of them not, or fails."""
     try:
-        found = [tool["function"] for tool in _server(command, tools, timeout_s).tools()]
+        found = [tool["function"] for tool in _server(command, tools, timeout_s, max_bytes).tools()]
     except mcp_client.ToolFailed as error:
         raise UserError(f"the MCP server {' '.join(command)[:200]!r} lists no tools: {error}") from error
     return [
@@ -57,8 +64,10 @@ def schemas(
     ]
 
 
-def _server(command: tuple[str, ...], tools: tuple[str, ...], timeout_s: float) -> mcp_client.Connection:
+def _server(
+    command: tuple[str, ...], tools: tuple[str, ...], timeout_s: float, max_bytes: int
+) -> mcp_client.Connection:
     with LOCK:
-        if (key := (command, tools, timeout_s)) not in SERVERS:
-            SERVERS[key] = mcp_client.connect(command, tools, timeout_s)
+        if (key := (command, tools, timeout_s, max_bytes)) not in SERVERS:
+            SERVERS[key] = mcp_client.connect(command, tools, timeout_s, max_bytes)
         return SERVERS[key]

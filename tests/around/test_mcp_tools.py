@@ -74,6 +74,8 @@ def test_no_environment_variable_is_passed_on_and_a_result_is_cut(monkeypatch):
     names, cut = run((things(),), call_of("environment", {}), call_of("told", {"text": "y" * 5000}))
     assert "HOME" in os.environ and set(json.loads(text(names))) <= {"LC_CTYPE"}  # which Python itself sets
     assert text(cut) == "y" * 300
+    (long,) = run((things(max_bytes=4999),), call_of("told", {"text": "y" * 5000}), retries=0)
+    assert long == Fault("ToolFailed: the MCP tool 'told' gave 5,000 bytes; wanted at most 4,999")
 
 
 @real
