@@ -1,7 +1,7 @@
 """The runs whose reports docs/gallery.md shows; what each report draws is kept in docs/gallery/NAME.json.gz.
 
-python -m benchmarks.gallery            # the runs that are not kept yet: four of 2 to 8 minutes on 2 cores
-python -m benchmarks.gallery fallen     # one of them
+python -m benchmarks.gallery            # the runs that are not kept yet: 2 to 8 minutes each on 2 cores
+python -m benchmarks.gallery overlap    # one of them
 """
 
 import argparse
@@ -15,10 +15,9 @@ from benchmarks import interleave, kept_runs
 
 FOLDER = interleave.ROOT / "docs/gallery"
 RUNS = {  # the words of `qr-jax train`
-    "quickstart": ("configs/quickstart.py",),
-    "shuffled": ("configs/quickstart.py", "train.shuffle_rewards=true"),
-    "two_tools": ("configs/two_tools.py",),
-    "fallen": ("configs/quickstart.py", "learner.lr=5e-3"),
+    "quickstart": ("configs/quickstart.py", "seed=206"),
+    "adapters": ("configs/quickstart.py", "seed=206", "model.lora.rank=16", "learner.lr=2e-3"),
+    "overlap": ("configs/quickstart.py", "seed=206", "train.overlap=1"),
 }
 GROUPS = 12  # with their episodes, which are most of a report's size
 DATA = re.compile('<script type="application/json" id="(run|episodes)-data">(.*?)</script>', re.DOTALL)

@@ -56,7 +56,11 @@ def build(folder: str | Path, *, null: charts.Null | None = None, beside: bool =
     if beside:
         paper = beside_paper.shown(run)
         data |= {"charts": data["charts"] | paper["charts"], "beside": paper["beside"]}
-    episodes = choose.choose(run, found)
+    return of_data(data, choose.choose(run, found))
+
+
+def of_data(data: Mapping[str, Any], episodes: Mapping[str, Any]) -> str:
+    """Build the page from what it draws: `data` as `overview` returns it, `episodes` as `choose` does."""
     slots = frame(data["name"], asset("page.css"), SCRIPTS)
     return fill(asset("page.html"), slots | {"run": as_json(data), "episodes": as_json(episodes)})
 
