@@ -1,7 +1,7 @@
 """A BM25 index in memory or in a folder: written atomically, and used only with its own corpus and settings.
 
-A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, the passages, and a
-manifest."""
+A folder holds what bm25s 0.3 writes (`bm25s.BM25.load(folder)` reads it), the order of the ids, a manifest, and, if
+`qr-jax index` made it, the passages."""
 
 import hashlib
 import itertools
@@ -155,9 +155,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write(
-    path: Path, corpus: Iterable[Passage], settings: Mapping[str, Any], facts: Mapping[str, Any]
+    path: Path,
+    corpus: Iterable[Passage],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    passages: bool = True,
 ) -> dict[str, Any]:
-    """Index the corpus, read once, into the folder, with its passages; return the manifest, which holds `facts` too.
+    """Index the corpus, read once, into the folder, with its `passages`; return the manifest, which holds `facts` too.
 
     Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete.
     """
@@ -165,7 +170,7 @@ def write(
         new = aside / "new"
         new.mkdir()
         total = CorpusHash()
-        counts = _fill(new, aside, total.over(stored.store(corpus, new)), settings)
+        counts = _fill(new, aside, total.over(stored.store(corpus, new) if passages else corpus), settings)
         made_of = {"corpus": total.hexdigest(), "settings": dict(settings)}
         versions = {name: metadata.version(name) for name in ("qr_jax", "numpy")}
         files = {file.name: file_hash(file) for file in sorted(new.iterdir())}
@@ -174,7 +179,8 @@ def write(
         if path.exists():
             os.replace(path, aside / "old")
         os.replace(new, path)
-        trust.note(_claim(manifest))
+        if passages:
+            trust.note(_claim(manifest))
         return manifest
 
 

@@ -35,8 +35,12 @@ def build_aside(path: Path) -> Iterator[Path]:
     aside.mkdir(parents=True, exist_ok=True)
     opened = os.open(aside, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            _lock(opened, path)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is building {path}; wait for it, or name another folder") from error
+        except OSError:
+            pass  # a file system without locks
         for left in aside.iterdir():
             log.warning("%s was left by a build that was killed, and is deleted", left)
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -46,10 +50,3 @@ def build_aside(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         os.close(opened)
-
-
-def _lock(opened: int, path: Path) -> None:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is building {path}; wait for it, or name another folder") from error

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from qr_jax.cli import cli
 from qr_jax.data import limits, readers
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.records import Passage
-from qr_jax.search import bm25_build, bm25_index, index_corpus, stored
+from qr_jax.search import bm25_build, bm25_index, index_corpus, kept_index, stored
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.search.retrievers.cached import cached
 from qr_jax.sets import tables
@@ -318,6 +319,76 @@ def test_a_damaged_index_beside_whole_passages_is_passed_by(tmp_path, caplog):
     (out / "data.csc.index.npy").write_bytes(b"x")
     assert bm25(corpus=readers.read_passages(out))(["dune"], 1)[0][0].id == "1"
     assert "its index is not used (damaged: data.csc.index.npy)" in caplog.text
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A user's cache folder; three passages are enough to be kept there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_index, "FEWEST", 3)
+    return tmp_path / "cache/qr_jax/indexes"
+
+
+def built(monkeypatch) -> list[int]:
+    """The corpora whose words are counted from now on, by their passages."""
+    sizes, count = [], bm25_build.count
+
+    def noted(texts, *others):
+        texts = list(texts)
+        sizes.append(len(texts))
+        return count(texts, *others)
+
+    monkeypatch.setattr(bm25_build, "count", noted)
+    return sizes
+
+
+def test_an_index_is_kept_for_the_next_start_by_passages_and_settings(tmp_path, cache, monkeypatch):
+    sizes, passages = built(monkeypatch), readers.read_passages(corpus_file(tmp_path))
+    queries = ["vitamin c oranges", "dune herbert", "首都", "nothing"]
+    first, second = (bm25(corpus=passages)(queries, 3) for _ in range(2))
+    assert first == second and first[0] and sizes == [3] and len(list(cache.iterdir())) == 1
+    bm25(corpus=passages, k1=1.2)
+    other = [replace(passages[0], text="Oranges hold vitamin D."), *passages[1:]]
+    assert bm25(corpus=other)(["d"], 3)[0] and sizes == [3, 3, 3] and len(list(cache.iterdir())) == 3
+    for file in cache.glob("*/data.csc.index.npy"):
+        file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.warns(UserWarning, match=r"is built again: damaged: data.csc.index.npy"):
+        assert bm25(corpus=passages)(queries, 3) == first
+    bm25(corpus=passages[:2])  # too few to be kept
+    assert sizes == [3, 3, 3, 3, 2] and len(list(cache.iterdir())) == 3
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, caplog):
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no such user")))
+    monkeypatch.setattr(kept_index, "FEWEST", 1)
+    assert kept_index.load_or_build(SMALL, SETTINGS, {}).word_at
+    assert "there is no home folder (no such user); set XDG_CACHE_HOME" in caplog.text
+
+
+def test_of_many_kept_indexes_those_that_nobody_used_go(tmp_path, cache, monkeypatch):
+    passages, sizes = readers.read_passages(corpus_file(tmp_path)), built(monkeypatch)
+    monkeypatch.setattr(kept_index, "MOST", 2)
+    for at, k1 in enumerate((1.0, 1.1, 1.0, 1.2)):
+        bm25(corpus=passages, k1=k1)
+        newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime)
+        os.utime(newest, (at, at))  # a second apart
+    assert len(list(cache.iterdir())) == 2 and sizes == [3] * 3
+    bm25(corpus=passages, k1=1.0)
+    assert sizes == [3] * 3
+
+
+def test_where_no_index_can_be_kept_it_is_in_memory_and_a_wrong_corpus_is_named_once(
+    tmp_path, cache, monkeypatch, caplog
+):
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    passages = readers.read_passages(corpus_file(tmp_path))
+    assert bm25(corpus=passages)(["dune"], 1)[0][0].id == "1"
+    assert f"in memory alone, for none can be kept in {cache}" in caplog.text
+    caplog.clear()
+    with pytest.raises(ValueError, match="an id each; found the id '2' more than once"):
+        bm25(corpus=[*passages, passages[0]])
+    assert not caplog.records
 
 
 def test_an_index_of_the_same_files_and_settings_is_not_built_twice(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from qr_jax.config import NotNegative, Share
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search import bm25_build, bm25_index
+from qr_jax.search import bm25_build, bm25_index, kept_index
 from qr_jax.search.bm25_build import Method
 from qr_jax.search.stored import Stored
 
@@ -26,9 +26,9 @@ def bm25(
     """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
     If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
-    otherwise the index is built in memory, at every start. The order is exact, ties at the k-th place included. An
-    empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in any
-    passage. Several threads may call the function.
+    otherwise it is that of the user's cache folder (`kept_index`). The order is exact, ties at the k-th place included.
+    An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in
+    any passage. Several threads may call the function.
 
     Words are those of `search/words.py`.
     """
@@ -54,14 +54,14 @@ def bm25(
 
 
 def _index(corpus: Sequence[Passage], settings: dict[str, Any]) -> bm25_index.Index:
-    """Return the index beside the corpus's passages if it has these settings, else one in memory."""
+    """Return the index beside the corpus's passages if it has these settings, else that of the user's cache."""
     if isinstance(corpus, Stored):
         reason = bm25_index.why_not(corpus.folder, {"settings": settings}, files=bm25_index.FILES)
         if reason is None:
             return bm25_index.load(corpus.folder)
         again = "`qr-jax index`, with the same files and folder, builds it again"
-        log.warning("%s: its index is not used (%s), and another is made in memory; %s", corpus.folder, reason, again)
-    return bm25_index.build(corpus, settings)
+        log.warning("%s: its index is not used (%s), and another is made for it; %s", corpus.folder, reason, again)
+    return kept_index.load_or_build(corpus, settings)
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
