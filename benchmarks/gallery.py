@@ -30,12 +30,17 @@ def main() -> None:
     for name in parser.parse_args().names or [name for name in RUNS if not file_of(name).is_file()]:
         folder = interleave.ROOT / "runs/gallery" / name
         kept_runs.qr_jax("train", *RUNS[name], "--run", folder)
-        kept = json.dumps(drawn((folder / "report.html").read_text(encoding="utf-8")), separators=(",", ":"))
-        file_of(name).write_bytes(gzip.compress(kept.encode(), mtime=0))
+        text = json.dumps(drawn((folder / "report.html").read_text(encoding="utf-8")), separators=(",", ":"))
+        file_of(name).write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def file_of(name: str) -> Path:
     return FOLDER / f"{name}.json.gz"
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return what `drawn` returned of the run's report."""
+    return json.loads(gzip.decompress(file_of(name).read_bytes()))
 
 
 def drawn(report: str) -> dict[str, Any]:
@@ -43,12 +48,12 @@ def drawn(report: str) -> dict[str, Any]:
     blocks = dict(DATA.findall(report))
     episodes = json.loads(blocks["episodes"])
     groups, opens = episodes["groups"], episodes["opens"]
-    kept = [groups[opens], *groups[:: max(len(groups) // (GROUPS - 1), 1)]][:GROUPS]
-    shown = {kind: sum(kind in group["kinds"] for group in kept) for kind in episodes["kinds"]}
-    rule = f"{len(kept)} of the groups that the run's report shows. {episodes['rule']}"
+    some = [groups[opens], *groups[:: max(len(groups) // (GROUPS - 1), 1)]][:GROUPS]
+    shown = {kind: sum(kind in group["kinds"] for group in some) for kind in episodes["kinds"]}
+    rule = f"{len(some)} of the groups that the run's report shows. {episodes['rule']}"
     return {
         "run": json.loads(blocks["run"]),
-        "episodes": {**episodes, "groups": kept, "shown": shown, "rule": rule, "opens": 0},
+        "episodes": {**episodes, "groups": some, "shown": shown, "rule": rule, "opens": 0},
     }
 
 

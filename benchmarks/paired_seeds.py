@@ -13,15 +13,13 @@ import argparse
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 from benchmarks import kept_runs, quickstart_seeds
 from benchmarks.quickstart_seeds import CONFIG
-from benchmarks.tables import markdown, over_seeds, thousandths
+from benchmarks.tables import half_width, markdown, over_seeds, thousandths
 
 NAME = "paired_seeds"
 MARGINS = {"adapters of rank 16": 0.04, "overlap": 0.02, "int8": 0.02}  # of exact match: less does not matter
@@ -41,40 +39,54 @@ def main() -> None:
     parser.add_argument("--again", type=int, metavar="SEED", help="make the quickstart's run of this seed once more")
     options = parser.parse_args()
     if options.again is not None:
-        make(options.again, next(iter(ARMS)), {"replicate": 1})
+        make(options.again, next(iter(ARMS)), replicate=1)
     elif not options.table:
         for seed, arm in itertools.product(SEEDS, ARMS):
             make(seed, arm)
     print(table(kept_runs.kept(NAME)), end="")
 
 
-def make(seed: int, arm: str, replicate: Mapping[str, int] = MappingProxyType({})) -> None:
+def make(seed: int, arm: str, replicate: int = 0) -> None:
     """Make and keep one run, unless it is kept."""
-    folder = "_".join([f"runs/{NAME}/{arm.replace(' ', '_')}/seed_{seed}", *map(str, replicate.values())])
+    folder = f"runs/{NAME}/{arm.replace(' ', '_')}/seed_{seed}" + f"_{replicate}" * bool(replicate)
     command = "train", CONFIG, f"seed={seed}", *ARMS[arm], "--run", folder
-    key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed, "arm": arm, **replicate}
+    key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed, "arm": arm}
+    key |= {"replicate": replicate} if replicate else {}
     kept_runs.make(NAME, key, partial(quickstart_seeds.trained, command, folder))
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return Markdown: a row a cold start, and each arm's difference from the quickstart over seeds.
-
-    A cold start is known by its seed and its score: a run of another machine, whose rounding differs, has its own row.
-    """
-    by_arm = {arm: {(run["seed"], run["before"]): run["after"] for run in runs if run["arm"] == arm} for arm in ARMS}
+    """Return Markdown: a row a cold start, and each arm's difference from the quickstart over seeds."""
+    scores = by_start(runs)
     rows = [("seed", "before", *(f"{arm}, after" for arm in ARMS))]
-    for start in sorted({start for after in by_arm.values() for start in after}):
-        scores = [thousandths(after[start]) if start in after else "" for after in by_arm.values()]
-        rows.append((str(start[0]), thousandths(start[1]), *scores))
+    for start in sorted({start for after in scores.values() for start in after}):
+        after = [thousandths(of[start]) if start in of else "" for of in scores.values()]
+        rows.append((str(start[0]), thousandths(start[1]), *after))
     told = [over_seeds(less, "+") for less in differences(runs).values()]
     return markdown([*rows, ("less the quickstart", "", "", *told)])
+
+
+def by_start(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[int, float], float]]:
+    """Return the scores after training by arm and cold start, which its seed and its own score tell.
+
+    A run of another machine, whose rounding differs, began from another cold start.
+    """
+    return {arm: {(run["seed"], run["before"]): run["after"] for run in runs if run["arm"] == arm} for arm in ARMS}
+
+
+def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return each arm's score less the quickstart's, a value for each cold start that both have."""
+    (_, base), *others = by_start(runs).items()
+    return {arm: [after[start] - base[start] for start in sorted({*after} & {*base})] for arm, after in others}
 
 
 def verdicts(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: each arm's difference from the quickstart, and the verdict by the plan's rule."""
     head = ("in place of the quickstart as it is", "seeds", "held-out exact match, less the quickstart's", "verdict")
-    rows = [(f"`{' '.join(ARMS[arm])}`", str(len(less)), over_seeds(less, "+"), verdict(arm, less))
-            for arm, less in differences(runs).items() if less]  # fmt: skip
+    told = ((arm, less) for arm, less in differences(runs).items() if less)
+    rows = [
+        (f"`{' '.join(ARMS[arm])}`", str(len(less)), over_seeds(less, "+"), verdict(arm, less)) for arm, less in told
+    ]
     return markdown([head, *rows])
 
 
@@ -82,18 +94,8 @@ def verdict(arm: str, less: Sequence[float]) -> str:
     """Return the plan's verdict on an arm by the 95 % interval over its seeds; "none yet" while seeds are missing."""
     if len(less) < len(SEEDS):
         return "none yet"
-    low, high = t.interval(0.95, len(less) - 1, np.mean(less), np.std(less, ddof=1) / len(less) ** 0.5)
-    return "costs nothing that matters" if low > -MARGINS[arm] else "costs" if high < 0 else "undecided"
-
-
-def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return each arm's exact match less the quickstart's, a value for each cold start that both have."""
-    base, *arms = ({(run["seed"], run["before"]): run["after"] for run in runs if run["arm"] == arm} for arm in ARMS)
-    names = list(ARMS)[1:]
-    return {
-        arm: [after[start] - base[start] for start in sorted({*after} & {*base})]
-        for arm, after in zip(names, arms, strict=True)
-    }
+    mean, half = float(np.mean(less)), half_width(less)
+    return "costs nothing that matters" if mean - half > -MARGINS[arm] else "costs" if mean + half < 0 else "undecided"
 
 
 if __name__ == "__main__":

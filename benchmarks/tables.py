@@ -16,8 +16,12 @@ def over_seeds(values: Sequence[float], sign: str = "") -> str:
     """As in ".412 +- .020": the mean and its 95 % interval by Student's t; of one seed the value, of none ""."""
     if len(values) < 2:
         return "".join(thousandths(value, sign) for value in values)
-    wide = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{thousandths(float(np.mean(values)), sign)} +- {wide:.3f}"
+    return f"{thousandths(float(np.mean(values)), sign)} +- {half_width(values):.3f}"
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the mean, by Student's t."""
+    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def thousandths(value: float, sign: str = "") -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import gzip
 import inspect
 import json
 import os
@@ -37,8 +36,7 @@ def write(folder: Path) -> None:
             r"\]\(([A-Z]+)\.md\)", lambda link: f"]({link[1].lower()}.md)", text.replace("](docs/", "](../")
         )
     pages |= {f"api/{name}": page for name, page in api().items()}
-    pages = {f"{name}.md": text for name, text in pages.items()} | gallery(root / "docs/gallery")
-    (folder / "html").mkdir(parents=True, exist_ok=True)
+    pages = {f"{name}.md": text for name, text in pages.items()} | gallery()
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +44,12 @@ def write(folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def gallery(folder: Path) -> dict[str, str]:
-    """Return the reports of the gallery's runs, drawn anew from what `benchmarks.gallery` kept of each."""
-    reports = {}
-    for path in sorted(folder.glob("*.json.gz")):
-        kept = json.loads(gzip.decompress(path.read_bytes()))
-        reports[f"html/gallery/{path.name.partition('.')[0]}.html"] = report.of_data(kept["run"], kept["episodes"])
-    return reports
+def gallery() -> dict[str, str]:
+    """Return the reports of the gallery's runs, drawn anew from what is kept of each."""
+    from benchmarks.gallery import RUNS, kept  # inside: it needs what the benchmarks need
+
+    reports = {name: kept(name) for name in RUNS}
+    return {f"html/gallery/{name}.html": report.of_data(one["run"], one["episodes"]) for name, one in reports.items()}
 
 
 def links_within(text: str) -> str:
