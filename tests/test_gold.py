@@ -108,8 +108,12 @@ def test_the_axis_of_turns_is_a_power_of_two():
     assert [gold.turns_axis(turns) for turns in (0, 1, 8, 9, 16, 17)] == [8, 8, 8, 16, 16, 32]
 
 
-def test_a_gold_that_fits_no_row_is_refused_with_the_numbers(bound):
+def test_what_cannot_be_scored_is_refused_with_the_numbers(bound):
     episodes = short()
     episodes[0] = [replace(episode, query=Query("q7", "?", ("a",))) for episode in episodes[0]]
+    with pytest.raises(ValueError, match="'q7' has no gold answer"):
+        score(bound, episodes, golds=lambda query: [])
+    with pytest.raises(ValueError, match=r"gold answer of query 'q7' has no token; answers: \('a',\)"):
+        score(bound, episodes, golds=lambda query: [[]])
     with pytest.raises(ValueError, match="has 23 tokens behind a prefix of 2, and a row holds 24"):
         score(bound, episodes, golds=lambda query: [range(23)])

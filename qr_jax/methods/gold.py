@@ -45,7 +45,7 @@ def gold_logp(
 
     The sequences go through `learner.old_logp` in batches of one shape ([1, rows, row_tokens]), at least one, so that a
     call without episodes compiles all that later ones need. Every process must make the same call. Raises ValueError
-    for a gold that does not fit in a row.
+    for a query without a gold, an empty gold, and one that does not fit in a row.
     """
     sequences, numbers_of = _sequences(groups, samples, prefix_ids, golds, row_tokens)
     mean_X = _mean_logp(learner, state, sequences, rows, row_tokens)
@@ -66,29 +66,41 @@ def _sequences(
 ) -> tuple[list[Episode], dict[tuple[int, int], list[int]]]:
     """Return the sequences to score, each once (the samples of a query share their first turn's), and the numbers of
     those of each (n, t), one a gold."""
-    sequences: dict[tuple[bytes, int], Episode] = {}  # (ids, tokens of gold) -> the sequence
-    number_of: dict[tuple[bytes, int], int] = {}
+    sequences: list[Episode] = []
+    number_of: dict[tuple[bytes, int], int] = {}  # (ids, tokens of gold) -> the sequence's number
     numbers_of: dict[tuple[int, int], list[int]] = {}
     for q, group in enumerate(groups):
-        golds_of_query = [gold for episode in group[:1] for gold in golds(episode.query)]
-        longest = max(map(len, golds_of_query), default=0)
-        if max(len(prefix_ids), 1) + longest > row_tokens:
-            raise UserError(
-                f"a gold answer of query {group[0].query.id!r} has {longest} tokens behind a prefix of "
-                f"{len(prefix_ids)}, and a row holds {row_tokens}; raise learner.row_tokens"
-            )
+        golds_of_query = _checked(golds, group[0].query, len(prefix_ids), row_tokens) if group else []
         for n, episode in enumerate(group, q * samples):
             sampled_L = np.where(episode.mask_L & episode.valid, episode.turn_L, -1)
-            for t in sorted({*sampled_L.tolist()} - {-1}):
+            for t in np.unique(sampled_L[sampled_L >= 0]).tolist():
+                history = episode.ids_L[: np.argmax(sampled_L == t)]
                 for gold in golds_of_query:
-                    history = episode.ids_L[: np.argmax(sampled_L == t)]
                     room = row_tokens - len(prefix_ids) - len(gold)
                     kept = history[max(len(history) - room, 0) :]
                     ids_L = np.concatenate([kept, prefix_ids, gold]).astype(np.int32)
                     key = (ids_L.tobytes(), len(gold))
-                    sequences.setdefault(key, _sequence(episode.query, ids_L, len(gold)))
-                    numbers_of.setdefault((n, t), []).append(number_of.setdefault(key, len(number_of)))
-    return list(sequences.values()), numbers_of
+                    if key not in number_of:
+                        number_of[key] = len(sequences)
+                        sequences.append(_sequence(episode.query, ids_L, len(gold)))
+                    numbers_of.setdefault((n, t), []).append(number_of[key])
+    return sequences, numbers_of
+
+
+def _checked(golds: Callable, query: Query, prefix_tokens: int, row_tokens: int) -> Sequence[Sequence[int]]:
+    """Return a query's golds, after checking that each has a token and fits in a row behind prefix and history."""
+    golds_of_query = golds(query)
+    if not len(golds_of_query):
+        raise UserError(f"query {query.id!r} has no gold answer, whose log-probability the advantage names")
+    for gold in golds_of_query:
+        if not len(gold):
+            raise UserError(f"a gold answer of query {query.id!r} has no token; answers: {query.answers}")
+        if max(prefix_tokens, 1) + len(gold) > row_tokens:
+            raise UserError(
+                f"a gold answer of query {query.id!r} has {len(gold)} tokens behind a prefix of {prefix_tokens}, and a "
+                f"row holds {row_tokens}; raise learner.row_tokens"
+            )
+    return golds_of_query
 
 
 def _sequence(query: Query, ids_L: np.ndarray, gold_tokens: int) -> Episode:
