@@ -170,6 +170,8 @@ def _take_two_steps(name, tmp_path, more):
     ("kind", "name", "setting", "wrong"),
     [
         ("rule", "retire", "review", 2.0),
+        ("rule", "retire", "at", 0.0),
+        ("rule", "greso", "floor", 0.0),
         ("rule", "remind", "every", 0),
         ("rule", "vcrl", "kappa", 1.5),
         ("rule", "mopps", "prior", (0.0, 1.0)),
@@ -179,6 +181,7 @@ def _take_two_steps(name, tmp_path, more):
         ("rounds", "reinforce_ada", "keep", 1),
         ("reward", "ai_search_planner", "cost", -1.0),
         ("reward", "ada_search", "knows", 1.5),
+        ("reward", "ada_search", "knows", 0.0),
         ("loss", "gspo", "low", 2.0),
         ("loss", "cispo", "high", -1.0),
         ("loss", "sapo", "tau_negative", 0.0),

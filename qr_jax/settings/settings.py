@@ -40,6 +40,7 @@ Natural = Annotated[int, at_least(0)]
 Positive = Annotated[float, ABOVE_0]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, Bound("a share, from 0 to 1", lambda value: 0 <= value <= 1)]
+SomeShare = Annotated[float, Bound("a share above 0, up to 1", lambda value: 0 < value <= 1)]
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:

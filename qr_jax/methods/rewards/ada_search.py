@@ -7,7 +7,7 @@ import numpy as np
 from qr_jax import answers
 from qr_jax.records import Episode, Query, Scores
 from qr_jax.rewards import _format
-from qr_jax.settings.settings import NotNegative, Share
+from qr_jax.settings.settings import NotNegative, SomeShare
 
 
 def ada_search(
@@ -15,7 +15,7 @@ def ada_search(
     episodes: Sequence[Episode],
     *,
     weight: NotNegative = 0.5,  # of a right decision
-    knows: Share = 0.5,  # the share of right answers without a search from which on the policy knows
+    knows: SomeShare = 0.5,  # the share of right answers without a search from which on the policy knows
 ) -> Scores:
     """Exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and it
     does). It knows where at least `knows` of the group's answers without a search are right; without any it is not

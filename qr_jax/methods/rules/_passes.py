@@ -1,5 +1,7 @@
 """Passes over the pool, for rules that visit every query once before any comes again by itself."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -21,15 +23,20 @@ def begun(pool: Pool, **arrays: np.ndarray) -> dict[str, np.ndarray]:
     return memory
 
 
-def unvisited(memory: Memory, outcome: Outcome, among_P: Bool[np.ndarray, "P"]) -> Bool[np.ndarray, "P"]:
-    """Mark the graded queries as visited; return those of `among_P` that this pass has still to visit.
+def unvisited(
+    memory: Memory, outcome: Outcome, among: Callable[[], Bool[np.ndarray, "P"]] | None = None
+) -> Bool[np.ndarray, "P"]:
+    """Mark the graded queries as visited; return those that this pass has still to visit.
 
-    If none is left, the next pass begins. Writes to the memory of `begun`.
+    `among` says which a pass visits (None: all). If none is left, the next pass begins, and `among` is asked again: a
+    pass may have coins of its own. Writes to the memory of `begun`.
     """
     memory["visited"][outcome.drawn_Q[outcome.verdict_Q != "fault"]] = True
-    if not (among_P & ~memory["visited"]).any():
+    left_P = ~memory["visited"] & (among() if among else True)
+    if not left_P.any():
         _next(memory)
-    return among_P & ~memory["visited"]
+        left_P = ~memory["visited"] & (among() if among else True)
+    return left_P
 
 
 def _next(memory: Memory) -> None:

@@ -1,5 +1,7 @@
 """GRESO: passes over the pool that skip, by chance, queries whose last passes showed no variance."""
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -8,7 +10,7 @@ from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
-from qr_jax.settings.settings import NotNegative, Share
+from qr_jax.settings.settings import NotNegative, SomeShare
 
 GRESO = 4  # the first part of the keys of its random numbers
 
@@ -21,7 +23,7 @@ def greso(
     start: float = 0.5,  # first chance of keeping an easy, or a hard, query
     change: NotNegative = 0.01,  # how far that chance moves in a step
     bounds: tuple[float, float] = (0.05, 0.95),  # the least and the largest that it may be
-    floor: Share = 0.01,  # least chance of keeping any query
+    floor: SomeShare = 0.01,  # least chance of keeping any query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
 
@@ -48,8 +50,8 @@ def greso(
         if memory["pass"][0] > 0 and graded:
             enough = np.count_nonzero(verdict_Q == kind) / graded >= share * target_zero_variance
             memory[f"p_{kind}"] = np.clip(memory[f"p_{kind}"] + (-change if enough else change), *bounds)
-    _passes.unvisited(memory, outcome, _kept(memory, outcome.seed, floor))  # it may begin the next pass
-    return (_kept(memory, outcome.seed, floor) & ~memory["visited"]).astype(np.float64), memory
+    weight_P = _passes.unvisited(memory, outcome, partial(_kept, memory, outcome.seed, floor)).astype(np.float64)
+    return weight_P, memory
 
 
 def _kept(memory: dict[str, np.ndarray], seed: int, floor: float) -> np.ndarray:

@@ -39,6 +39,6 @@ def prompt_replay(
     buffered_P = (pool.attempts_P > 0) & (rate_P >= low) & (rate_P <= high) & (memory["replays"] < most)
     rested = np.flatnonzero(buffered_P & (outcome.step + 1 - pool.last_step_P > pause))
     replayed = rested[np.argsort(far_P[rested], kind="stable")][: int(share * len(outcome.drawn_Q))]
-    weight_P = _passes.unvisited(memory, outcome, np.ones(pool.size, np.bool_)).astype(np.float64)
+    weight_P = _passes.unvisited(memory, outcome).astype(np.float64)
     weight_P[replayed] = 2 - far_P[replayed]
     return weight_P, memory

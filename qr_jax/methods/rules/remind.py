@@ -36,7 +36,7 @@ def remind(
         uniforms(pool.size, REMIND, outcome.seed, outcome.step)[drawn] < chance
     )
     since_P[drawn] = np.where(enters_Q, outcome.step + 1, 0)  # 0: not in the queue
-    weight_P = _passes.unvisited(memory, outcome, np.ones(pool.size, np.bool_)).astype(np.float64)
+    weight_P = _passes.unvisited(memory, outcome).astype(np.float64)
     if (outcome.step + 2) % every == 0:  # the next step's number, counted from 1
         waiting = np.flatnonzero(since_P)
         first = waiting[np.argsort(since_P[waiting], kind="stable")]

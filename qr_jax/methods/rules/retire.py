@@ -7,7 +7,7 @@ from qr_jax.methods.rules import _passes
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
-from qr_jax.settings.settings import Share
+from qr_jax.settings.settings import Share, SomeShare
 
 RETIRE = 11  # the first part of the keys of its random numbers
 
@@ -16,7 +16,7 @@ def retire(
     pool: Pool,
     outcome: Outcome,
     *,
-    at: Share = 0.9,  # the pass rate over all its episodes at which a query retires
+    at: SomeShare = 0.9,  # the pass rate over all its episodes at which a query retires
     review: Share = 0.0,  # the chance that a pass visits a retired query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: 1 for queries that this pass has still to visit, 0 for all others and for the retired.
@@ -36,5 +36,4 @@ def retire(
     def called_P() -> np.ndarray:
         return ~retired_P | (uniforms(pool.size, RETIRE, outcome.seed, int(memory["pass"][0])) < review)
 
-    _passes.unvisited(memory, outcome, called_P())  # it may begin the next pass, which has coins of its own
-    return (called_P() & ~memory["visited"]).astype(np.float64), memory
+    return _passes.unvisited(memory, outcome, called_P).astype(np.float64), memory

@@ -31,4 +31,4 @@ def search_gym(
         raise UserError(f"{found}; wanted some of simple={simple} or fewer, and some that say")
     stage_P = (hops_P <= simple) | (outcome.step + 1 >= steps)
     memory = _passes.begun(pool)
-    return _passes.unvisited(memory, outcome, stage_P).astype(np.float64), memory
+    return _passes.unvisited(memory, outcome, lambda: stage_P).astype(np.float64), memory

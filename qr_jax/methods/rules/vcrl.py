@@ -37,7 +37,7 @@ def vcrl(
     stays = (varies >= (kappa if outcome.step < late_from else late)) & (varies > 0)
     old = np.where(priority_P[drawn] > 0, priority_P[drawn], varies)
     priority_P[drawn] = np.where(stays, momentum * old + (1 - momentum) * varies, 0.0)
-    weight_P = _passes.unvisited(memory, outcome, np.ones(pool.size, np.bool_)).astype(np.float64)
+    weight_P = _passes.unvisited(memory, outcome).astype(np.float64)
     bank = np.flatnonzero(priority_P)
     first = bank[np.argsort(-priority_P[bank], kind="stable")][: np.count_nonzero(~stays)]
     weight_P[first] = 1 + priority_P[first]
