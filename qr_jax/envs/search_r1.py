@@ -1,12 +1,11 @@
 """Environment: search and answer in tags; passages go into the model's own message (Jin et al. 2025, 2503.09516)."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from qr_jax import dialect
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Natural
 
 STOP = ("</search>", "</answer>")
 ACTS = ("search", "answer")  # the first of a turn decides, and an answer ends the episode
@@ -30,8 +29,8 @@ def search_r1(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: Annotated[int, at_least(0)] = 4,  # searches of an episode; one more turn may answer
-    max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a search or an answer that are let pass
+    max_turns: Natural = 4,  # searches of an episode; one more turn may answer
+    max_invalid: Natural = 2,  # turns without a search or an answer that are let pass
     think: bool = True,  # whether the prompt asks for thoughts
     prompt: str | None = None,  # the whole prompt, with {question}; none: our own wording
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown

@@ -21,13 +21,13 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from qr_jax import dialect
 from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count, Natural
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
 VOCABULARY = (
@@ -58,9 +58,9 @@ def tool_call(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: Annotated[int, at_least(0)] = 4,  # turns that may search; one more may answer
-    max_queries: Annotated[int, at_least(1)] = 3,  # searches of one turn
-    max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a call or an answer that are let pass
+    max_turns: Natural = 4,  # turns that may search; one more may answer
+    max_queries: Count = 3,  # searches of one turn
+    max_invalid: Natural = 2,  # turns without a call or an answer that are let pass
     schema: bool = True,  # whether the opening carries the tool's JSON schema for the chat template
     prompt: str = PROMPT,  # the whole prompt, with {question}
     results: str = 'Found for "{query}":\n{passages}\n',  # what stands around a query's passages

@@ -6,10 +6,9 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated
 
 from qr_jax.records import Call
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count, Natural
 
 DESCRIPTION = "Computes an arithmetic expression: numbers, + - * / // % ** and brackets."
 PARAMETERS = {"expression": {"type": "string", "description": "for example (1987 - 1912) / 3"}}
@@ -32,8 +31,8 @@ OPERATIONS: Mapping[type, Callable] = {
 def calculator(
     calls: Sequence[Call],
     *,
-    digits: Annotated[int, at_least(1)] = 30,  # of the largest whole number, or denominator, on the way
-    decimals: Annotated[int, at_least(0)] = 6,  # of a result that is not whole
+    digits: Count = 30,  # of the largest whole number, or denominator, on the way
+    decimals: Natural = 6,  # of a result that is not whole
 ) -> list[str]:
     """Return each value in figures, or what is wrong with the expression: that is for the model, and no fault."""
     return [computed(str(call["expression"]), digits, decimals) for call in calls]

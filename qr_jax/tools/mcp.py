@@ -7,16 +7,17 @@ only the tools that are named can be called; what it sends is data (search/mcp_c
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Passage
 from qr_jax.search import mcp_client
-from qr_jax.settings.settings import ABOVE_0, at_least
+from qr_jax.settings.settings import Count, Positive
 from qr_jax.tools._of_run import schema_of
 
 EXAMPLE = {"command": ("an-mcp-server",), "tools": ("add",)}
 MOST_AT_ONCE = 16  # calls of a batch
+TIMEOUT_S, MAX_BYTES = 20.0, 1_000_000  # a call and the schemas share a server where these are the same
 SERVERS: dict[tuple[Any, ...], mcp_client.Connection] = {}  # for the run's environment and its searches
 LOCK = threading.Lock()
 
@@ -27,9 +28,9 @@ def mcp(
     command: tuple[str, ...],  # the server's program and its arguments; it speaks over its standard input and output
     tools: tuple[str, ...],  # that may be called
     prefix: str = "",  # of their names, where another tool has the same
-    chars: Annotated[int, at_least(1)] = 4000,  # of one result; the rest is cut
-    timeout_s: Annotated[float, ABOVE_0] = 20.0,  # of one call, and of the server's start
-    max_bytes: Annotated[int, at_least(1)] = 1_000_000,  # of one result's text; a longer one is a fault
+    chars: Count = 4000,  # of one result; the rest is cut
+    timeout_s: Positive = TIMEOUT_S,  # of one call, and of the server's start
+    max_bytes: Count = MAX_BYTES,  # of one result's text; a longer one is a fault
 ) -> list[Passage]:
     """Return each call's text. A tool's own error is a text for the model; a server that fails is a fault: OSError."""
     server = _server(command, tools, timeout_s, max_bytes)
@@ -50,9 +51,9 @@ def schemas(
     command: tuple[str, ...],
     tools: tuple[str, ...],
     prefix: str = "",
-    chars: int = 4000,
-    timeout_s: float = 20.0,
-    max_bytes: int = 1_000_000,
+    chars: int = 0,
+    timeout_s: float = TIMEOUT_S,
+    max_bytes: int = MAX_BYTES,
 ) -> list[Mapping[str, Any]]:
     """Return the schemas of the tools that may be called; ValueError if the server has one of them not, or fails."""
     try:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from qr_jax import plugins
 from qr_jax.records import Call, Passage
-from qr_jax.settings.settings import ABOVE_0, at_least
+from qr_jax.settings.settings import Positive, at_least
 
 DESCRIPTION = "Opens a document by the id that a search shows, or by its address, and returns its text."
 PARAMETERS = {
@@ -38,7 +38,7 @@ def open_page(
     kept: dict[str, Any],
     chars: Annotated[int, at_least(100)] = 4000,  # of a text, from `start` on
     hosts: tuple[str, ...] = (),  # whose pages may be read: en.wikipedia.org, or 127.0.0.1:8000; none: the corpus alone
-    timeout_s: Annotated[float, ABOVE_0] = 10.0,  # of reading one page
+    timeout_s: Positive = 10.0,  # of reading one page
 ) -> list[list[Passage]]:
     """Return each document from its `start` on, or a text for the model that says why there is none.
 

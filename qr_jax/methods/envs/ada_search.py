@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
 
 from qr_jax import dialect
 from qr_jax.envs import search_r1 as plain
 from qr_jax.methods.envs._passages import inert
 from qr_jax.records import Query, Say, Search, Stop, Turn
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Natural
 
 TAGS = ("decision",)
 VOCABULARY = ("search", "answer")  # what is decided
@@ -32,8 +31,8 @@ def ada_search(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: Annotated[int, at_least(0)] = 4,  # searches until the last answer is asked for
-    max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a decision and its act until the episode ends
+    max_turns: Natural = 4,  # searches until the last answer is asked for
+    max_invalid: Natural = 2,  # turns without a decision and its act until the episode ends
     prompt: str = PROMPT,  # the first prompt, with {question}
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how a passage is shown, with {i}, {title} and {text}
     information: str = "\n\n<information>{passages}</information>\n\n",  # what stands around the passages

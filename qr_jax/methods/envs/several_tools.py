@@ -6,14 +6,14 @@ several, of different tools. Without tools in the config there is `search` alone
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from qr_jax import dialect
 from qr_jax.data.loose_json import as_json
 from qr_jax.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count, Natural
 
 PARALLEL = 3  # calls of an expert's turn
 VOCABULARY = (
@@ -49,9 +49,9 @@ def several_tools(
     turns: Sequence[Turn],
     *,
     tools: Sequence[Mapping[str, Any]] = ({"type": "function", "function": SEARCH},),
-    max_turns: Annotated[int, at_least(0)] = 6,  # turns that may call; one more may answer
-    max_calls: Annotated[int, at_least(1)] = 3,  # calls of one turn that run
-    max_invalid: Annotated[int, at_least(0)] = 2,  # turns without a call or an answer that are let pass
+    max_turns: Natural = 6,  # turns that may call; one more may answer
+    max_calls: Count = 3,  # calls of one turn that run
+    max_invalid: Natural = 2,  # turns without a call or an answer that are let pass
     schema: bool = True,  # whether the opening carries the tools' JSON schemas for the chat template
     prompt: str = PROMPT,  # the whole prompt, with {question}
     searched: str = 'Found for "{query}":\n{passages}\n',  # what stands around a search's passages

@@ -1,7 +1,7 @@
 """Reward: 1 for an answer that a language model, behind an OpenAI-compatible endpoint, calls correct."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from qr_jax.answers import told
 from qr_jax.lab.judge import CORRECT, Asked, cut, sways
 from qr_jax.methods.rewards import _judged
 from qr_jax.records import Episode, Query, Scores
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count
 
 SWAYS: dict[bool | str | None, float] = {"fair": 1.0, "sways": 0.0}
 ENDPOINT = ("url", "key_env", "budget", "timeout_s", "retries", "at_once", "leave_out")
@@ -33,7 +33,7 @@ def judge(
     leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature", "top_p"], ...] = (),
     temperature: float = 0.0,  # of its replies
     top_p: float = 1.0,  # of its replies; 1 is not sent
-    cut_tokens: Annotated[int, at_least(1)] = 256,  # of an answer, that it sees
+    cut_tokens: Count = 256,  # of an answer, that it sees
     ask_sway: bool = True,  # ask of each answer that is called right if it tries to sway the judge: then it is wrong
 ) -> Scores:
     """The judge's verdicts, 0 or 1, on the first `cut_tokens` of each answer (lab/judge.py); they are the outcome.

@@ -1,11 +1,10 @@
 """Draw again until the batch is full: DAPO's dynamic sampling, with a cap."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
-from qr_jax.settings.settings import at_least
+from qr_jax.settings.settings import Count
 
 
 def refill(
@@ -14,7 +13,7 @@ def refill(
     *,
     queries: int,
     oversample: int = 1,
-    max_rounds: Annotated[int, at_least(1)] = 10,  # draws of a step at most
+    max_rounds: Count = 10,  # draws of a step at most
 ) -> Ask | None:
     """Ask for k * B further queries until B groups bear signal, `max_rounds` rounds were drawn or nobody is left.
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax.config import NotNegative, Share
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import bm25_build, bm25_index, kept_index
 from qr_jax.search.bm25_build import Method
 from qr_jax.search.stored import Stored
+from qr_jax.settings.settings import NotNegative, Share
 
 log = logging.getLogger(__name__)
 

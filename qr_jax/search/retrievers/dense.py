@@ -7,12 +7,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from qr_jax.config import Count
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import bm25_index, dense_index, embedder, nearest
 from qr_jax.search.embedder import QUERY_SIZES, Embedder
+from qr_jax.settings.settings import Count
 
 FIRST_K = 8  # searches of so many passages or fewer compile nothing
 

@@ -3,13 +3,13 @@
 import time
 from typing import Literal
 
-from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
 from qr_jax.search.protocols import PROTOCOLS
+from qr_jax.settings.settings import Count
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/retrieve"}
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from qr_jax import plugins
-from qr_jax.config import Count, NotNegative
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import identity
-from qr_jax.settings.settings import Use
+from qr_jax.settings.settings import Count, NotNegative, Use
 
 DEVICES = True
 

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post, identity, protocols
-from qr_jax.settings.settings import Use
+from qr_jax.settings.settings import Count, Use
 
 EXAMPLE = {"of": "none", "url": "http://127.0.0.1:8000/rerank"}
 

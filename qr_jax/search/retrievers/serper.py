@@ -5,13 +5,13 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
 from qr_jax.search.protocols import passage_of
+from qr_jax.settings.settings import Count
 
 
 def serper(

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post, identity
-from qr_jax.settings.settings import Use, at_least
+from qr_jax.settings.settings import Count, Use
 
 EXAMPLE = {
     "parts": (
@@ -21,7 +20,7 @@ EXAMPLE = {
 def sharded(
     *,
     parts: tuple[Use, ...],  # the retrievers, two or more, each with passages of its own, as http has
-    at_once: Annotated[int, at_least(1)] = 8,  # searches that run at one time; each asks all parts
+    at_once: Count = 8,  # searches that run at one time; each asks all parts
 ) -> SearchFunction:
     """A search for the k passages with the highest scores among the best k of every part; equal scores by id.
 

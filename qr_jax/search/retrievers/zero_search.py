@@ -4,7 +4,6 @@ import re
 import time
 from typing import Any
 
-from qr_jax.config import Count
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
@@ -12,6 +11,7 @@ from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
 from qr_jax.search.chat_endpoint import ChatEndpoint, message_text
 from qr_jax.search.retrievers import _noise
+from qr_jax.settings.settings import Count
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/v1", "model": "engine"}
 PROMPT = (
