@@ -618,7 +618,7 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/methods/rules/_passes.py",
-        'if not left_P.any():',
+        "if not left_P.any():",
         'if memory["visited"].all():',
         "tests/test_curricula.py::test_retire_passes_over_the_pool_without_those_nearly_always_right",
     ),
