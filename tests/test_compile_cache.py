@@ -144,6 +144,7 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch):
     compile_cache._write("key", 1.5, "jit_f", None, None, ["a callback"])  # and is not tried
 
 
+@pytest.mark.thorough
 def test_a_new_machine_takes_its_programs_from_the_run_s_bucket(tmp_path):
     """What another process of the run has there is not its own."""
     with led_there() as url:

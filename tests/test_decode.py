@@ -168,6 +168,7 @@ def test_a_chunk_ends_when_few_of_its_slots_are_left_and_what_was_decoded_stays(
         assert chunk.count_S.tolist() == counts
 
 
+@pytest.mark.thorough
 def test_some_slots_decode_alone_as_they_do_among_all(monkeypatch):
     """64 slots, 3 of which decode: a program of 8 slots gives the same tokens, and writes what all of them would.
 

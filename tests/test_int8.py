@@ -132,6 +132,7 @@ def test_adapters_lie_beside_int8_matrices_and_keep_what_an_update_changes():
     assert not np.array_equal(first.layers[0]["qkv_b"], second.layers[0]["qkv_b"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "mesh"), [("slots", (2, 2, 2)), ("heads", (1, 2, 1)), ("pod", (2, 2, 1))])
 def test_on_several_devices_they_are_quantized_as_on_one_and_lie_where_plain_ones_would(kind, mesh):
     settings = replace(config.Config(), rollout=replace(SETTINGS, slots=8, store=8, buckets=(64,), **BOTH))

@@ -671,6 +671,7 @@ def cut_off(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_sigterm_between_micro_batches_ends_the_update_there_and_the_run_goes_on_to_the_same_bytes(cut_off):
     """It was heard when the update was over: at 135M parameters on two cores after minutes."""
     assert len(cut_off.micro_batches) > 4  # the last of these calls is before the optimizer

@@ -117,6 +117,7 @@ def test_two_processes_that_beat_are_left_alone(long_runs):
         assert code == 0 and out.endswith("whole\n"), err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("who", [0, 1])
 def test_the_others_wait_for_the_one_that_ends_last(long_runs, who):
     for code, out, err in long_runs("is late", who):
