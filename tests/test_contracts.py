@@ -268,7 +268,7 @@ OTHER_WORDS = {
     "lab/gguf.py": {"none"},  # a rope's kind
     "search/check.py": {"search_r1"},  # a protocol
     "search/http_post.py": {"http"},  # a scheme
-    "rewards/_format.py": {"tool_call", "search"},  # tags
+    "methods/rewards/_format.py": {"tool_call", "search"},  # tags
     "data/traces.py": {"tool_call"},  # a tag
     "settings/checks.py": {"calculator"},  # which the world's expert calls
     "search/mcp_server.py": {"http"},  # of ASGI: a kind of connection

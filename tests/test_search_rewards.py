@@ -17,6 +17,7 @@ from qr_jax.config import Config, use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.lab.judge import INJECTED, Asked, Judge
 from qr_jax.methods.rewards import _judged
+from qr_jax.methods.rewards._format import well_formed
 from qr_jax.methods.rewards.ada_search import ada_search
 from qr_jax.methods.rewards.ai_search_planner import ai_search_planner
 from qr_jax.methods.rewards.atom_searcher import atom_searcher
@@ -29,11 +30,10 @@ from qr_jax.methods.rewards.judge import judge
 from qr_jax.methods.rewards.o2_searcher import o2_searcher
 from qr_jax.methods.rewards.reseek import reseek
 from qr_jax.methods.rewards.search_gen_v import NUGGET, search_gen_v
+from qr_jax.methods.rewards.search_r1_format import search_r1_format
 from qr_jax.pool.pool import verdicts
 from qr_jax.records import Episode, Passage, Query, Turn, grades
-from qr_jax.rewards._format import well_formed
 from qr_jax.rewards.exact_match import exact_match
-from qr_jax.rewards.search_r1_format import search_r1_format
 
 QUERY = Query("q", "Where was the author of Dune born?", ("Tacoma",), ("Dune", "Frank Herbert"))
 DUNE = Passage("1", "Dune", "A novel by Frank Herbert.")

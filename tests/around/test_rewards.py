@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qr_jax import answers
+from qr_jax.methods.rewards.cover_match import cover_match
 from qr_jax.methods.rewards.e_grpo import e_grpo
+from qr_jax.methods.rewards.overlong import overlong
 from qr_jax.records import Episode, Query, Turn
-from qr_jax.rewards.cover_match import cover_match
 from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rewards.f1 import f1
-from qr_jax.rewards.overlong import overlong
 from qr_jax.settings.settings import Use
 
 REWARDS = (exact_match, f1, cover_match)

@@ -6,9 +6,8 @@ from itertools import takewhile
 import numpy as np
 
 from qr_jax import answers
-from qr_jax.methods.rewards import _judged
+from qr_jax.methods.rewards import _format, _judged
 from qr_jax.records import Episode, Query, Scores
-from qr_jax.rewards import _format
 
 ENDPOINT = ("url", "key_env", "budget")
 FACT = _judged.prompt(

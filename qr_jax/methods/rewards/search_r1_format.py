@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers
+from qr_jax.methods.rewards import _format
 from qr_jax.records import Episode, Query, Scores
-from qr_jax.rewards import _format
 
 
 def search_r1_format(
