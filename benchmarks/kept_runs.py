@@ -45,5 +45,5 @@ def summary_of(folder: Path) -> Figures:
     """Return a run's summary. ValueError where an evaluation before or after training is over too few questions."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     if summary.get("incomplete"):
-        raise ValueError(f"{folder}: {INCOMPLETE} Its figures are not kept; evaluate it again, or make it anew")
+        raise ValueError(f"{folder}: {INCOMPLETE}. Its figures are not kept; evaluate it again, or make it anew")
     return summary

@@ -42,7 +42,7 @@ class ServiceDown(Exception):
 
 
 class Outage(Exception):
-    """Steps failed for longer than rollout.outage_s."""
+    """A service answered nothing for longer than it is waited for (rollout.outage_s, --deadline-s)."""
 
 
 class FailsAgain(Exception):

@@ -159,7 +159,7 @@ def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends
     found |= {f"pass_at_1_{name}": value for name, value in evaluate._scores(queries, sampled).items()}
     text = evaluation_table.format_table(found)
     (said,) = evaluate.faults(found | {"first_fault": "no route"})
-    assert said.endswith("in a fault; the first: no route: INCOMPLETE, is the retriever up?")
+    assert said.endswith("in a fault; the first: no route: INCOMPLETE, do not use the score")
     assert "28 of 32 samples ended in a fault: INCOMPLETE" in text and "INCOMPLETE" in evaluate.one_line(found)
     assert re.search(r"Pass@1 of 4 +8 +28 ", text) and re.search(r"all +8 +0 ", text)
     assert evaluate.as_metrics(found)["eval/pass_at_1_faults"] == 28 and evaluate.as_metrics(found)["eval/incomplete"]

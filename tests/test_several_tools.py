@@ -336,6 +336,9 @@ def test_no_description_of_a_tool_opens_a_tag_and_its_name_is_one():
     for name in ("<answer>", "a b", "", "x" * 65, 3, "</tool_call>"):
         with pytest.raises(ValueError, match="a tool, or an argument of one, is called .*; wanted up to 64 letters"):
             _of_run.inert(_of_run.schema_of(name, "", {"type": "object"}))
+    for odd in ({"properties": ["a"]}, {"properties": None}, {"required": "a"}, {"required": [["a"]]}):
+        with pytest.raises(ValueError, match="the schema of the tool 'told' has .*wanted properties as an object and"):
+            _of_run.inert(_of_run.schema_of("told", "", odd))
 
 
 def test_a_call_in_what_a_tool_gave_stays_data_when_the_model_repeats_its_bracket():

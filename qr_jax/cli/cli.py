@@ -84,6 +84,8 @@ def _run(argv: Sequence[str] | None) -> int:
         code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}{notes}", code)
+    except errors.Outage as error:
+        return _end(f"error: {error}", errors.SERVICE_DOWN)
     except Exception as error:
         from qr_jax import plugins
 

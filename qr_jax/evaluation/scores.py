@@ -10,7 +10,7 @@ import numpy as np
 
 WITHIN = 1.96  # standard errors on either side of a 95 % interval
 COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked
-INCOMPLETE = "INCOMPLETE, is the retriever up?"
+INCOMPLETE = "INCOMPLETE, do not use the score"
 OTHERS = "others"
 MOST_GROUPS, MOST_NAME_BYTES = 64, 120  # a summary with 12 tables is then smaller than run_files.py lets it be
 

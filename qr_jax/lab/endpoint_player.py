@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 
 from qr_jax import dialect
 from qr_jax.config import Config, Rollout
-from qr_jax.errors import Interrupted, UserError
+from qr_jax.errors import Interrupted, Outage, UserError
 from qr_jax.logging.terminal import readable
 from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout import reading, tools
@@ -31,6 +32,7 @@ from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
 
 KEY = "QR_JAX_ENDPOINT_KEY"
 BYTES_A_TOKEN = 4  # of UTF-8, where the endpoint does not count
+FIRST_S = 30.0  # of all tries of the first request: so soon a wrong URL shows
 MOST_STOPS = 4  # of a request, as OpenAI takes them; text behind the others is cut here
 LISTED = ("id", "owned_by", "root", "parent", "max_model_len")  # of /v1/models; `created` is the request's own time
 SEEN_ABOVE = "(see the first result)"  # of a further call in a turn: the environment answers all of them in one text
@@ -49,7 +51,7 @@ class Asking:
     at_once: int = 8  # requests under way
     timeout_s: float = 120.0  # of one try
     deadline_s: float = 600.0  # of all tries of a request
-    retries: int = 5
+    retries: int = 1000  # beyond any deadline
     leave_out: Sequence[str] = ()  # of each request, as ChatEndpoint has it; without "stop" turns are cut here alone
 
 
@@ -102,13 +104,18 @@ class Player:
                 listed = {name: row[name] for name in LISTED if row.get(name) is not None}
         except (Failed, LookupError, TypeError, AttributeError):
             pass  # not every service has that page; the model's name is then judged by its first answer
-        answer = self.endpoint.post(self._body(play, {"temperature": 1.0, "top_p": 0.99, "seed": 1}))
+        self._first = self._body(play, {"temperature": 1.0, "top_p": 0.99, "seed": 1})
+        answer = self._ask_first()
         try:
             _reply_of(answer)
         except ValueError as error:
             raise UserError(f"{self.endpoint.url} {error}") from error
         said = {"listed": listed, **_version(answer), "left_out": sorted(self.endpoint.leave_out)}
         return {"url": self.endpoint.url, "name": self.asking.model, "tool_calls": self.mode} | said
+
+    def _ask_first(self) -> Any:
+        """Return the answer to the first request; Failed if none comes soon."""
+        return self.endpoint.post(self._first, time.monotonic() + min(FIRST_S, self.asking.deadline_s))
 
     def progress(self) -> tuple[int, int]:
         """Return how many episodes are finished and how many were asked for."""
@@ -134,6 +141,7 @@ class Player:
         """Play `samples` episodes of each query, as `Engine.run`. What fails after its retries is a fault.
 
         All turns of a round are asked for at once, as far as `at_once` allows, and then all searches in one batch.
+        Raises Outage where a request fails until its deadline and then the first one, asked again, fails too.
         """
         env, keys = reading.unthinking(env), query_keys or range(len(queries))
         plays = [self._play(env, q, int(key), g) for q, key in zip(queries, keys, strict=True) for g in range(samples)]
@@ -179,6 +187,9 @@ class Player:
         try:
             reply = self._reply(body)
         except Failed as error:
+            if error.passing and self._is_down():
+                why = "stopped answering, and the same command goes on where it was: all replies are kept"
+                raise Outage(f"{self.endpoint.url} {why}. The last of {self.asking.deadline_s:g} s: {error}") from error
             if TOO_LONG.search(error.reply):
                 play.move = Stop("context")
             else:
@@ -196,6 +207,13 @@ class Player:
         calls = {"tool_calls": reply["calls"]} if reply["calls"] else {}
         play.messages.append({"role": "assistant", "content": said} | calls)
         play.move = env(play.query, tuple(play.turns)) if is_whole else Stop("length")
+
+    def _is_down(self) -> bool:
+        try:
+            self._ask_first()
+        except Failed as error:
+            return error.passing
+        return False
 
     def _reply(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the reply to a request: one that is kept, or the endpoint's, which is kept then."""

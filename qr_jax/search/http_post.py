@@ -36,6 +36,7 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
+LONGEST_PAUSE_S = 30.0  # that it comes to
 ITEM_BYTES = 64  # an answer may have an item for so many bytes of the limit: passages have one for 100 and more
 FEWEST_ITEMS = 10_000  # that an answer may have under any limit
 PASSING = (408, 425, 429)  # and 500 and above: another try may do better
@@ -144,7 +145,7 @@ class Endpoint:
                 answer = self._once(request, min(ends, time.monotonic() + self.patience.timeout_s))
             except Failed as error:
                 self._count(error)
-                pause_s = max(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0), error.pause_s)
+                pause_s = max(min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1), error.pause_s)
                 attempt += 1
                 if not error.passing or attempt > self.patience.retries or time.monotonic() + pause_s >= ends:
                     raise

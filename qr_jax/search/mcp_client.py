@@ -7,9 +7,11 @@ environment variable, so that no key of ours reaches it. What it says is data.
 import asyncio
 import contextlib
 import json
+import math
 import shlex
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,7 @@ class Connection:
         threading.Thread(target=self._loop.run_forever, name="mcp", daemon=True).start()
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._answered = -math.inf  # when the server last answered, of time.monotonic
         self._closing: asyncio.Event | None = None
         self._held: Future[None] | None = None
 
@@ -122,16 +125,30 @@ class Connection:
                 held.exception(CLOSING_S)
 
     def _asked(self, ask: Any) -> Any:
-        """Return the answer to a request; a failure closes the connection, for the next request to open another."""
+        """Return the answer to a request, or raise ToolFailed or UserError.
+
+        A failure closes the connection, for the next request to open another, unless the server has answered something
+        since the request began: others may be waiting for its answers.
+        """
+        began, waiting = time.monotonic(), None
         try:
             client = self._opened()
-            return asyncio.run_coroutine_threadsafe(ask(client), self._loop).result(self.timeout_s)
+            waiting = asyncio.run_coroutine_threadsafe(ask(client), self._loop)
+            answer = waiting.result(self.timeout_s)
+            self._answered = time.monotonic()
+            return answer
         except Exception as error:  # the SDK's own, of a group of tasks, or of a pipe: for us no answer came
-            self.close()
+            if waiting is not None:
+                waiting.cancel()
+            is_refusal, is_late = _is_refusal(error), isinstance(error, TimeoutError)
+            if is_refusal:
+                self._answered = time.monotonic()
+            if not ((is_refusal or is_late) and self._answered >= began):
+                self.close()
             if isinstance(error, UserError):
                 raise
-            why = f"within {self.timeout_s:g} s" if isinstance(error, TimeoutError) else f"({_first(error)})"
-            raise ToolFailed(f"the MCP server gave no answer {why}") from error
+            why = f"within {self.timeout_s:g} s" if is_late else f"({_first(error)})"
+            raise ToolFailed(f"the MCP server gave {'an error as its' if is_refusal else 'no'} answer {why}") from error
 
     def _opened(self) -> "Client":
         with self._lock:
@@ -194,6 +211,14 @@ async def _called(client: "Client", name: str, arguments: dict[str, Any]) -> Any
         if error.code != INVALID_ARGUMENTS:
             raise
         return error.message
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return True for an error that the server itself answered."""
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT  # which the SDK raises
+
+    return isinstance(error, MCPError) and error.code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT)
 
 
 def _first(error: BaseException) -> str:

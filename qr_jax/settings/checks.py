@@ -55,7 +55,7 @@ def problems(
     lines += [line for part in (_sizes, _together, _policies, _batches, _lengths) for line in part(config)]
     lines += _files(config, reads)
     if "eval" in reads:
-        lines += _sources(config)
+        lines += _sources(config, trains)
     return [*lines, *_secrets(plain(config)), *_mesh(config, devices), *_plugins(config, trains)]
 
 
@@ -212,8 +212,11 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
             yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
 
 
-def _sources(config: Config) -> Iterator[str]:
-    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated."""
+def _sources(config: Config, trains: bool) -> Iterator[str]:
+    """Yield an error if questions, passages and traces are of different worlds, or training questions are evaluated.
+
+    Unless the command `trains`, questions of data.train may be asked.
+    """
     data = config.data
     if data.train in MADE_TRACES:
         if data.corpus != "world" and data.eval == "world":
@@ -236,7 +239,7 @@ def _sources(config: Config) -> Iterator[str]:
             "data.split=sha256 deals the questions of the same files to training and evaluation, and data.train and "
             "data.eval share none: of each a part would be left out; set data.split=given"
         )
-    if data.split == "given" and trained and trained == asked:
+    if trains and data.split == "given" and trained and trained == asked:
         yield (
             f"data.train and data.eval are the same files ({data.train}), so evaluation would ask what was trained on; "
             "use data.split=sha256 or other files"

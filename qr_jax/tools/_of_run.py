@@ -14,6 +14,7 @@ from qr_jax.settings.settings import Use, plain, show
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)  # of a tool or an argument
 MOST_CHARS = 20_000  # of all schemas together
 MOST_WORDS = 1_000  # characters of one text in a schema
+PARTS: Mapping[str, type] = {"properties": dict, "required": list}  # of a tool's parameters
 # No sign in a text of a schema begins a tag or a control token of any tokenizer: it stands in the chat template.
 INERT = str.maketrans("<>[]{}|", "‹›()()¦")
 
@@ -54,9 +55,18 @@ def schema_of(name: str, description: str, parameters: Mapping[str, Any]) -> dic
 
 
 def inert(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without a sign that may begin a tag, in short texts; ValueError for a name that is none."""
+    """Return the schema without a sign that may begin a tag, in short texts.
+
+    ValueError for a name that is none, and where `properties` is no object or `required` no list of names.
+    """
     function = schema["function"]
-    properties = function["parameters"].get("properties", {})
+    properties, required = (function["parameters"].get(name, kind()) for name, kind in PARTS.items())
+    if not isinstance(properties, Mapping) or not {*map(type, required if isinstance(required, list) else [0])} <= {
+        str
+    }:
+        found = show({"properties": properties, "required": required})[:200]
+        wanted = "properties as an object and required as a list of names"
+        raise UserError(f"the schema of the tool {show(function['name'])[:100]} has {found}; wanted {wanted}")
     for name in (function["name"], *properties):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             wanted = "up to 64 letters, digits and _ . -, the first a letter"

@@ -580,5 +580,5 @@ def test_figures_that_are_kept_leave_out_evaluations_over_too_few_questions(tmp_
     (folder / "summary.json").write_text(json.dumps(told | {"incomplete": True}))
     kept_study.keep(job)
     assert not path.is_file() and "grpo seed 0 is not kept: an evaluation before or" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="seed_0: INCOMPLETE, is the retriever up. Its figures are not kept"):
+    with pytest.raises(ValueError, match="seed_0: INCOMPLETE, do not use the score[.] Its figures are not kept"):
         kept_runs.summary_of(folder)

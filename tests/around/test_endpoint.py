@@ -159,7 +159,8 @@ def test_what_fails_is_a_fault_and_no_zero(bad, told, tmp_path):
     first = assemble.questions(settings, "eval")[0]
 
     def answer(number, body):
-        if first.question in body["messages"][0]["content"] or number < 0:
+        asked = body["messages"][0]["content"]
+        if first.question in asked or number < 0 or endpoint_player.PROBE.question in asked:
             return completion(f"<answer> {first.answers[0]} </answer>")
         return bad
 
@@ -210,6 +211,31 @@ def test_an_interrupted_evaluation_asks_only_for_what_is_missing(tmp_path):
     with server(listing(lambda number, body: completion("<answer> x </answer>", model="m-2"))) as (other, _):
         _, _, player = asked_of(other, settings, tmp_path, queries=2)
     assert player.statistics["kept"] == 0
+
+
+def test_an_endpoint_that_stops_answering_ends_the_command_which_then_goes_on(tmp_path, monkeypatch, capsys):
+    """The questions may be those of data.train, which a command that does not train leaves alone."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"Who is {at}?", "golden_answers": ["x"], "id": str(at)} for at in range(6)]
+    Path("q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("c.jsonl").write_text(json.dumps({"id": "1", "contents": "A\nx is here"}))
+    down = [False]
+
+    def answer(number, body):
+        down[0] |= number == 4
+        return raw({}, "503 Down") if down[0] else completion("<answer> x </answer>")
+
+    with server(listing(answer)) as (url, _):
+        words = ["eval", "--endpoint", f"{url}/v1", "--model", "m", "--at-once", "1", "--deadline-s", "1", "--json"]
+        words += [str(Path(config.__file__).parents[1] / "configs" / "search_r1.py"), "data.corpus=c.jsonl"]
+        words += ["data.train=q.jsonl", "data.eval=q.jsonl", "data.split=given", "data.traces=retrieved"]
+        assert cli.main(words) == 5
+        told = capsys.readouterr().err
+        assert "/v1/chat/completions stopped answering, and the same command goes on" in told and "answered 503" in told
+        down[0], count = False, lambda: len(next(Path("runs").rglob("replies.jsonl")).read_text().splitlines())
+        assert count() == 4
+        assert cli.main(words) == 0 and count() == 6
+    assert "2 requests were answered, 4 replies were kept" in capsys.readouterr().err
 
 
 def test_the_command_keeps_the_key_out_of_all_files(tmp_path, monkeypatch, capsys):

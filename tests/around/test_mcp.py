@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ ROWS = [
 ]
 # A server of the package's own, none of ours, with what may go wrong.
 OTHER = """
-    import os, time
+    import os
+    import anyio
     from mcp.server.mcpserver import MCPServer
     server = MCPServer("other", log_level="ERROR")
     @server.tool()
@@ -42,8 +44,8 @@ OTHER = """
     def large(text: str) -> str:
         return "x" * 5000
     @server.tool()
-    def slow(text: str) -> str:
-        time.sleep(30)
+    async def slow(text: str) -> str:
+        await anyio.sleep(30)
     @server.tool()
     def dies(text: str) -> str:
         os._exit(1)
@@ -175,6 +177,24 @@ def test_a_slow_call_ends_and_a_dead_server_is_started_again(other):
     with pytest.raises(mcp_client.ToolFailed, match="no answer"):
         connection.call("dies", {"text": "a"})
     assert connection.call("lookup", {"text": "b"}).startswith("All about b.")
+
+
+def test_a_call_that_is_late_or_refused_leaves_its_neighbours_connection(other):
+    connection = other("slow", "lookup")
+    connection.call("lookup", {"text": "a"})
+    client = connection._client
+    connection.timeout_s = 3.0
+    with ThreadPoolExecutor() as crew:
+        slow = crew.submit(connection.call, "slow", {"text": "a"})
+        time.sleep(1.0)
+        assert connection.call("lookup", {"text": "b"}).startswith("All about b.")
+        with pytest.raises(mcp_client.ToolFailed, match="no answer within 3 s"):
+            slow.result()
+    assert connection._client is client
+    connection.timeout_s = 30.0
+    with pytest.raises(mcp_client.ToolFailed, match="gave an error as its answer .MCPError: Internal server error"):
+        connection._asked(lambda client: client.get_prompt("none"))
+    assert connection._client is client
 
 
 @pytest.mark.parametrize(
