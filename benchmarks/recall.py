@@ -1,4 +1,4 @@
-"""Recall and all-gold at k (5) of bm25, dense and hybrid over all questions of the seven sets, each over its corpus.
+"""Recall and all-gold at k (5) of bm25, dense and hybrid over all questions of the seven sets and their corpora.
 
     make minilm && python -m benchmarks.recall                  # a table, and benchmarks/results/recall.json
     python -m benchmarks.recall --sets hotpotqa musique --retrievers bm25

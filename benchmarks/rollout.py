@@ -68,15 +68,13 @@ def main(words: Sequence[str] | None = None) -> None:
     if not options.no_peers:
         workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in MODULES.items()}
     with tempfile.TemporaryDirectory() as folder:
-        index = options.index or folder
-        interleave.run("rollout", options, list(workers.values()), lambda: measure(options, workers, index), show)
+        interleave.run("rollout", options, list(workers.values()), lambda: measure(options, workers, folder), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), help="which loads (all)")
     parser.add_argument("--before", type=Path, help="an earlier checkout, its .venv made, whose rollouts take part")
-    parser.add_argument("--index", default=None, help="folder that keeps BM25's index (a temporary one)")
     parser.add_argument(
         "--tunix-episodes", type=int, default=8,
         help="episodes of a multi-turn sample of Tunix (8 of the 32, which take it four minutes)",
@@ -94,8 +92,8 @@ def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], 
         for name, worker in workers.items():
             if name in taking:
                 more = {"concurrency": options.concurrency} if name == "tunix" else {}
-                place = f"{folder}/before" if name == "before" else folder
-                prepared[kind][name] = worker.ask("prepare", load_name=kind, folder=place, **more)
+                more |= {"folder": folder} if name == "before" else {}
+                prepared[kind][name] = worker.ask("prepare", load_name=kind, **more)
     figures: dict[str, Any] = {
         "ratio_multi_turn_tunix": None, "ratio_single_turn_tunix": None, "share_of_bandwidth_bound": None,
         "compiles_after_warmup": 0, "same_model": same_model(workers, prepared), "prepared": prepared,

@@ -69,15 +69,16 @@ def one_turn(query: Query, turns) -> Say | Stop:
     return Stop("answered") if turns else Say(load.prompt(query), stop=load.STOP)
 
 
-def prepare(load_name: str, folder: str) -> dict[str, Any]:
-    """Build and warm up; returns the seconds of each. `folder` keeps the index."""
+def prepare(load_name: str, folder: str = "") -> dict[str, Any]:
+    """Build and warm up; returns the seconds of each. Earlier checkouts keep BM25's index in `folder`."""
+    del folder
     compiles.count()
     start = time.monotonic()
     if "params" not in state:
         schedule_turns()
         tensors = dict(model.tensors())
         params = layout.assemble(CONFIG, tensors.__getitem__)
-        state.update(params=jax.device_put(params), search=load.search(folder))
+        state.update(params=jax.device_put(params), search=load.search())
     built_s, before = time.monotonic() - start, compiles.count()
     start = time.monotonic()  # programs are compiled when first needed: by a rollout of each kind that is measured
     for measured in LOADS.values():

@@ -44,7 +44,6 @@ from qr_jax.train import train
 from tpu_scripts.same_runs import differences, lines
 
 ROOT = Path(__file__).parents[1]
-POINTS = ("rollout", "metrics", "checkpoint", "end")
 
 
 def start(*arguments, cache, **more):
@@ -68,60 +67,85 @@ def finish(process, code):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compiled):
-    """One run that was never killed, and five that were killed and started again by the same command.
-
-    "machine" lives in a bucket, and its own folder was lost.
-    """
+    """The folder of a run that was never killed ("whole"), of what it printed, and of the programs it compiled."""
     folder = tmp_path_factory.mktemp("runs")
-    cache = folder / "cache"
-    shutil.copytree(compiled, cache)
+    shutil.copytree(compiled, folder / "cache")
+    (folder / "said").write_text(finish(start(folder / "whole", cache=folder / "cache"), 0))
+    shutil.copytree(folder / "cache", compiled, dirs_exist_ok=True)  # before any process is killed
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(finished):
+    """Runs that were killed and started again by the same command; what that printed."""
+    return killed_at(finished, ("checkpoint", "end"))
+
+
+@pytest.fixture(scope="module")
+def killed_elsewhere(finished):
+    """Further ones. "machine" lives in a bucket, and its own folder was lost."""
     with led_there() as bucket:
-        (folder / "said").write_text(finish(start(folder / "whole", cache=cache), 0))
-        shutil.copytree(cache, compiled, dirs_exist_ok=True)  # before any process is killed
-        machine = [folder / "machine", "--bucket", f"{bucket}/night"]
-        killed = [start(folder / point, "--die", point, cache=cache) for point in POINTS]
-        killed.append(start(*machine, "--die", "metrics", cache=cache))
-        for process in killed:
-            finish(process, -signal.SIGKILL)
-        assert not list(folder.glob("machine/**/checkpoints"))
-        (folder / "summarised").write_text(str((folder / "end" / "summary.json").exists()))
-        shutil.rmtree(folder / "machine")
-        resumed = [start(*machine, cache=cache), start(*(folder / point for point in POINTS), cache=cache)]
-        yield folder, [finish(process, 0) for process in resumed][1]
+        machine = [finished / "machine", "--bucket", f"{bucket}/night"]
+        finish(start(*machine, "--die", "metrics", cache=finished / "cache"), -signal.SIGKILL)
+        assert not list(finished.glob("machine/**/checkpoints"))
+        shutil.rmtree(finished / "machine")
+        resumed = start(*machine, cache=finished / "cache")
+        killed_at(finished, ("rollout", "metrics"))
+        finish(resumed, 0)
+        yield
 
 
-@pytest.mark.parametrize("point", [*POINTS, "machine"])
-def test_a_run_killed_at_any_point_goes_on_to_the_same_bytes(finished, point):
-    folder, _ = finished
-    whole, resumed = folder / "whole", folder / point
+def killed_at(folder, points):
+    processes = [start(folder / point, "--die", point, cache=folder / "cache") for point in points]
+    for process in processes:
+        finish(process, -signal.SIGKILL)
+    if "end" in points:  # a summary says that the last checkpoint is committed
+        assert not (folder / "end" / "summary.json").exists()
+    return finish(start(*(folder / point for point in points), cache=folder / "cache"), 0)
+
+
+@pytest.mark.parametrize("point", ["checkpoint", "end"])
+def test_a_run_killed_while_it_writes_goes_on_to_the_same_bytes(finished, killed, point):
+    check_resumed(finished / "whole", finished / point)
+    assert "passed over" in killed  # the checkpoint without its marker is named
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("point", ["rollout", "metrics"])
+def test_a_run_killed_elsewhere_goes_on_to_the_same_bytes(finished, killed_elsewhere, point):
+    check_resumed(finished / "whole", finished / point)
+
+
+def check_resumed(whole, resumed):
     assert len(lines(whole)) == 5
     assert any(json.loads(line)["learner/grad_norm"] for line in lines(whole) if "learner/grad_norm" in line)
-    if point == "machine":
-        assert lines(resumed) == lines(whole)
-        assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
-        for path in sorted((whole / "episodes").iterdir()):
-            assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
-        checkpoints, last = runs.last_checkpoint(resumed)
-        assert str(checkpoints.folder).startswith("gs://") and last == 5
-        assert metrics_writer.read(resumed / "sft") and (resumed / "logs" / "attempt_2").is_dir()
-        return
     assert differences(resumed, whole, 5) == []
     assert (resumed / "logs" / "attempt_2").is_dir()
-    assert (folder / "summarised").read_text() == "False"  # a summary says that the last checkpoint is committed
 
 
-def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished):
-    folder, said = finished
-    aside = folder / "metrics" / "logs" / "attempt_2" / "discarded"
+@pytest.mark.thorough
+def test_a_run_whose_machine_was_lost_goes_on_from_its_bucket_to_the_same_bytes(finished, killed_elsewhere):
+    whole, resumed = finished / "whole", finished / "machine"
+    assert lines(resumed) == lines(whole)
+    assert (resumed / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
+    for path in sorted((whole / "episodes").iterdir()):
+        assert (resumed / "episodes" / path.name).read_bytes() == path.read_bytes()
+    checkpoints, last = runs.last_checkpoint(resumed)
+    assert str(checkpoints.folder).startswith("gs://") and last == 5
+    assert metrics_writer.read(resumed / "sft") and (resumed / "logs" / "attempt_2").is_dir()
+    assert (resumed / "before.json").exists()  # its folder was lost after that evaluation
+
+
+@pytest.mark.thorough
+def test_what_came_after_the_last_checkpoint_is_moved_aside_not_lost(finished, killed_elsewhere):
+    aside = finished / "metrics" / "logs" / "attempt_2" / "discarded"
     moved = [json.loads(line)["step"] for line in (aside / "metrics.jsonl").read_text().splitlines()]
     assert moved in ([3], [1, 2, 3])  # the second where checkpoint 2 was still being written when the process died
     assert sorted(path.name for path in (aside / "episodes").iterdir()) == [f"step_{at:06d}.jsonl" for at in moved]
-    assert "passed over" in said  # the checkpoint without its marker is named
 
 
 def test_accepted_groups_wait_for_min_signal_and_are_in_the_checkpoint(finished):
-    folder, _ = finished
-    rows = metrics_writer.read(folder / "whole")
+    rows = metrics_writer.read(finished / "whole")
     waits = [row["pool/waiting"] for row in rows]
     accepted = [row["pool/accepted"] for row in rows]
     held = 0
@@ -132,40 +156,38 @@ def test_accepted_groups_wait_for_min_signal_and_are_in_the_checkpoint(finished)
             held = 0
         else:
             assert waiting == held and row["learner/loss"] is None
-    host = checkpoint.Checkpoints(folder / "whole" / "checkpoints").host(2)
+    host = checkpoint.Checkpoints(finished / "whole" / "checkpoints").host(2)
     assert len(host["waiting"]) == waits[1]
 
 
 @pytest.mark.thorough
 def test_a_sigterm_checkpoints_and_exits_with_143_and_the_same_command_goes_on(finished, tmp_path):
-    folder, _ = finished
-    stopped = start(folder / "stopped", cache=folder / "cache")
+    stopped = start(finished / "stopped", cache=finished / "cache")
     deadline = time.monotonic() + 120
-    metrics = folder / "stopped" / "metrics.jsonl"
+    metrics = finished / "stopped" / "metrics.jsonl"
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
         time.sleep(0.005)  # past the cold start, whose handler must be gone
     stopped.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM" in finish(stopped, 143)
-    finish(start(folder / "stopped", cache=folder / "cache"), 0)
-    assert lines(folder / "stopped") == lines(folder / "whole")
+    finish(start(finished / "stopped", cache=finished / "cache"), 0)
+    assert lines(finished / "stopped") == lines(finished / "whole")
 
 
 def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compiles(finished, monkeypatch):
-    folder, _ = finished
-    settings = config.load(folder / "whole" / "config.json")
+    settings = config.load(finished / "whole" / "config.json")
     monkeypatch.setattr(driver.runtimes, "bind", None)
     said = []
-    summary = train(settings, folder / "whole", say=said.append)
-    assert summary == json.loads((folder / "whole/summary.json").read_text())
+    summary = train(settings, finished / "whole", say=said.append)
+    assert summary == json.loads((finished / "whole/summary.json").read_text())
     assert f"is finished: {summary['steps']} steps" in said[0] and "train.steps=10 goes on" in said[1]
-    (folder / "whole/report.html").unlink()  # as a second Ctrl-C at the end leaves it
-    train(settings, folder / "whole", say=(again := []).append)
-    assert "but the report, which was missing: " in again[1] and (folder / "whole/report.html").is_file()
-    before = (folder / "whole/config.json").read_bytes()
-    train(replace(settings, train=replace(settings.train, steps=1)), folder / "whole", say=said.append)
-    assert (folder / "whole/config.json").read_bytes() == before
+    (finished / "whole/report.html").unlink()  # as a second Ctrl-C at the end leaves it
+    train(settings, finished / "whole", say=(again := []).append)
+    assert "but the report, which was missing: " in again[1] and (finished / "whole/report.html").is_file()
+    before = (finished / "whole/config.json").read_bytes()
+    train(replace(settings, train=replace(settings.train, steps=1)), finished / "whole", say=said.append)
+    assert (finished / "whole/config.json").read_bytes() == before
     with pytest.raises(TypeError):  # it would go on
-        train(replace(settings, train=replace(settings.train, steps=6)), folder / "whole", say=said.append)
+        train(replace(settings, train=replace(settings.train, steps=6)), finished / "whole", say=said.append)
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff{", b"[]", b'{"steps": 5}', b'{"steps": 5, "after": 3}'])
@@ -325,15 +347,14 @@ def test_what_all_processes_must_have_is_compared(tmp_path, monkeypatch):
 
 
 def test_another_config_in_the_same_folder_is_refused_with_what_differs(finished):
-    folder, _ = finished
-    settings = replace(tiny(folder), seed=7)
+    settings = replace(tiny(finished), seed=7)
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 there, 7 here\)"):
-        train(settings, folder / "whole")
+        train(settings, finished / "whole")
 
 
 def test_host_values_that_no_run_has_are_refused_and_nothing_is_moved(finished, tmp_path):
     """Of a stranger's run, whose checkpoint has its hashes."""
-    shutil.copytree(finished[0] / "whole", tmp_path / "run")
+    shutil.copytree(finished / "whole", tmp_path / "run")
     place = epath.Path(tmp_path / "run" / "checkpoints" / "step_00000005")
     whole = json.loads((place / "host.json").read_text())
     facts = {fact: value for fact, value in committed.manifest(place).items() if fact != "files"}
@@ -369,14 +390,13 @@ def test_a_folder_whose_run_never_began_takes_other_settings(tmp_path):
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_at_0_unasked(finished, tmp_path):
-    folder, _ = finished
     run = tmp_path / "run"
-    shutil.copytree(folder / "whole", run)
+    shutil.copytree(finished / "whole", run)
     before = (run / "metrics.jsonl").read_bytes(), (run / "ledger.jsonl").read_bytes()
     for marker in run.glob("checkpoints/*/COMMITTED"):
         marker.unlink()
     with pytest.raises(ValueError, match=r"has metrics of \d steps and no whole checkpoint: .* --restart"):
-        train(tiny(folder), run, say=lambda text: None)
+        train(tiny(finished), run, say=lambda text: None)
     assert ((run / "metrics.jsonl").read_bytes(), (run / "ledger.jsonl").read_bytes()) == before
 
 
@@ -423,9 +443,8 @@ def test_a_run_of_version_0_2_goes_on(tmp_path, monkeypatch):
 
 
 def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
-    folder = finished[0]
-    rows = metrics_writer.read(folder / "whole")
-    said = dict(re.findall(r"step (\d+): compiled (.*) in [\d.]+ s", (folder / "said").read_text()))
+    rows = metrics_writer.read(finished / "whole")
+    said = dict(re.findall(r"step (\d+): compiled (.*) in [\d.]+ s", (finished / "said").read_text()))
     assert said and [int(step) for step in said] == [at for at, row in enumerate(rows, 1) if row["perf/compiles"]]
     for step, programs in said.items():
         assert sum(map(int, re.findall(r" (\d+)", programs))) == rows[int(step) - 1]["perf/compiles"]
@@ -433,12 +452,11 @@ def test_what_is_compiled_in_a_step_is_counted_and_said(finished):
 
 
 def test_a_cold_start_in_the_folder_of_a_run_is_refused_and_another_model_too(finished, tmp_path, monkeypatch):
-    folder, _ = finished
     with pytest.raises(ValueError, match="holds a run of `qr-jax train`"):
-        sft(tiny(folder), folder / "whole")
-    assert (folder / "whole" / "checkpoints" / "step_00000005").is_dir()
-    other = replace(tiny(folder), model=replace(tiny(folder).model, name="quickstart"))
-    other = replace(other, train=replace(other.train, init=str(folder / "whole")))
+        sft(tiny(finished), finished / "whole")
+    assert (finished / "whole" / "checkpoints" / "step_00000005").is_dir()
+    other = replace(tiny(finished), model=replace(tiny(finished).model, name="quickstart"))
+    other = replace(other, train=replace(other.train, init=str(finished / "whole")))
     monkeypatch.setattr(engine.Engine, "warm_up", lambda *_, **__: 0.0)  # the weights are read behind it
     with pytest.raises(ValueError, match="another model"):
         train(other, tmp_path / "other", say=silent)
@@ -542,17 +560,15 @@ def test_a_config_that_never_began_can_be_mended_in_its_folder(tmp_path):
 
 
 def test_the_summary_has_what_the_readme_names(finished):
-    folder, _ = finished
-    summary = json.loads((folder / "whole" / "summary.json").read_text())
+    summary = json.loads((finished / "whole" / "summary.json").read_text())
     names = {"greedy_before", "greedy_after", "se", "zero_variance_rate", "recycled_share", "rollouts", "wall_s"}
     assert (
         names <= set(summary)
         and summary["rollouts"] == 5 * 16
         and set(summary["se"]) == {"greedy_before", "greedy_after"}
     )
-    assert json.loads((folder / "whole" / "before.json").read_text()) == summary["before"]
-    assert (folder / "machine" / "before.json").exists()  # its folder was lost after that evaluation
-    assert runs.load(folder / "whole").reward == use("odd_tokens.odd_tokens")
+    assert json.loads((finished / "whole" / "before.json").read_text()) == summary["before"]
+    assert runs.load(finished / "whole").reward == use("odd_tokens.odd_tokens")
 
 
 def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeypatch):

@@ -7,7 +7,6 @@ the vocabulary is the corpus' most frequent words. Passages come from the real B
 import time
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 from benchmarks.peers import model
 from qr_jax.data import readers
@@ -42,9 +41,9 @@ def tokenizer() -> WordTokenizer:
     return WordTokenizer([*STOP, *words])
 
 
-def search(folder: str) -> SearchFunction:
-    """BM25 over HotpotQA's passages; its index is kept in a folder, so that one contender builds it for all."""
-    return bm25(corpus=passages(), index=str(Path(folder) / "bm25"))
+def search() -> SearchFunction:
+    """BM25 over HotpotQA's passages."""
+    return bm25(corpus=passages())
 
 
 def late(search: SearchFunction, latency_s: float) -> SearchFunction:

@@ -29,9 +29,9 @@ def build() -> Qwen3ForCausalLM:
     return built
 
 
-def prepare(load_name: str, folder: str) -> dict[str, Any]:
+def prepare(load_name: str) -> dict[str, Any]:
     """Build and run once; a thread a core."""
-    assert load_name == "single_turn" and folder, load_name
+    assert load_name == "single_turn", load_name
     start = time.monotonic()
     torch.set_num_threads(interleave.machine()["cores"])
     state["model"] = build()

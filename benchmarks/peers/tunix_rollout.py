@@ -101,14 +101,14 @@ class Searches(base_environment.BaseTaskEnv):
         return base_environment.EnvStepResult(observation=load.observation(found), reward=0.0, done=False, info={})
 
 
-def prepare(load_name: str, folder: str, concurrency: int) -> dict[str, Any]:
+def prepare(load_name: str, concurrency: int) -> dict[str, Any]:
     """Build and warm up; returns the seconds and what was compiled in them."""
     start = time.monotonic()
     if "model" not in state:
         state.update(model=tunix_model.build(), words=Words())
     built_s = time.monotonic() - start
     if load_name == "multi_turn":
-        state.update(search=load.search(folder), concurrency=concurrency)
+        state.update(search=load.search(), concurrency=concurrency)
         longest = load.PROMPT_TOKENS + load.SEARCHES * (load.TURN_TOKENS + load.OBSERVATION_TOKENS)
         positions = 2 ** (longest - 1).bit_length() + load.TURN_TOKENS
     else:

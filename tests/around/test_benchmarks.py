@@ -2,7 +2,9 @@
 
 import json
 import platform
+import re
 import runpy
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -619,3 +621,22 @@ def test_cold_starts_are_told_with_the_mean_over_their_seeds():
 
     told = cold_starts.table([run("gold titles", seed, seed / 4) for seed in (1, 3)])
     assert "| gold titles | 1, 3 | 9 | 0.500 +- 3.177 |" in told  # 12.706 x .3536 / sqrt(2)
+
+
+@pytest.mark.house
+def test_benchmarks_call_the_package_as_it_is():
+    """Pyright finds no argument and no name in them that the package does not have; the peers' own packages are out."""
+    pyright = Path(sys.executable).with_name("pyright")
+    said = subprocess.run(
+        [pyright, "--outputjson", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    wrong = re.compile(
+        r"No parameter named|unknown import symbol|missing for parameter|Expected \d+ (more )?positional"
+    )
+    theirs = re.compile(r"/(torch|tunix|trl|faiss)_\w+\.py$")
+    found = [
+        f"{row['file']}:{row['range']['start']['line'] + 1}: {row['message']}"
+        for row in json.loads(said.stdout)["generalDiagnostics"]
+        if wrong.search(row["message"]) and not theirs.search(row["file"])
+    ]
+    assert not found, "\n".join(found)
