@@ -3,24 +3,29 @@
     python -m benchmarks.silence                 # commands but the quickstart, of a run of two steps (15 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
-Left out is what waits for others: chat, serve-retriever and `retriever check`, `data get`, and `plan` (libtpu).
+Servers are told to end once they say that they serve; `eval --endpoint` asks one of them. Left out is what waits for
+others: chat, `retriever check`, `data get`, and `plan` for TPUs (libtpu).
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
 that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
 comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
 import pty
 import re
+import signal
+import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from benchmarks.tables import markdown
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
 KINDS = {"terminal": 80, "pipe": None}  # columns
+SERVES = "until Ctrl-C"  # what a server says once it answers
 Transcript = list[tuple[float, str]]  # seconds since Enter, and what came then
 
 
@@ -51,12 +57,14 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def transcripts(folder: Path, quickstart: bool, keep: Path | None):
     """(name, transcript) of each command on a terminal and off it; what they make goes to `folder`."""
-    for name, words in commands(folder, quickstart).items():
+    port = free_port()
+    for name, words in commands(folder, quickstart, port).items():
         for kind, columns in KINDS.items():
             if name == "train quickstart" and kind != "terminal":
                 continue  # it takes minutes, and a pipe is told the same
             asked = [str(word).format(kind=kind) for word in words]
-            code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns)
+            with serving(folder / f"run_{kind}", port) if "--endpoint" in asked else contextlib.nullcontext():
+                code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns)
             print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
@@ -65,7 +73,26 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
             yield f"{name}, {kind}", said
 
 
-def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(run: Path, port: int) -> Iterator[None]:
+    """Serve a run until the block ends."""
+    command = [sys.executable, "-m", "qr_jax", "serve", str(run), "--port", str(port)]
+    server = subprocess.Popen(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert server.stdout and any(SERVES in line for line in server.stdout), f"{run} is not served"
+        yield
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
     """The words of each command, by its name; the runs come first, and the others look at the first of them."""
     train = ["train", "configs/two_layer.py", "train.keep_every=1", f"data.world_path={folder}/{{kind}}", "--run"]
     run, other, world = f"{folder}/run_{{kind}}", f"{folder}/other_{{kind}}", f"{folder}/world_{{kind}}"
@@ -74,6 +101,7 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
     }
     found = found if quickstart else {}
     (folder / "answers.jsonl").write_text('{"id": "1", "prediction": "Oslo", "answers": ["Oslo"]}\n', encoding="utf-8")
+    (folder / "more.jsonl").write_text('{"id": "more", "title": "Oslo", "text": "A town."}\n', encoding="utf-8")
     return found | {
         "train": [*train, run],
         "train, another": [*train, other, "seed=1"],
@@ -82,6 +110,10 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "sft": ["sft", "configs/two_layer.py", "--run", f"{folder}/sft_{{kind}}"],
         "eval": ["eval", run],
         "ask": ["ask", run, "who ?"],
+        "serve": ["serve", run, "--port", "0"],
+        "eval --endpoint": [
+            *("eval", run, "--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "run_{kind}", "--questions", "8")
+        ],
         "export": ["export", run, "--hf", f"{folder}/hf_{{kind}}"],
         "probe": ["probe", run, "--queries", "4", "--samples", "4"],
         "report": ["report", run],
@@ -92,6 +124,8 @@ def commands(folder: Path, quickstart: bool) -> dict[str, list[Any]]:
         "world": ["world", world, "documents=20000", "train=2000"],
         "data check": ["data", "check", f"{world}/train.jsonl"],
         "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
+        "index --add": ["index", "--add", f"{folder}/more.jsonl", f"{folder}/index_{{kind}}"],
+        "serve-retriever": ["serve-retriever", "--corpus", f"{folder}/index_{{kind}}", "--port", "0"],
         "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
         "data convert": ["data", "convert", f"{world}/train.jsonl", f"{folder}/converted_{{kind}}.jsonl"],
         "score": ["score", f"{folder}/answers.jsonl"],
@@ -131,6 +165,8 @@ def transcript(command: Sequence[str], columns: int | None) -> tuple[int, Transc
         if not part:
             break
         said.append((round(time.monotonic() - start, 3), part.decode(errors="replace")))
+        if SERVES in part.decode(errors="replace"):
+            os.kill(child, signal.SIGTERM)
     os.close(source)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code, [*said, (round(time.monotonic() - start, 3), "")]
