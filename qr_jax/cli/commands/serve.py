@@ -25,17 +25,17 @@ def add(command: Any) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from qr_jax.search import http_app
-
-    token = server_token(arguments, "serve")
-    settings, run = asked(arguments, *(["corpus"] if arguments.agent else []))
-    start(settings)
-    from qr_jax.serve import app as apps
-    from qr_jax.serve import opening
-
-    name = arguments.name or arguments.run.resolve().name
-    config = replace(settings, rollout=opening.settings(settings.rollout))
     with terminal.phase("loading the model"):
+        from qr_jax.search import http_app
+
+        token = server_token(arguments, "serve")
+        settings, run = asked(arguments, *(["corpus"] if arguments.agent else []))
+        start(settings)
+        from qr_jax.serve import app as apps
+        from qr_jax.serve import opening
+
+        name = arguments.name or arguments.run.resolve().name
+        config = replace(settings, rollout=opening.settings(settings.rollout))
         served, begin = opening.open_model(config, run, arguments.step, name=name, agent=arguments.agent)
     app = apps.App(served, begin, limits_of(arguments, apps.ServeLimits), token, http_app.is_loopback(arguments.host))
     apps.serve(app, arguments.host, arguments.port)
