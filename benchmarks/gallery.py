@@ -18,6 +18,7 @@ RUNS = {  # the words of `qr-jax train`
     "quickstart": ("configs/quickstart.py", "seed=206"),
     "adapters": ("configs/quickstart.py", "seed=206", "model.lora.rank=16", "learner.lr=2e-3"),
     "overlap": ("configs/quickstart.py", "seed=206", "train.overlap=1"),
+    "control": ("configs/quickstart.py", "seed=206", "train.shuffle_rewards=true"),
 }
 GROUPS = 12  # with their episodes, which are most of a report's size
 DATA = re.compile('<script type="application/json" id="(run|episodes)-data">(.*?)</script>', re.DOTALL)

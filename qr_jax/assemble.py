@@ -13,7 +13,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.answers import fold
-from qr_jax.config import SET_PREFIX, Config
+from qr_jax.config import OWN, SET_PREFIX, Config
 from qr_jax.data import readers
 from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
 from qr_jax.data.world.generate import has_figures, settings_from, vocabulary
@@ -126,6 +126,9 @@ def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], l
 def passages(config: Config) -> Sequence[Passage]:
     """Return the corpus that searches go to."""
     name = config.data.corpus
+    if name == OWN:
+        queries = [*_whole(config, "train"), *_whole(config, "eval")]
+        return plugins.around("search.own_paragraphs").OwnParagraphs(queries)
     return read(world_sources(config).documents) if name == "world" else _reader(config, "read_passages")(name)
 
 
@@ -144,7 +147,14 @@ def searcher(config: Config) -> SearchFunction:
     """Return the config's search function."""
     make = plugins.bind("retriever", config.retriever)
     corpus = passages(config) if plugins.wants_corpus(config.retriever) else None
-    return with_tools(config, make() if corpus is None else make(corpus=corpus), corpus)
+    return with_tools(config, make() if corpus is None else search_over(config, make, corpus), corpus)
+
+
+def search_over(config: Config, make: Callable[..., SearchFunction], corpus: Sequence[Passage]) -> SearchFunction:
+    """Return the bound retriever's search over a corpus; with data.corpus=own over each question's own part of it."""
+    if config.data.corpus == OWN:
+        return plugins.around("search.own_paragraphs").searching(make, corpus)
+    return make(corpus=corpus)
 
 
 def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage] | None = None) -> SearchFunction:
@@ -157,10 +167,11 @@ def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage]
     return _tools().answering(config.tools, {"search": search, "corpus": corpus, "k": config.rollout.search_k})
 
 
-def environment(config: Config):
+def environment(config: Config) -> Callable:
     """Return the environment with its settings, and the schemas of the run's tools where there are some."""
     provided = {"tools": _tools().schemas(config.tools)} if config.tools else {}
-    return plugins.bind("env", config.env, provided=provided)
+    env = plugins.bind("env", config.env, provided=provided)
+    return plugins.around("search.own_paragraphs").marked(env) if config.data.corpus == OWN else env
 
 
 def _tools() -> Any:

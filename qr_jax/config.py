@@ -94,7 +94,8 @@ class Data:
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
-    # "world", an index folder, files of passages (JSONL, also gz; Parquet; comma-separated), or a set's own (tfds:NAME)
+    # "world", an index folder, files of passages (JSONL, also gz; Parquet; comma-separated), a set's own (tfds:NAME);
+    # "own": each question searches the paragraphs that its row carries (`context` or `paragraphs`)
     corpus: str = "world"
     # the cold start's, of an expert: "world", "supporting" (by gold titles), "retrieved" (one search), or a JSONL file
     traces: str = "world"
@@ -250,6 +251,7 @@ class Guards:
 
 PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
 SET_PREFIX = "tfds:"  # of a setting that names a question set
+OWN = "own"  # of data.corpus: the paragraphs that a question's row carries
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
 LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
 

@@ -65,4 +65,8 @@ def corpus(settings: Config, read: Callable[[], Sequence[Passage]], *, index: st
     if not plugins.wants_corpus(retriever):
         return Corpus(lambda: assemble.with_tools(settings, make()), None)
     passages = read()
-    return Corpus(lambda: assemble.with_tools(settings, make(corpus=passages), passages), corpus_hash(passages))
+
+    def search() -> SearchFunction:
+        return assemble.with_tools(settings, assemble.search_over(settings, make, passages), passages)
+
+    return Corpus(search, corpus_hash(passages))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import PLUGIN_AT, Config, chosen_plugins, every_plugin, from_json
+from qr_jax.config import OWN, PLUGIN_AT, Config, chosen_plugins, every_plugin, from_json
 from qr_jax.data.readers import resolve, rows
 from qr_jax.data.traces import MADE_TRACES, NO_TRACES
 from qr_jax.data.world.generate import WorldSettings
@@ -190,7 +190,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
         try:
             if text in MADE_TRACES and name != "traces" and text != "world":
                 yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
-            elif text not in MADE_TRACES:
+            elif text not in MADE_TRACES and (name, text) != ("corpus", OWN):
                 for file in filter(Path.is_file, resolve(text) if not config.data.map else ()):
                     next(rows(file), None)  # a table, or JSON of another shape, is told by its first row
         except ValueError as error:
@@ -225,6 +225,11 @@ def _sources(config: Config, trains: bool) -> Iterator[str]:
                 "of that world; set data.train and data.eval to files of questions, or leave data.corpus out"
             )
         return
+    if data.corpus == OWN and not plugins.wants_corpus(config.retriever):
+        yield (
+            f"data.corpus is 'own', and retriever={config.retriever.name} searches passages of its own; set "
+            "retriever=bm25, or another that takes a corpus"
+        )
     if data.eval == "world":
         yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"
     if data.traces == "world" and config.sft.steps > 0:
