@@ -16,7 +16,7 @@ from qr_jax.answers import fold
 from qr_jax.config import OWN, SET_PREFIX, Config
 from qr_jax.data import readers
 from qr_jax.data.traces import MADE_TRACES, ExpertTurn, check_played, read_traces, rewritten, spaced
-from qr_jax.data.world.generate import has_figures, settings_from, vocabulary
+from qr_jax.data.world.generate import build, has_figures, settings_from, vocabulary
 from qr_jax.data.world.text import arithmetic_words
 from qr_jax.errors import UserError
 from qr_jax.interfaces import shown
@@ -52,8 +52,12 @@ class Agent:
 
 
 def world_sources(config: Config):
-    """Return the splits of the config's synthetic world, read through TFDS; built on first use."""
-    return plugins.around("sets.world_builder").open_world(settings_from(config.data.world), config.data.world_path)
+    """Return the splits of the config's synthetic world: read through TFDS, or built in memory without it."""
+    settings, builder = settings_from(config.data.world), plugins.around("sets.world_builder", optional=True)
+    return builder.open_world(settings, config.data.world_path) if builder else _in_memory(settings)
+
+
+_in_memory = functools.lru_cache(8)(build)
 
 
 def read(rows: Any) -> list:

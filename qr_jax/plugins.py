@@ -30,15 +30,20 @@ ROOT = Path(__file__).parent
 RAISED = "raised by"
 
 
-def around(name: str) -> Any:
+def around(name: str, *, optional: bool = False) -> Any:
     """Import a module from around the core by its name in qr_jax, when it is used: the core imports none itself.
 
-    ValueError that says what to install if a package that it needs is missing.
+    ValueError that says what to install if a package that it needs is missing. `optional`: None if that or the module
+    itself is not there.
     """
     try:
         return importlib.import_module(f"{ROOT.name}.{name}")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == ROOT.name:
+        lacks = error.name or ""
+        is_ours = not lacks or lacks.partition(".")[0] == ROOT.name
+        if optional and (not is_ours or f"{ROOT.name}.{name}.".startswith(f"{lacks}.")):
+            return None
+        if is_ours:
             raise
         room = name.partition(".")[0]
         raise UserError(f"{name} needs the package {error.name}; pip install 'qr_jax[{room}]' brings it") from error

@@ -57,11 +57,12 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
             state, run_state = _loop(runtime, state, run_state, step, entered)
         after = runtime.measure(runtime.to_rollout_params(state))
         run.checkpoints.wait()  # a summary says that the run is finished
-        at_end = plugins.around(AT_END)
-        run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
+        at_end = plugins.around(AT_END, optional=True)
+        if at_end:
+            run.write_json("evaluation.json", at_end.final_evaluation(runtime, after))
         summary = log.summarise(run, run_state, after, time.monotonic() - started, warm_up_s)
         run.write_json("summary.json", summary)
-        if hosts.index() == 0:
+        if at_end and hosts.index() == 0:
             at_end.tell(runtime, run_state, after)
         return hosts.from_first(summary)
     except Interrupted:
@@ -305,10 +306,12 @@ def _finished(run: runs.Run) -> dict[str, Any] | None:
         return None
     run.leave_config()
     run.say(f"{run.folder} is finished: {steps} steps, {spent.rollouts} rollouts. Nothing was done")
-    at_end = plugins.around(AT_END)
-    if spent.rollouts and at_end.lacks_report(run):  # its writing was cut short
-        run.say(f"but the report, which was missing: {at_end.report(run)}")
-    run.say(f"the same command with {at_end.longer(limits, summary)} goes on with it; with --restart it begins anew")
+    if at_end := plugins.around(AT_END, optional=True):
+        if spent.rollouts and at_end.lacks_report(run):  # its writing was cut short
+            run.say(f"but the report, which was missing: {at_end.report(run)}")
+        run.say(
+            f"the same command with {at_end.longer(limits, summary)} goes on with it; with --restart it begins anew"
+        )
     return summary
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,8 @@ def episode_of(turns, end):
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
+        ("1.6726e-27/9.109e-31", "1836.20595"), ("6.626e-34", "6.626e-34"), ("1e-299", "1e-299"),
+        ("8.99e9*(1.6e-19)**2/(5.3e-11)**2", "8.19309e-08"), ("(1e-200)**2", "error: a number that is closer to 0 than 1e-300"),
         ("37 + 12", "49"), ("(1987 - 1912) / 3", "25"), ("2 / 3", "0.666667"), ("-7 // 2", "-4"), ("7 % 4", "3"),
         ("0.1 + 0.2", "0.3"), ("2 ** 0.5 * 2 ** 0.5", "2"), ("1.05 ** 30", "4.321942"), ("1,234 × 2", "2468"),
         ("3 ^ 2", "9"), ("- 1 / 3", "-0.333333"), ("10 ** 29", "1" + "0" * 29), ("1 / 0", "error: division by zero"),
@@ -120,7 +123,7 @@ def test_a_page_is_cut_and_goes_on_and_what_is_not_there_is_said():
         call_of("open_page", {"id": "a.1"}), call_of("open_page", {"id": "a.1", "start": 200}),
         call_of("open_page", {"id": "c"}), call_of("open_page", {"id": "a.1", "start": 10**30}),
     ])  # fmt: skip
-    assert first.text == CORPUS[0].text[:100] + " ... (223 characters in all; start=100 goes on)"
+    assert first.text == "(223 characters in all; start=100 goes on) " + CORPUS[0].text[:100]
     assert rest.text == "x" * 23 and absent.text == "error: there is no document 'c'"
     assert end.text == "error: it ends before that" and kept == {"places": {"a.1": 0, "b.1": 1}}
 
@@ -137,11 +140,11 @@ def test_pages_are_read_from_hosts_that_are_named_alone_and_never_elsewhere():
     with server(page) as (url, _):
         host = url.removeprefix("http://")
         read = partial(open_page, kept={}, hosts=(host,), timeout_s=5.0)
-        (there,), (away,), (port,) = read(
+        (there,), (away,), (blank,) = read(
             [call_of("open_page", {"id": f"{url}{path}"}) for path in ("/a", "/away", "/ b")]
         )
-        assert (there.title, there.text) == ("T", "It was 1912.")
-        assert away.text == f"error: {url}/away answers 302" and port.text.startswith(f"error: {url}/ b: URL can't")
+        assert (there.title, there.text) == (blank.title, blank.text) == ("T", "It was 1912.")
+        assert away.text == f"error: {url}/away answers 302"
         for name in (
             "http://127.0.0.1:9/x",
             f"http://{host}@evil.example/",
@@ -153,6 +156,56 @@ def test_pages_are_read_from_hosts_that_are_named_alone_and_never_elsewhere():
             )
         with pytest.raises(OSError, match="503"):  # a server that fails is a fault, tried again
             read([call_of("open_page", {"id": f"{url}/down"})])
+
+
+RUSSIAN = '<meta charset="windows-1251"><p>Привет'.encode("cp1251")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (raw(RUSSIAN, "200 OK", "Content-Type: text/html"), "Привет"),
+        (raw(b"<p>It was", "200 OK", "Content-Type: application/xhtml+xml"), "It was"),
+        (
+            raw(b"junk", "200 OK", "Content-Type: text/html", "Content-Encoding: gzip"),
+            "error: URL is compressed, which",
+        ),
+        (raw(b"", "200 OK", "Content-Type: text/plain"), "error: it is empty"),
+        (raw(b"x", "200 OK", "Content-Type: image/png"), "error: URL is image/png, and no text"),
+    ],
+)
+def test_pages_are_read_as_browsers_read_them(answer, text):
+    with server(lambda head, body: answer) as (url, _):
+        (page,) = open_page([call_of("open_page", {"id": url})], kept={}, hosts=(url.removeprefix("http://").upper(),))[
+            0
+        ]
+    assert page.text.startswith(text.replace("URL", url))
+
+
+def test_pages_of_a_batch_are_read_at_once_and_half_a_page_is_a_fault():
+    def page(head, body):
+        time.sleep(0.5)
+        return raw(b"whole", "200 OK", "Content-Type: text/plain")
+
+    with server(page) as (url, _):
+        begun, calls = time.monotonic(), [call_of("open_page", {"id": f"{url}/{at}"}) for at in range(12)]
+        pages = open_page(calls, kept={}, hosts=(url.removeprefix("http://"),))
+        assert [page.text for (page,) in pages] == ["whole"] * 12 and time.monotonic() - begun < 4
+    half = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nabc"
+    with server(lambda head, body: half) as (url, _), pytest.raises(OSError, match="gave no answer"):
+        open_page([call_of("open_page", {"id": url})], kept={}, hosts=(url.removeprefix("http://"),))
+
+
+def test_a_tool_is_given_the_values_that_it_declares_and_texts_as_they_were_written():
+    properties = {"op": {"type": "string", "enum": ["<", "="]}, "code": {"type": "string"}}
+    schema = _of_run.schema_of("run", "Runs.", {"type": "object", "properties": properties})
+    shown = _of_run.inert(schema)
+    assert shown["function"]["parameters"]["properties"]["op"]["enum"] == ["‹", "="]
+    arguments = {"op": "‹", "code": "def f(x):\n    return x"}
+    turn = Turn("model", f"<tool_call>{json.dumps({'name': 'run', 'arguments': arguments})}</tool_call>")
+    (call,) = several_tools(Query("q", "?", ()), [turn], tools=(shown,)).queries
+    assert call.given() == arguments
+    assert _of_run._as_declared(call, _of_run._values(schema)).given() == arguments | {"op": "<"}
 
 
 SCHEMA = {

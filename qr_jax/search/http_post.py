@@ -13,6 +13,7 @@ import os
 import random
 import re
 import ssl
+import string
 import threading
 import time
 import urllib.parse
@@ -227,6 +228,29 @@ class Endpoint:
             return without(body.decode(), self._secrets).encode() if self._secrets else body
         except UnicodeDecodeError:  # and so no JSON that is taken
             return body
+
+
+def fetch(url: str, timeout_s: float, most_bytes: int) -> tuple[int, dict[str, str], bytes]:
+    """Return the status, the headers (lower case) and the first bytes of what a URL answers to GET.
+
+    There are no redirects, cookies, keys and proxies. Failed, an OSError, if it is not all there within `timeout_s`.
+    """
+    clock = _Clock()
+    clock.ends = time.monotonic() + timeout_s
+    address = urllib.parse.quote(url_parts(url).geturl(), safe=string.printable.strip())
+    headers = {"Host": url_parts(url).netloc, "User-Agent": "qr_jax", "Accept-Encoding": "identity"}
+    body = bytearray()
+    try:
+        pool = httpcore2.ConnectionPool(network_backend=_Network(clock))
+        with pool, pool.stream("GET", address, headers=[*headers.items()]) as response:
+            for part in response.iter_stream():
+                body += part
+                if len(body) >= most_bytes:
+                    break
+    except FAILURES as error:
+        raise Failed(f"{url[:100]} gave no answer: {str(error) or type(error).__name__}") from error
+    there = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+    return response.status, there, bytes(body[:most_bytes])
 
 
 class _Clock(threading.local):

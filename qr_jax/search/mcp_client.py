@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 import shlex
 import shutil
 import threading
@@ -106,7 +107,7 @@ class Connection:
         result = self._asked(lambda client: _called(client, name, arguments))
         if isinstance(result, str):
             return result, True
-        parts = [getattr(part, "text", f"({part.type}: not shown)") for part in result.content]
+        parts = [_text(part) for part in result.content]
         if not parts and result.structured_content is not None:
             parts = [json.dumps(result.structured_content, ensure_ascii=False)]
         text = "\n".join(parts)
@@ -140,15 +141,16 @@ class Connection:
         except Exception as error:  # the SDK's own, of a group of tasks, or of a pipe: for us no answer came
             if waiting is not None:
                 waiting.cancel()
-            is_refusal, is_late = _is_refusal(error), isinstance(error, TimeoutError)
-            if is_refusal:
+            is_late = isinstance(error, TimeoutError)
+            is_answer = waiting is not None and not is_late and not _is_broken(error)
+            if is_answer:
                 self._answered = time.monotonic()
-            if not ((is_refusal or is_late) and self._answered >= began):
+            if not ((is_answer or is_late) and self._answered >= began):
                 self.close()
             if isinstance(error, UserError):
                 raise
             why = f"within {self.timeout_s:g} s" if is_late else f"({_first(error)})"
-            raise ToolFailed(f"the MCP server gave {'an error as its' if is_refusal else 'no'} answer {why}") from error
+            raise ToolFailed(f"the MCP server gave {'an error as its' if is_answer else 'no'} answer {why}") from error
 
     def _opened(self) -> "Client":
         with self._lock:
@@ -213,12 +215,23 @@ async def _called(client: "Client", name: str, arguments: dict[str, Any]) -> Any
         return error.message
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Return True for an error that the server itself answered."""
-    from mcp.shared.exceptions import MCPError
-    from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT  # which the SDK raises
+def _text(part: Any) -> str:
+    """Return the text of a part of a result, or of the resource that it holds."""
+    text = getattr(part, "text", None) or getattr(getattr(part, "resource", None), "text", None)
+    return text if isinstance(text, str) else f"({part.type}: not shown)"
 
-    return isinstance(error, MCPError) and error.code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT)
+
+def _is_broken(error: Exception) -> bool:
+    """Return True for an error of the connection, not one that the server answered.
+
+    Servers give errors of their own the SDK's code for a closed connection, so its words tell.
+    """
+    from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+    from mcp.shared.exceptions import MCPError
+
+    if isinstance(error, MCPError):
+        return error.message == "Connection closed" or bool(re.fullmatch("Request .* timed out", error.message))
+    return isinstance(error, OSError | BrokenResourceError | ClosedResourceError | EndOfStream | BaseExceptionGroup)
 
 
 def _first(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.data.characters import nfkc
 from qr_jax.errors import PluginError, UserError
-from qr_jax.records import Call, SearchFunction
+from qr_jax.records import Call, SearchFunction, call_of
 from qr_jax.settings.settings import Use, plain, show
 
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)  # of a tool or an argument
@@ -90,14 +90,36 @@ def answering(tools: Sequence[Use], provided: Mapping[str, Any]) -> SearchFuncti
     `run_searches` tries again, and in the end makes a fault of it.
     """
     by_name: dict[str, Any] = {}
+    meant: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         bound = plugins.bind("tool", tool, provided={**provided, "kept": {}})
-        by_name |= {schema["function"]["name"]: bound for schema in _schemas_of(tool)}
+        for schema in _schemas_of(tool):
+            by_name[schema["function"]["name"]] = bound
+            meant[schema["function"]["name"]] = _values(schema)
 
     def search(queries: list[str | Call], k: int) -> Sequence[Any]:
         name = queries[0].tool if queries and isinstance(queries[0], Call) else ""
         if name and name not in by_name:
             raise PluginError(f"the environment called the tool {name!r}; the run has {', '.join(by_name)}")
-        return by_name[name](queries) if name else provided["search"](queries, k)
+        if not name:
+            return provided["search"](queries, k)
+        return by_name[name]([_as_declared(call, meant[name]) for call in queries])
 
     return search
+
+
+def _values(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return, by argument, what the values of an `enum` are in its tool's own schema, by what the model is shown."""
+    properties = schema["function"]["parameters"].get("properties", {})
+    enums = {name: about.get("enum") for name, about in properties.items() if isinstance(about, Mapping)}
+    shown = {
+        name: {_inert(value): value for value in values if isinstance(value, str) and _inert(value) != value}
+        for name, values in enums.items() if isinstance(values, list | tuple)
+    }  # fmt: skip
+    return {name: values for name, values in shown.items() if values}
+
+
+def _as_declared(call: Any, meant: Mapping[str, Any]) -> Any:
+    given = call.given() if meant else {}
+    changed = {name: meant[name][given[name]] for name in meant if given.get(name) in meant[name]}
+    return call_of(call.tool, given | changed) if changed else call

@@ -16,6 +16,7 @@ THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 ZEROS = re.compile(r"(?<![\d_.eE])0+(?=\d)", re.ASCII)  # before a number, as in a month
 ALLOWED = re.compile(r"[\d\s.eE+*/%()_-]+", re.ASCII)
 WANTED = "wanted numbers, + - * / // % ** and brackets"
+SMALLEST = 300  # places behind the point at which a number other than 0 begins
 MOST_CHARS = 500  # of an expression; Python's parser is quick on so few, and its brackets are not deep
 OPERATIONS: Mapping[type, Callable] = {
     ast.Add: operator.add,
@@ -31,7 +32,7 @@ OPERATIONS: Mapping[type, Callable] = {
 def calculator(
     calls: Sequence[Call],
     *,
-    digits: Count = 30,  # of the largest whole number, or denominator, on the way
+    digits: Count = 30,  # of the largest whole number on the way, and those kept of a fraction with a long denominator
     decimals: Natural = 6,  # of a result that is not whole
 ) -> list[str]:
     """Return each value in figures, or what is wrong with the expression: that is for the model, and no fault."""
@@ -96,13 +97,19 @@ def _power(base: Fraction, exponent: Fraction, most: int) -> Fraction:
 
 
 def _bounded(value: float | Fraction, most: int) -> Fraction:
-    """Return a number exactly, or, where its denominator is too long, the nearest of those that are not."""
+    """Return a number exactly, or, where its denominator is too long, to as many figures as `most` has zeros."""
     if isinstance(value, float) and not math.isfinite(value):
         raise _too_large(most)
     exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
     if abs(exact) >= most:
         raise _too_large(most)
-    return exact.limit_denominator(most)
+    if exact.denominator <= most:
+        return exact
+    size = math.floor((exact.numerator.bit_length() - exact.denominator.bit_length()) * math.log10(2))
+    if size < -SMALLEST:
+        raise ValueError(f"a number that is closer to 0 than 1e-{SMALLEST}")
+    scale = 10 ** (len(str(most)) - 1 - size)
+    return Fraction(round(exact * scale), scale)
 
 
 def _too_large(most: int) -> ValueError:

@@ -1,17 +1,15 @@
 """Tool: the text of one document, by its id in the corpus or, from hosts that the config names, by its address."""
 
-import http.client
-import string
+import email.message
 import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from qr_jax import plugins
 from qr_jax.records import Call, Passage
+from qr_jax.search import http_post
 from qr_jax.settings.settings import Positive, at_least
 
 DESCRIPTION = "Opens a document by the id that a search shows, or by its address, and returns its text."
@@ -20,15 +18,10 @@ PARAMETERS = {
     "start": {"type": "integer", "description": "the character to read from", "default": 0},
 }
 ADDRESSES = ("http", "https")
+KINDS = ("application/json", "application/xhtml+xml")  # of pages, beside text/...
 FIRST_BYTES = 1_000_000  # of a page: more is not read
+MOST_AT_ONCE = 16  # pages of a batch
 LOCK = threading.Lock()  # calls may come while an older one still reads the corpus
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A page that leads elsewhere may lead to a host that nobody named."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def open_page(
@@ -36,16 +29,18 @@ def open_page(
     *,
     corpus: Sequence[Passage] | None = None,
     kept: dict[str, Any],
-    chars: Annotated[int, at_least(100)] = 4000,  # of a text, from `start` on
+    chars: Annotated[int, at_least(100)] = 4000,  # of a text, from `start` on; more than an observation takes is cut
     hosts: tuple[str, ...] = (),  # whose pages may be read: en.wikipedia.org, or 127.0.0.1:8000; none: the corpus alone
     timeout_s: Positive = 10.0,  # of reading one page
 ) -> list[list[Passage]]:
     """Return each document from its `start` on, or a text for the model that says why there is none.
 
     A server that does not answer, or fails (429, 500 and above), is a fault: OSError. The first call reads the ids of
-    the whole corpus.
+    the whole corpus. A page's text begins with where it goes on, for an observation is cut from its end.
     """
-    return [[_opened(call, corpus, kept, chars, hosts, timeout_s)] for call in calls]
+    known = tuple(host.lower() for host in hosts)
+    with ThreadPoolExecutor(min(MOST_AT_ONCE, max(len(calls), 1)), "open_page") as threads:
+        return list(threads.map(lambda call: [_opened(call, corpus, kept, chars, known, timeout_s)], calls))
 
 
 def _opened(
@@ -75,8 +70,8 @@ def _from(page: Passage, start: int, chars: int) -> Passage:
     """Return the part of a page that begins at `start`, and where the next one does."""
     text, end = page.text[start : start + chars], start + chars
     if end < len(page.text):
-        text += f" ... ({len(page.text):,} characters in all; start={end} goes on)"
-    return Passage(page.id, page.title, text or "error: it ends before that")
+        text = f"({len(page.text):,} characters in all; start={end} goes on) {text}"
+    return Passage(page.id, page.title, text or f"error: it {'ends before that' if page.text else 'is empty'}")
 
 
 def _places(corpus: Sequence[Passage] | None, kept: dict[str, Any]) -> Mapping[str, int]:
@@ -88,29 +83,25 @@ def _places(corpus: Sequence[Passage] | None, kept: dict[str, Any]) -> Mapping[s
 
 
 def _page(url: str, timeout_s: float) -> Passage:
-    """Read a page by GET, without cookies, proxies or redirects."""
-    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
+    """Read a page of text; a text that says why, where it cannot be read."""
     try:
-        address = urllib.parse.quote(url, safe=string.printable)  # letters of other scripts
-        with opener.open(
-            urllib.request.Request(address, headers={"User-Agent": "qr_jax"}), timeout=timeout_s
-        ) as answer:
-            kind, charset = answer.headers.get_content_type(), answer.headers.get_content_charset("utf-8")
-            whole, until = b"", time.monotonic() + timeout_s
-            while len(whole) < FIRST_BYTES and (part := answer.read1(FIRST_BYTES - len(whole))):
-                whole += part
-                if time.monotonic() > until:
-                    raise TimeoutError(f"{url[:100]} was not read within {timeout_s:g} s")
-        text = _decoded(whole, charset)
-        title, text = plugins.around("sets.html_text").read(text) if kind == "text/html" else ("", text)
-    except urllib.error.HTTPError as error:
-        if error.code == 429 or error.code >= 500:
-            raise
-        return Passage("", "", f"error: {url[:100]} answers {error.code}")
-    except (http.client.InvalidURL, ValueError) as error:  # an address or a page that cannot be read
+        status, headers, whole = http_post.fetch(url, timeout_s, FIRST_BYTES)
+        about = email.message.Message()
+        about["content-type"] = headers.get("content-type", "text/plain")
+        kind = about.get_content_type()
+        if status == 429 or status >= 500:
+            raise http_post.Failed(f"{url[:100]} answers {status}")
+        if status != 200:
+            return Passage("", "", f"error: {url[:100]} answers {status}")
+        if not kind.startswith("text/") and kind not in KINDS:
+            return Passage("", "", f"error: {url[:100]} is {kind}, and no text")
+        if headers.get("content-encoding", "identity") != "identity":
+            return Passage("", "", f"error: {url[:100]} is compressed, which was not asked for")
+        pages = plugins.around("sets.html_text")
+        text = _decoded(whole, about.get_content_charset() or pages.charset(whole) or "utf-8")
+        title, text = pages.read(text) if "html" in kind else ("", text)
+    except ValueError as error:  # an address or a page that cannot be read
         return Passage("", "", f"error: {url[:100]}: {error}"[:300])
-    if not kind.startswith("text/") and kind != "application/json":
-        return Passage("", "", f"error: {url[:100]} is {kind}, and no text")
     return Passage(url[:1000], title, text)
 
 

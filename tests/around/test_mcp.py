@@ -35,6 +35,8 @@ ROWS = [
 OTHER = """
     import os
     import anyio
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import EmbeddedResource, TextResourceContents
     from mcp.server.mcpserver import MCPServer
     server = MCPServer("other", log_level="ERROR")
     @server.tool()
@@ -49,6 +51,12 @@ OTHER = """
     @server.tool()
     def dies(text: str) -> str:
         os._exit(1)
+    @server.tool()
+    def refuses(text: str) -> str:
+        raise MCPError(-32000, "no such record")
+    @server.tool()
+    def embedded(text: str) -> EmbeddedResource:
+        return EmbeddedResource(type="resource", resource=TextResourceContents(uri="a://b", text="inside"))
     @server.tool()
     def fails(text: str) -> str:
         raise ValueError("no such thing")
@@ -153,7 +161,9 @@ def test_a_permitted_tool_of_another_server_gets_no_variable(other, monkeypatch)
 
 
 def test_a_tool_that_is_not_there_is_told_by_those_that_are(other):
-    with pytest.raises(UserError, match="has no tool look; it has: dies, fails, large, lookup, slow"):
+    with pytest.raises(
+        UserError, match="has no tool look; it has: dies, embedded, fails, large, lookup, refuses, slow"
+    ):
         other("look").tools()
 
 
@@ -180,7 +190,7 @@ def test_a_slow_call_ends_and_a_dead_server_is_started_again(other):
 
 
 def test_a_call_that_is_late_or_refused_leaves_its_neighbours_connection(other):
-    connection = other("slow", "lookup")
+    connection = other("slow", "lookup", "refuses", "embedded")
     connection.call("lookup", {"text": "a"})
     client = connection._client
     connection.timeout_s = 3.0
@@ -194,6 +204,9 @@ def test_a_call_that_is_late_or_refused_leaves_its_neighbours_connection(other):
     connection.timeout_s = 30.0
     with pytest.raises(mcp_client.ToolFailed, match="gave an error as its answer .MCPError: Internal server error"):
         connection._asked(lambda client: client.get_prompt("none"))
+    with pytest.raises(mcp_client.ToolFailed, match="gave an error as its answer .MCPError: no such record"):
+        connection.call("refuses", {"text": "a"})
+    assert connection.call("embedded", {"text": "a"}) == "inside"
     assert connection._client is client
 
 

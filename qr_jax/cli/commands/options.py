@@ -25,13 +25,13 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
     """Load a config with its overrides.
 
-    A Python config is its user's own code. For a stranger's config.json nothing is imported, not even to read an
-    override's type, before it is refused.
+    A Python config is its user's own code. Any other file may be a stranger's config.json: nothing is imported, not
+    even to read an override's type, before it is refused.
     """
     from qr_jax import config as configs
     from qr_jax import trust
 
-    if configs.parts(path)[0].suffix == ".json":
+    if configs.parts(path)[0].suffix != ".py":
         trust.check(configs.load(path), path, trusted=arguments.trust)
     return configs.load(path, typed)
 

@@ -131,19 +131,15 @@ def _call(text: str, schemas: Mapping[str, Any]) -> tuple[str | Call | None, str
         call = json.loads(as_json(text), strict=False, parse_constant=refuse)
         name, arguments = call["name"], next(call[key] for key in ARGUMENTS if key in call)
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        asked = call_of(str(name), {key: _text(value) for key, value in arguments.items()})
+        asked = call_of(str(name), {**arguments})
+        asked = Call(asked.tool, dialect.encodable(asked.arguments))
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError):
         return None, 'it is not {"name": ..., "arguments": {...}} in JSON'
     if asked.tool not in schemas:
         return None, f"there is no tool {asked.tool[:64]!r}; there are {', '.join(schemas)}"
     if why := misfit(schemas[asked.tool], asked.given()):
         return None, f"{asked.tool} {why}"
-    return (asked["query"] if asked.tool == RETRIEVER else asked), ""
-
-
-def _text(value: Any) -> Any:
-    """Return an argument: a text without lone surrogates and with single blanks; any other value as it is."""
-    return " ".join(dialect.encodable(value).split()) if isinstance(value, str) else value
+    return (" ".join(asked["query"].split()) if asked.tool == RETRIEVER else asked), ""
 
 
 def misfit(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
