@@ -1,12 +1,14 @@
 """The examples run, and stand on the core alone."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_imports import AROUND, imported_names
+from test_imports import AROUND, PACKAGE, imported_names
 
 MINIMAL = Path(__file__).resolve().parents[1] / "examples" / "minimal.py"
 SMALL = """
@@ -37,3 +39,37 @@ def test_the_smallest_example_runs():
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith("step ")] == ["step 1", "step 2"]
     assert lines[-1].startswith("exact match after 2 steps: ") and 0 <= float(lines[-1].rpartition(" ")[2]) <= 1
+
+
+ALONE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # which finds the whole package
+from dataclasses import replace
+from pathlib import Path
+import qr_jax
+from qr_jax import config
+from qr_jax.config import use
+from qr_jax.train import train
+folder = Path(sys.argv[1])
+assert Path(qr_jax.__file__).is_relative_to(folder), qr_jax.__file__
+base = config.load(folder / "two_layer.py")
+world = {"documents": 200, "train": 40, "dev": 8, "traces": 20}
+base = replace(base, retriever=use("none"), data=replace(base.data, world=world))
+train(replace(base, train=replace(base.train, steps=1)), folder / "run")
+print(train(base, folder / "run")["steps"], "steps")
+"""
+
+
+@pytest.mark.thorough
+def test_the_core_trains_and_goes_on_without_the_rooms_around_it(tmp_path):
+    """In a copy of the package that has none of them."""
+    shutil.copytree(PACKAGE, tmp_path / "qr_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in AROUND:
+        shutil.rmtree(tmp_path / "qr_jax" / name)
+    shutil.copy(PACKAGE.parent / "configs" / "two_layer.py", tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", ALONE, str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 steps"
+    assert (tmp_path / "run" / "summary.json").is_file() and not (tmp_path / "run" / "report.html").exists()

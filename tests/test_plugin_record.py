@@ -66,6 +66,17 @@ def test_a_changed_default_is_refused_and_the_value_it_had_goes_on(begun):
     assert said == ["the code of rule 'resting.rest' changed since this run began; what follows is by the new code"]
 
 
+def test_a_setting_that_a_plug_in_got_since_had_its_default_there(begun):
+    begun(RULE.format(weight=1))
+    other = RULE.format(weight=1).replace("steps: int = 2", "steps: int = 2, more: int = 3")
+    assert other != RULE.format(weight=1)
+    said, kept = begun(other)
+    assert "the code of rule 'resting.rest' changed" in said[0] and kept["rule"]["settings"] == {"steps": 2, "more": 3}
+    more = other.replace("more: int = 3", "more: int = 3, most: int = 4")
+    with pytest.raises(ValueError, match=r"pool.rule.settings.most: 4 there, 5 here"):
+        begun(more, most=5)
+
+
 def test_changed_code_is_said_and_every_hash_is_kept(begun):
     _, first = begun(RULE.format(weight=1))
     said, second = begun(RULE.format(weight=2))

@@ -62,7 +62,7 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
     """List "name: 1 there, 2 here" of each setting in which a run that was begun differs from a config.
 
     Of the same plug-in all settings are compared, defaults too: those of `before`, or, of a run without a record, those
-    that the run's config gives and today's defaults.
+    that the run's config gives and today's defaults. A setting that the plug-in got since had its default there.
     """
     there, ours = plain(begun), plain(config)
     for kind, known in now.items():
@@ -72,6 +72,10 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
         parts = [tree[section] if section else tree for tree in (there, ours)]
         if parts[0][kind]["name"] == parts[1][kind]["name"]:
             kept = before.get(kind, {}).get("settings", known["settings"])
-            parts[0][kind]["settings"] = {**kept, **parts[0][kind]["settings"]}
+            usual = {
+                name: plain(each.default) for name, each in plugins.signature(kind, known["name"]).settings.items()
+            }
+            usual = {name: value for name, value in usual.items() if name in known["settings"] and name not in kept}
+            parts[0][kind]["settings"] = {**usual, **kept, **parts[0][kind]["settings"]}
             parts[1][kind]["settings"] = dict(known["settings"])
     return differences(there, ours)
