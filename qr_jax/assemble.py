@@ -132,7 +132,7 @@ def passages(config: Config) -> Sequence[Passage]:
     name = config.data.corpus
     if name == OWN:
         queries = [*_whole(config, "train"), *_whole(config, "eval")]
-        return plugins.around("search.own_paragraphs").OwnParagraphs(queries)
+        return plugins.around("sets.own_paragraphs").OwnParagraphs(queries)
     return read(world_sources(config).documents) if name == "world" else _reader(config, "read_passages")(name)
 
 
@@ -157,7 +157,7 @@ def searcher(config: Config) -> SearchFunction:
 def search_over(config: Config, make: Callable[..., SearchFunction], corpus: Sequence[Passage]) -> SearchFunction:
     """Return the bound retriever's search over a corpus; with data.corpus=own over each question's own part of it."""
     if config.data.corpus == OWN:
-        return plugins.around("search.own_paragraphs").searching(make, corpus)
+        return plugins.around("sets.own_paragraphs").searching(make, corpus)
     return make(corpus=corpus)
 
 
@@ -175,7 +175,7 @@ def environment(config: Config) -> Callable:
     """Return the environment with its settings, and the schemas of the run's tools where there are some."""
     provided = {"tools": _tools().schemas(config.tools)} if config.tools else {}
     env = plugins.bind("env", config.env, provided=provided)
-    return plugins.around("search.own_paragraphs").marked(env) if config.data.corpus == OWN else env
+    return plugins.around("sets.own_paragraphs").marked(env) if config.data.corpus == OWN else env
 
 
 def _tools() -> Any:

@@ -5,8 +5,7 @@ import difflib
 import hashlib
 import json
 import re
-import runpy
-import traceback
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -416,8 +415,10 @@ def is_run(folder: str | Path) -> bool:
 
 
 def _made_by(path: Path, name: str) -> Config:
+    module = types.ModuleType(path.stem)
+    there = vars(module) | {"__file__": str(path)}
     try:
-        there = runpy.run_path(str(path), run_name="qr_jax_config")
+        exec(compile(path.read_bytes(), str(path), "exec"), there)
         named = there.get(name)
         config = named() if callable(named) else named
     except SystemExit as error:
@@ -446,11 +447,10 @@ def _told(error: Exception) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """Return the file and the line of it in which the error arose."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        lines.append(error.lineno)
-    return f"{path}, line {lines[-1]}" if lines else str(path)
+    """Return the file and the line of it that was run when the error arose: the call below ours."""
+    below = error.__traceback__.tb_next if error.__traceback__ else None
+    line = below.tb_lineno if below else getattr(error, "lineno", None)  # that of a SyntaxError of the file itself
+    return f"{path}, line {line}" if line else str(path)
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import linecache
 import os
 import re
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -93,22 +93,23 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
         if package == ROOT.name or isinstance(error, UserError):  # it says so itself
             raise
-        raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error, package)}") from error
+        raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error)}") from error
     if not callable(plugin := getattr(file, function, None)):
         todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
         raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
     return plugin
 
 
-def _import_error(error: BaseException, package: str) -> str:
-    """Say how the import of a user's module failed, with the lines of the traceback that are the user's."""
+def _import_error(error: BaseException) -> str:
+    """Say how the import of a user's module failed, with the traceback's lines outside Python and qr_jax."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    installed = (*(sysconfig.get_path(place) for place in ("stdlib", "purelib", "platlib")), str(ROOT.resolve()), "<")
+    ours = {ROOT.name, *sys.stdlib_module_names}
+    walked = traceback.walk_tb(error.__traceback__)
+    frames = [each for each in walked if str(each[0].f_globals.get("__name__")).partition(".")[0] not in ours]
     lines = [
-        f"\n  {frame.filename}, line {frame.lineno}: {frame.line}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if package in Path(frame.filename).with_suffix("").parts or not frame.filename.startswith(installed)
+        f"\n  {frame.f_code.co_filename}, line {line}: {linecache.getline(frame.f_code.co_filename, line).strip()}"
+        for frame, line in frames
     ]
     return f"{type(error).__name__}: {error}" + "".join(lines)
 

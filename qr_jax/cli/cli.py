@@ -73,7 +73,8 @@ def _run(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
     except errors.UserError as error:
-        return _end(f"error: {error}", errors.USER_ERROR)
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))  # of a plug-in that raised it
+        return _end(f"error: {error}{notes}", errors.USER_ERROR)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
         return _end(interrupts.STOPPED + goes_on, errors.INTERRUPTED, at_once=argv is None)

@@ -10,7 +10,7 @@ from qr_jax import assemble, config
 from qr_jax.cli import cli
 from qr_jax.data.parsing import query_of
 from qr_jax.records import Search, Turn
-from qr_jax.search.own_paragraphs import OwnParagraphs, Within, searching
+from qr_jax.sets.own_paragraphs import OwnParagraphs, Within, searching
 
 HOTPOTQA = {
     "id": "h", "question": "Where was the author of Faust born?", "answer": "Frankfurt",

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -39,18 +38,13 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
     """Within the context, turn errors from malformed run files into a ValueError that says where they were met."""
-    from qr_jax.config import PACKAGE
-
     try:
         yield
     except NOT_AS_WRITTEN as error:
         if isinstance(error, UserError):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = [frame for frame in frames if PACKAGE in Path(frame.filename).resolve().parents]
-        place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         told = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{where} holds what qr-jax does not write ({told}, in {place})") from error
+        raise UserError(f"{where} holds what qr-jax does not write ({told})") from error
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
