@@ -102,7 +102,9 @@ def _asked(act: dialect.Block) -> str | Call:
 
 
 def spaced(turn: str) -> str:
-    """Put a blank on each side of a text in a JSON list of an expert's turn, or first in an object, for a vocabulary of
-    whole words.
+    """Put blanks inside the quotes of JSON strings in an expert's turn: `["who is ada"]` becomes `[" who is ada "]`.
+
+    For a tokenizer of whole words, which would not know `"who` and `ada"`. Changed are strings in lists and the first
+    value of an object, unless its key begins with "name"; keys stay.
     """
     return TEXT_IN_LIST.sub(r'\1" \2 "', turn)

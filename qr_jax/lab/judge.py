@@ -374,13 +374,15 @@ def cut(answer: str, tokens: int = CUT_TOKENS) -> str:
 
 
 def verdict(response: Any, prompt: Prompt = CORRECT, judged: str = "") -> bool | str:
-    """Return a chat completion's verdict: the last JSON object with the prompt's name, as in {"correct": true}.
+    """Return a chat completion's verdict: the value of `prompt.verdict` in the reply's last JSON object that has it.
 
-    Thoughts, code fences, prose, comments, other names, the name in any case, Python's spelling of JSON's constants, a
-    verdict in quotes, yes, no, 1 and 0 for true and false, and an enclosing object are all accepted, and an object that
-    is no JSON for what its reason holds (`_at_end`). If the `judged` text itself holds a verdict, a reply that
-    is more than one object may quote it: Unclear, whichever the verdict. ValueError for a reply without a verdict, for
-    a name that stands twice in its object, and for a completion of several choices, cut off, or refused.
+    {"correct": true} is the verdict true. Around the object may stand thoughts, prose, code fences, comments and an
+    outer object; in it, other names. The name may be in any case and the verdict in quotes; Python's True and False are
+    accepted, and yes, no, 1 and 0 in their place. So is an object whose reason breaks its JSON (`_at_end`).
+
+    Unclear if the `judged` text holds a verdict itself and the reply is more than one object: it may quote that text.
+    ValueError if the reply has no verdict, if the name stands twice in its object, and if the completion has several
+    choices, was cut off or is a refusal.
     """
     try:
         (choice,) = response["choices"]

@@ -110,9 +110,11 @@ def probe(
 
 
 def _roll(run, settings: Config, questions: Sequence[Query], asked, samples: int, seed: int, say):
-    """Return (pool index, checkpoint) -> its scores; each checkpoint is loaded once, for all its queries.
+    """Roll queries out with the policies of earlier checkpoints; return the scores by (pool index, checkpoint's step).
 
-    The sampling keys are of (seed, pool index, sample), whatever the policy, and no other rollouts' (purpose "probe").
+    `asked` has the pool indices of each checkpoint's queries. A checkpoint is loaded once. A random key depends on
+    seed, pool index and sample alone, so that all policies sample with the same keys; the purpose "probe" keeps them
+    apart from those of training. UserError if more than half of the searches failed.
     """
     agent, mesh = assemble.agent(settings), meshes.make_mesh(settings.mesh)
     env = assemble.environment(settings)

@@ -133,7 +133,7 @@ def not_after(key_XB, query_XI):
 
 
 def _masks(block: int, last_NL, near):
-    """Return what `_scores` masks by, in blocks."""
+    """Cut the arrays that `_scores` masks by into blocks: `last_NL` and, where there is a window, the positions."""
     return _by_block(block, last_NL), near and (_by_block(block, near[0]), near[1])
 
 

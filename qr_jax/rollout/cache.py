@@ -75,7 +75,10 @@ def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
 
 
 def _put_own(part, new, row_R, used_R, count_R):
-    """Put as `_put` on a device that has some of the rows: what is for other devices' rows is dropped."""
+    """Write new keys or values, as `_put` does, into the part of the cache that one device of the mesh holds.
+
+    `row_R` counts the rows of the whole cache; entries for rows of other devices are dropped.
+    """
     rows = part.shape[0]
     row_R = row_R - rows * jax.lax.axis_index("slots")
     mine_R = (row_R >= 0) & (row_R < rows)

@@ -92,7 +92,7 @@ def of_run(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None
 
 
 def adapters(run: str | Path, agent: assemble.Agent, mesh) -> tuple[Any, str | None]:
-    """Return a run's last adapters alone and the hash of their base; the whole model and None where it has none."""
+    """Return a run's last adapters and the hash of their base weights; without adapters the whole model and None."""
     host, params = _restored(run, agent, mesh)
     return params, host.get(checkpoint.BASE)
 

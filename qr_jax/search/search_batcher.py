@@ -31,7 +31,10 @@ class _Asked:
         self.rows: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
 
     def add(self, found: Mapping[str, Row]) -> None:
-        """Add rows; the last of them resolves `rows`. `hold` may refuse the request instead."""
+        """Take the passages that a search call found for some of the queries; after the last query `rows` is ready.
+
+        `hold` is told of all bytes so far. If it refuses them, `rows` raises that refusal.
+        """
         if self.rows.done():  # given up
             return
         self._found |= found

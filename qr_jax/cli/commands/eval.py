@@ -178,7 +178,9 @@ def _name(arguments: argparse.Namespace) -> Path:
 
 
 def _opened(arguments: argparse.Namespace, settings: Any) -> Any:
-    """Ask the endpoint what it is, and return its model as opened; without an endpoint start a device, and None."""
+    """Return the model behind the endpoint, opened. Without an endpoint, start a device and return None: the model is
+    then the run's, and the evaluation opens it.
+    """
     if not arguments.endpoint:
         start(settings)
         return None

@@ -129,7 +129,7 @@ class _Walk:
                 total.collectives[inner.opcode] += max(_size(operands), _size(inner.arrays))
 
     def _inner(self, here: Computation, one: Instruction) -> Iterator[tuple[Computation, Instruction]]:
-        """Yield the instruction itself, or all that it is fused of."""
+        """Yield each instruction inside a fusion, with the computation that holds it; an unfused one yields itself."""
         if not (names := hlo_text.called(one)):
             yield here, one
         for name in names:

@@ -125,6 +125,6 @@ def by_group(before: Row, after: Row) -> dict[str, Chart]:
 
 
 def _label(group: str, value: str, questions: int | None) -> str:
-    """As in "2 hops, 203 questions"."""
+    """Return the words under a bar of a chart: the group of questions and its size, as in "2 hops, 203 questions"."""
     unit = (" hop" if value == "1" else " hops") if group == "hops" else ""
     return f"{value[:MOST_LETTERS]}{unit}" + (f", {questions:,} questions" if questions else "")

@@ -36,14 +36,15 @@ def judge(
     cut_tokens: Count = 256,  # of an answer, that it sees
     ask_sway: bool = True,  # ask of each answer that is called right if it tries to sway the judge: then it is wrong
 ) -> Scores:
-    """The judge's verdicts, 0 or 1, on the first `cut_tokens` of each answer (lab/judge.py); they are the outcome.
+    """Ask the judge about each answer: 1 if it calls it right, else 0 (lab/judge.py). Reward and outcome are the same.
 
-    No answer, and an empty one, is wrong, unasked. Different answers are asked once each, `at_once` at a time, and
-    verdicts are kept in the file `cache`. An answer that is called correct is asked about once more, as in `evaluate
-    --suite`: if it tries to sway the judge, it is wrong. An answer without a verdict, after retries, is NaN: a fault
-    and never a 0.
-    ValueError, which ends the run: a judge that calls one of 20 injected wrong answers right (asked once a process),
-    and a cache that would hold more than `budget` verdicts.
+    The judge sees the first `cut_tokens` of an answer. A missing or empty answer is wrong, without being sent. Equal
+    answers are sent once, `at_once` at a time, and verdicts are kept in the file `cache`. An answer that is called
+    right is sent a second time, as in `eval --suite`: if it tries to sway the judge, it is wrong. An answer without a
+    verdict, after all retries, is NaN: a fault and never a 0.
+
+    ValueError ends the run if the judge calls one of 20 injected wrong answers right (they are sent once a process), or
+    if the cache would hold more than `budget` verdicts.
     """
     endpoint = _judged.sitting(
         url, model, cache, key_env, timeout_s=timeout_s, retries=retries, at_once=at_once, leave_out=leave_out,
