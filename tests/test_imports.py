@@ -67,7 +67,7 @@ def place(module: str, places: Iterable[str]) -> str | None:
 
 
 def rank(module: str) -> int:
-    return RANK[place(module, RANK) or "errors"]  # qr_jax itself imports nothing
+    return RANK[place(module, RANK) or "config"]  # qr_jax itself
 
 
 def within(module: str, places: tuple[str, ...]) -> bool:
@@ -203,6 +203,12 @@ def test_host_code_imports_no_jax_directly_or_through_others():
             found = [name for name in imported(other, at_import=True) if within(name, DEVICE)]
             wrong += [f"{module} -> ... {through} -> {other} imports {name}" for name in found]
     assert not wrong, "\n".join(wrong)
+
+
+def test_qr_jax_itself_imports_its_config_when_a_name_is_used():
+    lines = ["import sys, qr_jax", "assert 'qr_jax.config' not in sys.modules", "from qr_jax import *"]
+    lines += ["assert load.__module__ == 'qr_jax.config'", "assert Config is qr_jax.config.Config"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 def test_heavy_packages_are_imported_inside_the_functions_that_use_them():
