@@ -208,6 +208,8 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
             "there is no config config/quickstart.py; did you mean configs/quickstart.py?",
         ),
         (["ask", "confgs/study", "who ?"], "there is no folder confgs/study; did you mean configs/study?"),
+        (["view", "runs/x"], "there is no qr-jax 'view' any more; `qr-jax report RUN` makes the page"),
+        (["completion", "bash"], "there is no qr-jax 'completion' any more, and nothing replaces it"),
         (["resume", "runs/x"], "there is no qr-jax 'resume'; `qr-jax train RUN/config.json`"),
         (
             ["ask", "configs", "who", "is", "it"],

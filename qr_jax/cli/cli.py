@@ -24,6 +24,8 @@ OTHER_COMMANDS = {
     "resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it",
     "list": "; did you mean runs?", "ls": "; did you mean runs?", "test": "; did you mean eval?",
     "version": "; did you mean --version?",
+    "view": " any more; `qr-jax report RUN` makes the page, of a run that goes on too",
+    "completion": " any more, and nothing replaces it",
 }  # fmt: skip
 # Options that are no more, with what does their work now.
 REMOVED_OPTIONS: Mapping[str, str] = {
