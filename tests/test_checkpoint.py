@@ -381,8 +381,13 @@ def test_another_format_is_refused_not_passed_over(run, tmp_path, monkeypatch):
     checkpoints = run()
     save(checkpoints, 1)
     monkeypatch.setattr("qr_jax.run.checkpoint.READS", (6, 7))
-    with pytest.raises(ValueError, match="has format 5, this version reads 6 and 7"):
+    with pytest.raises(ValueError, match="has format 5, this version reads 6 and 7; use the qr_jax that wrote it"):
         checkpoints.latest()
+    for saved, use in ((3, "qr_jax 0.1, which wrote it"), (4, "qr_jax 0.2, which wrote it"), (8, "a newer qr_jax")):
+        monkeypatch.setattr("qr_jax.run.checkpoint.FORMAT", saved)
+        save(checkpoints, saved)
+        with pytest.raises(ValueError, match=f"has format {saved}, this version reads 6 and 7; use {use}$"):
+            checkpoints.latest()
 
 
 def test_a_checkpoint_of_format_4_comes_back_without_its_learning_rate(run, monkeypatch):

@@ -40,6 +40,7 @@ from qr_jax.run import bucket, committed, json_files
 
 FORMAT = 5
 READS = (4, 5)  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
+WROTE = {1: "0.1", 2: "0.1", 3: "0.1", 4: "0.2"}  # format -> the version of qr_jax that wrote it
 GONE = {"rate"}  # of the state of format 4
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
@@ -55,6 +56,14 @@ NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
 NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
+
+
+def _reader_of(saved_format: Any) -> str:
+    """Name the qr_jax that reads a format which this one does not."""
+    if type(saved_format) is int and saved_format > max(READS):
+        return "a newer qr_jax"
+    known = [f"qr_jax {version}, which wrote it" for number, version in WROTE.items() if number == saved_format]
+    return known[0] if known else "the qr_jax that wrote it"
 
 
 def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
@@ -220,7 +229,7 @@ class Checkpoints:
             if saved_format not in READS:
                 read = " and ".join(map(str, READS))
                 what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {read}"
-                raise UserError(f"{what}; use the qr_jax that wrote it")
+                raise UserError(f"{what}; use {_reader_of(saved_format)}")
             return step
         if damaged:
             todo = "put one back from a copy, or begin anew with --restart, which sets this folder aside"
