@@ -1,6 +1,8 @@
 """A small model learns to search with GRPO and a pool of queries: the core alone, in one file.
 
-    python examples/minimal.py     # two minutes on two cores; greedy exact match .30 -> .40 on 400 held-out questions
+    python examples/minimal.py     # two minutes on two cores
+
+Greedy exact match on 400 held-out questions is about .30 before and .40 to .48 after, depending on the machine.
 
 The world is synthetic: 2,000 questions over some thousand sentences, each answered by one or more searches. A cold
 start on traces from worlds of other facts teaches to search and to copy. Then each step draws queries from the pool,
