@@ -487,6 +487,9 @@ def test_a_file_that_is_not_there_is_named_with_what_to_set(tmp_path, monkeypatc
         readers.resolve(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"/dev/null .* is a pipe or a device; wanted a file"):
         readers.resolve("/dev/null")
+    for address in ("gs://b/x.jsonl", "gs://b/*.jsonl"):
+        with pytest.raises(ValueError, match=f"no file {re.escape(address)} .* are read from a disk: copy it to one$"):
+            readers.resolve(address)
     with pytest.raises(ValueError, match="no file ~nobody-of-that-name/x.jsonl"):
         readers.resolve("~nobody-of-that-name/x.jsonl")
     with pytest.raises(ValueError, match=r"no file frames .*`qr-jax data get frames` fetches that set"):

@@ -44,6 +44,8 @@ def no_file(part: str, file: Path, setting: str | Path) -> str:
         return f"{file} {where} is a pipe or a device; wanted a file, which is read twice"
     if part and os.path.islink(file):
         return f"{file} {where} is a link to {os.readlink(file)}, and nothing is there"
+    if "://" in part:
+        return f"no file {part} {where}; files of questions, passages and traces are read from a disk: copy it to one"
     return f"no file {file if part else '(empty name)'} {where}{_cure(part, file)}"
 
 

@@ -48,7 +48,8 @@ def shards(part: str, file: Path, setting: str | Path) -> list[Path]:
 
     A run reads JSON lines, Parquet and Arrow; `qr-jax data convert` writes other files so.
     """
-    if not part or not (os.path.isdir(file) or glob.has_magic(str(file))) or readers.index_folder(file) is not None:
+    is_several = "://" not in part and (os.path.isdir(file) or glob.has_magic(str(file)))
+    if not part or not is_several or readers.index_folder(file) is not None:
         raise UserError(faults.no_file(part, file, setting))
     try:
         found = [one.file for one in find([file])[0]]
