@@ -14,7 +14,10 @@ from qr_jax.records import Episode, Query
 
 
 def cover_match(query: Query, episodes: Sequence[Episode]) -> np.ndarray:
-    """Cover match of each episode's answer, float32 [G], 0 or 1. Only `Episode.answer` is read, never a transcript."""
+    """Return 1 for each episode whose answer contains a gold, else 0: float32 [G].
+
+    own: stricter than Search-R1's figure of that name (above). Only `Episode.answer` is read, never a transcript.
+    """
     given = [episode.answer or "" for episode in episodes]
     is_right = [
         answers.exact_match(answer, query.answers) or answers.first_in(answer, query.answers) for answer in given

@@ -38,10 +38,10 @@ def judge(
 ) -> Scores:
     """Ask the judge about each answer: 1 if it calls it right, else 0 (lab/judge.py). Reward and outcome are the same.
 
-    The judge sees the first `cut_tokens` of an answer. A missing or empty answer is wrong, without being sent. Equal
-    answers are sent once, `at_once` at a time, and verdicts are kept in the file `cache`. An answer that is called
-    right is sent a second time, as in `eval --suite`: if it tries to sway the judge, it is wrong. An answer without a
-    verdict, after all retries, is NaN: a fault and never a 0.
+    own: the judge sees the first `cut_tokens` of an answer. A missing or empty answer is wrong, without being sent.
+    Equal answers are sent once, `at_once` at a time, and verdicts are kept in the file `cache`. An answer that is
+    called right is sent a second time, as in `eval --suite`: if it tries to sway the judge, it is wrong. An answer
+    without a verdict, after all retries, is NaN: a fault and never a 0.
 
     ValueError ends the run if the judge calls one of 20 injected wrong answers right (they are sent once a process), or
     if the cache would hold more than `budget` verdicts.

@@ -17,11 +17,11 @@ def difficulty_pools(
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P: a drawn query's is that of the first pool whose threshold its mean valid reward does not exceed.
 
-    The sampler of prime-rl (PrimeIntellect-ai/prime-rl, orchestrator/curriculum): thresholds are inclusive and the last
-    pool takes all that is above; queries never seen weigh 1. Our defaults halve the all-wrong and, as INTELLECT-3 does,
-    never draw the all-right again; theirs are the user's to set. Deviations: draws within a step are distinct; where
-    every weight is 0 the pool's policy for exhaustion holds (prime-rl raises), and after a reset a query weighs 1 until
-    its next draw.
+    exact: the sampler of prime-rl (PrimeIntellect-ai/prime-rl, orchestrator/curriculum): thresholds are inclusive and
+    the last pool takes all that is above; queries never seen weigh 1. Our defaults halve the all-wrong and, as
+    INTELLECT-3 does, never draw the all-right again; theirs are the user's to set. Deviations: draws within a step are
+    distinct; where every weight is 0 the pool's policy for exhaustion holds (prime-rl raises), and after a reset a
+    query weighs 1 until its next draw.
     """
     if len(thresholds) != len(weights) or not weights or list(thresholds) != sorted(set(thresholds)):
         raise UserError(

@@ -24,14 +24,14 @@ def foresee_learnable(
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Next weight_P = foresee's times max(P(slope > least), floor)^power.
 
-    Our own rule, opt-in. A query that stays near one half however often it is trained on (a question of two options, a
-    judge that guesses) bears signal each time and teaches nothing. The exposure x of a draw is how often its query, and
-    how often the mean query of the pool, had been accepted before. With log-odds = own + slope x, the score of the
-    slope at 0 is U = sum s x - (s/k) sum k x, and its information I = p (1 - p) (sum k x^2 - (sum k x)^2 / k), with p
-    the query's rate over all draws, one success and one failure added. The prior of the slope is normal, about its
-    family's mean (`pool.family_P`; all queries where there are none), with deviation `spread`, so that the posterior is
-    normal with precision I + 1 / spread^2 and mean (U + mean / spread^2) / precision. A family's mean is the sum of its
-    U over that of its I + 1 / spread^2, at least 0: rates that fall together do not make all queries unlearnable.
+    own: opt-in. A query that stays near one half however often it is trained on (a question of two options, a judge
+    that guesses) bears signal each time and teaches nothing. The exposure x of a draw is how often its query, and how
+    often the mean query of the pool, had been accepted before. With log-odds = own + slope x, the score of the slope at
+    0 is U = sum s x - (s/k) sum k x, and its information I = p (1 - p) (sum k x^2 - (sum k x)^2 / k), with p the
+    query's rate over all draws, one success and one failure added. The prior of the slope is normal, about its family's
+    mean (`pool.family_P`; all queries where there are none), with deviation `spread`, so that the posterior is normal
+    with precision I + 1 / spread^2 and mean (U + mean / spread^2) / precision. A family's mean is the sum of its U over
+    that of its I + 1 / spread^2, at least 0: rates that fall together do not make all queries unlearnable.
     """
     own = {name: pool.memory.get(f"slope_{name}", np.zeros(pool.size)).copy() for name in SUMS}
     rest = {name: value for name, value in pool.memory.items() if not name.startswith("slope_")}
