@@ -16,18 +16,20 @@ BLOCK = re.compile(
 SPACED = {"br", "td", "th"}
 BLANKS = re.compile(r"\s+")
 OFFICE = re.compile(r"<!\[[^<>]*>")  # <![if !vml]> and the like, on which html.parser fails
+MOST_ENDLESS = 16  # tags, comments and the like that never end: each of them is sought to the end of the page
 CHARSET = re.compile(rb"<meta[^<>]{0,200}charset\s*=\s*[\"']?([\w.:-]{2,40})", re.IGNORECASE)
 
 
 def read(text: str) -> tuple[str, str]:
     """Give the title ("" where there is none) and the text, without scripts, styles and what no browser shows."""
-    page = _Page()
+    text, page = OFFICE.sub(" ", text), _Page()
+    last = text.rfind(">") + 1  # behind it nothing ends, so that each < is one of the text
     try:
-        page.feed(OFFICE.sub(" ", text))
+        page.feed(text[:last] + text[last:].replace("<", "&lt;"))
         page.close()
     except AssertionError as error:  # so html.parser says it
         raise UserError(f"is no HTML that can be read ({error})") from error
-    return BLANKS.sub(" ", page.title).strip(), "".join(page.parts).strip()
+    return BLANKS.sub(" ", "".join(page.title)).strip(), "".join(page.parts).strip()
 
 
 def charset(begins: bytes) -> str | None:
@@ -43,9 +45,25 @@ def charset(begins: bytes) -> str | None:
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.title, self.parts = "", []
+        self.title, self.parts = [], []
         self._unseen = ""  # the tag within which nothing is seen
         self._has_title = False
+        self._endless = 0
+
+    def parse_starttag(self, i: int) -> int:
+        return self._counted(super().parse_starttag(i))
+
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        return self._counted(super().parse_comment(i, report))
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        return self._counted(super().parse_marked_section(i, report))
+
+    def _counted(self, end: int) -> int:
+        self._endless += end < 0
+        if self._endless > MOST_ENDLESS:
+            raise AssertionError("too many tags and comments that never end")
+        return end
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         if self._unseen:
@@ -65,6 +83,6 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._unseen == "title" and not self._has_title:  # a picture in the page may have another
-            self.title += data
+            self.title.append(data)
         elif not self._unseen:
             self.parts.append(BLANKS.sub(" ", data))

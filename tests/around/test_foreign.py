@@ -10,9 +10,10 @@ import pytest
 from qr_jax import answers
 from qr_jax.cli import cli
 from qr_jax.data import parsing, readers
+from qr_jax.errors import UserError
 from qr_jax.lab import score
 from qr_jax.records import Query
-from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats
+from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats, html_text
 
 TINY = str(Path(__file__).parents[2] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
@@ -378,6 +379,21 @@ def test_of_a_folder_of_documents_what_is_left_out_is_said_by_ending_and_count(t
 def test_a_page_alone_has_its_title_or_its_file_s_name(page, title, text, tmp_path):
     (passage,), *_ = foreign.read(kept(tmp_path, "my_page.htm", page))
     assert (passage.id, passage.title, passage.text) == ("my_page.htm", title, text)
+
+
+@pytest.mark.parametrize("odd", ["<a ", "<a b='", "a<b ", "<title>a<b ", "<?", "<![if ", "<!"])
+def test_a_page_of_tags_that_never_end_takes_no_time_of_its_square(odd):
+    began = time.monotonic()
+    title, text = html_text.read(f"<p>seen</p>{odd * (1_000_000 // len(odd))}")
+    assert text.startswith("seen") and len(title + text) > 90_000 and time.monotonic() - began < 20
+    assert html_text.read("<p title='a > b'>x < y &lt;<p") == ("", "x < y <<p")
+
+
+def test_a_page_whose_comments_never_end_is_refused_in_time():
+    began = time.monotonic()
+    with pytest.raises(UserError, match="too many tags and comments that never end"):
+        html_text.read("<!-- <b>" * 120_000)
+    assert time.monotonic() - began < 20
 
 
 def test_a_page_s_encoding_is_the_one_that_it_names(tmp_path):
