@@ -180,6 +180,8 @@ def _tool(tool: Any) -> Mapping[str, Any]:
         function = {**function, "parameters": function.get("parameters") or {"type": "object", "properties": {}}}
     try:
         return inert({"type": "function", "function": function})
+    except RecursionError:
+        raise Wrong("tools", "a tool is nested too deep") from None
     except (TypeError, LookupError, AttributeError) as error:
         wanted = '{"type": "function", "function": {"name": ..., "parameters": {"type": "object", ...}}}'
         raise Wrong("tools", f"a tool is {show(tool)}; wanted {wanted}") from error
@@ -204,10 +206,12 @@ def _message(message: Any) -> Mapping[str, str]:
             raise Wrong("messages", f"a message has a part of type {show(other[0].get('type'))}; wanted text alone")
         text = "" if content is None and role == "assistant" else message_text(content)
         read = [(one["function"]["name"], _arguments(one["function"]["arguments"])) for one in calls]
+        return {"role": role, "content": written_calls(text, read) if read else text}
+    except RecursionError:
+        raise Wrong("messages", f"the arguments of a call in a {role}'s message are nested too deep") from None
     except (TypeError, LookupError, AttributeError) as error:
         text = f"a {role}'s message is {show(message)}; wanted a text, or parts of text, as content"
         raise Wrong("messages", text) from error
-    return {"role": role, "content": written_calls(text, read) if read else text}
 
 
 def _arguments(given: Any) -> Any:
