@@ -11,6 +11,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -223,6 +224,23 @@ def test_a_call_that_is_late_or_refused_leaves_its_neighbours_connection(other):
 )
 def test_results_of_other_servers_are_read_by_hand(text, passages):
     assert [(p.id, p.title, p.text, p.score) for p in retriever.passages_of(text)] == passages
+
+
+def test_queries_of_a_batch_are_asked_at_once_and_keep_their_order(monkeypatch):
+    under_way, most = set(), []
+
+    def call(tool, arguments):
+        under_way.add(query := arguments["query"])
+        most.append(len(under_way))
+        time.sleep(0.05)
+        under_way.discard(query)
+        return query
+
+    monkeypatch.setattr(retriever, "connect", lambda *how: SimpleNamespace(call=call))
+    queries = [f"q{at}" for at in range(39)] + [" "]
+    found = retriever.mcp(command="a server")(queries, 3)
+    assert [[passage.text for passage in row] for row in found] == [[query] for query in queries[:39]] + [[]]
+    assert 8 <= max(most) <= 16
 
 
 def test_a_strangers_run_may_not_start_a_command():

@@ -12,6 +12,7 @@ from qr_jax.search.mcp_client import connect
 from qr_jax.search.protocols import passage_of
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/mcp"}
+MOST_AT_ONCE = 16  # calls of a batch
 LISTS = ("results", "result", "passages", "documents", "items", "hits")  # under which an object has its passages
 
 
@@ -27,7 +28,7 @@ def mcp(
     timeout_s: float = 20.0,  # of a call, and of the server's start; keep it below rollout.search_deadline_s
     max_bytes: int = 1_000_000,  # of a result; a larger one is a fault
 ) -> SearchFunction:
-    """A search by one tool of an MCP server, a call a query.
+    """A search by one tool of an MCP server, a call a query, and at most 16 at once.
 
     A result of JSON is read as passages: a list, or an object with one under "results", "documents" or the like, of
     texts or of objects with "text", "content" or "snippet", "title" and "id" or "url". Any other text is one passage.
@@ -38,16 +39,17 @@ def mcp(
     if url:
         http_post.url_parts(url)
     token = http_post.secret(token_env) if token_env else None
-    connection = connect(url or command, (tool,), timeout_s, max_bytes, token)
+    connection, crew = connect(url or command, (tool,), timeout_s, max_bytes, token), http_post.Crew(MOST_AT_ONCE)
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         more = {k_name: k} if k_name else {}
-        return [
-            passages_of(connection.call(tool, {query_name: encodable(query)[:query_chars], **more}))[:k]
-            if query.strip() and k > 0
-            else []
-            for query in queries
-        ]
+
+        def ask(query: str) -> list[Passage]:
+            if not query.strip() or k <= 0:
+                return []
+            return passages_of(connection.call(tool, {query_name: encodable(query)[:query_chars], **more}))[:k]
+
+        return crew.each(ask, queries)
 
     return search
 
