@@ -33,6 +33,7 @@ from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
 KEY = "QR_JAX_ENDPOINT_KEY"
 BYTES_A_TOKEN = 4  # of UTF-8, where the endpoint does not count
 FIRST_S = 30.0  # of all tries of the first request: so soon a wrong URL shows
+NEVER = 10**9  # failures in a row, after which an endpoint would be left alone for a while
 MOST_STOPS = 4  # of a request, as OpenAI takes them; text behind the others is cut here
 LISTED = ("id", "owned_by", "root", "parent", "max_model_len")  # of /v1/models; `created` is the request's own time
 SEEN_ABOVE = "(see the first result)"  # of a further call in a turn: the environment answers all of them in one text
@@ -78,7 +79,7 @@ class Player:
     """
 
     def __init__(self, asking: Asking, env: Callable, settings: Rollout, replies: Path | None = None):
-        patience = Patience(asking.timeout_s, asking.deadline_s, asking.retries)
+        patience = Patience(asking.timeout_s, asking.deadline_s, asking.retries, pause_after=NEVER)
         header = key_header(asking.url, asking.key_env)
         self.endpoint = ChatEndpoint(asking.url, patience, header, leave_out=asking.leave_out, key_env=asking.key_env)
         opening = env(PROBE, [])
@@ -148,12 +149,20 @@ class Player:
         sampling = {"temperature": temperature} | ({"top_p": top_p} if top_p < 1 else {})
         sampling |= {"top_k": top_k} if top_k else {}
 
+        down: list[Outage] = []
+
         def turn(play: Play) -> None:
             if stop_now():
                 raise Interrupted
+            if down:  # those that waited for a thread meanwhile
+                raise down[0]
             drawn = f"{seed} {purpose} {play.key} {play.sample} {len(play.tokens)}".encode()
             number = int.from_bytes(hashlib.sha256(drawn).digest()[:4]) // 2
-            self._turn(play, env, sampling | {"seed": number})
+            try:
+                self._turn(play, env, sampling | {"seed": number})
+            except Outage as error:
+                down.append(error)
+                raise
 
         self._plays = going = plays
         while going:

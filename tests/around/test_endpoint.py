@@ -29,6 +29,7 @@ from qr_jax.errors import UserError
 from qr_jax.lab import endpoint_player
 from qr_jax.lab.endpoint_player import Asking, open_player, turn_text
 from qr_jax.records import Passage
+from qr_jax.search.http_post import Failed
 from qr_jax.train import train
 
 STOP = ("</search>", "</answer>")
@@ -178,6 +179,14 @@ def test_a_rate_limit_is_waited_out_as_it_asks(tmp_path):
         begun = time.monotonic()
         figures, _, _ = asked_of(url, settings_of(tmp_path), tmp_path, queries=1)
     assert figures["faults"] == 0 and time.monotonic() - begun >= 1 and len(seen) == 4
+
+
+def test_a_first_request_is_tried_until_the_deadline_however_often_it_fails(tmp_path):
+    with server(listing(lambda number, body: raw({}, "500 Down"))) as (url, seen):
+        begun = time.monotonic()
+        with pytest.raises(Failed, match="answered 500"):
+            asked_of(url, settings_of(tmp_path), tmp_path, deadline_s=8.0, retries=1000)
+    assert time.monotonic() - begun > 4 and len(seen) > 6
 
 
 def test_requests_under_way_are_bounded(tmp_path):
