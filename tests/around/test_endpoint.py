@@ -271,7 +271,20 @@ def test_the_command_keeps_the_key_out_of_all_files(tmp_path, monkeypatch, capsy
 def test_options_of_an_endpoint_need_one(capsys):
     assert cli.main(["eval", "runs/x", "--at-once", "3"]) == 2
     assert "--at-once cannot be given without --endpoint URL" in capsys.readouterr().err
-    assert cli.main(["eval", "runs/x", "--endpoint", "http://127.0.0.1:1/v1"]) == 2
+    there = ["eval", "runs/x", "--endpoint", "http://127.0.0.1:1/v1"]
+    assert cli.main(there) == 2
+    capsys.readouterr()
+    assert cli.main([*there, "--model", "m", "--step", "3"]) == 2
+    assert "--step cannot be given with --endpoint" in capsys.readouterr().err
+    for option, text in (
+        ("--deadline-s", "nan"),
+        ("--timeout-s", "nan"),
+        ("--timeout-s", "inf"),
+        ("--deadline-s", "0"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*there, "--model", "m", option, text])
+        assert f"{option}: found {text!r}; wanted seconds, more than 0" in capsys.readouterr().err
 
 
 # ---- a real server that is not ours

@@ -74,10 +74,10 @@ def _add_endpoint(add: Any) -> None:
     )
     add("--leave-out", action="append", metavar="NAME", help=text)
     add("--at-once", type=whole(1), metavar="N", help="requests under way (8)")
-    add("--timeout-s", type=float, metavar="S", help="of one try of a request (120)")
-    add(
-        "--deadline-s", type=float, metavar="S", help="of all tries of a request (600); then it is a fault, and no zero"
-    )
+    seconds = options.number(0, 1e9, "seconds, more than 0 and less than 1e9")
+    add("--timeout-s", type=seconds, metavar="S", help="of one try of a request (120)")
+    text = "of all tries of a request (600); then it is a fault, and no zero"
+    add("--deadline-s", type=seconds, metavar="S", help=text)
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -94,7 +94,9 @@ def _eval(arguments: argparse.Namespace) -> int:
     else:
         options.refuse_given(arguments, SUITE_ONLY, "without --suite")
     options.check_together(arguments, "endpoint", "model")
-    if not arguments.endpoint:
+    if arguments.endpoint:
+        options.refuse_given(arguments, ("step",), "with --endpoint: its model has no checkpoints")
+    else:
         options.refuse_given(arguments, ENDPOINT_ONLY, "without --endpoint URL and --model NAME")
     if arguments.suite:
         return _suite(arguments)
