@@ -90,6 +90,8 @@ def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: N
     files, sources = _sources(corpus)
     if known := [new["file"] for new in sources if new["sha256"] in {old["sha256"] for old in had}]:
         raise UserError(f"{', '.join(known)} is in the index {out} already, by its contents; nothing is added")
+    if empty := [file.name for file in files if next(readers.rows(file), None) is None]:
+        raise UserError(f"{', '.join(empty)} has no rows to add; the index {out} is left as it is")
     new, counts = estimate(files, bm25_build.stop_words(settings["stopwords"])), before["counts"]
     ids = [len(stored[at].id) for at in range(min(len(stored), SAMPLE_ROWS))]
     text_bytes = (out / bm25_index.stored.TEXTS).stat().st_size + new.text_bytes

@@ -428,6 +428,9 @@ def test_what_cannot_be_added_leaves_the_index_as_it_is(tmp_path, capsys):
     bad.write_text(json.dumps({"id": "9", "text": "new"}) + "\n" + json.dumps({"id": "3", "text": "again"}) + "\n")
     with pytest.raises(ValueError, match="the id '3' more than once: bad.jsonl row 2 and in the index already"):
         index_corpus.add(str(bad), out)
+    bad.write_text("\n")
+    with pytest.raises(ValueError, match="bad.jsonl has no rows to add"):
+        index_corpus.add(str(bad), out)
     bad.write_text(json.dumps({"id": "9"}) + "\n")
     with pytest.raises(ValueError, match="bad.jsonl row 1"):
         index_corpus.add(str(bad), out)
