@@ -72,7 +72,11 @@ def typed(words: Sequence[str], split: str | None) -> Columns:
     """Return what `--map OURS=THEIRS ...` and `--split SIGN` say."""
     if odd := [word for word in words if not all(word.partition("=")[::2])]:
         raise UserError(f"--map {odd[0]!r}; wanted OURS=THEIRS, as question=Frage (after the files' names)")
-    return Columns(dict(word.split("=", 1) for word in words), split)
+    theirs: dict[str, str] = {}
+    for name, other in (word.split("=", 1) for word in words):
+        if theirs.setdefault(name, other) != other:
+            raise UserError(f"--map says {name}={theirs[name]} and {name}={other}; wanted one column for {name}")
+    return Columns(theirs, split)
 
 
 def read_queries(path: Any, columns: Columns, skip_broken: bool) -> list[Query]:

@@ -51,6 +51,12 @@ def test_what_is_typed_wrong_is_told(words, split):
         typed(words, split)
 
 
+def test_a_column_that_is_mapped_twice_is_refused():
+    assert typed(["question=Frage"] * 2, None).theirs == {"question": "Frage"}
+    with pytest.raises(UserError, match="question=Frage and question=qid; wanted one column for question"):
+        typed(["question=Frage", "question=qid"], None)
+
+
 def test_convert_and_check_take_other_names_and_split_answers(tmp_path, capsys):
     """Columns that are not named stay, as the questions' meta."""
     file, out = lines(tmp_path / "q.jsonl", GERMAN), tmp_path / "out.jsonl"
