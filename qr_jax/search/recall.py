@@ -32,10 +32,10 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
     all of them there; `queries_per_second` counts searching alone, in calls of `batch` questions. `by_hops` has both
     for each number of hops, if the questions have it. Questions without gold are counted in `questions_without_gold`
-    and are in no mean. `gold_not_in_corpus` counts the `gold_passages` that no search could find, and `absent` names
-    the first; `gold_absent` is the share of the questions none of whose gold is there (None, empty and None if the
-    retriever searches no corpus of files). ValueError if no question has gold, if the
-    retriever wants a corpus and none is named, or if one is named and it searches none.
+    and are in no mean; `of_these_by_title` have titles, where others have ids. `gold_not_in_corpus` counts the
+    `gold_passages` that no search could find, and `absent` names the first; `gold_absent` is the share of the questions
+    none of whose gold is there (None, empty and None if the retriever searches no corpus of files). ValueError if no
+    question has gold, if the retriever wants a corpus and none is named, or if one is named and it searches none.
     """
     make = plugins.bind("retriever", use)
     queries = readers.read_queries(questions)
@@ -53,6 +53,7 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
         search = make()
     built_s = time.perf_counter() - start
     asked = [at for at, wanted in enumerate(gold.wanted) if wanted]
+    by_title = sum(bool(_titles(query.meta)) for query, want in zip(queries, gold.wanted, strict=True) if not want)
     texts, wanted = [queries[at].question for at in asked], [gold.wanted[at] for at in asked]
     shares, searched_s = _ask(search, texts, wanted, gold, k)
     names = frozenset().union(*gold.wanted)
@@ -61,7 +62,8 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     lost = None if corpus is None else sum(want <= missing for want in wanted) / len(wanted)
     return _mean(shares) | {
         "k": k, "retriever": use.name, "settings": plain(use.settings), "questions": len(asked),
-        "questions_without_gold": len(queries) - len(asked), "gold": gold.by, "gold_passages": len(names),
+        "questions_without_gold": len(queries) - len(asked), "of_these_by_title": by_title,
+        "gold": gold.by, "gold_passages": len(names),
         "gold_not_in_corpus": None if corpus is None else len(absent), "absent": absent[:MOST_ABSENT],
         "gold_absent": lost,
         "passages": len(passages),
@@ -124,7 +126,9 @@ def format_table(figures: Mapping[str, Any]) -> str:
     lines += [f"{n:>5} {row['questions']:>10} {row['recall']:>7.3f} {row['all_gold']:>9.3f}" for n, row in rows]
     left, absent = figures["questions_without_gold"], figures["gold_not_in_corpus"]
     if left:
-        lines.append(f"{left} questions have no gold and are not counted")
+        titled = figures["of_these_by_title"]
+        only = f" in 'supporting' ({titled} of them only in 'supporting_titles')" if titled else ""
+        lines.append(f"{left} questions have no gold{only} and are not counted")
     if absent:
         gone = f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus"
         more = f" and {absent - SHOWN} more" if absent > SHOWN else ""

@@ -44,6 +44,15 @@ def test_recall_by_hand(tmp_path):
     assert recall(None, questions, use("none"), k=2)["recall"] == 0
 
 
+def test_questions_with_gold_titles_beside_questions_with_ids_are_said(tmp_path):
+    rows = [*QUESTIONS, QUESTIONS[3] | {"id": "e", "supporting_titles": ["Dune"]}]
+    corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", rows)
+    found = recall(corpus, questions, use("bm25"), k=2)
+    assert (found["questions"], found["questions_without_gold"], found["of_these_by_title"]) == (3, 2, 1)
+    said = "2 questions have no gold in 'supporting' (1 of them only in 'supporting_titles') and are not counted"
+    assert said in format_table(found)
+
+
 def test_gold_that_is_not_in_the_corpus_is_said(tmp_path):
     corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
     found = recall(corpus, questions, use("bm25"), k=2)
