@@ -26,7 +26,7 @@ def resolve(name: str) -> Path:
     """Return the folder or .gguf file that a model's name means: a path, "smollm2", or "organisation/model" on the hub.
 
     Hub files are fetched into the hub's own cache (weights, JSON and templates only; no code). ValueError when nothing
-    is found.
+    is found, OSError when the hub cannot be reached.
     """
     path = Path(os.path.expanduser(name))
     if is_here(name):
@@ -41,7 +41,8 @@ def resolve(name: str) -> Path:
         there = [str(folder) for folder in Path().glob(f"*/{path.name}") if folder.is_dir()]
         if near := nearest(name, there, shown=0):
             raise UserError(f"there is no folder {name}{near}") from error
-        raise UserError(
+        kind = UserError if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError) else OSError
+        raise kind(
             f"{name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); offline, give the path of a downloaded folder"
         ) from error

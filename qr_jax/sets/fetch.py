@@ -33,7 +33,9 @@ class Found:
 
 
 def fetch(repo: str, name: str, revision: str = MAIN) -> Found:
-    """Fetch a file of a data set repository into the hub's cache, or find it there; UserError if it cannot be had.
+    """Fetch a file of a data set repository into the hub's cache, or find it there.
+
+    UserError if it cannot be had, OSError if the hub cannot be reached.
 
     The client checks the size alone, so a file of Git LFS is checked here against the SHA-256 that is its ETag.
     """
@@ -52,11 +54,14 @@ def fetch(repo: str, name: str, revision: str = MAIN) -> Found:
     except errors.LocalEntryNotFoundError as error:
         told = f"the hub gave: {_told(error.__cause__ or error)}"
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else told
-        raise UserError(f"{name} of {repo} at {revision!r} is not in the hub's cache, and {why}") from error
+        refused = constants.HF_HUB_OFFLINE or isinstance(error.__cause__, errors.HfHubHTTPError)
+        kind = UserError if refused else OSError  # a network may be back
+        raise kind(f"{name} of {repo} at {revision!r} is not in the hub's cache, and {why}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"{repo} has no file {name!r} at {revision!r}; {page}/tree/{revision} lists them") from error
     except (OSError, ValueError, broken_off) as error:
-        raise UserError(f"{name} of {repo} cannot be fetched from the hub: {_told(error)}") from error
+        kind = UserError if isinstance(error, ValueError) else OSError
+        raise kind(f"{name} of {repo} cannot be fetched from the hub: {_told(error)}") from error
     found, etag = file_hash(path), Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", etag) and found != etag:
         path.resolve().unlink()
