@@ -884,7 +884,7 @@ MUTATIONS = (
         "qr_jax/train.py",
         "        run.checkpoints.wait()  # a summary says that the run is finished\n",
         "",
-        "tests/test_train.py::test_a_run_killed_while_it_writes_goes_on_to_the_same_bytes",
+        "tests/test_train.py::test_a_run_killed_at_its_end_goes_on_to_the_same_bytes",
     ),
     Mutation(
         "qr_jax/step/rollout_and_grade.py",

@@ -157,6 +157,7 @@ def test_a_new_machine_takes_its_programs_from_the_run_s_bucket(tmp_path):
         assert not list(bucket._names(bucket.opened(lives)))  # a run's copy leaves them alone
 
 
+@pytest.mark.thorough
 def test_the_folder_can_be_in_a_bucket():
     with led_there() as url:
         folder, value, compiled, hits = run(QR_JAX_COMPILED=f"{url}/compiled")

@@ -143,6 +143,7 @@ def check(made, queries):
         np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
 
 
+@pytest.mark.thorough
 def test_lanes_and_programs_of_few_layers_give_them_too(monkeypatch):
     check(Lanes(CFG, WORDS, replace(SETTINGS, slots=4, lanes=2, chunk=3, buckets=(64,))), 4)
     monkeypatch.setattr(on_cpu.memory, "is_tight", lambda tree: True)

@@ -63,6 +63,7 @@ def test_a_gpu_that_is_asked_for_and_does_not_start_is_one_line(tmp_path, asked)
     assert "Traceback" not in said and not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_a_mesh_of_four_on_one_device_is_told_before_anything_is_loaded(tmp_path):
     mesh = ("mesh.devices=none", "mesh.fsdp=4", "learner.rows=4")
     code, said = train("--run", str(tmp_path / "run"), *mesh, XLA_FLAGS="")

@@ -46,6 +46,7 @@ def test_steps_and_scale_are_a_hand_calculation_and_no_value_is_off_by_more_than
     assert (np.abs(whole(made) - values) <= np.asarray(made.scale)[..., None] / 2 + 1e-7).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("qkv_bias", [False, True])
 def test_with_int8_matrices_log_probabilities_are_those_of_the_matrices_they_stand_for(qkv_bias):
     cfg = replace(CFG, qkv_bias=qkv_bias)
@@ -92,6 +93,7 @@ def test_attention_over_an_int8_cache_is_that_over_the_keys_and_values_it_stands
         np.testing.assert_allclose(*tiles, atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_an_int8_cache_is_put_moved_and_resized_as_its_values():
     cfg, new = replace(CFG, layers=1), jax.random.normal(jax.random.key(2), (2, CFG.kv_heads, 4, CFG.head_dim))
     kept = caches.create(cfg, 3, 8, "int8")

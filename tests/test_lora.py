@@ -152,6 +152,7 @@ def test_adapters_lie_over_the_mesh_as_their_matrices_do():
     assert specs["down_a"] == P(None, "tensor", None) and specs["down_b"] == P(None, None, "fsdp")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("by_parts", [False, True])
 def test_updates_move_the_adapters_and_not_a_byte_of_the_base(by_parts):
     bound, state = build(model=replace(MODEL, compute="bfloat16"), kl_weight=0.1)

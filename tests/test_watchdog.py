@@ -124,6 +124,7 @@ def test_the_others_wait_for_the_one_that_ends_last(long_runs, who):
         assert code == 0 and out.endswith("whole\n"), err
 
 
+@pytest.mark.thorough
 def test_an_error_in_the_last_write_of_process_0_ends_the_others_with_its_words(long_runs):
     found = long_runs("writes no more", 0)
     assert [code for code, _, _ in found] == [errors.USER_ERROR] * 2, found
