@@ -256,7 +256,7 @@ def test_names_that_mean_no_model_say_what_is_wanted():
 
 
 def test_a_hub_model_offline_says_so():
-    with pytest.raises(ValueError, match="offline, give the path of a downloaded folder"):
+    with pytest.raises(OSError, match="offline, give the path of a downloaded folder"):
         hf.resolve("nobody-here/no-such-model")
 
 
