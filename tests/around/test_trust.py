@@ -147,6 +147,8 @@ def theirs(tmp_path, monkeypatch):
     def write(**changes) -> str:
         settings = replace(config.load("configs/two_layer.py"), **changes)
         (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
+        (folder / "config.JSON").write_text((folder / "config.json").read_text())
+        (folder / "a.conf").write_text((folder / "config.json").read_text())
         (folder / "metrics.jsonl").write_text("")
         return str(folder)
 
@@ -158,6 +160,8 @@ COMMANDS = [
     ["train", "{}/config.json", "env.max_turns=3"],
     ["sft", "{}/config.json", "--run", "{}/again"],
     ["train", "{}/config.json", "--dry-run"],
+    ["train", "{}/config.JSON", "--dry-run"],
+    ["plan", "{}/a.conf", "--memory", "80GiB"],
     ["plan", "{}/config.json", "env.max_turns=3", "--topology", "v5e:4x4"],
     ["eval", "{}"],
     ["eval", "{}", "--suite", "qa7", "env.max_turns=3"],
