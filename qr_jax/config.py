@@ -5,7 +5,8 @@ import difflib
 import hashlib
 import json
 import re
-import types
+import runpy
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -250,6 +251,7 @@ class Guards:
 
 PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
 SET_PREFIX = "tfds:"  # of a setting that names a question set
+RUN_NAME = "qr_jax_config"  # of a Python config, as a module
 OWN = "own"  # of data.corpus: the paragraphs that a question's row carries
 BUDGETS = ("rollouts", "tokens", "searches")  # what a run spends; train.max_... limits each
 LIMITS = ("steps", *(f"max_{name}" for name in BUDGETS))  # of `train`: what ends a run
@@ -415,10 +417,8 @@ def is_run(folder: str | Path) -> bool:
 
 
 def _made_by(path: Path, name: str) -> Config:
-    module = types.ModuleType(path.stem)
-    there = vars(module) | {"__file__": str(path)}
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), there)
+        there = runpy.run_path(str(path), run_name=RUN_NAME)
         named = there.get(name)
         config = named() if callable(named) else named
     except SystemExit as error:
@@ -447,10 +447,11 @@ def _told(error: Exception) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """Return the file and the line of it that was run when the error arose: the call below ours."""
-    below = error.__traceback__.tb_next if error.__traceback__ else None
-    line = below.tb_lineno if below else getattr(error, "lineno", None)  # that of a SyntaxError of the file itself
-    return f"{path}, line {line}" if line else str(path)
+    """Return the file and the last of its lines that ran before the error arose."""
+    walked = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in walked if frame.f_globals.get("__name__") == RUN_NAME]
+    lines = lines or [getattr(error, "lineno", None)]  # of a SyntaxError of the file itself, none of which ran
+    return f"{path}, line {lines[-1]}" if lines[-1] else str(path)
 
 
 def to_json(config: Config) -> dict[str, Any]:

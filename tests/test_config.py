@@ -470,3 +470,11 @@ def test_a_command_that_plays_a_model_needs_no_plug_in_of_pool_and_learner():
     assert checks.problems(gone, reads=("eval", "corpus"), trains=False) == []
     (line,) = checks.problems(dataclasses.replace(gone, env=use("gone.env")), reads=(), trains=False)
     assert line.startswith("env 'gone.env' is not there")
+
+
+def test_a_config_may_define_a_dataclass_with_annotations_that_are_texts(tmp_path):
+    """As `dataclasses` reads them, the file must be a module while it runs."""
+    lines = ["from __future__ import annotations", "from dataclasses import dataclass", "import qr_jax.config as c"]
+    lines += ["@dataclass", "class Mine:", "    steps: int = 3", "config = c.Config(train=c.Train(steps=Mine().steps))"]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert config.load(tmp_path / "mine.py").train.steps == 3
