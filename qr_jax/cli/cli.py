@@ -75,8 +75,7 @@ def _run(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()  # here, where a closed pipe is caught
             return code
     except errors.UserError as error:
-        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))  # of a plug-in that raised it
-        return _end(f"error: {error}{notes}", errors.USER_ERROR)
+        return _end(f"error: {error}{_notes(error)}", errors.USER_ERROR)
     except KeyboardInterrupt:  # before a run listens, or in a command that has nothing to save
         goes_on = "; the same command goes on with what was saved" * (words[:1] in (["train"], ["sft"], ["quickstart"]))
         return _end(interrupts.STOPPED + goes_on, errors.INTERRUPTED, at_once=argv is None)
@@ -85,8 +84,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return errors.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
         code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
-        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-        return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}{notes}", code)
+        return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}{_notes(error)}", code)
     except errors.Outage as error:
         return _end(f"error: {error}", errors.SERVICE_DOWN)
     except Exception as error:
@@ -99,6 +97,11 @@ def _run(argv: Sequence[str] | None) -> int:
         terminal.speak("stdout")
         if argv is None:  # the process ends now: nothing is left to save, and libraries' last work may be cut short
             signal.signal(signal.SIGINT, lambda *_: os._exit(errors.INTERRUPTED))
+
+
+def _notes(error: Exception) -> str:
+    """Return what was noted of an error on its way, as the name of the plug-in that raised it."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -22,6 +22,7 @@ import numpy as np
 from qr_jax import dialect
 from qr_jax.config import Config, Rollout
 from qr_jax.errors import Interrupted, Outage, UserError
+from qr_jax.lab.judge import NEVER
 from qr_jax.logging.terminal import readable
 from qr_jax.records import Call, Episode, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.rollout import reading, tools
@@ -33,7 +34,6 @@ from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
 KEY = "QR_JAX_ENDPOINT_KEY"
 BYTES_A_TOKEN = 4  # of UTF-8, where the endpoint does not count
 FIRST_S = 30.0  # of all tries of the first request: so soon a wrong URL shows
-NEVER = 10**9  # failures in a row, after which an endpoint would be left alone for a while
 MOST_STOPS = 4  # of a request, as OpenAI takes them; text behind the others is cut here
 LISTED = ("id", "owned_by", "root", "parent", "max_model_len")  # of /v1/models; `created` is the request's own time
 SEEN_ABOVE = "(see the first result)"  # of a further call in a turn: the environment answers all of them in one text

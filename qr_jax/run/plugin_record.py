@@ -72,10 +72,8 @@ def differing_settings(begun: Config, before: Record, config: Config, now: Recor
         parts = [tree[section] if section else tree for tree in (there, ours)]
         if parts[0][kind]["name"] == parts[1][kind]["name"]:
             kept = before.get(kind, {}).get("settings", known["settings"])
-            usual = {
-                name: plain(each.default) for name, each in plugins.signature(kind, known["name"]).settings.items()
-            }
-            usual = {name: value for name, value in usual.items() if name in known["settings"] and name not in kept}
+            held = plugins.signature(kind, known["name"]).settings
+            usual = {name: plain(held[name].default) for name in known["settings"]}
             parts[0][kind]["settings"] = {**usual, **kept, **parts[0][kind]["settings"]}
             parts[1][kind]["settings"] = dict(known["settings"])
     return differences(there, ours)

@@ -237,8 +237,9 @@ def fetch(url: str, timeout_s: float, most_bytes: int) -> tuple[int, dict[str, s
     """
     clock = _Clock()
     clock.ends = time.monotonic() + timeout_s
-    address = urllib.parse.quote(url_parts(url).geturl(), safe=string.printable.strip())
-    headers = {"Host": url_parts(url).netloc, "User-Agent": "qr_jax", "Accept-Encoding": "identity"}
+    parts = url_parts(url)
+    address = urllib.parse.quote(parts.geturl(), safe=string.printable.strip())
+    headers = {"Host": parts.netloc, "User-Agent": "qr_jax", "Accept-Encoding": "identity"}
     body = bytearray()
     try:
         pool = httpcore2.ConnectionPool(network_backend=_Network(clock))

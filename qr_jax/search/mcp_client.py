@@ -145,7 +145,7 @@ class Connection:
             is_answer = waiting is not None and not is_late and not _is_broken(error)
             if is_answer:
                 self._answered = time.monotonic()
-            if not ((is_answer or is_late) and self._answered >= began):
+            elif waiting is None or not is_late or self._answered < began:
                 self.close()
             if isinstance(error, UserError):
                 raise

@@ -61,9 +61,8 @@ def inert(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     function = schema["function"]
     properties, required = (function["parameters"].get(name, kind()) for name, kind in PARTS.items())
-    if not isinstance(properties, Mapping) or not {*map(type, required if isinstance(required, list) else [0])} <= {
-        str
-    }:
+    are_names = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    if not isinstance(properties, Mapping) or not are_names:
         found = show({"properties": properties, "required": required})[:200]
         wanted = "properties as an object and required as a list of names"
         raise UserError(f"the schema of the tool {show(function['name'])[:100]} has {found}; wanted {wanted}")

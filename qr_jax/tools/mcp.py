@@ -6,17 +6,16 @@ only the tools that are named can be called; what it sends is data (search/mcp_c
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Passage
-from qr_jax.search import mcp_client
+from qr_jax.search import http_post, mcp_client
 from qr_jax.settings.settings import Count, Positive
 from qr_jax.tools._of_run import schema_of
 
 EXAMPLE = {"command": ("an-mcp-server",), "tools": ("add",)}
-MOST_AT_ONCE = 16  # calls of a batch
+CREW = http_post.Crew(16)  # calls at once
 TIMEOUT_S, MAX_BYTES = 20.0, 1_000_000  # a call and the schemas share a server where these are the same
 SERVERS: dict[tuple[Any, ...], mcp_client.Connection] = {}  # for the run's environment and its searches
 LOCK = threading.Lock()
@@ -42,8 +41,7 @@ def mcp(
         said, failed = server.result(name, call.given())
         return f"error: {said}" if failed else said
 
-    with ThreadPoolExecutor(min(MOST_AT_ONCE, max(len(calls), 1)), "mcp") as threads:
-        return [Passage("", "", said[:chars]) for said in threads.map(text, calls)]
+    return [Passage("", "", said[:chars]) for said in CREW.each(text, calls)]
 
 
 def schemas(

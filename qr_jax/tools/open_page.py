@@ -4,7 +4,6 @@ import email.message
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from qr_jax import plugins
@@ -20,7 +19,7 @@ PARAMETERS = {
 ADDRESSES = ("http", "https")
 KINDS = ("application/json", "application/xhtml+xml")  # of pages, beside text/...
 FIRST_BYTES = 1_000_000  # of a page: more is not read
-MOST_AT_ONCE = 16  # pages of a batch
+CREW = http_post.Crew(16)  # pages at once
 LOCK = threading.Lock()  # calls may come while an older one still reads the corpus
 
 
@@ -39,8 +38,7 @@ def open_page(
     the whole corpus. A page's text begins with where it goes on, for an observation is cut from its end.
     """
     known = tuple(host.lower() for host in hosts)
-    with ThreadPoolExecutor(min(MOST_AT_ONCE, max(len(calls), 1)), "open_page") as threads:
-        return list(threads.map(lambda call: [_opened(call, corpus, kept, chars, known, timeout_s)], calls))
+    return CREW.each(lambda call: [_opened(call, corpus, kept, chars, known, timeout_s)], calls)
 
 
 def _opened(
