@@ -37,7 +37,7 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
 
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
-    """Within the context, turn errors from malformed run files into a ValueError that says where they were met."""
+    """Within the context, turn errors from malformed run files into a ValueError that names `where` they stand."""
     try:
         yield
     except NOT_AS_WRITTEN as error:
