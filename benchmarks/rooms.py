@@ -65,6 +65,7 @@ def figures(commit: str) -> dict[str, str]:
         f"modules within {CALLS} calls of a step": str(len(opened(trees))),
         "docstrings that begin with a relative clause": f"{begin(trees, CLAUSES)} of {begin(trees)}",
         "docstrings of functions that begin with an article": str(begin(trees, {"A", "An", "The"}, functions=True)),
+        "modules that parse JSON": str(sum("json.load" in text for text in texts.values())),
         "lines in all": f"{sum(rooms.values()):,}",
         "lines of the core": f"{sum(rooms[name] for name in rooms if name.strip('/') in CORE or name == TOP):,}",
         **{f"lines of {name}": f"{count:,}" for name, count in sorted(rooms.items())},

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import (
     Bound,
     Count,
@@ -395,8 +396,8 @@ def _written(path: Path) -> Mapping[str, Any]:
     """Return what a run's config.json holds."""
     wrong = "it is no object of settings"
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, among others
+        read = json_text.parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are no UTF-8, among others
         read, wrong = None, str(error)
     if not isinstance(read, Mapping) or "question" in read:
         wanted = "a Python file or a run's config.json (questions: data.train=FILE, in JSON lines)"
@@ -411,8 +412,8 @@ def is_run(folder: str | Path) -> bool:
     """Return True if the folder has a run's config.json; that of a Hugging Face folder is another."""
     file = Path(folder) / "config.json"
     try:
-        return file.is_file() and "rollout" in json.loads(file.read_bytes())
-    except (ValueError, RecursionError, TypeError):
+        return file.is_file() and "rollout" in json_text.parse(file.read_bytes())
+    except (ValueError, TypeError):
         return False
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qr_jax.errors import UserError
+from qr_jax.settings import json_text
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
 
@@ -56,7 +57,7 @@ class Call:
 
     def given(self) -> dict[str, Any]:
         """Return the arguments by name."""
-        return json.loads(self.arguments)
+        return json_text.parse(self.arguments)
 
     def __getitem__(self, name: str) -> Any:
         return self.given()[name]

@@ -36,7 +36,7 @@ from qr_jax.run.checkpoint import FORMAT, Checkpoints
 from qr_jax.search import encoder, http_app, limits, protocols, search_json, server
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import carried, data_check, foreign, foreign_rows, formats, html_text, inputs, official, tables
-from qr_jax.settings import checks, settings
+from qr_jax.settings import checks, json_text, settings
 
 Parts = Mapping[str, bytes | None]
 QUERY = Query("q", "Who?", ("Ada",))
@@ -510,7 +510,7 @@ LISTED = (
     Target("config", 2_000, configs, read_config, modules=(config, settings, checks)),
     Target(
         "requests", 100_000, requests, read_request, refuses=(limits.Refused,), is_read_from_disk=False,
-        modules=(search_json, json_files),
+        modules=(search_json, json_text),
     ),
     Target("answers", 100_000, answers, read_answer, is_read_from_disk=False, modules=(protocols,)),
     Target(

@@ -16,8 +16,8 @@ AROUND = ("search", "sets", "lab", "methods", "tools", "serve", "cli")
 # A module imports from its own row and the rows above it, nothing from below. What is named ("pool.rules") is apart
 # from the room that it lies in.
 ROWS = (
-    "errors records settings.settings data.characters data.loose_json lab.interpreter pool.noise logging.columns "
-    "logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
+    "errors records settings.settings settings.json_text data.characters data.loose_json lab.interpreter pool.noise "
+    "logging.columns logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
     "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files "
     "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",

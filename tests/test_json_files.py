@@ -1,11 +1,14 @@
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from qr_jax.lab import compare, pass_rates
 from qr_jax.logging import metrics_writer
 from qr_jax.run import json_files, run_files
+from qr_jax.settings import json_text
 
 DEEP = '{"step": 2, "index": 0, "accepted": true, "successes": 0, "valid": 2, "a": ' + "[" * 10_000 + "]" * 10_000 + "}"
 WIDE = json.dumps({"step": 2, **{f"n{at}": 0 for at in range(4_000)}})
@@ -38,3 +41,13 @@ def test_a_row_s_names_are_in_memory_once_and_what_is_nested_is_not_kept(tmp_pat
     tracemalloc.stop()
     assert len(found) == 200 and len(found[0]) == 101 and "x" not in found[0]
     assert held < 200 * 12_000 and peak < 2 * held
+
+
+def test_one_module_alone_parses_json_and_what_is_nested_too_deep_is_a_wrong_value():
+    package = Path(json_text.__file__).parents[1]
+    parsing = re.compile(r"\bjson\.(loads?|decoder)\(|from json import")
+    files = (path for path in package.rglob("*.py") if parsing.search(path.read_text(encoding="utf-8")))
+    assert [str(path.relative_to(package)) for path in files] == ["settings/json_text.py"]
+    for text in ("[" * 10_000 + "]" * 10_000, '{"a":' * 10_000 + "1" + "}" * 10_000, "", "[1", b"\xff"):
+        with pytest.raises(ValueError):
+            json_text.parse(text)

@@ -5,7 +5,6 @@ the file's name and the row's number; nothing is skipped but empty lines."""
 
 import gzip
 import hashlib
-import json
 import logging
 import os
 import zlib
@@ -19,7 +18,7 @@ from qr_jax.data import limits
 from qr_jax.data.parsing import Row, Unanswerable, passage_of, query_of, show
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
-from qr_jax.run import json_files
+from qr_jax.settings import json_text
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -204,11 +203,11 @@ def _object(file: Path, line: bytes, number: int, also: Collection[str]) -> Row 
     """Return a line's object, or the error of a line that is none; UserError if no line of the file can be read."""
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
-            json_files.check_items(line, limits.MOST_ROW_ITEMS, "the row")
+            json_text.check_items(line, limits.MOST_ROW_ITEMS, "the row")
         if b"\0" in line:  # json.loads would read UTF-16
             raise UserError("NUL bytes")
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = json_text.parse(line)
+    except ValueError as error:
         return plugins.around("sets.faults").of_line(file, line, number, error)
     if number == 1 and not (isinstance(row, dict) and ROW_HAS.union(also) & row.keys()):
         plugins.around("sets.faults").check_rows(file, row)

@@ -1,6 +1,5 @@
 """Expert traces for the cold start: read from a file, checked against an environment, and written in its dialect."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from qr_jax.data.parsing import Row, query_of, texts
 from qr_jax.data.readers import read
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Query, Say, Search, Stop, Trace, Turn, call_of
+from qr_jax.settings import json_text
 
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, |\{"(?!name)\w+": )"([^"]+)"(?!:)')  # of JSON, or the first in an object
@@ -96,7 +96,7 @@ def rewritten(trace: Trace, write: ExpertTurn, parallel: int = 1) -> Trace:
 def _asked(act: dialect.Block) -> str | Call:
     """Return what an expert's act asks: a search's query, or the call of a tool, in JSON."""
     if act.name == "tool_call":
-        call = json.loads(act.text)
+        call = json_text.parse(act.text)
         return call_of(call["name"], call["arguments"])
     return " ".join(act.text.split())
 

@@ -23,7 +23,8 @@ from qr_jax.lab import suite
 from qr_jax.lab.judge import Judge, of_rows, verdicts_of
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
-from qr_jax.run import json_files, run_files, run_lock
+from qr_jax.run import run_files, run_lock
+from qr_jax.settings import json_text
 
 TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
 Say = Callable[[str], None]
@@ -92,7 +93,7 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest `about`, or check it against the folder's."""
     file = folder / "manifest.json"
     if file.is_file():
-        there = None if run_files.wrong(file) else json_files.parsed(file.read_bytes())
+        there = None if run_files.wrong(file) else json_text.parsed(file.read_bytes())
         if not isinstance(there, dict):
             todo = "name another folder with --out, or take that away"
             raise UserError(f"{file} is no manifest of an evaluation; {todo}")

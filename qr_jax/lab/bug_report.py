@@ -20,6 +20,7 @@ from qr_jax.logging import metrics_writer
 from qr_jax.logging.secrecy import redact
 from qr_jax.models import families
 from qr_jax.run import run_files
+from qr_jax.settings import json_text
 
 LAST_LINES = 500  # of metrics
 # What this program writes into a run, and a checkpoint's arrays, which Orbax names. Other names may say whose they are.
@@ -89,7 +90,7 @@ def _named(name: str) -> str:
 def _config(text: str) -> str:
     """Return the settings as JSON, every text that is not in `_words` replaced by its length and file ending."""
     try:
-        return json.dumps(_plain(json.loads(text)), indent=2)
+        return json.dumps(_plain(json_text.parse(text)), indent=2)
     except (ValueError, RecursionError):
         return f"no JSON, {len(text)} characters"
 
@@ -97,10 +98,10 @@ def _config(text: str) -> str:
 def _numbers(line: bytes) -> str:
     """Return the numbers of a line of metrics, by name."""
     try:
-        row = json.loads(line)
+        row = json_text.parse(line)
         told = (one for one in row.items() if METRIC.fullmatch(one[0]) and not isinstance(one[1], str | list | dict))
         return json.dumps(dict(told))
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         return f"no row of metrics, {len(line)} bytes"
 
 

@@ -30,6 +30,7 @@ from qr_jax.rollout.chat import describe_tools
 from qr_jax.run import json_files, run_files
 from qr_jax.search.chat_endpoint import PATH, TOO_LONG, ChatEndpoint, key_header, message_text
 from qr_jax.search.http_post import Crew, Endpoint, Failed, Patience
+from qr_jax.settings import json_text
 
 KEY = "QR_JAX_ENDPOINT_KEY"
 BYTES_A_TOKEN = 4  # of UTF-8, where the endpoint does not count
@@ -368,8 +369,8 @@ def turn_text(reply: Mapping[str, Any], stop: Sequence[str]) -> tuple[str, bool]
 def _call(function: Mapping[str, str]) -> dict[str, Any]:
     """Return a call's name and arguments; arguments that are no JSON stay a text."""
     try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
+        arguments = json_text.parse(function["arguments"])
+    except ValueError:
         arguments = function["arguments"]
     return {"name": function["name"], "arguments": arguments}
 

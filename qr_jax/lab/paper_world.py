@@ -5,7 +5,6 @@
 number of documents), grow over the budget by an amount of the query's own, and jump each time it is trained on, in
 proportion to its weight in that batch's loss; a share of the queries is never answered right."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -15,6 +14,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.pool.noise import uniforms
+from qr_jax.settings import json_text
 
 RATES = 92  # as in pass_rates.py; the numbers here have one more key
 STRATUM, IMPOSSIBLE, START, GROWTH = range(4)
@@ -33,7 +33,7 @@ World = Callable[[float, np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # as 
 
 @cache
 def _read(name: str) -> Any:
-    return json.loads((resources.files("qr_jax.lab") / name).read_text(encoding="utf-8"))
+    return json_text.parse((resources.files("qr_jax.lab") / name).read_text(encoding="utf-8"))
 
 
 def figures() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.run.json_files import read_json
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import nearest, show
 
 IMAGE = "<image_soft_token>"
@@ -107,7 +108,7 @@ def _within(path: Path, described: str) -> str:
     if IMAGE not in described:  # no other tokenizer, of which some have 30 MB, is parsed once more
         return described
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    size, whole = config.get("vocab_size"), json.loads(described)
+    size, whole = config.get("vocab_size"), json_text.parse(described)
     added = whole.get("added_tokens") or []
     beyond = [token for token in added if token["content"] == IMAGE and isinstance(size, int) and token["id"] >= size]
     if not beyond:

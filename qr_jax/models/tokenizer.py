@@ -10,6 +10,7 @@ import tokenizers
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.models import hub
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import show
 
 # They also end a turn where the vocabulary has them as added tokens.
@@ -34,7 +35,7 @@ class FastTokenizer:
     def __init__(
         self, described: str, settings: Mapping[str, Any], *, template: str | None = None, eos_ids: Sequence[int] = ()
     ):
-        whole = json.loads(described)
+        whole = json_text.parse(described)
         parsed = _without_prefix(whole)
         self.described, self.settings, self.template = described, dict(settings), template
         self.bos = _content(settings.get("bos_token")) or None

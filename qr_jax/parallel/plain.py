@@ -14,6 +14,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Episode, Passage, Query, Turn
+from qr_jax.settings import json_text
 
 ARRAY = "__array__"
 
@@ -63,7 +64,7 @@ def to_bytes(value: Any) -> bytes:
 def from_bytes(message: bytes) -> Any:
     """Invert `to_bytes`."""
     end = 8 + struct.unpack("<Q", message[:8])[0]
-    frame = json.loads(message[8:end])
+    frame = json_text.parse(message[8:end])
     if end == len(message):
         return frame
     return join(frame, unpacked(message[end:]))

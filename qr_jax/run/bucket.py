@@ -5,7 +5,6 @@ The copy is brought up to date before a checkpoint counts, so its metrics are ne
 
 import contextlib
 import importlib.util
-import json
 import os
 import re
 import threading
@@ -20,6 +19,7 @@ from fsspec.config import conf as fsspec_settings
 
 from qr_jax.errors import UserError
 from qr_jax.run import committed
+from qr_jax.settings import json_text
 
 IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
 CHECKPOINTS = "checkpoints"
@@ -115,7 +115,7 @@ class Copy:
     def json(self, name: str) -> Any | None:
         """Return what a JSON file of the copy holds; None if there is no such file."""
         with as_os_error():
-            return json.loads(self.read(name)) if (self.place / name).exists() else None
+            return json_text.parse(self.read(name)) if (self.place / name).exists() else None
 
     def read(self, name: str) -> bytes:
         return (self.place / name).read_bytes()

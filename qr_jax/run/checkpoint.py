@@ -36,7 +36,8 @@ from qr_jax import errors
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 from qr_jax.parallel import hosts, plain
-from qr_jax.run import bucket, committed, json_files
+from qr_jax.run import bucket, committed
+from qr_jax.settings import json_text
 
 FORMAT = 5
 READS = (4, 5)  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
@@ -198,7 +199,7 @@ class Checkpoints:
     def host(self, step: int) -> dict[str, Any]:
         """Return the host values of a committed step alone, `metrics_bytes` among them."""
         with as_written(self.path(step), f"{HOST_JSON} or {HOST_ARRAYS}"):
-            frame = json_files.read_bounded((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
+            frame = json_text.read_bounded((self.path(step) / HOST_JSON).read_bytes(), MOST_ITEMS)
             host = plain.join(frame, plain.unpacked((self.path(step) / HOST_ARRAYS).read_bytes()))
             lengths = {name: host.get(name, 0) for name in ("metrics_bytes", "ledger_bytes")}
             if any(type(length) is not int or length < 0 for length in lengths.values()):

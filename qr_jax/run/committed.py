@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from qr_jax.run import json_files
+from qr_jax.settings import json_text
 
 MANIFEST, MARKER = "manifest.json", "COMMITTED"
 NOT_AS_WRITTEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -40,7 +40,7 @@ def stands(place: epath.Path) -> bool:
 
 def manifest(place: epath.Path) -> dict[str, Any]:
     """Return the facts that the folder was committed with, and its files."""
-    return json_files.read_bounded((place / MANIFEST).read_bytes(), MOST_ITEMS)
+    return json_text.read_bounded((place / MANIFEST).read_bytes(), MOST_ITEMS)
 
 
 def damage(place: epath.Path) -> str | None:

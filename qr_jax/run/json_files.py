@@ -1,7 +1,6 @@
-"""JSON of files and of other programs, read at a bounded cost: bodies, one object a file, and the rows of a .jsonl."""
+"""JSON in files: one object a file, and the rows of a .jsonl; what json_text bounds is bounded here too."""
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,53 +8,13 @@ from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.run import run_files
+from qr_jax.settings.json_text import parse, parsed
 from qr_jax.settings.settings import show
 
 LARGEST_BYTES = 64_000_000  # of a file that holds one object
 MOST_NAMES = 2000  # of a row: metrics have some 120
 
 Row = dict[str, Any]
-
-
-class TooMany(UserError):
-    """The JSON has more items than are allowed."""
-
-
-def read_bounded(body: bytes | bytearray, most_items: int) -> Any:
-    """Parse JSON. ValueError if it is none; TooMany for over `most_items` commas, lists and objects outside of strings.
-
-    They are counted before anything is parsed.
-    """
-    check_items(body, most_items)
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise UserError("the body is no JSON") from error
-
-
-def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
-    """Raise TooMany for over `most_items` commas, lists and objects outside of strings, ValueError if not in UTF-8.
-
-    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. `json.loads` reads
-    UTF-16 and UTF-32 too, in which a byte of a quote may be half of another character.
-    """
-    encoding = json.detect_encoding(body)
-    if not encoding.startswith("utf-8"):
-        raise UserError(f"{name} is in {encoding}; wanted UTF-8")
-    outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
-    items = sum(map(outside.count, (b",", b"[", b"{")))
-    if items > most_items:
-        raise TooMany(f"{name} has {items:,} commas, lists and objects; at most {most_items:,} are taken")
-
-
-def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> bytes:
-    """Return the bytes outside of strings. TooMany for more than `most_quotes` quotes."""
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    quotes = body.count(b'"')
-    if quotes > most_quotes:
-        raise TooMany(f"{name} has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
-    return b"".join(body.split(b'"')[::2])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,8 +26,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_BYTES:
         raise UserError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
     try:
-        read = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
-    except (ValueError, RecursionError) as error:
+        read = parse(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
+    except ValueError as error:
         raise UserError(f"{path} is not proper JSON: {error}") from None
     if not isinstance(read, dict):
         raise UserError(f"{path.name} holds a JSON {type(read).__name__}; wanted an object")
@@ -118,19 +77,6 @@ def readable_rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Ro
         is_row = isinstance(row, dict) and len(row) <= MOST_NAMES and all(name in row for name in needed)
         # each name once in memory
         yield {sys.intern(name): row[name] for name in row if nested or _is_flat(row[name])} if is_row else None
-
-
-def parsed(text: bytes) -> Any:
-    """Return the JSON value, NaN and infinities as None; None for no JSON."""
-    try:
-        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)  # 1e400 is infinite, and no constant
-    return value if math.isfinite(value) else None
 
 
 def _is_flat(value: Any) -> bool:

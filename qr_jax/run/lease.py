@@ -22,6 +22,7 @@ from etils import epath
 from qr_jax import errors
 from qr_jax.run import bucket
 from qr_jax.run.run_lock import MOST_BYTES, NAME, RunLock, named
+from qr_jax.settings import json_text
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,8 @@ class Lease:
         except FileNotFoundError:
             return NONE, None
         about = None
-        with contextlib.suppress(ValueError, RecursionError):
-            about = json.loads(content[:MOST_BYTES])
+        with contextlib.suppress(ValueError):
+            about = json_text.parse(content[:MOST_BYTES])
         return _part(headers, "x-goog-generation"), about
 
     def _write(self, generation: str) -> str:

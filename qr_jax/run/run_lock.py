@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qr_jax.errors import Busy, UserError
+from qr_jax.settings import json_text
 
 NAME = "run.lock"
 MOST_BYTES = 4096  # of what it says of its holder
@@ -119,8 +120,8 @@ def read(folder: Path) -> Any:
     """Read what a folder's lock says of its holder; None if it says nothing."""
     try:
         with _opened(folder / NAME, os.O_RDONLY, "rb") as file:
-            return json.loads(file.read(MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+            return json_text.parse(file.read(MOST_BYTES))
+    except (OSError, ValueError):
         return None
 
 

@@ -4,7 +4,6 @@ Lu 2024 (arXiv:2407.03618): a word's share of a passage's score is known before 
 only adds. The shares are those of bm25s, and so is the form in which bm25_index.py keeps them. Written here because
 bm25s indexes only a corpus that is whole in memory."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.search.words import words
+from qr_jax.settings import json_text
 
 Method = Literal["lucene", "robertson", "atire"]
 # What `words` takes for a word. An index says by which rule it was built, and serves no other: count up with a change.
@@ -48,7 +48,7 @@ def stop_words(language: str | None) -> Sequence[str]:
     """Return a language's stop words; [] for None. ValueError for a language that stop_words.json lacks."""
     if language is None:
         return []
-    known = json.loads(STOP_WORDS.read_text(encoding="utf-8"))
+    known = json_text.parse(STOP_WORDS.read_text(encoding="utf-8"))
     del known["source"]
     if language not in known:
         raise UserError(f"bm25 has no stop words {language!r}; wanted one of {', '.join(known)}, or null")

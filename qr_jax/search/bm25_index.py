@@ -19,10 +19,10 @@ from qr_jax import trust
 from qr_jax.data.corpus_hash import CorpusHash, hashed
 from qr_jax.errors import UserError
 from qr_jax.records import Passage
-from qr_jax.run import json_files
 from qr_jax.search import bm25_build, index_files, stored
 from qr_jax.search.build_aside import build_aside
 from qr_jax.search.index_files import MANIFEST, PARAMS, STARTS, WORDS
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import show
 
 ORDER, SCORES, PLACES = "order.npy", "data.csc.index.npy", "indices.csc.index.npy"
@@ -56,8 +56,8 @@ def load(path: Path) -> Index:
             index_files.array(path / name) for name in (SCORES, PLACES, ORDER, STARTS)
         )
         words = index_files.content(path / WORDS)
-        json_files.check_items(words, len(start_W), WORDS)
-        index = Index(score_I, place_I, np.array(start_W), json.loads(words), order_P)
+        json_text.check_items(words, len(start_W), WORDS)
+        index = Index(score_I, place_I, np.array(start_W), json_text.parse(words), order_P)
         fits = _fits(index)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the index {path} cannot be read ({error!r:.200}); build it again") from error
@@ -145,10 +145,7 @@ def _unlike(name: str, there: Any, wanted: Any) -> str:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read an index's manifest. ValueError if it is too large or no JSON object; OSError if it is missing."""
-    try:
-        manifest = json.loads(index_files.content(path / MANIFEST))
-    except RecursionError as error:
-        raise UserError(f"{MANIFEST} is too deep") from error
+    manifest = json_text.parse(index_files.content(path / MANIFEST))
     if not isinstance(manifest, dict):
         raise UserError(f"{MANIFEST} holds no object")
     return manifest

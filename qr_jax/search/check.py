@@ -12,6 +12,7 @@ from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage
 from qr_jax.search import http_post
 from qr_jax.search.protocols import PROTOCOLS, Protocol
+from qr_jax.settings import json_text
 
 QUERIES = (
     "who wrote the novel Dune", "capital of France", "longest river in South America", "when did the Titanic sink",
@@ -90,7 +91,7 @@ def check(
             f"{found}: is its corpus empty, or about something else? Ask in its own words with --query"
         )
     findings |= {"problems": [*map(_short, server.problems)], "notes": [*map(_short, server.notes)]}
-    return json.loads(redact(json.dumps(findings)))  # much of it is what the server sent
+    return json_text.parse(redact(json.dumps(findings)))  # much of it is what the server sent
 
 
 def _cut(passage: Passage) -> Passage:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from qr_jax.models import hf
 from qr_jax.run.json_files import read_json
 from qr_jax.search import encoder
 from qr_jax.search.encoder import Pooling
+from qr_jax.settings import json_text
 
 LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # tokens a row is padded to
 QUERY_LENGTHS = (32, 64)  # and, for queries, the longest
@@ -149,7 +149,7 @@ def _optional(path: Path) -> dict[str, Any]:
 def _pooling(folder: Path) -> Pooling:
     """Read the folder's pooling. ValueError for what is not supported, a further layer for instance."""
     if (folder / "modules.json").is_file():
-        modules = json.loads((folder / "modules.json").read_text("utf-8"))
+        modules = json_text.parse((folder / "modules.json").read_text("utf-8"))
         kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules]
         if set(kinds) - set(KNOWN_MODULES):
             raise UserError(f"{folder.name} has the modules {kinds}; wanted none but {', '.join(KNOWN_MODULES)}")

@@ -28,8 +28,8 @@ import httpcore2
 
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import SHORTEST, looks_secret, redact, without
-from qr_jax.run import json_files
 from qr_jax.run.kept_thread import KeptThread
+from qr_jax.settings import json_text
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -185,11 +185,7 @@ class Endpoint:
         method, address, data = request
         try:
             with self._pool.stream(method, address, headers=self._headers, content=data) as response:
-                body = bytearray()
-                for part in response.iter_stream():
-                    body += part
-                    if len(body) > self.patience.response_bytes:
-                        break
+                body = _begin(response, self.patience.response_bytes + 1)
         except FAILURES as error:
             why = str(error) or type(error).__name__
             raise Failed(f"{self.url} gave no answer: {why}; is the server running, and is this its URL?") from error
@@ -215,11 +211,11 @@ class Endpoint:
         if headers.get("content-encoding", "identity") != "identity":
             raise Failed(f"{self.url} sent a compressed body, which was not asked for", passing=False)
         try:
-            json_files.check_items(body, max(FEWEST_ITEMS, self.patience.response_bytes // ITEM_BYTES), "the answer")
-            return json.loads(body, parse_constant=_no_number)
-        except json_files.TooMany as error:
+            json_text.check_items(body, max(FEWEST_ITEMS, self.patience.response_bytes // ITEM_BYTES), "the answer")
+            return json_text.parse(body, parse_constant=_no_number)
+        except json_text.TooMany as error:
             raise Failed(f"{self.url}: {error}", passing=False) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise Failed(f"{said}; that is no JSON. Is this the right URL?") from error
 
     def _without_secrets(self, body: bytes | bytearray) -> bytes | bytearray:
@@ -240,18 +236,24 @@ def fetch(url: str, timeout_s: float, most_bytes: int) -> tuple[int, dict[str, s
     parts = url_parts(url)
     address = urllib.parse.quote(parts.geturl(), safe=string.printable.strip())
     headers = {"Host": parts.netloc, "User-Agent": "qr_jax", "Accept-Encoding": "identity"}
-    body = bytearray()
     try:
         pool = httpcore2.ConnectionPool(network_backend=_Network(clock))
         with pool, pool.stream("GET", address, headers=[*headers.items()]) as response:
-            for part in response.iter_stream():
-                body += part
-                if len(body) >= most_bytes:
-                    break
+            body = _begin(response, most_bytes)
     except FAILURES as error:
         raise Failed(f"{url[:100]} gave no answer: {str(error) or type(error).__name__}") from error
     there = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
     return response.status, there, bytes(body[:most_bytes])
+
+
+def _begin(response: httpcore2.Response, enough: int) -> bytearray:
+    """Read the body until it ends, or until `enough` bytes are there."""
+    body = bytearray()
+    for part in response.iter_stream():
+        body += part
+        if len(body) >= enough:
+            break
+    return body
 
 
 class _Clock(threading.local):

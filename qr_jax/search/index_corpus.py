@@ -17,9 +17,9 @@ from qr_jax.data import limits, parsing, readers
 from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
 from qr_jax.records import Passage
-from qr_jax.run import json_files
 from qr_jax.search import bm25_build, bm25_index
 from qr_jax.sets import tables
+from qr_jax.settings import json_text
 
 SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
 # Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
@@ -190,7 +190,7 @@ def _sample(file: Path) -> tuple[float, list[Passage]]:
     passages = []
     for row in rows:
         try:
-            row = json_files.read_bounded(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
+            row = json_text.read_bounded(row, limits.MOST_ROW_ITEMS) if isinstance(row, bytes) else row
             passages.append(parsing.passage_of(row))
         except (ValueError, TypeError):
             break

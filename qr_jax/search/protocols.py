@@ -4,7 +4,6 @@ import base64
 import codecs
 import hashlib
 import itertools
-import json
 import os
 import sys
 import urllib.parse
@@ -16,8 +15,8 @@ from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage
-from qr_jax.run import json_files
 from qr_jax.search import http_post
+from qr_jax.settings import json_text
 
 Lists = list[list[Passage]]
 IDS = ("id", "docid", "url", "link", "uri")  # where a document's id may stand
@@ -194,11 +193,11 @@ def _document(row: Any, place: int) -> Passage:
     except ValueError as error:
         raise UserError(f"{name} is no base64: {row[:40]!r}") from error
     try:
-        json_files.check_items(data, DOCUMENT_ITEMS, name)
-        document = json.loads(redact(data.decode()))  # what echoes the key here was not seen in base64
-    except json_files.TooMany:
+        json_text.check_items(data, DOCUMENT_ITEMS, name)
+        document = json_text.parse(redact(data.decode()))  # what echoes the key here was not seen in base64
+    except json_text.TooMany:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{name} is base64 of {data[:40]!r}, which is no JSON") from error
     field = next((field for field in ("Clean-Text", "text") if isinstance(document, Mapping) and field in document), "")
     if not field:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
+from qr_jax.settings import json_text
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class SearchCache:
                 for key in dict.fromkeys(keys):
                     row = self._file.execute(FIND, (key, since)).fetchone()
                     if row:
-                        results[key] = [Passage(*fields) for fields in json.loads(row[0])]
+                        results[key] = [Passage(*fields) for fields in json_text.parse(row[0])]
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._pass_by(error)
         return results

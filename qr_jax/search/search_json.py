@@ -6,9 +6,9 @@ from typing import Any
 
 from qr_jax.dialect import encodable
 from qr_jax.records import Passage
-from qr_jax.run import json_files
 from qr_jax.search.limits import Limits, Refused
 from qr_jax.search.protocols import contents
+from qr_jax.settings import json_text
 
 FIELDS = 64  # room for what a request's JSON has beside its queries
 
@@ -46,8 +46,8 @@ def read_urls(body: bytes, limits: Limits) -> list[str]:
 
 def _object(body: bytes, limits: Limits) -> dict[str, Any]:
     try:
-        asked = json_files.read_bounded(body, limits.queries + FIELDS)
-    except json_files.TooMany as error:
+        asked = json_text.read_bounded(body, limits.queries + FIELDS)
+    except json_text.TooMany as error:
         raise Refused(400, f"{error}, which is room for {limits.queries:,} queries (--max-queries)") from error
     except ValueError as error:
         raise Refused(400, str(error)) from error

@@ -12,6 +12,7 @@ from qr_jax.search.chat_endpoint import TEXT_PARTS, message_text
 from qr_jax.search.limits import Refused
 from qr_jax.serve.conversation import written_calls
 from qr_jax.serve.jobs import TOP
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import nearest, show
 from qr_jax.tools._of_run import inert
 
@@ -66,8 +67,8 @@ class Asked:
 def read(body: bytes, *, chat: bool, served: str) -> Asked:
     """Return what the body of a request asks for. Refused says which field is wrong, what was wanted and found."""
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        given = json_text.parse(body)
+    except ValueError as error:
         raise Refused(400, f"the body is no JSON: {str(error)[:200]}") from None
     if not isinstance(given, dict):
         raise Refused(400, f"the body is no JSON object, but {show(given)}")
@@ -217,7 +218,7 @@ def _message(message: Any) -> Mapping[str, str]:
 def _arguments(given: Any) -> Any:
     """Return a call's arguments as the model wrote them: an object, where the text of JSON holds one."""
     try:
-        return json.loads(given) if isinstance(given, str) else given
+        return json_text.parse(given) if isinstance(given, str) else given
     except ValueError:
         return given
 

@@ -14,6 +14,7 @@ from qr_jax import dialect
 from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
 from qr_jax.rollout.chat import Chat, cut, describe_tools
+from qr_jax.settings import json_text
 
 Message = Mapping[str, str]  # role and content
 Tools = Sequence[Mapping[str, Any]]
@@ -112,8 +113,8 @@ def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[tuple[str, st
 
 def _call(text: str, names: Sequence[str]) -> tuple[str, str] | None:
     try:
-        call = json.loads(as_json(text.strip()), strict=False)
-    except (ValueError, RecursionError):
+        call = json_text.parse(as_json(text.strip()), strict=False)
+    except ValueError:
         return None
     if not isinstance(call, dict) or call.get("name") not in names:
         return None

@@ -1,7 +1,6 @@
 """Columns beside a question's answer, further accepted answers and whether there is one; and answers in other forms."""
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 from qr_jax.data import limits
 from qr_jax.data.parsing import Row, Unanswerable
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import WORDS, show
 
 # Names are compared without case, blanks, dots, - and _: MuSiQue's answer_aliases, PopQA's o_aliases, answerAliases.
@@ -122,9 +122,9 @@ def list_in(text: str) -> list[str] | None:
     if not (text.startswith("[") and text.endswith("]")) or len(text) > limits.MOST_QUESTION_CHARS:
         return None
     try:
-        found = json.loads(text, parse_float=str, parse_int=str)  # as they are written: 1.10 is no 1.1
+        found = json_text.parse(text, parse_float=str, parse_int=str)  # as they are written: 1.10 is no 1.1
         return found if found and all(isinstance(one, str) for one in found) else None
-    except (ValueError, RecursionError):
+    except ValueError:
         return _quoted_in(text[1:-1])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from qr_jax.data import limits
 from qr_jax.data.parsing import Row, show
 from qr_jax.errors import UserError
-from qr_jax.run import json_files
+from qr_jax.settings import json_text
 
 Pair = tuple[str, str]  # a passage's title and text
 COLUMNS = ("context", "paragraphs")  # which hold passages
@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json_files.read_bounded(value.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS)
+        return json_text.read_bounded(value.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS)
     except ValueError:  # a text that begins so
         return value
 

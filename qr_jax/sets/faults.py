@@ -9,9 +9,9 @@ from typing import Any
 
 from qr_jax.data import readers
 from qr_jax.errors import UserError
-from qr_jax.run import json_files
 from qr_jax.run.run_files import free
 from qr_jax.sets import official
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import nearest
 
 WANTED_LINES = 'wanted JSON lines: an object a line, of a question {"id": "1", "question": "...", "answers": ["..."]}, '
@@ -76,7 +76,7 @@ def of_line(file: Path, line: bytes, number: int, error: Exception) -> UserError
         check_begins(file, line)
         if line.lstrip().startswith(b"["):
             raise UserError(f"{file.name} is one JSON array; {written_anew(file)}")
-    if isinstance(error, json_files.TooMany):
+    if isinstance(error, json_text.TooMany):
         return UserError(f"{error}; a row is one question or one passage: cut it into several")
     if line.startswith(GZIP):
         return UserError("packed by gzip; a file whose name ends in .gz is unpacked as it is read: name it so")

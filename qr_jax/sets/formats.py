@@ -18,7 +18,7 @@ from qr_jax.data.parsing import ANSWERS, Row, Unanswerable, one_text, show, text
 from qr_jax.data.world.generate import World
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Trace
-from qr_jax.run import json_files, run_files
+from qr_jax.run import run_files
 from qr_jax.sets import carried, tables
 from qr_jax.sets.answer_columns import (
     as_text,
@@ -31,6 +31,7 @@ from qr_jax.sets.answer_columns import (
     separated,
     tells_of_answers,
 )
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import names
 
 Form = Literal["jsonl", "verl", "skyrl", "flashrag", "trl"]
@@ -314,10 +315,10 @@ def _metadata(row: Row) -> dict[str, Any]:
     found = row.get("metadata") or {}
     if isinstance(found, str):
         if len(found) > limits.MOST_ROW_ITEMS:
-            json_files.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
+            json_text.check_items(found.encode("utf-8", "surrogatepass"), limits.MOST_ROW_ITEMS, "'metadata'")
         try:
-            found = json.loads(found)
-        except json.JSONDecodeError as error:
+            found = json_text.parse(found)
+        except ValueError as error:
             raise UserError(f"its metadata are a text that is no JSON ({error})") from error
     if not isinstance(found, Mapping):
         return {"metadata": found}

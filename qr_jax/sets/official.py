@@ -6,7 +6,6 @@ field. Gold passages are `supporting_titles` and, where the file holds their tex
 
 import ast
 import csv
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from qr_jax.data.parsing import Row, Unanswerable
 from qr_jax.errors import UserError
 from qr_jax.sets import carried
 from qr_jax.sets.answer_columns import check_answerable
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import names, show
 
 BUILT = "runs/questions"  # where built sets are kept
@@ -87,7 +87,7 @@ def triviaqa(row: Row, name: str) -> dict[str, Any]:
 
 def popqa(row: Row, name: str) -> dict[str, Any]:
     """Read a line of the table: id, subj, prop, obj, ..., s_wiki_title, question, possible_answers (a JSON list)."""
-    found = json.loads(field(row, "possible_answers"))
+    found = json_text.parse(field(row, "possible_answers"))
     if not isinstance(found, list):
         raise UserError(f"field 'possible_answers' must be a JSON list, and is a {type(found).__name__}")
     return {
@@ -186,14 +186,14 @@ def rows(file: Path, name: str) -> Iterator[tuple[int, Row]]:
                 head = next(table, [])
                 yield from enumerate((dict(zip(head, cells, strict=False)) for cells in table), 1)
             elif name.endswith(".jsonl"):
-                yield from ((number, json.loads(line)) for number, line in enumerate(opened, 1) if line.strip())
+                yield from ((number, json_text.parse(line)) for number, line in enumerate(opened, 1) if line.strip())
             else:
-                found = json.load(opened)
+                found = json_text.parse(opened.read())
                 found = field(found, "Data", list) if isinstance(found, dict) else found
                 if not isinstance(found, list):
                     raise UserError(f"a list of rows is wanted, and this is {type(found).__name__}")
                 yield from enumerate(found, 1)
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{name} is cut short or no {'table' if is_table else 'JSON'}: {error}") from error
 
 
@@ -356,8 +356,8 @@ def source(place: Path) -> dict[str, str]:
     """Return the source recorded in a built split; {} if there is none that can be read."""
     file = place / SOURCE
     try:
-        found = json.loads(file.read_bytes()[:MOST_SOURCE_BYTES]) if file.is_file() else {}
-    except (ValueError, RecursionError):  # damaged: the split is built anew
+        found = json_text.parse(file.read_bytes()[:MOST_SOURCE_BYTES]) if file.is_file() else {}
+    except ValueError:  # damaged: the split is built anew
         return {}
     return found if isinstance(found, dict) else {}
 

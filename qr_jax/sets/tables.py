@@ -5,7 +5,6 @@ memory. Texts are read as pyarrow dictionaries, which hold such a text once, and
 pyarrow copies the dictionary of a row group for each piece of it, so large groups are read plainly, a few rows at a
 time."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from qr_jax.data import limits
 from qr_jax.errors import UserError
+from qr_jax.settings import json_text
 
 MAGIC = b"PAR1"  # what a Parquet file begins with
 PIECE_ROWS = 1024  # or one, where so many take more than a row may
@@ -230,10 +230,10 @@ def saved(folder: Path) -> list[Path] | None:
 def _listed(file: Path, name: str) -> list[Any]:
     """Return the list under that name; none where it is null or absent."""
     try:
-        found = json.loads(file.read_bytes()[:MOST_STATE_BYTES])
+        found = json_text.parse(file.read_bytes()[:MOST_STATE_BYTES])
         held = found.get(name) or []
         if isinstance(held, list):
             return held
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         pass
     raise UserError(f"{file} is damaged, or is none of those that save_to_disk writes; copy the folder again")

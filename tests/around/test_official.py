@@ -519,13 +519,13 @@ def test_a_config_takes_a_set_as_its_questions(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("musique", "[" * 200_000, "dev.jsonl is cut short or no JSON: maximum recursion"),
-        ("2wiki", "[" * 200_000, "dev.json is cut short or no JSON: maximum recursion"),
+        ("musique", "[" * 200_000, "dev.jsonl is cut short or no JSON: its lists and objects are nested too deep"),
+        ("2wiki", "[" * 200_000, "dev.json is cut short or no JSON: its lists and objects are nested too deep"),
         ("2wiki", "null", "no JSON: a list of rows is wanted, and this is NoneType"),
         ("2wiki", '{"Data": 5}', "no JSON: field 'Data' must be a list"),
         ("popqa", b"id\tq\n\xff\xff\n", "popQA.tsv is cut short or no table: 'utf-8' codec"),
         ("popqa", f"id\tquestion\n1\t{'q' * 200_000}\n", "popQA.tsv is cut short or no table: field larger"),
-        ("popqa", [{"possible_answers": "[" * 100_000}], "row 1 maximum recursion"),
+        ("popqa", [{"possible_answers": "[" * 100_000}], "row 1 its lists and objects are nested too deep"),
         ("popqa", [{"possible_answers": "[1, {}]"}], "row 1 must hold texts alone in 'answers', and holds 1 "),
         ("musique", [{"answer_aliases": [None]}], "row 1 must hold texts alone in 'answers', and holds None "),
         (

@@ -31,7 +31,6 @@ from benchmarks.retrieval_server import ask_all
 from qr_jax.cli import cli
 from qr_jax.cli.commands import retrieval
 from qr_jax.records import Passage
-from qr_jax.run import json_files
 from qr_jax.search import http_app, pages, server
 from qr_jax.search.http_app import check_address
 from qr_jax.search.limits import Held, Limits, Refused
@@ -42,6 +41,7 @@ from qr_jax.search.retrievers.http import http as over_http
 from qr_jax.search.search_batcher import Batcher
 from qr_jax.search.server import App
 from qr_jax.search.server_metrics import ServerMetrics
+from qr_jax.settings import json_text
 
 CORPUS = [
     Passage("1", "Dune", "A novel by Frank Herbert."),
@@ -77,7 +77,7 @@ def metric(app: App, name: str, **labels: str) -> float:
 
 def call(url: str, path: str, body=None, *, method: str | None = None, **headers: str) -> tuple[int, object]:
     """(status, what came) of one request."""
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=60)
     try:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         given = {"Content-Type": "application/json"} | {
@@ -240,7 +240,7 @@ def test_requests_one_after_another_share_a_connection_and_may_expect_a_go_ahead
 def test_a_body_in_chunks_is_bounded_as_any_other(shared_url):
     def asked(body: bytes) -> tuple[int, dict]:
         pieces = (body[start : start + 10_000] for start in range(0, len(body), 10_000))
-        connection = http.client.HTTPConnection(urllib.parse.urlsplit(shared_url).netloc, timeout=10)
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(shared_url).netloc, timeout=60)
         with contextlib.closing(connection):
             connection.request("POST", "/retrieve", pieces, {"Content-Type": "application/json"}, encode_chunked=True)
             response = connection.getresponse()
@@ -461,8 +461,8 @@ def test_json_of_many_small_items_costs_neither_memory_nor_time(body):
     tracemalloc.start()
     begun = time.process_time()
     try:
-        with pytest.raises(json_files.TooMany, match="the body has"):
-            json_files.read_bounded(body, 4160)
+        with pytest.raises(json_text.TooMany, match="the body has"):
+            json_text.read_bounded(body, 4160)
         seconds, most_bytes = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -473,15 +473,15 @@ def test_json_of_many_small_items_costs_neither_memory_nor_time(body):
 def test_what_stands_in_a_query_does_not_count_as_an_item(text):
     asked = {"queries": [text, "x", text]}
     for ascii_only in (True, False):
-        assert json_files.read_bounded(json.dumps(asked, ensure_ascii=ascii_only).encode(), 4) == asked
-    with pytest.raises(json_files.TooMany, match="has 4 commas, lists and objects; at most 3 are taken"):
-        json_files.read_bounded(json.dumps(asked).encode(), 3)
+        assert json_text.read_bounded(json.dumps(asked, ensure_ascii=ascii_only).encode(), 4) == asked
+    with pytest.raises(json_text.TooMany, match="has 4 commas, lists and objects; at most 3 are taken"):
+        json_text.read_bounded(json.dumps(asked).encode(), 3)
 
 
 def test_items_cannot_hide_in_another_encoding_of_json():
     hidden = '["\u2200",' + "[]," * 1000 + '""]'  # half of the first sign is the byte of a quote
     with pytest.raises(ValueError, match="the body is in utf-16-le; wanted UTF-8"):
-        json_files.read_bounded(hidden.encode("utf-16-le"), 10)
+        json_text.read_bounded(hidden.encode("utf-16-le"), 10)
 
 
 def test_a_query_takes_the_share_of_a_call_that_it_costs():

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from qr_jax.cli.commands.options import add_json, show
 from qr_jax.lab import interpreter
+from qr_jax.settings import json_text
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
 PACKAGES += ("grain", "numpy", "tensorboardX")
@@ -88,7 +88,7 @@ def _devices() -> dict[str, Any]:
         return {"found": [], "error": silent}
     if done.returncode:
         return {"found": [], "error": (done.stderr.strip().splitlines() or ["jax ended without a word"])[-1]}
-    return {"found": json.loads(done.stdout.strip().splitlines()[-1]), "error": None}
+    return {"found": json_text.parse(done.stdout.strip().splitlines()[-1]), "error": None}
 
 
 def _device_line(devices: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from qr_jax.lab.planning.estimate import GIB
 from qr_jax.logging import terminal
 from qr_jax.logging.columns import aligned
 from qr_jax.parallel import gpu
+from qr_jax.settings import json_text
 
 NO_TUNING = "--xla_gpu_autotune_level=0"  # by times on a GPU, which is not there
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
@@ -80,7 +81,7 @@ def in_a_process(
                     if line.startswith(SAY):
                         say(line.removeprefix(SAY).rstrip("\n"))
                     if line.startswith(ANSWER):
-                        answer = json.loads(line.removeprefix(ANSWER))
+                        answer = json_text.parse(line.removeprefix(ANSWER))
             except KeyboardInterrupt:
                 child.kill()  # a compilation hears no signal, and has nothing to save
                 raise

@@ -24,6 +24,7 @@ from qr_jax.lab.planning.programs import Programs, Slice, model_shape, slice_of
 from qr_jax.models import flash
 from qr_jax.parallel import host_local, peaks
 from qr_jax.parallel import mesh as meshes
+from qr_jax.settings import json_text
 
 PER = {"train": "update", "prefill": "call", "decode": "step", "hand_over": "step"}
 LARGEST_HEAD = 128  # for a larger one jax asks the GPU of this process whether cuDNN takes it
@@ -254,7 +255,7 @@ def by_arrays(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    asked = json_text.parse(sys.stdin.read())
     card = Card(**asked["card"]) if "card" in asked else None
 
     def say(text: str) -> None:

@@ -11,6 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.lab import run_folders
 from qr_jax.run import json_files, plugin_record, run_files
 from qr_jax.run.json_files import Row
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import with_new_names
 
 COLD = "sft"  # the folder of the cold start
@@ -95,7 +96,7 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json_files.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
+        found = json_text.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,8 +14,9 @@ from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.report.read import COLD
 from qr_jax.logging.columns import aligned
-from qr_jax.run import json_files, run_files, run_lock
+from qr_jax.run import run_files, run_lock
 from qr_jax.run.run_files import BEFORE
+from qr_jax.settings import json_text
 
 State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
 SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run
@@ -189,7 +190,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    value = json_files.parsed(text)
+    value = json_text.parsed(text)
     return value if isinstance(value, dict) else {}
 
 

@@ -13,6 +13,7 @@ from qr_jax.data.loose_json import as_json
 from qr_jax.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import Count, Natural
 
 PARALLEL = 3  # calls of an expert's turn
@@ -128,9 +129,9 @@ def _call(text: str, schemas: Mapping[str, Any]) -> tuple[str | Call | None, str
     if len(text) > CALL_CHARACTERS:
         return None, f"it has {len(text):,} characters, and {CALL_CHARACTERS:,} are read"
     try:
-        call = json.loads(as_json(text), strict=False, parse_constant=refuse)
+        call = json_text.parse(as_json(text), strict=False, parse_constant=refuse)
         name, arguments = call["name"], next(call[key] for key in ARGUMENTS if key in call)
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = json_text.parse(arguments) if isinstance(arguments, str) else arguments
         asked = call_of(str(name), {**arguments})
         asked = Call(asked.tool, dialect.encodable(asked.arguments))
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError):

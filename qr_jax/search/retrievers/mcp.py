@@ -6,10 +6,10 @@ from qr_jax.data import limits
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.run import json_files
 from qr_jax.search import http_post
 from qr_jax.search.mcp_client import connect
 from qr_jax.search.protocols import passage_of
+from qr_jax.settings import json_text
 
 EXAMPLE = {"url": "http://127.0.0.1:8000/mcp"}
 MOST_AT_ONCE = 16  # calls of a batch
@@ -57,7 +57,7 @@ def mcp(
 def passages_of(text: str) -> list[Passage]:
     """Read a result as passages, its own order kept; a text that is no JSON list of passages is one passage."""
     try:
-        value = json_files.read_bounded(text.encode("utf-8", "replace"), limits.MOST_ROW_ITEMS)
+        value = json_text.read_bounded(text.encode("utf-8", "replace"), limits.MOST_ROW_ITEMS)
         if isinstance(value, Mapping):
             value = next((value[name] for name in LISTS if isinstance(value.get(name), list)), value)
         if isinstance(value, list):

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from qr_jax.errors import UserError
 from qr_jax.run import run_files
+from qr_jax.settings import json_text
 
 MOST_TOKENS = 10**9  # of a call: a larger number is none that was counted
 FAILED, ANSWERED = "failed", "answered"
@@ -28,7 +29,7 @@ class Journal:
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         for line in run_files.lines(file):
             try:
-                row = json.loads(line)
+                row = json_text.parse(line)
                 key, event = str(row["call"]), row["event"]
                 if event == ANSWERED:
                     self.answers[key] = _kept(row)

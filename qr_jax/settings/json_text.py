@@ -1,0 +1,69 @@
+"""JSON that others wrote, parsed at a bounded cost and in one place: texts, bodies of requests and answers, rows."""
+
+import json
+import math
+from typing import Any
+
+from qr_jax.errors import UserError
+
+
+class TooMany(UserError):
+    """The JSON has more items than are allowed."""
+
+
+def parse(text: str | bytes | bytearray, **how: Any) -> Any:
+    """Parse JSON as `json.loads` does. ValueError for what is no JSON, and for lists in lists without end."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError:
+        raise UserError("its lists and objects are nested too deep") from None
+
+
+def read_bounded(body: bytes | bytearray, most_items: int) -> Any:
+    """Parse JSON. ValueError if it is none; TooMany for over `most_items` commas, lists and objects outside of strings.
+
+    They are counted before anything is parsed.
+    """
+    check_items(body, most_items)
+    try:
+        return parse(body)
+    except ValueError as error:
+        raise UserError("the body is no JSON") from error
+
+
+def check_items(body: bytes | bytearray, most_items: int, name: str = "the body") -> None:
+    """Raise TooMany for over `most_items` commas, lists and objects outside of strings, ValueError if not in UTF-8.
+
+    Each item costs Python an object of 50 bytes and more: 32 MB of `[],` would become 840 MiB. `json.loads` reads
+    UTF-16 and UTF-32 too, in which a byte of a quote may be half of another character.
+    """
+    encoding = json.detect_encoding(body)
+    if not encoding.startswith("utf-8"):
+        raise UserError(f"{name} is in {encoding}; wanted UTF-8")
+    outside = _outside_strings(body, 4 * (most_items + 1), name)  # an item is at most a key and a text, of two quotes
+    items = sum(map(outside.count, (b",", b"[", b"{")))
+    if items > most_items:
+        raise TooMany(f"{name} has {items:,} commas, lists and objects; at most {most_items:,} are taken")
+
+
+def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> bytes:
+    """Return the bytes outside of strings. TooMany for more than `most_quotes` quotes."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    quotes = body.count(b'"')
+    if quotes > most_quotes:
+        raise TooMany(f"{name} has {quotes // 2:,} texts; at most {most_quotes // 2:,} are taken")
+    return b"".join(body.split(b'"')[::2])
+
+
+def parsed(text: bytes) -> Any:
+    """Return the JSON value, NaN and infinities as None; None for no JSON."""
+    try:
+        return parse(text, parse_constant=lambda _: None, parse_float=_finite)
+    except ValueError:
+        return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)  # 1e400 is infinite, and no constant
+    return value if math.isfinite(value) else None
