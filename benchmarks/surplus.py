@@ -94,7 +94,7 @@ def verdict(found: Mapping[str, Sequence[float]]) -> str:
 
 def table() -> str:
     """Each arm's accuracy, updates, and groups with signal; then the differences, Holm's p, and the plan's verdict."""
-    arms = [("rule", "k", "accuracy", "updates", "groups with signal", "runs")]
+    arms: list[Sequence[str]] = [("rule", "k", "accuracy", "updates", "groups with signal", "runs")]
     for rule, k in ARMS:
         runs = [run for world in SEEDS for run in read((rule, k), world).values()]
         means = [f"{np.mean([run[name] for run in runs]):,.0f}" if runs else "" for name in ("steps", "signal_groups")]

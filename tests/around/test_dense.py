@@ -315,9 +315,7 @@ def test_a_stranger_s_lists_that_are_no_text_or_too_deep_are_said(tmp_path):
     in_folder(tmp_path, again)
     assert len(again.asked) == 3  # no piece is known
     (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(
-        ValueError, match=r"manifest of .* is damaged \(its lists and objects are nested too deep\); delete the folder"
-    ):
+    with pytest.raises(ValueError, match=r"manifest of .* is damaged .*nested too deep.; delete the folder"):
         in_folder(tmp_path, Counting())
 
 
