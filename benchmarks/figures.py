@@ -20,6 +20,7 @@ from benchmarks import (
     claims,
     cold_starts,
     flips,
+    guarded,
     interleave,
     kept_runs,
     memory,
@@ -77,6 +78,7 @@ STUDY = {  # of the study's runs
 PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "measurements.md"}
 PAGES |= {
     "flips": "recycling.md",
+    "guarded": "recycling.md",
     "shards": "retrieval.md",
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
@@ -137,6 +139,7 @@ def costs() -> str:
 def about(name: str) -> str:
     """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
     made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
+    made["guarded"] = guarded
     return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
@@ -307,7 +310,7 @@ TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": metho
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
 TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
-TABLES |= STUDY | {"flips": flips.table}
+TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

@@ -78,6 +78,11 @@ def read(rule: str, step: str, world: int) -> dict[int, dict[str, Any]]:
     return study_results.of_folder(RESULTS / f"world_{world}" / rule / step, BUDGET)
 
 
+def every_run() -> dict[tuple[str, str, int], dict[int, dict[str, Any]]]:
+    """The kept runs of all arms in all worlds."""
+    return {place: read(*place) for place in itertools.product(RULES, STEPS, SEEDS)}
+
+
 def gaps(rows: Mapping[tuple[str, str, int], Mapping[int, Mapping[str, Any]]]) -> Gaps:
     """By way of stepping, recycle less grpo of each seed that both have, from one cold start; first world 0's."""
     found: dict[str, list[float]] = {step: [] for step in STEPS}
@@ -113,12 +118,17 @@ def verdict(values: Sequence[float], yes: str = "yes, the rule", level: str = "i
 
 
 def table() -> str:
-    """Each arm's accuracy by world, then recycle less grpo with interval, Holm's p and the plan's verdict."""
-    rows = {place: read(*place) for place in itertools.product(RULES, STEPS, SEEDS)}
-    arms = [("rule", "steps", *(f"world {world}" for world in SEEDS), "seeds")]
+    """Each arm's accuracy by world, updates, and groups with signal; then recycle less grpo with interval, Holm's p and
+    the plan's verdict.
+    """
+    rows = every_run()
+    counted = ("updates", "groups with signal")
+    arms: list[Sequence[str]] = [("rule", "steps", *(f"world {world}" for world in SEEDS), *counted, "seeds")]
     for rule, step in itertools.product(RULES, STEPS):
         each = [[run["accuracy"] for run in rows[rule, step, world].values()] for world in SEEDS]
-        arms.append((rule, step, *map(over_seeds, each), " + ".join(str(len(one)) for one in each)))
+        runs = [run for world in SEEDS for run in rows[rule, step, world].values()]
+        means = [f"{np.mean([run[name] for run in runs]):,.0f}" if runs else "" for name in ("steps", "signal_groups")]
+        arms.append((rule, step, *map(over_seeds, each), *means, " + ".join(str(len(one)) for one in each)))
     found = gaps(rows)
     adjusted = holm(found)
     compared = [("recycle less grpo", "difference", "seeds", "p by Holm", "verdict")]

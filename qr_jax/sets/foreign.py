@@ -24,10 +24,10 @@ from qr_jax.sets.inputs import Input
 from qr_jax.settings.settings import names
 
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
-NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"]}
+NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"], *OTHER_SCHEMAS["title"]}
 NO_COLUMNS = Columns()
 SHOWN = 10  # kinds of rows that cannot be read
-OWN_ADVICE = re.compile(r"; (or let )?`qr-jax data convert FILE NEW`.*", re.DOTALL)  # to do what is being done
+OWN_ADVICE = re.compile(r"; (or )?`qr-jax data convert FILE NEW.*", re.DOTALL)  # to do what is being done
 ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|, and is .*|fields found: [^;]*")  # in which errors of one kind differ
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")
 PAGES = ("entity_pages", "search_results", "EntityPages", "SearchResults")  # TriviaQA's, up to a million characters
@@ -206,12 +206,12 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         raise UserError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
         raise UserError(
-            f"is neither a question nor a passage; fields found: {names(named)}; rename them {foreign_rows.NAMES}"
+            f"is neither a question nor a passage; fields found: {names(named)}; rename them {foreign_rows.NAMES}, or say which is which: --map question=COLUMN answers=COLUMN"
         )
     dropped = [repr(name) for name in named if not asks and name not in ("id", "title", "text", "contents")]
     if dropped:
         columns = ", ".join(dropped)
-        said[f"rows whose {columns} a passage does not keep (a column that is searched: title)"] += 1
+        said[f"rows whose {columns} is left out: a passage has id, title and text (--map title=COLUMN keeps one)"] += 1
     is_made = False
     if "id" not in named and isinstance(text, str):
         is_made = True

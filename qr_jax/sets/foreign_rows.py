@@ -20,7 +20,7 @@ from qr_jax.sets.inputs import Input
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
-KNOWN = {*OTHER_SCHEMAS, *ANSWERS, "title", "contents", *(name for names in OTHER_SCHEMAS.values() for name in names)}
+KNOWN = {*OTHER_SCHEMAS, *ANSWERS, "contents", *(name for names in OTHER_SCHEMAS.values() for name in names)}
 QUOTES = "a cell that begins with a quote ends with one, and a quote within it is written twice"
 NAMES = "(question, answers, id; or text, title, id; and names that other systems give them)"
 
@@ -178,7 +178,7 @@ def _in_value(file: Path, value: Any, said: Counter[str], known: frozenset[str])
         if len({*lengths.values()}) > 1:
             raise UserError(f"{file.name} has columns of unlike length: {lengths}")
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
-    if names & known - {"title", "q", "a"} or {"q", "a"} <= names:
+    if names & known - {"title", *OTHER_SCHEMAS["title"], "q", "a"} or {"q", "a"} <= names:
         return [value]
     lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
     if len(lists) == 1:

@@ -43,8 +43,9 @@ OTHER_SCHEMAS = {  # column -> where other systems keep what is missing
         *("a", "possible_answers", "answer_aliases", "short_answers"),
     ),
     "text": ("passage", "content", "body", "document"),
+    "title": ("heading", "headline", "page_title", "wikipedia_title"),
 }
-OR_CONVERT = "; or let `qr-jax data convert FILE NEW`"
+OR_CONVERT = "; or `qr-jax data convert FILE NEW"
 TRL_ANSWERS = ("answers", "golden_answers", "answer", "ground_truth", "solution")
 ENDS = (".parquet", ".jsonl", ".jsonl.gz")  # of the files that are written
 ABILITY = "fact-reasoning"
@@ -152,9 +153,11 @@ def missing(column: str, row: Row, what: str) -> str:
         hint = "; these look like passages, which `qr-jax index` and data.corpus take"
         if not {"text", "contents"}.intersection(row):
             other = next(name for name in OTHER_SCHEMAS["text"] if name in row)
-            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} do so"
-    elif column == "id" or similar:
-        hint += f"{OR_CONVERT} {'do so' if similar else 'name each row'}"
+            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} --map text={other}`"
+    elif similar:
+        hint += f"{OR_CONVERT} --map {column}={similar[0]}`"
+    elif column == "id":
+        hint += f"{OR_CONVERT}`, which names each row"
     return f"has {what}; fields found: {names(row)}{hint}"
 
 

@@ -23,7 +23,7 @@ def add(command: Any) -> None:
     text = "as in v5e:4x4, v5p:2x2x2, v6e:4x4; repeatable"
     plan.add_argument("--topology", action="append", metavar="NAME", help=text)
     plan.add_argument(
-        "--gpu", metavar="NAME", help="one GPU: l4, rtx4090, a100_40gb, a100, h100, h200, ... (docs/gpu.md)"
+        "--gpu", metavar="NAME", help="one GPU: l4, a10g, rtx3090, rtx4090, a100_40gb, l40s, a100, h100, h200"
     )
     plan.add_argument("--memory", metavar="SIZE", help="of one GPU, as in 80GB or 79GiB; beside --gpu, in its place")
     dollars, text = options.number(0, math.inf, "dollars, as in 1.2"), "of one chip for one hour, to say a run's cost"
