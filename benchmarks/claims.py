@@ -76,7 +76,8 @@ def says(figure: str) -> tuple[int, bool]:
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, map/FIGURE of
-    recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences (with /loss of the other sign), null/... the null control's band in known pools (null_worlds.py).
+    recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences (/loss: of the other sign),
+    null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []

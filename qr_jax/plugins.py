@@ -7,6 +7,7 @@ each kind is given and must return stands in interfaces.py.
 import difflib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import linecache
@@ -15,6 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -28,6 +30,8 @@ from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, 
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
+EXTRAS = ("search", "sets", "lab", "mcp", "bucket", "wandb")
+REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"](\w+)['\"]")
 
 
 def around(name: str, *, optional: bool = False) -> Any:
@@ -45,8 +49,18 @@ def around(name: str, *, optional: bool = False) -> Any:
             return None
         if is_ours:
             raise
-        room = name.partition(".")[0]
-        raise UserError(f"{name} needs the package {error.name}; pip install 'qr_jax[{room}]' brings it") from error
+        extra = extra_with(lacks) or name.partition(".")[0]
+        raise UserError(f"{name} needs the package {lacks}; pip install 'qr_jax[{extra}]' brings it") from error
+
+
+def extra_with(package: str) -> str | None:
+    """Return the extra of qr_jax that brings a package, by its import's name; None if none does."""
+    wanted = package.partition(".")[0].replace("_", "-").lower()
+    with suppress(importlib.metadata.PackageNotFoundError):  # a copy of the package that is not installed
+        lines = importlib.metadata.requires(ROOT.name) or ()
+        found = [match.groups() for line in lines if (match := REQUIRED.match(line))]
+        return next((extra for name, extra in found if name.lower() == wanted and extra in EXTRAS), None)
+    return None
 
 
 @dataclass(frozen=True)

@@ -425,6 +425,15 @@ def test_another_query_list_or_model_is_refused():
         check_same_model(host, {"width": 128, "layers": 3})
 
 
+def test_a_model_saved_before_a_feature_of_models_was_there_is_one_without_it():
+    host = {"model": {"width": 96}}  # as 0.2 wrote it, which knew no Gemma
+    check_same_model(host, {"width": 96, "gemma3": False, "sliding": (), "query_scalar": None})
+    with pytest.raises(ValueError, match="its sliding is \\[\\], this config's is \\[True\\]"):
+        check_same_model(host, {"width": 96, "gemma3": False, "sliding": (True,)})
+    with pytest.raises(ValueError, match="its layers is None, this config's is 3"):
+        check_same_model(host, {"width": 96, "layers": 3})
+
+
 def test_attempts_are_numbered_and_episodes_of_later_steps_are_set_aside(tmp_path):
     assert [next_attempt(tmp_path), next_attempt(tmp_path)] == [1, 2]
     (tmp_path / "logs" / "attempt_9").mkdir()

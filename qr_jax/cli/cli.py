@@ -90,6 +90,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         from qr_jax import plugins
 
+        if isinstance(error, ModuleNotFoundError) and (extra := plugins.extra_with(error.name or "")):
+            todo = f"pip install 'qr_jax[{extra}]' brings it"
+            return _end(f"error: the package {error.name} is not installed; {todo}", errors.USER_ERROR)
         if told := plugins.failed_outside(error):
             return _end(f"error: {told}", errors.FAILED)
         raise  # a bug of ours, with its traceback

@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import MISSING, fields
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from etils import epath
 from qr_jax import errors
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
+from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import hosts, plain
 from qr_jax.run import bucket, committed
 from qr_jax.settings import json_text
@@ -343,10 +345,15 @@ def check_same(host: Mapping[str, Any], name: str, sha256: str | None, source: s
 
 
 def check_same_model(host: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
-    """Raise ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs."""
-    saved = host.get(MODEL) or {}
-    wanted = plain.split(dict(fingerprint))[0]  # tuples as lists, as they come back from JSON
-    for name in sorted({*saved, *wanted}):
+    """Raise ValueError with the first name of the model's fingerprint (names -> plain values) whose value differs.
+
+    An older version's checkpoint lacks the names of ModelConfig that are newer: its model has their defaults.
+    """
+    newer = {field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING}
+    newer, wanted = (plain.split(dict(given))[0] for given in (newer, fingerprint))  # tuples as lists, as JSON has them
+    written = host.get(MODEL) or {}
+    saved = newer | written
+    for name in sorted({*written, *wanted}):
         if saved.get(name) != wanted.get(name):
             both = f"its {name} is {saved.get(name)!r}, this config's is {wanted.get(name)!r}"
             todo = "use that run's model settings, or another run folder"

@@ -205,9 +205,8 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     if asks and ANSWERS in lacking:
         raise UserError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))
     if not asks and text is None:
-        raise UserError(
-            f"is neither a question nor a passage; fields found: {names(named)}; rename them {foreign_rows.NAMES}, or say which is which: --map question=COLUMN answers=COLUMN"
-        )
+        todo = f"rename them {foreign_rows.NAMES}, or say which is which: --map question=COLUMN answers=COLUMN"
+        raise UserError(f"is neither a question nor a passage; fields found: {names(named)}; {todo}")
     dropped = [repr(name) for name in named if not asks and name not in ("id", "title", "text", "contents")]
     if dropped:
         columns = ", ".join(dropped)

@@ -490,7 +490,9 @@ def test_passages_of_a_table_are_written_and_read_back(tmp_path, capsys):
 def test_columns_that_a_passage_does_not_keep_are_said(tmp_path):
     (passage,), said, _ = foreign.read(kept(tmp_path, "p.csv", "name,body,text\nOslo,x,The capital\n"))
     assert passage.text == "The capital" and passage.title == ""
-    assert any(line.startswith("rows whose 'name', 'body' is left out: a passage has id, title and text") for line in said)
+    assert any(
+        line.startswith("rows whose 'name', 'body' is left out: a passage has id, title and text") for line in said
+    )
 
 
 def test_a_dry_run_reads_the_first_row_of_each_file(tmp_path, capsys):
