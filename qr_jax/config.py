@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 import re
 import runpy
 import traceback
@@ -26,12 +27,14 @@ from qr_jax.settings.settings import (
     Use,
     at_least,
     conform,
+    gone,
     nearest,
     plain,
     with_new_names,
 )
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
+log = logging.getLogger(__name__)
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
 WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
@@ -462,7 +465,11 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
     """Read a config.json's config, types checked; an absent setting has its default. ValueError names the setting."""
-    return conform("", with_new_names(written) if isinstance(written, Mapping) else written, Config)
+    if isinstance(written, Mapping):
+        for line in gone(written):
+            log.warning("%s", line)
+        return conform("", with_new_names(written), Config)
+    return conform("", written, Config)
 
 
 def fingerprint(config: Config) -> str:

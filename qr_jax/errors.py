@@ -9,6 +9,11 @@ from typing import Any, Literal
 FAILED, USER_ERROR, GUARD_STOP, SERVICE_DOWN, LOST, INTERRUPTED = 1, 2, 4, 5, 75, 130
 
 
+def by_signal(number: int) -> int:
+    """Return the exit code of a command that a signal ended, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + number
+
+
 class UserError(ValueError):
     """An error of the user's input; the message says what was found, what was wanted and what to do."""
 

@@ -45,8 +45,11 @@ def around(name: str, *, optional: bool = False) -> Any:
     except ModuleNotFoundError as error:
         lacks = error.name or ""
         is_ours = not lacks or lacks.partition(".")[0] == ROOT.name
-        if optional and (not is_ours or f"{ROOT.name}.{name}.".startswith(f"{lacks}.")):
+        is_not_there = bool(lacks) and f"{ROOT.name}.{name}.".startswith(f"{lacks}.")
+        if optional and (not is_ours or is_not_there):
             return None
+        if is_not_there:
+            raise UserError(f"this needs {lacks}, which this copy of qr_jax lacks") from error
         if is_ours:
             raise
         extra = extra_with(lacks) or name.partition(".")[0]
@@ -240,7 +243,8 @@ def check(kind: str, use: Use) -> dict[str, Any]:
             raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {GONE.get(f'{use.name}.{key}', listed)}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
-        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {kind}.{missing[0]}=...")
+        at = f"tools.{use.name}" if kind == "tool" else kind  # one of several
+        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {at}.{missing[0]}=...")
     given = {
         key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
     }
@@ -340,7 +344,8 @@ def _place(kind: str, name: str) -> tuple[str, str]:
 
 
 def _hint(kind: str, name: str) -> str:
-    if method := around("cli.elsewhere").METHODS.get(kind, {}).get(name):
+    elsewhere = around("cli.elsewhere", optional=True)
+    if elsewhere and (method := elsewhere.METHODS.get(kind, {}).get(name)):
         return f"; {method}"
     return nearest(name, names(kind), shown=100) + "; one of your own is FILE.FUNCTION"
 

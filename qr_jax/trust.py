@@ -90,7 +90,8 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     secrets = [value for name, value in values.items() if name.endswith(SECRET) and isinstance(value, str)]
     if URL in values or secrets:
         told = f", with the secret in {' and '.join(secrets)}" if secrets else ""
-        found.append(f"{kind} {chosen.name!r}: what is asked goes to {_host(values.get(URL))}{told}")
+        where = _host(values.get(URL)) or "the address that its url will name"
+        found.append(f"{kind} {chosen.name!r}: what is asked goes to {where}{told}")
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import config
+from qr_jax import config, plugins
 from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
@@ -478,3 +478,10 @@ def test_a_config_may_define_a_dataclass_with_annotations_that_are_texts(tmp_pat
     lines += ["@dataclass", "class Mine:", "    steps: int = 3", "config = c.Config(train=c.Train(steps=Mine().steps))"]
     (tmp_path / "mine.py").write_text("\n".join(lines))
     assert config.load(tmp_path / "mine.py").train.steps == 3
+
+
+def test_a_setting_that_is_gone_is_told_with_its_successor_where_a_file_has_it(caplog):
+    config.from_json({"learner": {"lanes": 2, "lr": 1e-3}})
+    assert "learner.lanes=2 is gone; set mesh.devices=2, which shares an update" in caplog.text
+    with pytest.raises(ValueError, match="has no setting 'budget'; atom_searcher asks no judge any more"):
+        plugins.check("reward", use("atom_searcher", budget=3))

@@ -52,7 +52,7 @@ def hearing_sigterm() -> Iterator[None]:
     """Raise SystemExit on SIGTERM in this block, as Ctrl-C raises KeyboardInterrupt, so that results can be written."""
 
     def end(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(errors.by_signal(signal.SIGTERM))
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -201,7 +201,7 @@ def _set_plugin(kind: str, plugin: Any, path: Sequence[str], text: str, here: st
 
 def _place(listed: Sequence[Use], name: str, here: str) -> int:
     """Return the position in a list of the plug-in with this name or number. ValueError unless there is exactly one."""
-    places = [at for at, one in enumerate(listed) if name in (one.name, str(at))]
+    places = [at for at, one in enumerate(listed) if name in (one.name, one.name.rpartition(".")[2], str(at))]
     if len(places) != 1:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
         raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")

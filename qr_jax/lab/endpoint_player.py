@@ -7,6 +7,7 @@ four bytes each, and their ids and log-probabilities are not known (zeros). Noth
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -36,6 +37,7 @@ KEY = "QR_JAX_ENDPOINT_KEY"
 BYTES_A_TOKEN = 4  # of UTF-8, where the endpoint does not count
 FIRST_S = 30.0  # of all tries of the first request: so soon a wrong URL shows
 MOST_STOPS = 4  # of a request, as OpenAI takes them; text behind the others is cut here
+log = logging.getLogger(__name__)
 LISTED = ("id", "owned_by", "root", "parent", "max_model_len")  # of /v1/models; `created` is the request's own time
 SEEN_ABOVE = "(see the first result)"  # of a further call in a turn: the environment answers all of them in one text
 PROBE = Query("probe", "What is the capital of Norway?", ("Oslo",))
@@ -95,6 +97,7 @@ class Player:
         self.name: dict[str, Any] = {}
         self.name = self._introduced(self._play(env, PROBE, 0, 0), header)
         self.replies = Replies(replies)
+        self._compare(replies)
 
     def _introduced(self, play: Play, header: Mapping[str, str] | None) -> dict[str, Any]:
         """Ask once, with all that later requests have; return what the endpoint says that it is."""
@@ -109,11 +112,23 @@ class Player:
         self._first = self._body(play, {"temperature": 1.0, "top_p": 0.99, "seed": 1})
         answer = self._ask_first()
         try:
-            _reply_of(answer)
+            self._introduction = _reply_of(answer)
         except ValueError as error:
             raise UserError(f"{self.endpoint.url} {error}") from error
         said = {"listed": listed, **_version(answer), "left_out": sorted(self.endpoint.leave_out)}
         return {"url": self.endpoint.url, "name": self.asking.model, "tool_calls": self.mode} | said
+
+    def _compare(self, file: Path | None) -> None:
+        """Warn if the first request has another reply than when the kept replies were made, and keep its reply."""
+        before = self.replies.known.get(INTRODUCTION)
+        if before is None:
+            self.replies.keep(INTRODUCTION, self._introduction)
+        elif before["text"] != self._introduction["text"]:
+            log.warning(
+                "%s answers its first request, whose seed is fixed, otherwise than when the replies in %s were made; "
+                "if another model stands behind the name %r now, delete that file, or its score is the former model's",
+                self.endpoint.url, file, self.asking.model,
+            )  # fmt: skip
 
     def _ask_first(self) -> Any:
         """Return the answer to the first request; Failed if none comes soon."""
@@ -309,6 +324,7 @@ class Replies:
 
 
 KEPT = ("text", "calls", "finish", "stopped_at", "tokens", "total_tokens")  # of a reply
+INTRODUCTION = "the first request"  # the key of its reply among those that are kept
 MOST_TOKENS = 10_000_000  # that an endpoint may count of one reply
 
 

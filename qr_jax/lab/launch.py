@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import config as configs
-from qr_jax import trust
+from qr_jax import errors, trust
 from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.lab import interpreter
@@ -87,7 +87,7 @@ class Launcher:
                 raise
         if self.stopping:
             self.say("stopped; the same command goes on from the last checkpoints")
-            raise SystemExit(128 + self.stopping)
+            raise SystemExit(errors.by_signal(self.stopping))
         return failed
 
     def _start(self, job: Job, cores: Sequence[int]) -> subprocess.Popen:
@@ -116,7 +116,7 @@ class Launcher:
         return [job]
 
     def _stop(self, processes: Sequence[subprocess.Popen]) -> None:
-        """SIGTERM to all, then wait: they save what they have. Killed when that takes too long."""
+        """Send SIGTERM to all and wait, while they save what they have; kill those that take too long."""
         for process in processes:
             process.terminate()
         if processes:

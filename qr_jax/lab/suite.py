@@ -126,7 +126,7 @@ def files(name: str, *, searched: bool) -> tuple[dict[str, Path], dict[str, str]
 
 
 def _none(name: str, missing: Mapping[str, str]) -> UserError:
-    """Return the error that no set is there: a line for each set, then what to do."""
+    """Return the error for a suite none of whose sets is there: a line for each set, then what to do."""
     lines = [f"\n  {set_name}: {why.removesuffix(f'; {readers.NAME_FILES}')}" for set_name, why in missing.items()]
     cure = f"{readers.NAME_DATA}; it is {readers.data_folder()} now"
     return UserError(f"no set of the suite {name} has questions here:{''.join(lines)}\n{cure}")

@@ -173,7 +173,7 @@ class Update:
         return self.measure(batch, advantage, total)
 
     def prepare(self, state: State, batch: Batch, old_logp_MEL=None):
-        """Return (what each micro-batch's loss is computed from, by micro-batch; the advantage)."""
+        """Return a pair: what each micro-batch's loss is computed from, and the advantage of the whole batch."""
         weight_MEL = credit.token_weights(self.settings, batch)
         advantage = self.advantages(state, batch, old_logp_MEL)
         adv_MEL, reward_ME = credit.to_slots(advantage, batch)

@@ -63,7 +63,7 @@ def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, at, window:
 
 
 def tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, length_T, window: int = 0):
-    """Attend by tiles of I tokens, each over the cache row that it has been written to, up to its own position.
+    """Attend by tiles of I tokens: each over its row of the cache, and up to a token's own position.
 
     With a `window` a token sees the nearest so many positions alone, its own included. `length_T` positions of each row
     are in use. Returns [T, I, H, d].

@@ -258,7 +258,7 @@ def _agreed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rope(whole: Mapping[str, Any]) -> tuple[float, tuple[tuple[str, object], ...]]:
-    """Theta and scaling from `rope_parameters`."""
+    """Read theta and the scaling from `rope_parameters`."""
     found = whole["rope_parameters"]
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         raise UserError(f"config.json has rope_parameters = {show(found)}; wanted an object")

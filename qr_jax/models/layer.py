@@ -49,7 +49,8 @@ def rotate(x, turns, axis: int):
 
 
 def scaled(cfg: ModelConfig, q):
-    """Return the queries so that scores over the root of head_dim are those over the root of `cfg.query_scalar`."""
+    """Scale queries for a model that divides its scores by the root of `cfg.query_scalar`: attention divides by that of
+    head_dim."""
     wanted = cfg.query_scalar or cfg.head_dim
     return q if wanted == cfg.head_dim else q * jnp.asarray((cfg.head_dim / wanted) ** 0.5, q.dtype)
 

@@ -356,11 +356,15 @@ class Run:
     def end(self) -> SystemExit:
         """Say that the run was told to stop; return the SystemExit to raise, with the signal's exit code."""
         by_ctrl_c = self.stopped_by == signal.SIGINT
-        by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", 128 + signal.SIGTERM)
+        by, code = ("Ctrl-C", errors.INTERRUPTED) if by_ctrl_c else ("SIGTERM", errors.by_signal(signal.SIGTERM))
         if hosts.count() == 1:
             with terminal.phase("saving"):
                 self.checkpoints.wait()
-        place = "from the last checkpoint" if self.checkpoints.steps() else "with what is there: no step was saved yet"
+        place = (
+            "from the last checkpoint"
+            if self.checkpoints.steps()
+            else "with what is there: no step was saved yet, at most checkpoints of the cold start"
+        )
         self.say(f"stopped by {by}; the same command goes on {place}")
         return SystemExit(code)
 

@@ -5,8 +5,8 @@ environment variable, so that no key of ours reaches it. What it says is data.
 """
 
 import asyncio
-import contextlib
 import json
+import logging
 import math
 import re
 import shlex
@@ -48,6 +48,12 @@ def connect(
     check_package()
     if not server or not allowed:
         raise UserError("an MCP connection needs a server, a URL or a command, and the names of the tools it may call")
+    if isinstance(server, str):
+        try:
+            shlex.split(server)
+        except ValueError as error:
+            raise UserError(f"the command {server[:200]!r} cannot be split into words: {error}") from error
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # a line that is no message would be told with a traceback
     return Connection(server, tuple(allowed), timeout_s, max_bytes, token)
 
 
@@ -75,6 +81,7 @@ class Connection:
         self._answered = -math.inf  # when the server last answered, of time.monotonic
         self._closing: asyncio.Event | None = None
         self._held: Future[None] | None = None
+        self._ended = threading.Event()
 
     def tools(self) -> list[dict[str, Any]]:
         """Return the permitted tools as chat templates and endpoints take them; UserError if one is not there."""
@@ -118,12 +125,17 @@ class Connection:
     def close(self) -> None:
         """End the connection, and the server if it was started here."""
         with self._lock:
-            held, closing = self._held, self._closing
+            held, closing, ended = self._held, self._closing, self._ended
+            is_open = self._client is not None
             self._client = self._closing = self._held = None
-        if held is not None and closing is not None:
+        if held is None or closing is None:
+            return
+        if is_open:
             self._loop.call_soon_threadsafe(closing.set)
-            with contextlib.suppress(TimeoutError):  # a server that does not end is left behind
-                held.exception(CLOSING_S)
+        else:  # it still opens, and looks at nothing
+            held.cancel()
+        if not ended.wait(CLOSING_S):  # a server that does not end by then is left behind
+            held.cancel()
 
     def _asked(self, ask: Any) -> Any:
         """Return the answer to a request, or raise ToolFailed or UserError.
@@ -156,12 +168,12 @@ class Connection:
         with self._lock:
             if self._client is None:
                 ready: Future[Client] = Future()
-                self._closing = asyncio.Event()
-                self._held = asyncio.run_coroutine_threadsafe(self._hold(ready, self._closing), self._loop)
+                self._closing, self._ended = asyncio.Event(), threading.Event()
+                self._held = asyncio.run_coroutine_threadsafe(self._hold(ready, self._closing, self._ended), self._loop)
                 self._client = ready.result(self.timeout_s)
             return self._client
 
-    async def _hold(self, ready: "Future[Client]", closing: asyncio.Event) -> None:
+    async def _hold(self, ready: "Future[Client]", closing: asyncio.Event, ended: threading.Event) -> None:
         """Hold the client open in one task, as the SDK wants it, until it is to be closed."""
         try:
             async with self._made() as client:
@@ -171,6 +183,8 @@ class Connection:
             if ready.done():
                 raise
             ready.set_exception(error)
+        finally:
+            ended.set()
 
     def _made(self) -> "Client":
         from mcp import Client, StdioServerParameters

@@ -66,7 +66,7 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
         "gold": gold.by, "gold_passages": len(names),
         "gold_not_in_corpus": None if corpus is None else len(absent), "absent": absent[:MOST_ABSENT],
         "gold_absent": lost,
-        "passages": len(passages),
+        "passages": None if corpus is None else len(passages),
         "queries_per_second": len(asked) / searched_s, "batch": BATCH, "built_s": built_s,
         "by_hops": _by_hops([queries[at] for at in asked], shares),
     }  # fmt: skip
@@ -120,7 +120,9 @@ def _by_hops(queries: Sequence[Query], shares: Sequence[float]) -> dict[str, dic
 def format_table(figures: Mapping[str, Any]) -> str:
     """Format the figures in lines, all questions first."""
     asked = f"k = {figures['k']} (--k; a run asks for rollout.search_k)"
-    head = f"{figures['retriever']}, {asked}, {figures['passages']:,} passages, gold by {figures['gold']}"
+    count = figures["passages"]
+    told = "passages of its own" if count is None else f"{count:,} passages"
+    head = f"{figures['retriever']}, {asked}, {told}, gold by {figures['gold']}"
     rows = [("all", figures), *figures["by_hops"].items()]
     lines = [f"{'hops':>5} {'questions':>10} {'recall':>7} {'all gold':>9}"]
     lines += [f"{n:>5} {row['questions']:>10} {row['recall']:>7.3f} {row['all_gold']:>9.3f}" for n, row in rows]

@@ -12,6 +12,7 @@ from qr_jax.serve.asked import Asked
 from qr_jax.serve.conversation import read_calls
 from qr_jax.serve.jobs import Piece, Scores
 
+THOUGHT, THOUGHT_END = b"<think>", b"</think>"
 TOOL_SIGN = b"<tool_call>"  # behind it nothing streams: whether it is a call is known at the end
 
 
@@ -73,12 +74,33 @@ class Sample:
             return at + length * self.asked.keep_stop
         if self.finish is not None:
             return len(self._bytes)
-        signs = [*self._stop, *([TOOL_SIGN] if self.asked.tools else [])]
-        if self.asked.tools and (self._bytes.lstrip()[:1] == b"{" or TOOL_SIGN in self._bytes):
-            return max(self._bytes.find(TOOL_SIGN), 0)
-        return len(self._bytes) - max((_begun(self._bytes, sign) for sign in signs), default=0)
+        before_stop = len(self._bytes) - max((_begun(self._bytes, stop) for stop in self._stop), default=0)
+        return min(before_stop, self._before_call()) if self.asked.tools else before_stop
+
+    def _before_call(self) -> int:
+        """Return the end of the bytes that are no part of a call, whatever follows (`read_calls`)."""
+        said = self._bytes
+        thought_ends = said.rfind(THOUGHT_END)
+        at = thought_ends + len(THOUGHT_END) if thought_ends >= 0 else 0
+        if THOUGHT in said[at:]:
+            return len(said)  # within a thought nothing is a call
+        if said[at:].lstrip()[:1] == b"{":
+            end = at
+        else:
+            sign = said.find(TOOL_SIGN, at)
+            end = sign if sign >= 0 else len(said) - _begun(said, TOOL_SIGN)
+        return len(said[:end].rstrip())  # a message with calls has no blanks at the end of its content
 
     # ---- choices
+
+    def last_delta(self, shown: str) -> tuple[dict[str, Any], str | None]:
+        """Return the last delta of a stream and its finish reason: the calls, or the text `shown` that came last."""
+        message, finish = self.message()
+        if "tool_calls" not in message:
+            return {"content": shown}, finish
+        sent = len(self._text) - len(shown)
+        calls = [{"index": at, **call} for at, call in enumerate(message["tool_calls"])]
+        return {"content": (message["content"] or "")[sent:] or None, "tool_calls": calls}, finish
 
     def message(self) -> tuple[dict[str, Any], str | None]:
         """Return a chat's message and its finish reason."""

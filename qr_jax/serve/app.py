@@ -57,6 +57,7 @@ class Served:
     context_tokens: int
     slots: int
     agent: bool = False  # a chat's last message is a question, answered with searches
+    version: str = ""  # of the model, told with every answer; "" is not told
 
 
 class ModelMetrics(HttpMetrics):
@@ -231,6 +232,8 @@ class App(HttpApp):
         if self.batching.failed:
             raise Refused(503, f"the engine ended: {self.batching.failed}; restart the server")
         more, most = len(answering.samples), self.served.slots + self.limits.queue
+        if more > most:
+            raise Refused(400, f"this request asks for {more:,} samples, and at most {most:,} are taken: ask for fewer")
         if self.waiting + more > most:
             text = f"{self.waiting} samples decode or wait, and this request asks for {more}; at most {most} may"
             raise Refused(429, f"{text}: try again, or ask for fewer at once", RETRY)
@@ -295,9 +298,7 @@ class App(HttpApp):
         """Return a chunk's choice; calls are told once, with the last."""
         delta, finish = {"content": text}, sample.finish
         if finish is not None and sample.asked.tools:
-            message, finish = sample.message()
-            calls = [{"index": at, **call} for at, call in enumerate(message.get("tool_calls", ()))]
-            delta = {"content": None, "tool_calls": calls} if calls else delta
+            delta, finish = sample.last_delta(text)
         return _delta(index, delta, finish) | {"logprobs": sample.chat_logprobs(begin)} | sample.extras(begin)
 
     def _completion_chunk(self, index: int, sample: Sample, begin: int, text: str) -> dict[str, Any]:
@@ -308,7 +309,8 @@ class App(HttpApp):
     def _head(self, answering: Answering, path: str, *, chunk: bool = False) -> dict[str, Any]:
         kind = "chat.completion" + ".chunk" * chunk if path == CHAT else "text_completion"
         name = f"{'chatcmpl' if path == CHAT else 'cmpl'}-{answering.id}"
-        return {"id": name, "object": kind, "created": answering.created, "model": self.served.name}
+        said = {"id": name, "object": kind, "created": answering.created, "model": self.served.name}
+        return said | ({"system_fingerprint": self.served.version} if self.served.version else {})
 
 
 def _question(asked: Asked) -> str:

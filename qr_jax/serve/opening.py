@@ -1,5 +1,7 @@
 """Open a run or a model's folder to be served: its engine, its chat and, of an agent, its search."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,18 +29,19 @@ def open_model(
     What a first short request needs is compiled here, the rest when it is first needed.
     """
     search = assemble.searcher(settings) if agent else None
-    opened, params, _ = subject.open_model(settings, run, step, hashed=False)
+    opened, params, said = subject.open_model(settings, run, step)
+    version = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     env = assemble.environment(settings) if agent else no_agent
-    return serving(opened.engine, params, name=name, env=env, search=search)
+    return serving(opened.engine, params, name=name, env=env, search=search, version=version)
 
 
 def serving(
-    engine: Engine, params: Any, *, name: str, env: Callable = no_agent, search: Any = None
+    engine: Engine, params: Any, *, name: str, env: Callable = no_agent, search: Any = None, version: str = ""
 ) -> tuple[Served, Callable[[HandOver], Batching]]:
     """Return what is served by an engine, and what begins its batching; `search` makes it an agent."""
     engine.warm_up(params)
     served = Served(
         name, engine.chat, Vocabulary(engine.pieces, engine.tokenizer.eos_ids), engine.settings.context_tokens,
-        engine.settings.slots, agent=search is not None,
+        engine.settings.slots, agent=search is not None, version=version,
     )  # fmt: skip
     return served, lambda hand_over: Batching(engine, params, hand_over, env=env, search=search)

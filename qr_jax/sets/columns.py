@@ -49,6 +49,11 @@ class Columns:
                 raise UserError(
                     f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
                 )
+        there = {
+            name: name in row or self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "text")
+        }
+        if not any(there.values()) and (lacks := next((name for name in there if name in self.theirs), None)):
+            raise UserError(f"has no column {self.theirs[lacks]!r} for {lacks}; it has {', '.join(row)[:200]}")
         found = {name: _held(row, other) for name, other in self.theirs.items()}
         found = {name: value for name, value in found.items() if value is not None}
         taken = {other for name, other in self.theirs.items() if name in found and name != other}

@@ -19,6 +19,11 @@ GONE = {  # settings of version 0.2, and what takes their place
     "bm25.index": "`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it",
     "dense.approx": "the search is exact",
     "dense.recall_target": "the search is exact",
+    **{
+        f"{reward}.{name}": f"{reward} asks no judge any more"
+        for reward in ("ai_search_planner", "atom_searcher")
+        for name in ("url", "model", "key_env", "budget", "cache")
+    },
 }
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -221,6 +226,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def gone(written: Mapping[str, Any]) -> list[str]:
+    """List the settings of a written config that are no more, each with its value and what takes its place."""
+    parts = [(name, *name.partition(".")[::2]) for name in GONE]
+    return [
+        f"{name}={written[section][key]} is gone; {GONE[name]}"
+        for name, section, key in parts
+        if isinstance(written.get(section), Mapping) and key in written[section]
+    ]
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:

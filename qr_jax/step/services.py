@@ -18,6 +18,7 @@ from qr_jax.pool import pool
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.run.kept_thread import run_interruptible
+from qr_jax.settings.settings import inside
 from qr_jax.step import grading
 from qr_jax.step.rollout_and_grade import judged
 from qr_jax.step.runtime import RunState, Runtime
@@ -41,17 +42,27 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
 
     One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
-    of a search, whatever it raises. OSError where the server that the reward asks gives no grade.
+    of a search, whatever it raises. Outage for a search that ends late, and where the server that the reward asks gives
+    no grade.
     """
     query, name, limits = runtime.data.queries[0], runtime.settings.reward.name, runtime.settings.rollout
-    tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
+    try:
+        tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
+    except TimeoutError as error:
+        retriever = runtime.settings.retriever
+        parts = (retriever, *inside(retriever.settings))
+        if not (url := next((part.settings["url"] for part in parts if part.settings.get("url")), None)):
+            raise
+        todo = "see that it is up and that this is its URL, then start the same command again"
+        raise Outage(f"the retriever at {url}: {error}; {todo}") from error
     runtime.drawing.rounds(run_state.pool, ())
     episodes = [made_episode(query, 0, query.answers[0]), made_episode(query, 1, None)]
     group = run_interruptible(
         lambda: grading.grade(runtime.grading.reward, name, 0, 0, query, episodes), runtime.run.stop_now
     )
     if group.spent.ungraded and runtime.grading.asks:
-        raise OSError(f"{group.spent.fault}, of an answer that was made up: is its server up?")
+        todo = "see that its server is up, then start the same command again"
+        raise Outage(f"{group.spent.fault}, of an answer that was made up; {todo}")
     pool.settle(run_state.pool, judged(runtime, run_state, [group], 0), runtime.drawing.rule)
 
 

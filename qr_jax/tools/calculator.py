@@ -1,6 +1,7 @@
 """Tool: arithmetic with + - * / // % ** and brackets, of bounded size. Exact where all numbers are whole."""
 
 import ast
+import decimal
 import math
 import operator
 import re
@@ -91,9 +92,15 @@ def _power(base: Fraction, exponent: Fraction, most: int) -> Fraction:
             raise ValueError("a root of a negative number")
         return _bounded(float(base) ** float(exponent), most)
     size = max(abs(base.numerator), base.denominator)
-    if size > 1 and abs(exponent) * math.log(size) > 100 * math.log(most):  # 1.05 ** 30 has long whole parts, too
-        raise _too_large(most)
-    return _bounded(base ** int(exponent), most)
+    if size == 1 or abs(exponent) * math.log(size) <= 100 * math.log(most):  # 1.05 ** 30 has long whole parts, too
+        return _bounded(base ** int(exponent), most)
+    near = float(abs(base) - 1)
+    growth = float(exponent) * (math.log1p(near) if abs(near) < 0.5 else math.log(abs(base)))
+    if abs(growth) > 100 * math.log(most):
+        raise _too_large(most) if growth > 0 else _too_small()
+    with decimal.localcontext(prec=4 * len(str(most))):  # its error grows with the exponent, of at most so many digits
+        power = (decimal.Decimal(base.numerator) / decimal.Decimal(base.denominator)) ** int(exponent)
+    return _bounded(Fraction(power), most)
 
 
 def _bounded(value: float | Fraction, most: int) -> Fraction:
@@ -107,9 +114,13 @@ def _bounded(value: float | Fraction, most: int) -> Fraction:
         return exact
     size = math.floor((exact.numerator.bit_length() - exact.denominator.bit_length()) * math.log10(2))
     if size < -SMALLEST:
-        raise ValueError(f"a number that is closer to 0 than 1e-{SMALLEST}")
+        raise _too_small()
     scale = 10 ** (len(str(most)) - 1 - size)
     return Fraction(round(exact * scale), scale)
+
+
+def _too_small() -> ValueError:
+    return ValueError(f"a number that is closer to 0 than 1e-{SMALLEST}")
 
 
 def _too_large(most: int) -> ValueError:

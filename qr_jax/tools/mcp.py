@@ -24,15 +24,17 @@ LOCK = threading.Lock()
 def mcp(
     calls: Sequence[Call],
     *,
-    command: tuple[str, ...],  # the server's program and its arguments; it speaks over its standard input and output
     tools: tuple[str, ...],  # that may be called
+    command: tuple[str, ...] = (),  # the server's program and its arguments; it speaks over its input and output
+    url: str = "",  # of a server over streamable HTTP, in place of a command
+    token_env: str | None = None,  # the environment variable with a bearer token for the URL; none: none is sent
     prefix: str = "",  # of their names, where another tool has the same
     chars: Count = 4000,  # of one result; the rest is cut
     timeout_s: Positive = TIMEOUT_S,  # of one call, and of the server's start
     max_bytes: Count = MAX_BYTES,  # of one result's text; a longer one is a fault
 ) -> list[Passage]:
     """Return each call's text. A tool's own error is a text for the model; a server that fails is a fault: OSError."""
-    server = _server(command, tools, timeout_s, max_bytes)
+    server = _server(command, tools, timeout_s, max_bytes, url, token_env)
 
     def text(call: Call) -> str:
         name = call.tool.removeprefix(prefix)
@@ -46,8 +48,10 @@ def mcp(
 
 def schemas(
     *,
-    command: tuple[str, ...],
     tools: tuple[str, ...],
+    command: tuple[str, ...] = (),
+    url: str = "",
+    token_env: str | None = None,
     prefix: str = "",
     chars: int = 0,
     timeout_s: float = TIMEOUT_S,
@@ -55,18 +59,23 @@ def schemas(
 ) -> list[Mapping[str, Any]]:
     """Return the schemas of the tools that may be called; ValueError if the server has one of them not, or fails."""
     try:
-        found = [tool["function"] for tool in _server(command, tools, timeout_s, max_bytes).tools()]
+        found = [tool["function"] for tool in _server(command, tools, timeout_s, max_bytes, url, token_env).tools()]
     except mcp_client.ToolFailed as error:
-        raise UserError(f"the MCP server {' '.join(command)[:200]!r} lists no tools: {error}") from error
+        raise UserError(f"the MCP server {(url or ' '.join(command))[:200]!r} lists no tools: {error}") from error
     return [
         schema_of(prefix + one["name"], one["description"], {"type": "object", **one["parameters"]}) for one in found
     ]
 
 
 def _server(
-    command: tuple[str, ...], tools: tuple[str, ...], timeout_s: float, max_bytes: int
+    command: tuple[str, ...], tools: tuple[str, ...], timeout_s: float, max_bytes: int, url: str, token_env: str | None
 ) -> mcp_client.Connection:
+    if bool(url) == bool(command):
+        raise UserError("the tool mcp needs a url or a command, and not both: tools.mcp.url=http://HOST:PORT/mcp")
+    if url:
+        http_post.url_parts(url)
     with LOCK:
-        if (key := (command, tools, timeout_s, max_bytes)) not in SERVERS:
-            SERVERS[key] = mcp_client.connect(command, tools, timeout_s, max_bytes)
+        if (key := (url or command, tools, timeout_s, max_bytes, token_env)) not in SERVERS:
+            token = http_post.secret(token_env) if token_env else None
+            SERVERS[key] = mcp_client.connect(url or command, tools, timeout_s, max_bytes, token)
         return SERVERS[key]

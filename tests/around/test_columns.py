@@ -51,6 +51,14 @@ def test_what_is_typed_wrong_is_told(words, split):
         typed(words, split)
 
 
+def test_a_mapped_column_that_no_row_has_is_named_with_those_that_there_are():
+    columns = Columns({"question": "Frag", "answers": "Antwort"})
+    with pytest.raises(ValueError, match="has no column 'Frag' for question; it has Frage, Antwort"):
+        columns.of({"Frage": "Wer?", "Antwort": "Ada"})
+    both = Columns({"question": "Frage", "text": "Inhalt"})  # of a run's questions and passages alike
+    assert both.of({"Inhalt": "x"}) == {"text": "x"} and both.of({"Frage": "Wer?"}) == {"question": "Wer?"}
+
+
 def test_a_column_that_is_mapped_twice_is_refused():
     assert typed(["question=Frage"] * 2, None).theirs == {"question": "Frage"}
     with pytest.raises(UserError, match="question=Frage and question=qid; wanted one column for question"):
@@ -78,7 +86,7 @@ def test_a_config_says_it_of_the_files_that_a_run_reads(tmp_path):
     how = {"eval": str(file), "map": MAP, "answer_split": "|"}
     assert told(asked(**how)) == OURS
     checks.check(Config(data=Data(corpus="world", **how)), reads=("eval",), trains=False)
-    with pytest.raises(ValueError, match="fields found: "):
+    with pytest.raises(ValueError, match="has no column 'Farge' for question; it has "):
         asked(**how | {"map": {"question": "Farge"}})
     with pytest.raises(ValueError, match="frage is no column of ours"):
         asked(**how | {"map": {"frage": "Frage"}})

@@ -211,7 +211,7 @@ def test_an_interrupted_evaluation_asks_only_for_what_is_missing(tmp_path):
         asked_of(url, settings, tmp_path, queries=2)
         file = tmp_path / "place" / "replies.jsonl"
         lines = file.read_bytes().splitlines(keepends=True)
-        file.write_bytes(lines[0] + lines[1][:40])
+        file.write_bytes(lines[0] + lines[1] + lines[2][:40])  # the first is the introduction's
         before = len(seen)
         _, _, player = asked_of(url, settings, tmp_path, queries=2)
         assert player.statistics == {"asked": 1, "kept": 1, "tool_calls": 0} and len(seen) == before + 3
@@ -220,6 +220,17 @@ def test_an_interrupted_evaluation_asks_only_for_what_is_missing(tmp_path):
     with server(listing(lambda number, body: completion("<answer> x </answer>", model="m-2"))) as (other, _):
         _, _, player = asked_of(other, settings, tmp_path, queries=2)
     assert player.statistics["kept"] == 0
+
+
+def test_another_model_behind_the_same_name_is_warned_of(tmp_path, caplog):
+    text = ["<answer> x </answer>"]
+    with server(listing(lambda number, body: completion(text[0]))) as (url, _):
+        for _ in range(2):
+            asked_of(url, settings_of(tmp_path), tmp_path, queries=1)
+        assert "another model" not in caplog.text
+        text[0] = "<think> hm"
+        asked_of(url, settings_of(tmp_path), tmp_path, queries=1)
+    assert "if another model stands behind the name 'm' now, delete that file" in caplog.text
 
 
 def test_an_endpoint_that_stops_answering_ends_the_command_which_then_goes_on(tmp_path, monkeypatch, capsys):
@@ -242,8 +253,8 @@ def test_an_endpoint_that_stops_answering_ends_the_command_which_then_goes_on(tm
         told = capsys.readouterr().err
         assert "/v1/chat/completions stopped answering, and the same command goes on" in told and "answered 503" in told
         down[0], count = False, lambda: len(next(Path("runs").rglob("replies.jsonl")).read_text().splitlines())
-        assert count() == 4
-        assert cli.main(words) == 0 and count() == 6
+        assert count() == 1 + 4
+        assert cli.main(words) == 0 and count() == 1 + 6
     assert "2 requests were answered, 4 replies were kept" in capsys.readouterr().err
 
 

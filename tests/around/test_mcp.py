@@ -23,8 +23,10 @@ from qr_jax import trust
 from qr_jax.cli import cli
 from qr_jax.config import Config, use
 from qr_jax.errors import UserError
+from qr_jax.records import call_of
 from qr_jax.search import mcp_client
 from qr_jax.search.retrievers import mcp as retriever
+from qr_jax.tools import mcp as tool
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -140,6 +142,16 @@ def test_over_http_our_retriever_finds_what_bm25_finds(corpus):
         found = retriever.mcp(url=url)(queries, 2)
     assert found == [[*each] for each in bm25(corpus=readers.read_passages(corpus))(queries, 2)]
     assert found[1][0].id == "n/2" and found[2] == []
+
+
+def test_over_http_our_search_is_a_tool_too(corpus):
+    with serving(corpus) as url:
+        (schema,) = tool.schemas(url=url, tools=("search",))
+        assert schema["function"]["name"] == "search"
+        (passage,) = tool.mcp([call_of("search", {"query": "the capital of Norway"})], url=url, tools=("search",))
+    assert "Oslo" in passage.text
+    with pytest.raises(ValueError, match="needs a url or a command, and not both"):
+        tool.mcp([], url="http://127.0.0.1:1/mcp", command=("x",), tools=("search",))
 
 
 def test_over_http_a_token_is_wanted_where_there_is_one(corpus, monkeypatch):

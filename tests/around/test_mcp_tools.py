@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def test_a_server_s_tools_by_hand():
     assert (text(added), text(product)) == ("5", "6")
     (prefixed,) = run((things(prefix="my_"),), call_of("my_add", {"a": 2, "b": 3}))
     assert text(prefixed) == "5"
+
+
+@real
+def test_a_server_that_never_answers_is_ended_with_the_failed_opening(tmp_path):
+    script = tmp_path / "hangs.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="lists no tools: the MCP server gave no answer within 2 s"):
+        mcp.schemas(command=(sys.executable, str(script)), tools=("add",), timeout_s=2.0)
+    assert time.monotonic() - began < 12
+    pid, ends = int((tmp_path / "pid").read_text()), time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 @real

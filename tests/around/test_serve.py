@@ -27,9 +27,10 @@ from qr_jax.records import Query, Say, Stop
 from qr_jax.rollout.chat import Chat
 from qr_jax.rollout.engine import Engine
 from qr_jax.search import http_app
-from qr_jax.serve import asked, opening
+from qr_jax.serve import answers, asked, opening
 from qr_jax.serve.app import App, ServeLimits
 from qr_jax.serve.conversation import conversation_ids, read_calls, written_calls
+from qr_jax.serve.jobs import Piece
 
 PROMPT = "who is the mayor of eskburg ?"
 IDS = WORDS.encode_data(PROMPT)
@@ -530,14 +531,18 @@ def test_a_run_and_the_folder_that_it_exports_answer_the_same(run, tmp_path):
 
     settings = replace(runs.load(run), mesh=Mesh(devices=1))
     hf = exporting.export(run, tmp_path / "hf", dtype="float32")
-    answers = []
+    answers, versions = [], []
     for config, folder in ((settings, run), (suite.with_model(settings, str(hf)), None)):
         config = replace(config, rollout=opening.settings(config.rollout))
         served, begin = opening.open_model(config, folder, name="tiny")
         with running(App(served, begin), 20) as (_, url):
             prompt = served.chat.tokenizer.encode(PROMPT)
-            answers.append(complete(url, prompt=prompt, temperature=0)["choices"])
+            answer = complete(url, prompt=prompt, temperature=0)
+            answers.append(answer["choices"])
+            versions.append(answer["system_fingerprint"])
     assert answers[0][0]["token_ids"] == answers[1][0]["token_ids"] and len(answers[0][0]["token_ids"]) > 3
+    first = opening.open_model(replace(settings, rollout=opening.settings(settings.rollout)), run, 0, name="tiny")[0]
+    assert len({*versions, first.version}) == 3  # a step and a folder each have their own; "tiny" alone would not tell
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -610,3 +615,34 @@ def test_a_tool_whose_name_stands_in_the_template_anyway_is_described_all_the_sa
     )
     ids = conversation_ids(chat, [{"role": "user", "content": "Who?"}], (tool,))
     assert "Looks up." in chat.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>hm</think>{"name":"s","arguments":{"q":"a"}}',
+        '<think>use <tool_call> yes</think>ok <tool_call>{"name":"s","arguments":{}}</tool_call>',
+        'Let me look. <tool_call>{"name":"s","arguments":{}}</tool_call>',
+        '{"name":"s","arguments":{}}',
+        '<tool_call>{"name":"other","arguments":{}}</tool_call> then text ',
+        "no call at all  <tool",
+        '<think>never ends <tool_call>{"name":"s","arguments":{}}</tool_call>',
+        '{"a": 1} is JSON',
+    ],
+)
+def test_a_stream_says_what_the_whole_reply_says_around_calls_too(text, size):
+    tools = [{"type": "function", "function": {"name": "s", "parameters": {}}}]
+    body = json.dumps(ADA | {"tools": tools}).encode()
+    vocabulary = answers.Vocabulary([bytes([value]) for value in range(256)], ())
+    sample = answers.Sample(asked.read(body, chat=True, served="m"), vocabulary, ())
+    pieces = [text.encode()[at : at + size] for at in range(0, len(text), size)]
+    content, calls = "", []
+    for at, piece in enumerate(pieces):
+        finish = "stop" if at == len(pieces) - 1 else None
+        shown = sample.add(Piece(0, finish, [*piece], [0.0] * len(piece)))
+        delta, _ = sample.last_delta(shown) if finish else ({"content": shown}, None)
+        content, calls = content + (delta["content"] or ""), delta.get("tool_calls", calls)
+    whole, _ = sample.message()
+    assert content == (whole["content"] or "")
+    assert [call["function"] for call in calls] == [call["function"] for call in whole.get("tool_calls", [])]

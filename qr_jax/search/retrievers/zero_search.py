@@ -76,7 +76,7 @@ def zero_search(
 
 
 def _content(answer: Any) -> str:
-    """The text of a chat completion; ValueError where it has none."""
+    """Return the text of a chat completion; ValueError if it has none."""
     try:
         return encodable(message_text(answer["choices"][0]["message"]["content"]))
     except (LookupError, TypeError, AttributeError) as error:
