@@ -5,7 +5,7 @@ import numpy as np
 from qr_jax.answers import exact_match
 from qr_jax.records import Episode, Passage, Query, Scores, Turn
 
-TURNS = 8  # most episodes have no more
+MAX_TURNS = 8  # most episodes have no more
 
 
 def by_turn(query, episodes, *, bonus: float = 0.1):

@@ -4,7 +4,7 @@ import numpy as np
 
 from qr_jax.records import Ask, Outcome, grades
 
-MOST = 16  # samples that a group may grow to
+MAX_GROUP_SIZE = 16  # samples that a group may grow to
 
 
 def dig(pool, so_far, *, queries: int, samples: int):

@@ -95,7 +95,7 @@ def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> 
         if samples[index] + count > most:
             raise UserError(
                 f"rounds {name!r} asked for {count} more samples of query {index}, which has {samples[index]}; a group "
-                f"has room for {most}. Write MOST = {samples[index] + count} in the plug-in's file, or ask for fewer"
+                f"has room for {most}. Write MAX_GROUP_SIZE = {samples[index] + count} in its file, or ask for fewer"
             )
 
 
@@ -252,7 +252,7 @@ CONTRACTS: Mapping[str, Contract] = {
         check=check_rounds,
         provided=("queries", "oversample", "samples"),
         # The most samples a group may grow to (without it pool.samples), and the most rounds a step may have.
-        constants={"MOST": int, "ROUNDS": int},
+        constants={"MAX_GROUP_SIZE": int, "MAX_ROUNDS": int},
     ),
     "env": Contract(
         folders=("envs", "methods/envs"),
@@ -298,7 +298,7 @@ CONTRACTS: Mapping[str, Contract] = {
         # It rewards turns: room for so many, doubled where an episode has more. It asks a server, and these settings
         # say how: they may change in a run, and a step that the server mostly leaves ungraded is made again.
         # VERDICTS: of that server, the most that an episode can need, which its settings `budget` and `cache` count.
-        constants={"TURNS": int, "ENDPOINT": tuple[str, ...], "VERDICTS": int},
+        constants={"MAX_TURNS": int, "ENDPOINT": tuple[str, ...], "VERDICTS": int},
     ),
     "advantage": Contract(
         folders=("learner/advantages", "methods/advantages"),

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -30,7 +31,9 @@ from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, 
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
-EXTRAS = ("search", "sets", "lab", "mcp", "bucket", "wandb")
+# Names of version 0.2, and their names now.
+OLD_CONSTANTS = {"MOST": "MAX_GROUP_SIZE", "ROUNDS": "MAX_ROUNDS", "TURNS": "MAX_TURNS"}
+NO_ROOM = ("tpu", "fuzz", "docs", "dev")  # extras that bring more than what one part of the package needs
 REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"](\w+)['\"]")
 
 
@@ -62,7 +65,7 @@ def extra_with(package: str) -> str | None:
     with suppress(importlib.metadata.PackageNotFoundError):  # a copy of the package that is not installed
         lines = importlib.metadata.requires(ROOT.name) or ()
         found = [match.groups() for line in lines if (match := REQUIRED.match(line))]
-        return next((extra for name, extra in found if name.lower() == wanted and extra in EXTRAS), None)
+        return next((extra for name, extra in found if name.lower() == wanted and extra not in NO_ROOM), None)
     return None
 
 
@@ -182,6 +185,9 @@ def constants(kind: str, name: str) -> dict[str, Any]:
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
     declared: dict[str, Any] = {}
     for constant, value in vars(home(kind, name)).items():
+        if (now := OLD_CONSTANTS.get(constant)) in known and type(value) is int:
+            warnings.warn(f"{kind} {name!r}: {constant} is now {now}", DeprecationWarning, stacklevel=2)
+            constant = now
         here = f"{kind} {name!r}: {constant}"
         if constant == "AT_LEAST":
             todo = "write max_turns: Annotated[int, at_least(0)] (qr_jax.settings.settings) in the signature"

@@ -5,8 +5,8 @@ import numpy as np
 
 from qr_jax.records import Ask, Scores
 
-MOST = 6
-TURNS = 4
+MAX_GROUP_SIZE = 6
+MAX_TURNS = 4
 GRADED: list[tuple[str, tuple[int, ...]]] = []  # each call of a reward: its query, and the samples of the group
 
 

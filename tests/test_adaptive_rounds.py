@@ -126,7 +126,7 @@ def test_no_step_costs_more_than_its_budget(name, seed, kind):
     run = oracle.play(plan, lambda done, drawn_Q, *_: rate_P[drawn_Q], size=60, seed=seed)
     costs = [row["pool/rollouts"] for row in run.rows]
     assert max(costs) <= budget and sum(costs) >= 600
-    most = plugins.constants("rounds", name)["MOST"]
+    most = plugins.constants("rounds", name)["MAX_GROUP_SIZE"]
     assert run.draws.valid_D.max() <= most and run.draws.valid_D.min() >= 3
 
 

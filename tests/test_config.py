@@ -395,14 +395,14 @@ def test_a_chance_to_prune_leaves_some_chance_to_stay():
 
 def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkeypatch):
     (tmp_path / "declared.py").write_text(
-        "MOST = 3\nZERO_VARIANCE = 'gradient'\n"
+        "MAX_GROUP_SIZE = 3\nZERO_VARIANCE = 'gradient'\n"
         "def rounds(pool, so_far):\n    pass\n"
         "def advantage(grades):\n    pass\n"
         "def loss(logp_NL):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     (line,) = checks.problems(with_(pool={"rounds": use("declared.rounds")}))
-    assert line == "pool.samples=4, but pool.rounds='declared.rounds' allows a group MOST = 3 samples"
+    assert line == "pool.samples=4, but pool.rounds='declared.rounds' has MAX_GROUP_SIZE = 3"
     assert checks.problems(with_(pool={"rounds": use("declared.rounds"), "samples": 3})) == []
     for kind in ("advantage", "loss"):
         (line,) = checks.problems(with_(learner={kind: use(f"declared.{kind}")}))
@@ -414,7 +414,7 @@ def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkey
     assert "has no function expert_turn" in start and "sft.steps=0" in start and "asks for gold_logp_NT" in gold
     assert checks.problems(dataclasses.replace(with_(), env=use("mute.env"))) == []
     (line,) = checks.problems(with_(learner={"keep_zero_variance": True}, pool={"rounds": use("refill")}))
-    assert "pool.rounds='refill' draws no fixed number of them (its file declares no ROUNDS = 1)" in line
+    assert "pool.rounds='refill' draws no fixed number of them (its file declares no MAX_ROUNDS = 1)" in line
     assert checks.problems(with_(learner={"keep_zero_variance": True})) == []
 
 

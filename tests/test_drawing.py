@@ -40,14 +40,14 @@ def test_a_round_draws_new_queries_and_adds_samples_to_those_it_asks_for():
 
 def test_a_group_that_would_outgrow_its_rounds_constant_is_refused():
     with pytest.raises(
-        ValueError, match=r"'once' asked for 3 more samples of query 3, which has 4; .* Write MOST = 7 in"
+        ValueError, match=r"'once' asked for 3 more samples of query 3, which has 4; .* Write MAX_GROUP_SIZE = 7 in"
     ):
         rollout_and_grade.draw(PARTS, RunState(pool.create(5)), Ask(0, {3: 3}), [group(3)], step=0, number=1)
 
 
 def test_more_rounds_than_the_file_declares_are_refused():
     once = drawing_with(max_rounds=1)
-    with pytest.raises(ValueError, match=r"'once' asked for round 2, and its file declares ROUNDS = 1"):
+    with pytest.raises(ValueError, match=r"'once' asked for round 2, and its file has MAX_ROUNDS = 1"):
         rollout_and_grade.draw(once, RunState(pool.create(5)), Ask(2), [group(1)], step=0, number=1)
 
 

@@ -99,7 +99,10 @@ def test_a_reward_that_is_never_right_ends_the_run_at_its_first_step(tmp_path, r
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"reward": "by_turn_undeclared"}, r"'nan_loss.by_turn_undeclared' gave rewards of turns, .* write TURNS = 8"),
+        (
+            {"reward": "by_turn_undeclared"},
+            r"'nan_loss.by_turn_undeclared' gave rewards of turns.* write MAX_TURNS = 8",
+        ),
         ({"advantage": "lost"}, r"advantage 'nan_loss.lost' gave nan for sample \d of query"),
     ],
 )

@@ -23,7 +23,7 @@ from qr_jax.run import runs
 LAB = """
 from qr_jax.records import Ask
 
-MOST = 9
+MAX_GROUP_SIZE = 9
 
 
 def deepen(pool, so_far, *, queries, samples, most: int = 5, at_once: int = 100, every: bool = False):

@@ -103,7 +103,10 @@ def test_a_loss_may_take_only_what_the_learner_gives(tmp_path, monkeypatch):
         ("def mine(pool, so_far, **more): ...", r"takes \*args or \*\*kwargs; name each parameter"),
         ("def mine(*given): ...", r"takes \*args or \*\*kwargs"),
         ("import functools\nmine = functools.partial(max)", "is a functools.partial, which hides its file's constants"),
-        ("MOSTS = 3\ndef mine(pool, so_far): ...", "MOSTS is no constant of rounds; did you mean MOST?"),
+        (
+            "MAX_GROUP_SIZES = 3\ndef mine(pool, so_far): ...",
+            "MAX_GROUP_SIZES is no constant of rounds; did you mean MAX_GROUP_SIZE?",
+        ),
         ("def mine(query, episodes): ...", r"takes \(query, episodes\) before its \*; rounds is given \(pool, so_far"),
         ("def _make(f):\n    return lambda *given: f(*given)\nmine = _make(max)", r"takes \*args or \*\*kwargs"),
     ],

@@ -124,7 +124,7 @@ def play(
     rule = _playable("rule", plan.rule, plugins.bind("rule", plan.rule))
     sizes = {"queries": plan.queries, "oversample": plan.oversample, "samples": plan.samples}
     rounds = plugins.bind("rounds", plan.rounds, provided=sizes)
-    most = plugins.constants("rounds", plan.rounds.name).get("MOST", plan.samples)
+    most = plugins.constants("rounds", plan.rounds.name).get("MAX_GROUP_SIZE", plan.samples)
 
     def bounded(pool: Pool, so_far: Sequence[Outcome]) -> Any:
         wish = rounds(pool, so_far)

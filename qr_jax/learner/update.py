@@ -266,7 +266,7 @@ class Update:
                 raise
             raise UserError(
                 f"advantage {name!r} failed on grades without turn rewards ({error}); where it needs them, choose a "
-                "reward that gives some (its file declares TURNS)"
+                "reward that gives some (its file declares MAX_TURNS)"
             ) from error
         value = jnp.asarray(value)
         by_token = (queries * samples, batch.mask_MEL.shape[-1])

@@ -317,25 +317,25 @@ def _expert(config: Config) -> Iterator[str]:
 
 def _constants(config: Config, said: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Yield an error for each constant of a plug-in's file that is malformed or conflicts with the config."""
-    learner, pool, most = config.learner, config.pool, said["rounds"].get("MOST")
+    learner, pool, most = config.learner, config.pool, said["rounds"].get("MAX_GROUP_SIZE")
     if odd := [tag for tag in said["env"].get("TAGS", ()) if not re.fullmatch(r"[^\s<>/]+", tag)]:
         yield f"env {config.env.name!r} declares TAGS {', '.join(map(repr, odd))}; wanted bare names, 'calc' for <calc>"
     if odd := [word for word in said["env"].get("VOCABULARY", ()) if word.split() != [word]]:
         yield f"env {config.env.name!r} declares VOCABULARY {', '.join(map(repr, odd))}; wanted words without blanks"
-    if learner.keep_zero_variance and said["rounds"].get("ROUNDS") != 1:
+    if learner.keep_zero_variance and said["rounds"].get("MAX_ROUNDS") != 1:
         yield (
             f"learner.keep_zero_variance=true trains on every drawn group, and pool.rounds={pool.rounds.name!r} "
-            "draws no fixed number of them (its file declares no ROUNDS = 1); "
+            "draws no fixed number of them (its file declares no MAX_ROUNDS = 1); "
             "set learner.keep_zero_variance=false or pool.rounds=once"
         )
     if most is not None and most < pool.samples:
-        yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} allows a group MOST = {most} samples"
-    if said["advantage"].get("WANTS_TURNS") and not said["reward"].get("TURNS"):
+        yield f"pool.samples={pool.samples}, but pool.rounds={pool.rounds.name!r} has MAX_GROUP_SIZE = {most}"
+    if said["advantage"].get("WANTS_TURNS") and not said["reward"].get("MAX_TURNS"):
         yield (
             f"advantage {learner.advantage.name!r} wants turn rewards, and reward {config.reward.name!r} gives none "
-            "(its file declares no TURNS); choose one that does, as reward=e_grpo"
+            "(its file declares no MAX_TURNS); choose one that does, as reward=e_grpo"
         )
-    if config.train.shuffle_rewards and said["reward"].get("TURNS"):
+    if config.train.shuffle_rewards and said["reward"].get("MAX_TURNS"):
         yield (
             f"train.shuffle_rewards=true deals rewards over episodes, and reward {config.reward.name!r} gives some to "
             "turns; run the control with a reward that gives none, as reward=exact_match"

@@ -26,7 +26,7 @@ from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import RunState, Runtime
 
 MANY_ROUNDS = 25  # of a step, after which its rounds may be without an end
-ENDS = "a step ends where it returns None, or where no query is left to draw; ROUNDS = N in its file sets a limit"
+ENDS = "a step ends where it returns None, or where no query is left to draw; MAX_ROUNDS = N in its file sets a limit"
 Updated = TypeVar("Updated")
 Played = TypeVar("Played")
 Rolled = Mapping[int, list[Episode]]  # pool index -> new episodes
@@ -66,7 +66,7 @@ def draw(
     name, settings = runtime.settings.pool.rounds.name, runtime.settings.pool
     if runtime.drawing.max_rounds is not None and number >= runtime.drawing.max_rounds:
         raise UserError(
-            f"rounds {name!r} asked for round {number + 1}, and its file declares ROUNDS = {runtime.drawing.max_rounds}"
+            f"rounds {name!r} asked for round {number + 1}, and its file has MAX_ROUNDS = {runtime.drawing.max_rounds}"
         )
     if runtime.settings.learner.keep_zero_variance and ask.draw > runtime.drawing.max_groups:
         room = f"with learner.keep_zero_variance a step has room for {runtime.drawing.max_groups}"
@@ -163,7 +163,7 @@ def graded(
     if runtime.grading.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
         raise UserError(
             f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
-            "write TURNS = 8 (the most turns of most episodes) in it"
+            "write MAX_TURNS = 8 (the most turns of most episodes) in it"
         )
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]

@@ -316,7 +316,7 @@ def room(settings: Config) -> tuple[int, int]:
     kept = chosen.queries + chosen.min_signal - 1
     if settings.learner.keep_zero_variance:
         kept = chosen.queries * chosen.oversample
-    return kept, plugins.constants("rounds", chosen.rounds.name).get("MOST", chosen.samples)
+    return kept, plugins.constants("rounds", chosen.rounds.name).get("MAX_GROUP_SIZE", chosen.samples)
 
 
 @contextmanager
@@ -365,7 +365,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         devices=_devices(settings, agent, mesh),
         world=World(assemble.environment(settings), search, corpus.sha256),
         drawing=_drawing(settings),
-        grading=Grading(plugins.bind("reward", settings.reward), "ENDPOINT" in constants, constants.get("TURNS")),
+        grading=Grading(plugins.bind("reward", settings.reward), "ENDPOINT" in constants, constants.get("MAX_TURNS")),
         gold_logp=_gold_logp(settings, agent) if learner.needs_gold else None,
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),
@@ -397,7 +397,7 @@ def _drawing(settings: Config) -> Drawing:
         rule=plugins.bind("rule", chosen.rule),
         rounds=plugins.bind("rounds", chosen.rounds, provided=sizes),
         by=plugins.draws_by(chosen.rule, chosen.by),
-        max_rounds=plugins.constants("rounds", chosen.rounds.name).get("ROUNDS"),
+        max_rounds=plugins.constants("rounds", chosen.rounds.name).get("MAX_ROUNDS"),
         max_groups=groups,
         max_samples=samples,
     )

@@ -113,7 +113,7 @@ def _verdicts(config: Any) -> str | None:
     reward, pool = config.reward, config.pool
     each = plugins.constants("reward", reward.name).get("VERDICTS")
     given = plugins.settings_of("reward", reward)
-    rounds = plugins.constants("rounds", pool.rounds.name).get("ROUNDS")
+    rounds = plugins.constants("rounds", pool.rounds.name).get("MAX_ROUNDS")
     if each is None or rounds != 1 or not {"budget", "cache"} <= given.keys():
         return None
     step, limit = pool.queries * pool.oversample * pool.samples, config.train.max_rollouts

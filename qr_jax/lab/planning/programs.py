@@ -94,7 +94,7 @@ class Programs:
         config, (queries, samples) = self.config, runtime.room(self.config)
         settings, temperature = config.learner, config.rollout.temperature
         made = learner.make(self.cfg, config.model, settings, self.mesh, temperature=temperature)
-        none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("TURNS"))
+        none = grading.joined((), samples, plugins.constants("reward", config.reward.name).get("MAX_TURNS"))
         host = pack.pack(
             [], none, rows=settings.rows, row_tokens=settings.row_tokens, queries=queries, samples=samples,
             share=settings.share_prefixes,

@@ -9,7 +9,7 @@ from qr_jax.methods.rewards import _format, _judged
 from qr_jax.records import Episode, Query, Scores
 
 ENDPOINT = ("url", "key_env", "budget")
-TURNS = 8
+MAX_TURNS = 8
 USEFUL = _judged.prompt(
     "Do these `passages`, which one search found, help to answer the `question` with one of the `correct_answers`?",
     by="correct_answers", text="passages", words=("no", "yes"),

@@ -8,7 +8,7 @@ from qr_jax import answers
 from qr_jax.methods.rewards import _format
 from qr_jax.records import Episode, Query, Scores
 
-TURNS = 8
+MAX_TURNS = 8
 
 
 def e_grpo(

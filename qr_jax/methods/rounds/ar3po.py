@@ -6,7 +6,7 @@ from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count
 
-MOST = 32
+MAX_GROUP_SIZE = 32
 
 
 def ar3po(

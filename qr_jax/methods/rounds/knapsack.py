@@ -9,7 +9,7 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 
-MOST = 128
+MAX_GROUP_SIZE = 128
 
 
 def knapsack(

@@ -9,7 +9,7 @@ from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count, Share
 
-MOST = 64
+MAX_GROUP_SIZE = 64
 
 
 def pilot_commit(

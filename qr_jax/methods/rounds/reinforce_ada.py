@@ -7,7 +7,7 @@ from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count, at_least
 
-MOST = 32
+MAX_GROUP_SIZE = 32
 
 
 def reinforce_ada(

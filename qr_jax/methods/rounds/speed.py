@@ -8,7 +8,7 @@ from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count
 
-MOST = 24
+MAX_GROUP_SIZE = 24
 
 
 def speed(

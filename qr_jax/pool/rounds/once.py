@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 
-ROUNDS = 1
+MAX_ROUNDS = 1
 
 
 def once(pool: Pool, so_far: Sequence[Outcome], *, queries: int, oversample: int = 1) -> Ask | None:
