@@ -5,6 +5,7 @@ python -m benchmarks.rooms 3f55909 84e980b HEAD     # a table in Markdown
 
 import argparse
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,10 @@ CORE = {"settings", "run", "logging", "pool", "data", "learner", "step", "rollou
 CORE |= {"envs", "rewards", "retrievers"}  # and the modules at the top; before the moves a room lay elsewhere
 CLAUSES = {"What", "Who", "Whose", "How", "Which", "Whether", "Where"}
 VAGUE = {"one", "made", "found", "of", "here", "some"}  # names for things that have a name
+JSON = re.compile(r"\bjson\.loads?\(")
+EXIT_CODE = re.compile(
+    r"exit\([1-9]|SystemExit\([1-9]|128 \+|^(?=[A-Z_, ]*(FAILED|INTERRUPTED|EXIT))[A-Z_, ]+ = [\d, ]+", re.M
+)
 Trees = Mapping[str, ast.Module]  # path in the repository -> its syntax tree
 STEP = ("take_step", "train_one")  # a training step's function, by its name at different commits; it stands in train.py
 CALLS = 2  # calls that a reader of the step follows
@@ -65,7 +70,8 @@ def figures(commit: str) -> dict[str, str]:
         f"modules within {CALLS} calls of a step": str(len(opened(trees))),
         "docstrings that begin with a relative clause": f"{begin(trees, CLAUSES)} of {begin(trees)}",
         "docstrings of functions that begin with an article": str(begin(trees, {"A", "An", "The"}, functions=True)),
-        "modules that parse JSON": str(sum("json.load" in text for text in texts.values())),
+        "modules that parse JSON": str(sum(bool(JSON.search(text)) for text in texts.values())),
+        "modules that have exit codes as numbers": str(sum(bool(EXIT_CODE.search(text)) for text in texts.values())),
         "lines in all": f"{sum(rooms.values()):,}",
         "lines of the core": f"{sum(rooms[name] for name in rooms if name.strip('/') in CORE or name == TOP):,}",
         **{f"lines of {name}": f"{count:,}" for name, count in sorted(rooms.items())},
