@@ -227,7 +227,8 @@ class Evaluation:
     # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
     every_rollouts: Natural = 0
     questions: Count | None = None  # None: all of data.eval
-    during: Count | None = None  # questions of the evaluations between the first and the last; None: as many as those
+    # questions of the evaluations between the first and the last (every=0 makes none of these); None: as many as those
+    during: Annotated[int, at_least(1, ": evaluation.every=0 makes no evaluation in between")] | None = None
     # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
     half: Literal["both", "a", "b"] = "both"
     samples: Natural = 0  # sampled answers a question for Pass@1; 0: greedy only

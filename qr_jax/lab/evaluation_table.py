@@ -33,5 +33,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     lines.append("+-: the 95 % interval over questions")
     if any(evaluate.run_error(figures, name) for name in evaluate.SCORES):
         errors = ", ".join(f"{name}{evaluate.run_error(figures, name)}" for name in evaluate.SCORES)
-        lines.append(f"Pass@1's is over questions and runs; one standard error over runs alone: {errors}")
+        lines.append(
+            f"that of Pass@1 counts the chance of both questions and runs; of runs alone, one standard error: {errors}"
+        )
     return "\n".join([*lines, *evaluate.faults(figures)])

@@ -50,7 +50,7 @@ def count() -> int:
 
 def now() -> str:
     """Name what is being compiled, as in "compiling decode" or "compiling decode, append"; "" if nothing is."""
-    names = list(dict.fromkeys(_heard().under_way))
+    names = list(dict.fromkeys(name.replace("<lambda>", "a small program") for name in _heard().under_way))
     return f"compiling {', '.join(names)}" if names else ""
 
 

@@ -23,6 +23,9 @@ from qr_jax.parallel import gpu
 from qr_jax.settings import json_text
 
 NO_TUNING = "--xla_gpu_autotune_level=0"  # by times on a GPU, which is not there
+TERMS = (
+    "hand_over: the update's result becomes the rollouts' parameters, laid; slots: caches that decode; store: parked"
+)
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
 SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own
 LAST_LINES, LINE_LENGTH = 30, 300  # of what a process that failed wrote
@@ -109,7 +112,7 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     whole = f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}"
     for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
         lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
-    lines += [f"  {verdict}", ""]
+    lines += [f"  ({TERMS})", f"  {verdict}", ""]
     lines += _times(found)
     started = "{decode} of decode and {prefill} of prefill".format(**found["rollout_programs"])
     done = f"{found['compiles']} programs compiled in {found['compile_s']:.0f} s"
@@ -157,6 +160,7 @@ def format_gpu(found: Mapping[str, Any]) -> str:
         f"{found['gpu']}: jax may hold {whole}",
         f"  GiB while each runs, by {how}: " + ", ".join(f"{name} {gib[name]}" for name in PROGRAMS),
         f"  resident of that: {held}",
+        f"  ({TERMS})",
         "  not measured on a GPU; other processes of the card need theirs beside it",
     ]
     verdict = f"{found['program']} needs {peak:.1f} GiB"
