@@ -41,6 +41,7 @@ from benchmarks import (
     stand_ins,
     start,
     study_results,
+    surplus,
     synth,
     together,
     tool_call,
@@ -79,6 +80,7 @@ PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "
 PAGES |= {
     "flips": "recycling.md",
     "guarded": "recycling.md",
+    "surplus": "recycling.md",
     "shards": "retrieval.md",
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
@@ -139,7 +141,7 @@ def costs() -> str:
 def about(name: str) -> str:
     """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
     made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
-    made["guarded"] = guarded
+    made |= {"guarded": guarded, "surplus": surplus}
     return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
@@ -310,7 +312,7 @@ TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": metho
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
 TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
-TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table}
+TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

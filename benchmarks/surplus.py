@@ -31,6 +31,7 @@ COMPARED = {  # an arm less another
     "as in E2: recycle with k 2 less grpo with k 1": (("recycle", 2), ("grpo", 1)),
 }
 RULE_1, RULE_2, UPDATES = [*COMPARED][:3]
+CELLS = dict(zip(("rule_1", "rule_2", "k_grpo", "k_recycle", "again"), COMPARED, strict=True))  # their names in pages
 Arm = tuple[str, int]
 
 
