@@ -81,6 +81,7 @@ def numbers(name: str) -> Sequence[float]:
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
+    sign = -1 if parts[1:] == ["loss"] else 1
     if "-" in kind and len(parts) == 2:
         rule, base = kind.split("-")
         settings = study_results.MEANS.get(parts[0], (parts[0],))
@@ -97,10 +98,9 @@ def numbers(name: str) -> Sequence[float]:
     elif kind == "flips":
         values = flips.shares(int(parts[0]))
     elif kind == "guarded":
-        sign = -1 if parts[1:] == ["loss"] else 1
         values = [sign * gap for gap in guarded.gaps(guarded.every_run())[parts[0]]]
     elif kind == "surplus":
-        values = surplus.gaps()[surplus.CELLS[parts[0]]]
+        values = [sign * gap for gap in surplus.gaps()[surplus.CELLS[parts[0]]]]
     elif kind == "map":
         values = [recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)]
     elif kind == "null":
