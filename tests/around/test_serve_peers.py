@@ -1,7 +1,7 @@
 """Environments and clients of other projects ask a model through `qr-jax serve`, each in a process of its own.
 
-Their packages are not in the extra dev: `pip install 'verifiers<0.2' litellm lm-eval` beside ours, or into another
-environment whose Python QR_JAX_SERVE_PEERS names.
+Their packages are not in the extra dev: `pip install 'verifiers<0.2' litellm 'lm-eval[api]' transformers`
+beside ours, or into another environment whose Python QR_JAX_SERVE_PEERS names.
 """
 
 import json
