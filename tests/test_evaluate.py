@@ -192,7 +192,7 @@ def test_pass_at_1_of_a_run_s_questions_has_the_error_over_runs_alone_as_a_suite
     shown = "" if error is None else f" +- {error:.4f} (one standard error, over runs alone)"
     assert f"(95 %, over questions and runs){shown}" in evaluate.one_line(found)
     table = evaluation_table.format_table(found)
-    assert ("one standard error over runs alone: exact_match +- " in table) == bool(shown)
+    assert ("of runs alone, one standard error: exact_match +- " in table) == bool(shown)
 
 
 def test_an_interval_is_over_the_questions_that_count():
