@@ -228,6 +228,16 @@ def check_address(host: str, token: str | None) -> None:
     log.warning("what is asked, the answers and the token go in clear text; put a proxy with TLS in front of %s", host)
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise OSError if a server could not listen there, before anything large is loaded."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); name another with --port"
+        ) from error
+
+
 def allow_files(connections: int) -> None:
     """Let this process open as many files as its connections need, where it may; else say what is missing."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.parse
@@ -574,6 +575,13 @@ def test_the_command_serves_a_run_and_ends_in_order(run, number):
 def test_the_command_refuses_what_is_unsafe_or_misspelt(run, words, says, capsys):
     assert cli.main(["serve", str(run), *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(run, capsys, monkeypatch):
+    monkeypatch.setattr(opening, "open_model", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert cli.main(["serve", str(run), "--port", str(taken.getsockname()[1])]) == 1
+    assert "cannot listen on 127.0.0.1:" in capsys.readouterr().err
 
 
 ADA = {"messages": [{"role": "user", "content": "ada ?"}]}

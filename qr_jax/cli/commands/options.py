@@ -122,6 +122,7 @@ def server_token(arguments: argparse.Namespace, command: str) -> str | None:
     http_app.check_packages(command)
     token = http_post.secret(arguments.token_env) if arguments.token_env else None
     http_app.check_address(arguments.host, token)
+    http_app.check_port(arguments.host, arguments.port)
     return token
 
 
