@@ -117,6 +117,11 @@ def verdict(values: Sequence[float], yes: str = "yes, the rule", level: str = "i
     return level if abs(mean) + student.ppf(0.95, freedom) * error <= MARGIN else "undecided"
 
 
+def counts(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the means over runs of their updates and of their groups with signal; "" without any."""
+    return [f"{np.mean([run[name] for run in runs]):,.0f}" if runs else "" for name in ("steps", "signal_groups")]
+
+
 def table() -> str:
     """Each arm's accuracy by world, updates, and groups with signal; then recycle less grpo with interval, Holm's p and
     the plan's verdict.
@@ -127,8 +132,7 @@ def table() -> str:
     for rule, step in itertools.product(RULES, STEPS):
         each = [[run["accuracy"] for run in rows[rule, step, world].values()] for world in SEEDS]
         runs = [run for world in SEEDS for run in rows[rule, step, world].values()]
-        means = [f"{np.mean([run[name] for run in runs]):,.0f}" if runs else "" for name in ("steps", "signal_groups")]
-        arms.append((rule, step, *map(over_seeds, each), *means, " + ".join(str(len(one)) for one in each)))
+        arms.append((rule, step, *map(over_seeds, each), *counts(runs), " + ".join(str(len(one)) for one in each)))
     found = gaps(rows)
     adjusted = holm(found)
     compared = [("recycle less grpo", "difference", "seeds", "p by Holm", "verdict")]

@@ -208,7 +208,7 @@ def _message(message: Any) -> Mapping[str, str]:
         text = "" if content is None and role == "assistant" else message_text(content)
         read = [(one["function"]["name"], _arguments(one["function"]["arguments"])) for one in calls]
         return {"role": role, "content": written_calls(text, read) if read else text}
-    except RecursionError:
+    except (RecursionError, json_text.TooDeep):
         raise Wrong("messages", f"the arguments of a call in a {role}'s message are nested too deep") from None
     except (TypeError, LookupError, AttributeError) as error:
         text = f"a {role}'s message is {show(message)}; wanted a text, or parts of text, as content"
@@ -219,6 +219,8 @@ def _arguments(given: Any) -> Any:
     """Return a call's arguments as the model wrote them: an object, where the text of JSON holds one."""
     try:
         return json_text.parse(given) if isinstance(given, str) else given
+    except json_text.TooDeep:
+        raise
     except ValueError:
         return given
 

@@ -7,16 +7,20 @@ from typing import Any
 from qr_jax.errors import UserError
 
 
+class TooDeep(UserError):
+    """The JSON's lists and objects are nested deeper than Python reads."""
+
+
 class TooMany(UserError):
     """The JSON has more items than are allowed."""
 
 
 def parse(text: str | bytes | bytearray, **how: Any) -> Any:
-    """Parse JSON as `json.loads` does. ValueError for what is no JSON, and for lists in lists without end."""
+    """Parse JSON as `json.loads` does. ValueError for what is no JSON, TooDeep for lists in lists without end."""
     try:
         return json.loads(text, **how)
     except RecursionError:
-        raise UserError("its lists and objects are nested too deep") from None
+        raise TooDeep("its lists and objects are nested too deep") from None
 
 
 def read_bounded(body: bytes | bytearray, most_items: int) -> Any:

@@ -585,6 +585,7 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(run, capsys, mo
 
 
 ADA = {"messages": [{"role": "user", "content": "ada ?"}]}
+DEEP = {"name": "search", "arguments": "[" * 5000}
 NESTED = {"type": "object", "properties": json.loads('{"a":' * 600 + "1" + "}" * 600)}
 IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
 
@@ -594,6 +595,7 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
     [
         ({"messages": [{"role": "user", "content": ""}]}, "messages"),
         ({"messages": [{"role": "user", "content": IMAGE}]}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": DEEP}]}]}, "messages"),
         (ADA | {"stop": "\ud800"}, "stop"),
         (ADA | {"tools": [{"type": "function", "function": {"name": "a<b"}}]}, "tools"),
         (ADA | {"tools": [{"type": "function", "function": {"name": "a", "parameters": 5}}]}, "tools"),
