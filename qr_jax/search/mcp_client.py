@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from qr_jax.errors import UserError
 from qr_jax.logging.secrecy import redact
+from qr_jax.search import http_post
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -55,6 +56,14 @@ def connect(
             raise UserError(f"the command {server[:200]!r} cannot be split into words: {error}") from error
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # a line that is no message would be told with a traceback
     return Connection(server, tuple(allowed), timeout_s, max_bytes, token)
+
+
+def check_server(url: str, command: Any, setting: str) -> None:
+    """Raise UserError unless a plug-in's settings give a URL that can be asked or a command, and not both."""
+    if bool(url) == bool(command):
+        raise UserError(f"mcp needs a url or a command, and not both: {setting}.url=http://HOST:PORT/mcp")
+    if url:
+        http_post.url_parts(url)
 
 
 def check_package() -> None:

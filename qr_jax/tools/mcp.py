@@ -70,10 +70,7 @@ def schemas(
 def _server(
     command: tuple[str, ...], tools: tuple[str, ...], timeout_s: float, max_bytes: int, url: str, token_env: str | None
 ) -> mcp_client.Connection:
-    if bool(url) == bool(command):
-        raise UserError("the tool mcp needs a url or a command, and not both: tools.mcp.url=http://HOST:PORT/mcp")
-    if url:
-        http_post.url_parts(url)
+    mcp_client.check_server(url, command, "tools.mcp")
     with LOCK:
         if (key := (url or command, tools, timeout_s, max_bytes, token_env)) not in SERVERS:
             token = http_post.secret(token_env) if token_env else None

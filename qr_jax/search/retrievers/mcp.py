@@ -4,10 +4,9 @@ from collections.abc import Mapping
 
 from qr_jax.data import limits
 from qr_jax.dialect import encodable
-from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
-from qr_jax.search.mcp_client import connect
+from qr_jax.search.mcp_client import check_server, connect
 from qr_jax.search.protocols import passage_of
 from qr_jax.settings import json_text
 
@@ -34,10 +33,7 @@ def mcp(
     texts or of objects with "text", "content" or "snippet", "title" and "id" or "url". Any other text is one passage.
     A call that fails, or whose result is too large, raises OSError, and is never an empty list.
     """
-    if bool(url) == bool(command):
-        raise UserError("mcp needs a url or a command, and not both: retriever.url=http://HOST:PORT/mcp")
-    if url:
-        http_post.url_parts(url)
+    check_server(url, command, "retriever")
     token = http_post.secret(token_env) if token_env else None
     connection, crew = connect(url or command, (tool,), timeout_s, max_bytes, token), http_post.Crew(MOST_AT_ONCE)
 
