@@ -14,10 +14,12 @@ traces from them: an expert searches for each title and then answers. Without go
 model that can already search in this dialect. `qr-jax data convert` makes such files. A corpus of more than some
 100,000 passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
-SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores, which shows that all parts fit together.
-To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16
-rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
+SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores; `configs/my_data.py:trial`, one short step,
+shows that all parts fit together. To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B
+model.compute=bfloat16 rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
 """
+
+from dataclasses import replace
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use
 
@@ -35,4 +37,12 @@ config = Config(
     sft=Sft(steps=25, traces=6, limit=150, max_tokens=1024, lr=2e-4, warmup_steps=3),
     evaluation=Evaluation(questions=200, during=50, every=20),
     train=Train(steps=100, checkpoint_every=10),
+)
+trial = replace(
+    config,
+    pool=replace(config.pool, queries=2, samples=2),
+    rollout=replace(config.rollout, slots=8),
+    sft=replace(config.sft, steps=1, traces=2, limit=8),
+    evaluation=Evaluation(questions=8),
+    train=Train(steps=1, checkpoint_every=1),
 )

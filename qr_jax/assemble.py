@@ -121,7 +121,7 @@ def _whole(config: Config, part: Literal["train", "eval"]) -> list[Query]:
 
 def _of_file(config: Config, file: Path | str, part: Literal["train", "eval"], limit: int | None) -> list[Query]:
     """Return one file's questions of that part, the first `limit` by the hash of their ids."""
-    whole = _reader(config, "read_queries")(file)
+    whole = _reader(config).read_queries(file)
     if config.data.split == "sha256":
         whole = readers.split(whole, config.data.train_share, part)
     return readers.first(whole, limit)
@@ -133,18 +133,16 @@ def passages(config: Config) -> Sequence[Passage]:
     if name == OWN:
         queries = [*_whole(config, "train"), *_whole(config, "eval")]
         return plugins.around("sets.own_paragraphs").OwnParagraphs(queries)
-    return read(world_sources(config).documents) if name == "world" else _reader(config, "read_passages")(name)
+    return read(world_sources(config).documents) if name == "world" else _reader(config).read_passages(name)
 
 
-def _reader(config: Config, name: Literal["read_queries", "read_passages"]) -> Callable[[Any], Sequence[Any]]:
-    """Return the reader of files, or the one that heeds what data.map and its neighbours say of their columns."""
+def _reader(config: Config) -> Any:
+    """Return the module that reads files, or the reader that heeds what data.map and its neighbours say of them."""
     data = config.data
     if not (data.map or data.answer_split or data.skip_broken):
-        return getattr(readers, name)
-    sets = plugins.around("sets.columns")
-    columns, plain = sets.Columns(data.map, data.answer_split), getattr(readers, name)
-    of_files = functools.partial(getattr(sets, name), columns=columns, skip_broken=data.skip_broken)
-    return lambda path: (of_files if readers.is_files(path) else plain)(path)
+        return readers
+    columns = plugins.around("sets.columns")
+    return columns.Reader(columns.Columns(data.map, data.answer_split), data.skip_broken)
 
 
 def searcher(config: Config) -> SearchFunction:

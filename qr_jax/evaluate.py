@@ -19,7 +19,16 @@ import numpy as np
 from qr_jax import answers, assemble, config
 from qr_jax.config import Config, use
 from qr_jax.evaluation import manifest, subject
-from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
+from qr_jax.evaluation.scores import (
+    COMPLETE,
+    INCOMPLETE,
+    group_names,
+    half_width,
+    is_incomplete,
+    mean,
+    over_runs,
+    wilson,
+)
 from qr_jax.logging import terminal
 from qr_jax.parallel import compiles
 from qr_jax.records import Episode, Query
@@ -189,11 +198,18 @@ def one_line(figures: Mapping[str, Any]) -> str:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
-    """Format a score and the half width of its 95 % interval over questions, as in .460 +- .031."""
+    """Format a score and the half width of its 95 % interval over questions, as in .460 +- .031.
+
+    An interval that would leave 0 to 1 is given by its ends, which are Wilson's: .950 (.764 to .991).
+    """
     value = figures.get(name)
     if value is None:
         return "-"
-    wide = half_width(figures.get(f"{name}_se"), counted(figures, name))
+    questions = counted(figures, name)
+    wide = half_width(figures.get(f"{name}_se"), questions)
+    if wide and not (wide <= value <= 1 - wide):
+        low, high = wilson(value, questions)
+        return f"{share(value)} ({share(low)} to {share(high)})"
     return f"{share(value)} +- {share(wide)}" if wide else share(value)
 
 

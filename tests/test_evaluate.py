@@ -87,7 +87,7 @@ def test_gains_are_over_the_questions_that_both_have_answered_with_a_paired_inte
 
 def test_a_score_of_one_question_has_the_widest_interval_and_one_whose_error_is_not_known_none():
     one = {"exact_match": 0.0, "exact_match_se": None, "questions": 1}
-    assert evaluate.interval(one, "exact_match") == f".000 +- {evaluate.share(1.96**2 / (1 + 1.96**2))}"
+    assert evaluate.interval(one, "exact_match") == f".000 (.000 to {evaluate.share(1.96**2 / (1 + 1.96**2))})"
     assert evaluate.interval(one | {"questions": 8}, "exact_match") == ".000"
     assert evaluate.interval(one | {"exact_match": None}, "exact_match") == "-"
 
@@ -201,8 +201,7 @@ def test_an_interval_is_over_the_questions_that_count():
     figures = {"questions": 8, **found}
     assert evaluate.over(figures) == "3 of 8 questions" and evaluate.over({"questions": 8}) == "8 questions"
     assert evaluate.counted(figures) == 3 and evaluate.counted({"questions": 8}) == 8
-    wide = evaluate.half_width(found["exact_match_se"], 3)
-    assert evaluate.interval(figures, "exact_match").endswith(evaluate.share(wide)) and wide > 0.5
+    assert evaluate.interval(figures, "exact_match") == ".667 (.208 to .939)"  # Wilson's of 2 of 3
 
 
 def test_an_incomplete_evaluation_after_training_is_made_again_by_the_same_command(run, tmp_path):
@@ -621,6 +620,16 @@ def test_the_papers_recipe_runs_with_stubs_of_deepresearchgym_and_of_a_judge(tmp
 def test_an_interval_of_which_all_are_wrong_is_not_of_width_0():
     """40 questions, none right: Wilson's upper end is 1.96^2 / (40 + 1.96^2) = .0876."""
     figures = {"exact_match": 0.0, "exact_match_se": 0.0, "questions": 40}
-    assert evaluate.interval(figures, "exact_match") == ".000 +- .088"
+    assert evaluate.interval(figures, "exact_match") == ".000 (.000 to .088)"
     assert evaluate.interval({**figures, "exact_match": 0.5, "exact_match_se": 0.1}, "exact_match") == ".500 +- .196"
     assert evaluate.interval({"exact_match": None}, "exact_match") == "-"
+
+
+def test_an_interval_never_leaves_0_to_1():
+    """19 of 20 right: +- .096 would reach 1.046; Wilson's ends are .764 and .991. Brown, Cai and DasGupta (2001)."""
+    figures = {"exact_match": 0.95, "exact_match_se": 0.05, "questions": 20}
+    assert evaluate.interval(figures, "exact_match") == ".950 (.764 to .991)"
+    assert evaluate.interval(figures | {"exact_match": 0.9}, "exact_match") == ".900 +- .098"
+    assert (
+        evaluate.interval(figures | {"exact_match": 1.0, "exact_match_se": 0.0}, "exact_match") == "1.00 (.839 to 1.00)"
+    )

@@ -215,12 +215,15 @@ def make_parser() -> argparse.ArgumentParser:
 def take_overrides(words: Sequence[str], command: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
     """Part the command's own words from the overrides (`a.b=c`), which may stand anywhere after it."""
     takes_value = {name for action in command._actions if action.nargs != 0 for name in action.option_strings}
+    takes_several = {name for action in command._actions if action.nargs == "+" for name in action.option_strings}
     own, overrides, waiting = [], [], list(words)
     while waiting:
         word = waiting.pop(0)
         name, equals, _ = word.partition("=")
         if word in takes_value and waiting:
             own += [word, waiting.pop(0)]
+            while word in takes_several and waiting and not waiting[0].startswith("--"):
+                own.append(waiting.pop(0))
         elif equals and re.fullmatch(r"\+?[\w.][\w.-]*", name):  # a question may hold "=" too
             overrides.append(word)
         else:

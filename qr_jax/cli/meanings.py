@@ -86,8 +86,9 @@ def chosen(what: str) -> list[Section]:
             raise UserError(f"there is no setting {what!r}: {said}")
         known = {name for section in every for name in (section.name, section.plugin) if name} | {*config.PLUGIN_AT}
         known |= {setting.name for section in every for setting in section.settings}
-        own = "; one of your own is named with its kind, as rule=FILE.FUNCTION" if dot else ""
-        near = nearest(what, known) or own
+        is_own = "." in outside or dot and kind not in known
+        own = "; one of your own is named with its kind, as rule=FILE.FUNCTION" if is_own else ""
+        near = own or nearest(what, known)
         raise UserError(f"there is no section, plug-in or setting {what!r}{near}; `qr-jax settings` lists all")
     return found
 

@@ -26,6 +26,18 @@ def half_width(error: float | None, questions: float | None) -> float:
     return WITHIN * error if error else WITHIN**2 / ((questions or 0) + WITHIN**2)
 
 
+def wilson(score: float, questions: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a score from 0 to 1 over so many questions.
+
+    It is of a share of successes, whose variance is the largest that scores from 0 to 1 with this mean can have.
+    Source: Wilson, Journal of the American Statistical Association 22 (1927).
+    """
+    square = WITHIN**2
+    middle = (score * questions + square / 2) / (questions + square)
+    half = WITHIN / (questions + square) * math.sqrt(questions * score * (1 - score) + square / 4)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def mean(value: np.ndarray, axis: int) -> np.ndarray:
     """Return the mean of the numbers that are not NaN; NaN if there are none."""
     known = ~np.isnan(value)

@@ -300,22 +300,25 @@ def rules(text: str) -> list[str]:
     return [*plugins.names("rule"), *PRESETS] if text == "all" else [name for name in text.split(",") if name]
 
 
-COLUMNS = {
-    "oversample": "k",
-    "zero_variance_first": "zero-var first",
-    "zero_variance_last": "last",
-    "accepted_last": "groups/step last",
-    "recycled_share_last": "recycled last",
-    "ex_hard_last": "ex_hard",
-    "ex_easy_last": "ex_easy",
-    "flipped": "flipped",
-    "signal_groups": "signal groups",
-    "coverage": "coverage",
-    "rescued_hard": "rescued hard",
-    "rescued_easy": "rescued easy",
-    "revisited": "revisited",
-    "ex_hard_moved_last": "ex_hard moved",
-    "ex_easy_moved_last": "ex_easy moved",
+COLUMNS = {  # of `summary`: each one's head, and what it means
+    "oversample": ("k", "queries drawn for each query trained on"),
+    "zero_variance_first": ("zero var.", "share of the groups without variance, in the first tenth of the steps"),
+    "zero_variance_last": ("at the end", "the same in the last tenth"),
+    "accepted_last": ("groups/step", "groups trained on in a step, in the last tenth"),
+    "recycled_share_last": (
+        "recycled",
+        "share of the groups trained on whose query had no variance the last time, in the last tenth",
+    ),
+    "ex_hard_last": ("ex hard", "the part of `recycled` whose query was all wrong"),
+    "ex_easy_last": ("ex easy", "the part whose query was all right"),
+    "flipped": ("flipped", "share of the queries drawn that were trained on after a group without variance"),
+    "signal_groups": ("signal groups", "groups with variance, in the whole run"),
+    "coverage": ("coverage", "share of the pool that was trained on"),
+    "rescued_hard": ("rescued hard", "groups trained on whose query was all wrong the last time"),
+    "rescued_easy": ("rescued easy", "the same of queries that were all right"),
+    "revisited": ("revisited", "the same of queries that were trained on before"),
+    "ex_hard_moved_last": ("ex hard moved", "the part of `ex hard` that moved pass rates made, the rest being chance"),
+    "ex_easy_moved_last": ("ex easy moved", "the same of `ex easy`"),
 }
 
 
@@ -323,20 +326,20 @@ COUNTS = ("oversample", "signal_groups", *ACCEPTED)
 
 
 def format_table(studied: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format `study`'s means, a rule a line, each with the paper's figures under it, and the presets' meanings."""
-    lines = ["  ".join(["rule".ljust(16), *COLUMNS.values()])]
+    """Format `study`'s means, a rule a line with the paper's figures under it, and what heads and presets mean."""
+    lines = ["  ".join(["rule".ljust(16), *(head for head, _ in COLUMNS.values())])]
     for rule, means in studied.items():
         lines.append(_cells(rule, means))
         if "published" in means:
             lines.append(_cells("  published", means["published"]))
     for name, (rule, rounds) in PRESETS.items():
         lines += [f"{name} is rule={rule.name} with rounds={rounds.name}"] if name in studied else []
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"{head}: {meaning}" for head, meaning in COLUMNS.values())])
 
 
 def _cells(label: str, means: Mapping[str, Any]) -> str:
     cells = [
-        ("-" if means.get(name) is None else f"{means[name]:.{0 if name in COUNTS else 3}f}").rjust(len(title))
-        for name, title in COLUMNS.items()
+        ("-" if means.get(name) is None else f"{means[name]:.{0 if name in COUNTS else 3}f}").rjust(len(head))
+        for name, (head, _) in COLUMNS.items()
     ]
     return "  ".join([label.ljust(16), *cells])

@@ -26,7 +26,7 @@ class Gold:
     name: Callable[[Passage], str]  # a passage's id or title
 
 
-def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[str, Any]:
+def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5, reader: Any = readers) -> dict[str, Any]:
     """Measure the retriever's recall over all questions, each searched as it stands.
 
     `recall` is the mean share of a question's gold passages among the first k, `all_gold` the share of questions with
@@ -36,16 +36,17 @@ def recall(corpus: str | None, questions: str, use: Use, *, k: int = 5) -> dict[
     `gold_passages` that no search could find, and `absent` names the first; `gold_absent` is the share of the questions
     none of whose gold is there (None, empty and None if the retriever searches no corpus of files). ValueError if no
     question has gold, if the retriever wants a corpus and none is named, or if one is named and it searches none.
+    `reader` reads both files: readers.py, or a `columns.Reader` for columns by other names.
     """
     make = plugins.bind("retriever", use)
-    queries = readers.read_queries(questions)
+    queries = reader.read_queries(questions)
     gold = gold_of(queries, questions)
     start = time.perf_counter()
     passages: Sequence[Passage] = ()
     if plugins.wants_corpus(use):
         if corpus is None:
             raise UserError(f"the retriever {use.name!r} searches a corpus: name its files with --corpus")
-        passages = readers.read_passages(corpus)
+        passages = reader.read_passages(corpus)
         search: SearchFunction = make(corpus=passages)
     elif corpus is not None:
         raise UserError(f"the retriever {use.name!r} searches no corpus of files: leave --corpus out")

@@ -1,7 +1,7 @@
 """Files with columns by other names, answers in one text, and broken rows: what a user says of them, in one place.
 
 `data.map`, `data.answer_split` and `data.skip_broken` say it of the files that a run reads, `--map`, `--split` and
-`--skip-broken` of those that `qr-jax data check` and `convert` read."""
+`--skip-broken` of those that `qr-jax data check`, `convert` and `recall` read."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -84,14 +84,27 @@ def typed(words: Sequence[str], split: str | None) -> Columns:
     return Columns(theirs, split)
 
 
-def read_queries(path: Any, columns: Columns, skip_broken: bool) -> list[Query]:
-    """Read questions as `readers.read_queries` does, after what the user says of the files."""
-    return _read(path, columns, skip_broken, parsing.query_of)
+@dataclass(frozen=True)
+class Reader:
+    """Reads as readers.py does, after what the user says of files of rows; a set or an index is read as it is."""
 
+    columns: Columns
+    skip_broken: bool
 
-def read_passages(path: Any, columns: Columns, skip_broken: bool) -> list[Passage]:
-    """Read passages as `readers.read_passages` reads files, after what the user says of them."""
-    return _read(path, columns, skip_broken, parsing.passage_of)
+    def read_queries(self, path: Any) -> list[Query]:
+        """Read questions as `readers.read_queries` does."""
+        if self._is_plain(path):
+            return readers.read_queries(path)
+        return _read(path, self.columns, self.skip_broken, parsing.query_of)
+
+    def read_passages(self, path: Any) -> Sequence[Passage]:
+        """Read passages as `readers.read_passages` does."""
+        if self._is_plain(path):
+            return readers.read_passages(path)
+        return _read(path, self.columns, self.skip_broken, parsing.passage_of)
+
+    def _is_plain(self, path: Any) -> bool:
+        return not (self.columns or self.skip_broken) or not readers.is_files(path)
 
 
 def _read(path: Any, columns: Columns, skip_broken: bool, make: Any) -> list[Any]:
@@ -113,7 +126,9 @@ def _read(path: Any, columns: Columns, skip_broken: bool, make: Any) -> list[Any
             except ValueError as error:
                 broken.append(f"{file.name} row {number}: {error}")
                 if not skip_broken:
-                    raise UserError(f"{broken[0]}; data.skip_broken=true leaves such rows out") from error
+                    raise UserError(
+                        f"{broken[0]}; data.skip_broken=true, or --skip-broken, leaves such rows out"
+                    ) from error
     if broken:
         log.warning("%s: %d rows cannot be read and are left out:%s", path, len(broken), listed(broken))
     if unanswerable:

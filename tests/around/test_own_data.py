@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qr_jax import assemble
+from qr_jax import assemble, config
 from qr_jax.cli import cli
 from qr_jax.data import unchanged
 from qr_jax.envs.search_r1 import expert_turn
@@ -53,6 +53,20 @@ SMALL += [
     "mesh.devices=1",
     "log.tensorboard=false",
 ]
+
+
+def test_a_dry_run_reads_the_passages(mine, capsys):
+    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--dry-run"]
+    assert cli.main(words) == 0 and "8 passages are right too" in capsys.readouterr().err
+    (mine / "corpus.jsonl").write_text('{"id": "1", "title": "Oslo"}\n')
+    assert cli.main(words) == 2 and "corpus.jsonl row 1" in capsys.readouterr().err
+    assert cli.main([*words, "data.corpus=nowhere.jsonl"]) == 2 and "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_the_trial_of_the_template_is_one_small_step():
+    """Its model is not in the test's environment; the template itself is trained below."""
+    made = config.load(str(ROOT / "configs" / "my_data.py:trial"))
+    assert (made.train.steps, made.sft.steps, made.pool.queries, made.pool.samples) == (1, 1, 2, 2)
 
 
 def test_the_template_trains_two_steps_on_files_beside_it(mine, capsys):

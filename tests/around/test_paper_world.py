@@ -185,7 +185,7 @@ def test_the_oracles_table_has_what_was_published_under_the_rule():
     setting = paper_world.SETTING | {"oversample": 2}
     told = {"published": paper_world.published("paper:qwen3_1p7b", "recycle", setting)}
     text = oracle.format_table({"recycle": means | told, "foresee": means})
-    assert [line.split()[0] for line in text.splitlines()[1:]] == ["recycle", "published", "foresee"]
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["recycle", "published", "foresee"]
     assert " 1027 " in text.splitlines()[2] and " - " in text.splitlines()[2]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qr_jax import plugins
+from qr_jax.cli import cli
 from qr_jax.cli.commands import data
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Passage
@@ -25,6 +26,8 @@ QUESTIONS = [
     {"id": "d", "question": "Dune", "answers": ["x"]},
 ]
 
+PLAIN = {"map": [], "split": None, "skip_broken": False}  # what is said of the files
+
 
 def written(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -42,6 +45,19 @@ def test_recall_by_hand(tmp_path):
     assert "1 questions have no gold" in format_table(found)
     assert recall(corpus, questions, use("bm25"), k=1)["recall"] == pytest.approx((0.5 + 0.5 + 0) / 3)
     assert recall(None, questions, use("none"), k=2)["recall"] == 0
+
+
+def test_recall_reads_columns_by_other_names(tmp_path, capsys):
+    renamed = [
+        {"Nr": row["id"], "Frage": row["question"], "answers": ["x"]} | {"gold": row.get("supporting")}
+        for row in QUESTIONS
+    ]
+    corpus = [{"Nr": row["id"], "head": row["title"], "text": row["text"]} for row in CORPUS]
+    words = ["--corpus", written(tmp_path / "c.jsonl", corpus), "--questions", written(tmp_path / "q.jsonl", renamed)]
+    words += ["--map", "id=Nr", "question=Frage", "supporting=gold", "title=head", "--k", "2", "--json"]
+    assert cli.main(["recall", "k1=0.9", *words, "b=0.4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recall"] == pytest.approx((1 + 0.5 + 0) / 3) and found["questions"] == 3
 
 
 def test_questions_with_gold_titles_beside_questions_with_ids_are_said(tmp_path):
@@ -143,7 +159,9 @@ def test_what_cannot_be_measured_is_said(tmp_path):
 def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_path, capsys):
     corpus = [written(tmp_path / "c1.jsonl", CORPUS[:2]), written(tmp_path / "c2.jsonl", CORPUS[2:])]
     questions = [written(tmp_path / "q.jsonl", QUESTIONS)]
-    arguments = Namespace(corpus=corpus, questions=questions, retriever="bm25", overrides=["k1=0.9"], k=2, json=True)
+    arguments = Namespace(
+        corpus=corpus, questions=questions, retriever="bm25", overrides=["k1=0.9"], k=2, json=True, **PLAIN
+    )
     assert data._recall(arguments) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
@@ -155,7 +173,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     corpus, questions = [written(tmp_path / "c.jsonl", CORPUS)], [written(tmp_path / "q.jsonl", QUESTIONS)]
     model, index = str(Path(__file__).parents[1] / "fixtures" / "bert"), str(tmp_path / "vectors")
     words = ["parts=bm25,dense", "parts.dense.index=" + index, "retriever.parts.1.model=" + model, "parts.bm25.k1=0.9"]
-    shared = {"corpus": corpus, "questions": questions, "k": 2, "json": True}
+    shared = {"corpus": corpus, "questions": questions, "k": 2, "json": True} | PLAIN
     assert data._recall(Namespace(retriever="hybrid", overrides=words, **shared)) == 0
     parts = json.loads(capsys.readouterr().out)["settings"]["parts"]
     assert parts == [

@@ -44,16 +44,18 @@ def add(command: Any) -> None:
     convert.add_argument("--encoding", metavar="NAME", help="FILE's (UTF-8, UTF-16 by its mark, else Windows-1252)")
     text = "leave out rows that cannot be read; they are counted, and the first of them listed"
     convert.add_argument("--skip-broken", action="store_true", help=text)
-    for made in (check, convert):
+    recall = _add_corpora(command, check)
+    for made in (check, convert, recall):
         made.add_argument("--map", nargs="+", action="extend", default=[], metavar="OURS=THEIRS", help=MAP)
         made.add_argument("--split", metavar="SIGN", help="between answers that stand in one text, as '|'")
-    check.add_argument("--skip-broken", action="store_true", help="rows that cannot be read are no errors, but counted")
-    _add_corpora(command, check)
+    for made in (check, recall):
+        text = "rows that cannot be read are no errors, but counted"
+        made.add_argument("--skip-broken", action="store_true", help=text)
     retrieval.add(command)
 
 
-def _add_corpora(command: Any, check: argparse.ArgumentParser) -> None:
-    """Add the commands for corpora; `check` gets --json as they do."""
+def _add_corpora(command: Any, check: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the commands for corpora and return recall's parser; `check` gets --json as they do."""
     text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
     usage = "qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]"
     index = command("index", _index, text, usage=f"{usage}\n       qr-jax index --add FILE OUT")
@@ -81,6 +83,7 @@ def _add_corpora(command: Any, check: argparse.ArgumentParser) -> None:
     world.epilog = f"Its settings are data.world's, {text}"
     world.add_argument("out", type=Path, metavar="FOLDER", help="where its files go")
     add_json(check, index, recall, world)
+    return recall
 
 
 def _get(arguments: argparse.Namespace) -> int:
@@ -158,10 +161,12 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _recall(arguments: argparse.Namespace) -> int:
     from qr_jax.search import recall
+    from qr_jax.sets import columns
 
     chosen = retrieval.chosen_retriever(arguments.retriever, arguments.overrides)
     corpus = ",".join(arguments.corpus) if arguments.corpus else None
-    found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k)
+    reader = columns.Reader(columns.typed(arguments.map, arguments.split), arguments.skip_broken)
+    found = recall.recall(corpus, ",".join(arguments.questions), chosen, k=arguments.k, reader=reader)
     return show(found, arguments.json, recall.format_table)
 
 

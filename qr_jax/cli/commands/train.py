@@ -99,8 +99,11 @@ def _checked(config: Any) -> str:
     right = f"the settings and the questions are right: {len(queries):,} to train on, {len(held_out):,} held out"
     for remark in assemble.remarks(config, queries, held_out):
         terminal.say(remark)
-    place = f" ({config.data.corpus})" if plugins.wants_corpus(config.retriever) else ""
-    return f"{right}; passages{place} and model are read when the run begins"
+    if not plugins.wants_corpus(config.retriever):
+        return f"{right}; the model is read when the run begins"
+    with terminal.phase(f"reading the passages of {config.data.corpus}"):
+        passages = assemble.passages(config)
+    return f"{right}; {len(passages):,} passages are right too; the model is read when the run begins"
 
 
 def _verdicts(config: Any) -> str | None:
