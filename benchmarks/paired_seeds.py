@@ -11,13 +11,16 @@ compared. Its figures join results/paired_seeds.json when it ends.
 
 import argparse
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks import kept_runs, quickstart_seeds
+from benchmarks import interleave, kept_runs, quickstart_seeds
 from benchmarks.quickstart_seeds import CONFIG
 from benchmarks.tables import half_width, markdown, over_seeds, thousandths
 
@@ -30,6 +33,7 @@ ARMS = {  # settings
     "overlap": ("train.overlap=1",),
     "int8": ("rollout.weights=int8", "rollout.cache=int8", "learner.importance=truncate"),  # E6
 }
+FULL = ("rollout.weights=compute", "rollout.cache=compute")
 
 
 def main() -> None:
@@ -52,7 +56,23 @@ def make(seed: int, arm: str, replicate: int = 0) -> None:
     command = "train", CONFIG, f"seed={seed}", *ARMS[arm], "--run", folder
     key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed, "arm": arm}
     key |= {"replicate": replicate} if replicate else {}
-    kept_runs.make(NAME, key, partial(quickstart_seeds.trained, command, folder))
+    kept_runs.make(NAME, key, partial(trained, command, folder))
+
+
+def trained(command: Sequence[str], folder: str) -> dict[str, Any]:
+    """Return what a run answers before and after training, by its full weights where it rolls out by int8."""
+    found = quickstart_seeds.trained(command, folder)
+    if "rollout.weights=int8" not in command:
+        return found
+    told = {f"{when}_by_int8": found[when] for when in ("before", "after")}
+    return found | told | {"before": in_full(f"{folder}/sft"), "after": in_full(folder)}
+
+
+def in_full(folder: str) -> float:
+    """Return the exact match of a run's last policy by its full weights, on the same questions."""
+    command = [sys.executable, "-m", "qr_jax", "eval", folder, *FULL, "--json"]
+    told = subprocess.run(command, cwd=interleave.ROOT, capture_output=True, text=True, check=True).stdout
+    return json.loads(told)["exact_match"]
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
