@@ -13,6 +13,8 @@ from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, trained_pa
 from qr_jax import config
 from qr_jax.data.world.generate import vocabulary
 from qr_jax.learner.pack import pack
+from qr_jax.models import cached_attention
+from qr_jax.models.cached_attention import Turned
 from qr_jax.models.tokenizer import WordTokenizer
 from qr_jax.records import Query, grades
 from qr_jax.rollout import cache, decode, on_cpu
@@ -215,6 +217,33 @@ def test_write_and_move_by_hand():
     assert np.array_equal(longer[0][0][0, 0, :, 0], [20, 21, 22, 23, 0, 0])
     shorter = cache.move(numbered(1, 2), numbered(1, 4, first=20), np.int32([0]), np.int32([0]), np.int32([1]))
     assert np.array_equal(shorter[0][0][0, 0, :, 0], [20, 0])
+
+
+def test_turned_keys_hold_what_plain_keys_hold():
+    """Written, moved, resized and read: the positions alone lie last. Other key/value heads have other numbers."""
+    key = jax.random.key(0)
+
+    def pair(rows, positions, number, turned):
+        plain = jax.random.normal(jax.random.fold_in(key, number), (2, rows, 3, positions, 4))
+        return ((Turned(jnp.swapaxes(plain[0], 2, 3)) if turned else plain[0], plain[1]),)
+
+    def held(turned):
+        rows, used, count = np.int32([1, 0]), np.int32([2, 0]), np.int32([2, 1])
+        written = cache.write(pair(2, 5, 1, turned), pair(2, 3, 2, False), rows, used, count)
+        moved = cache.move(written, pair(3, 4, 3, turned), np.int32([1, 0]), np.int32([0, 2]), np.int32([3, 4]))
+        keys, values = (cache.resize(part, 7) for part in moved[0])
+        taken = cache.rows_of(keys, np.int32([1, 0, 1]), 5)
+        assert keys.shape == (2, 3, 7, 4) and taken.shape == (3, 3, 5, 4) and cache.size(moved) == (2, 5)
+        query = jax.random.normal(key, (3, 6, 4))
+        out = cached_attention.one_token(query, taken, taken_values(values), np.int32([5, 3, 4]), *new, 1)
+        return [jnp.swapaxes(part.array, 2, 3) if turned else part for part in (keys, taken)], values, out
+
+    def taken_values(values):
+        return cache.rows_of(values, np.int32([1, 0, 1]), 5)
+
+    new = jax.random.normal(jax.random.fold_in(key, 4), (2, 3, 3, 2, 4))
+    for one, other in zip(jax.tree.leaves(held(False)), jax.tree.leaves(held(True)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_a_cache_grows_and_shrinks_by_hand():

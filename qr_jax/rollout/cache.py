@@ -1,40 +1,57 @@
 """Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
 
-A cache is a tuple over layers of (k, v), each [rows, K, positions, d], in a dtype or as Int8. Of an Int8 the functions
-here treat steps and scale [rows, K, positions] alike: what follows the positions' axis is copied.
+A cache is a tuple over layers of (k, v), each [rows, K, positions, d], in a dtype, as Int8 or, of keys, Turned. Of an
+Int8 the functions here treat steps and scale [rows, K, positions] alike: what follows the positions' axis is copied.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec, Sharding
 
+from qr_jax.models.cached_attention import Turned
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.quantized import Int8, like
 
 AT = PartitionSpec("slots", "heads")  # how a host's devices share an array, on a mesh of these axes (host_local.py)
-Cache = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
+Part = jax.Array | Int8 | Turned
+Cache = tuple[tuple[Part, Part], ...]
 
 
-def create(cfg: ModelConfig, rows: int, positions: int, dtype) -> Cache:
-    """Make a cache of zeros, as Int8 where the dtype is int8."""
+def is_turned(part: Any) -> bool:
+    return isinstance(part, Turned)
+
+
+def _by_array(change: Callable[..., Any], part: Part, *more: Any) -> Any:
+    """Return keys or values, each array of them changed: `change(array, *more, axis=that of the positions)`."""
+    if isinstance(part, Turned):
+        return Turned(change(part.array, *(one.array if is_turned(one) else one for one in more), axis=3))
+    return jax.tree.map(functools.partial(change, axis=2), part, *more)
+
+
+def create(cfg: ModelConfig, rows: int, positions: int, dtype, *, turned: bool = False) -> Cache:
+    """Make a cache of zeros, as Int8 where the dtype is int8; where it is float32, keys are Turned if asked for."""
     shape = (rows, cfg.kv_heads, positions, cfg.head_dim)
 
     def part() -> jax.Array | Int8:
         zeros = jnp.zeros(shape, dtype)
         return Int8(zeros, jnp.zeros(shape[:-1], jnp.float32)) if zeros.dtype == jnp.int8 else zeros
 
-    return tuple((part(), part()) for _ in range(cfg.layers))
+    def keys() -> Part:
+        return Turned(jnp.zeros((*shape[:2], *shape[:1:-1]), dtype)) if turned and dtype == jnp.float32 else part()
+
+    return tuple((keys(), part()) for _ in range(cfg.layers))
 
 
 @functools.lru_cache(4)
-def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding):
+def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding, turned: bool = False):
     """Return the program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
 
     def create_all() -> dict[str, Cache]:
-        return {name: create(cfg, rows, positions, dtype) for name, rows, positions in sizes}
+        return {name: create(cfg, rows, positions, dtype, turned=turned) for name, rows, positions in sizes}
 
     return jax.jit(create_all, out_shardings=layout)
 
@@ -51,12 +68,13 @@ def size(cache: Cache) -> tuple[int, int]:
 
 def put(part, new_RKJd, row_R, used_R, count_R, mesh: Mesh | None = None):
     """Return keys or values with the first `count_R` of new ones after the first `used_R` positions of rows `row_R`."""
-    new = like(part, new_RKJd)
-    return jax.tree.map(lambda part, new: _put(part, new, row_R, used_R, count_R, mesh), part, new)
+    where = row_R, used_R, count_R, mesh
+    new = new_RKJd.astype(part.array.dtype) if isinstance(part, Turned) else like(part, new_RKJd)
+    return _by_array(lambda array, new, axis: _put(array, new, *where, axis), part, new)
 
 
-def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
-    """Put as `put` into one array, [rows, K, positions, ...] and [R, K, J, ...].
+def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None, axis: int):
+    """Put as `put` into one array, [rows, K, positions, ...] ([rows, K, d, positions] by axis 3) and [R, K, J, ...].
 
     Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
     and back on TPU, which moves about four times its size a call. `mesh`: where heads lie on several devices (`AT`),
@@ -64,17 +82,19 @@ def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None = None):
     """
     if mesh is not None and mesh.shape["heads"] > 1:
         by_heads, same = PartitionSpec(None, "heads"), PartitionSpec()
-        own = jax.shard_map(_put_own, mesh=mesh, in_specs=(AT, by_heads, same, same, same), out_specs=AT)
+        own = functools.partial(_put_own, axis=axis)
+        own = jax.shard_map(own, mesh=mesh, in_specs=(AT, by_heads, same, same, same), out_specs=AT)
         return own(part, new, row_R, used_R, count_R)
-    rows, kv_heads, positions = part.shape[:3]
+    (rows, kv_heads), positions = part.shape[:2], part.shape[axis]
     entries = jnp.arange(new.shape[2])[None]
     at_RJ = jnp.where(entries < count_R[:, None], used_R[:, None] + entries, positions)  # out of range: dropped
     head_RK = row_R[:, None] * kv_heads + jnp.arange(kv_heads)[None]
     flat = part.reshape(rows * kv_heads, *part.shape[2:])
-    return flat.at[head_RK[:, :, None], at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
+    between = (slice(None),) * (axis - 2)
+    return flat.at[head_RK[:, :, None], *between, at_RJ[:, None]].set(new, mode="drop").reshape(part.shape)
 
 
-def _put_own(part, new, row_R, used_R, count_R):
+def _put_own(part, new, row_R, used_R, count_R, axis: int):
     """Write new keys or values, as `_put` does, into the part of the cache that one device of the mesh holds.
 
     `row_R` counts the rows of the whole cache; entries for rows of other devices are dropped.
@@ -82,7 +102,7 @@ def _put_own(part, new, row_R, used_R, count_R):
     rows = part.shape[0]
     row_R = row_R - rows * jax.lax.axis_index("slots")
     mine_R = (row_R >= 0) & (row_R < rows)
-    return _put(part, new, jnp.where(mine_R, row_R, 0), used_R, jnp.where(mine_R, count_R, 0))
+    return _put(part, new, jnp.where(mine_R, row_R, 0), used_R, jnp.where(mine_R, count_R, 0), None, axis)
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
@@ -94,11 +114,16 @@ def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None
     )
 
 
-def rows_of(part, row_R, positions: int):
-    """Return the first `positions` of rows `row_R`: [R, K, positions, ...]; nothing else of the array is read."""
-    size = (1, part.shape[1], positions, *part.shape[3:])
-    nowhere = (0,) * (part.ndim - 1)
-    return jax.vmap(lambda row: jax.lax.dynamic_slice(part, (row, *nowhere), size)[0])(row_R)
+def rows_of(part: Part, row_R, positions: int | None = None) -> Any:
+    """Return the first `positions` (None: all) of rows `row_R` of keys or values."""
+    return _by_array(lambda array, axis: _rows(array, row_R, positions or array.shape[axis], axis), part)
+
+
+def _rows(array, row_R, positions: int, axis: int):
+    """Return the first `positions` of rows `row_R` of one array; nothing else of it is read."""
+    size = tuple(positions if at == axis else length for at, length in enumerate((1, *array.shape[1:])))
+    nowhere = (0,) * (array.ndim - 1)
+    return jax.vmap(lambda row: jax.lax.dynamic_slice(array, (row, *nowhere), size)[0])(row_R)
 
 
 def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
@@ -108,23 +133,29 @@ def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
     numbers of positions; no row may have more in use than either.
     """
 
-    def copied(whole, part):
-        shared = min(whole.shape[2], part.shape[2])
+    def copied(whole, array, axis: int):
+        shared = min(whole.shape[axis], array.shape[axis])
         kept_RB = jnp.arange(shared)[None] < used_R[:, None]
-        kept = jnp.expand_dims(kept_RB[:, None], range(3, part.ndim))
-        rows = jnp.where(kept, rows_of(part, from_R, shared), jnp.zeros((), part.dtype))
-        return whole.at[to_R].set(_longer(rows, whole.shape[2]), mode="drop")
+        kept = jnp.expand_dims(kept_RB, [at for at in range(1, array.ndim) if at != axis])
+        rows = jnp.where(kept, _rows(array, from_R, shared, axis), jnp.zeros((), array.dtype))
+        return whole.at[to_R].set(_longer(rows, whole.shape[axis], axis), mode="drop")
 
-    return jax.tree.map(copied, into, out_of)
+    return jax.tree.map(functools.partial(_by_array, copied), into, out_of, is_leaf=is_turned)
 
 
 @functools.partial(jax.jit, static_argnames="positions")
-def resize(part, positions: int):
-    """Return the array with more positions, the new ones 0, or with only the first `positions`."""
-    return part[:, :, :positions] if positions < part.shape[2] else _longer(part, positions)
+def resize(part: Part, positions: int) -> Any:
+    """Return keys or values with more positions, the new ones 0, or with only the first `positions`."""
+
+    def resized(array, axis: int):
+        if positions < array.shape[axis]:
+            return jax.lax.slice_in_dim(array, 0, positions, axis=axis)
+        return _longer(array, positions, axis)
+
+    return _by_array(resized, part)
 
 
-def _longer(part, positions: int):
-    more = [(0, 0)] * part.ndim
-    more[2] = (0, positions - part.shape[2])
-    return jnp.pad(part, more)
+def _longer(array, positions: int, axis: int):
+    more = [(0, 0)] * array.ndim
+    more[axis] = (0, positions - array.shape[axis])
+    return jnp.pad(array, more)

@@ -67,7 +67,7 @@ def decode(
     """
     slots, read = pending_S.shape[0], cache
     if row_S is not None:
-        read = jax.tree.map(lambda part: caches.rows_of(part, row_S, part.shape[2]), cache)
+        read = tuple(tuple(caches.rows_of(part, row_S) for part in layer) for layer in cache)
 
     started = jnp.sum(room_S > 0)
 
@@ -154,7 +154,7 @@ def _tiles_in(view: int, mesh: Mesh | None):
         new = (jnp.swapaxes(part.reshape(*position_TI.shape, *part.shape[1:]), 1, 2) for part in (k_NKd, v_NKd))
         pairs = zip(kept, new, strict=True)
         kept = tuple(caches.put(part, rows, row_T, used_T, count_T, mesh) for part, rows in pairs)
-        k_TKBd, v_TKBd = jax.tree.map(lambda part: caches.rows_of(part, row_T, view), kept)
+        k_TKBd, v_TKBd = (caches.rows_of(part, row_T, view) for part in kept)
         q_TIHd = q_NHd.reshape(*position_TI.shape, *q_NHd.shape[1:])
         out = cached_attention.tiles(q_TIHd, k_TKBd, v_TKBd, position_TI, used_T + count_T, window)
         return out.reshape(q_NHd.shape), kept

@@ -51,6 +51,8 @@ def mesh_of(laid: DecodeParams) -> Mesh | None:
 class KVCache:
     """Cache rows: `slots` that decode together, and a `store` for prompts and for episodes that wait."""
 
+    turned = False  # whether keys are kept with their positions last
+
     def __init__(self, cfg: ModelConfig, settings: config.Rollout, eos_ids: Sequence[int], *, compute: str):
         self.cfg, self.settings, self.compute = cfg, settings, jnp.dtype(compute)
         self.kept = jnp.dtype("int8") if settings.cache == "int8" else self.compute  # dtype of keys and values
@@ -95,7 +97,7 @@ class KVCache:
         self.stop_V = None
         rows = {"slots": self.slot_count, "store": self.store_count}
         sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
-        return caches.creating(self.cfg, sizes, self.kept, layout)
+        return caches.creating(self.cfg, sizes, self.kept, layout, self.turned)
 
     # ---- compiling
 
@@ -163,7 +165,7 @@ class KVCache:
     def _resize(self, name: str, length: int) -> None:
         layers: list = list(self.caches.pop(name))
         for number, layer in enumerate(layers):  # layer by layer: two whole caches never exist
-            layers[number] = jax.tree.map(lambda part: caches.resize(part, length), layer)
+            layers[number] = tuple(caches.resize(part, length) for part in layer)
             self._resized(*jax.tree.leaves(layer))
         self.caches[name] = tuple(layers)
 

@@ -30,8 +30,9 @@ SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking 
 
 
 class CpuCache(KVCache):
-    """A KVCache that is the plain one where several emulated devices share it."""
+    """A KVCache that is the plain one, but for how keys lie, where several emulated devices share it."""
 
+    turned = True
     decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has
     by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
     rollouts = 0
