@@ -15,8 +15,9 @@ model that can already search in this dialect. `qr-jax data convert` makes such 
 100,000 passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
 SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores; `configs/my_data.py:trial`, one short step,
-shows that all parts fit together. To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B
-model.compute=bfloat16 rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
+shows that all parts fit together, but for an update: that wants a group with right and wrong answers, which is rare at
+first. To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16
+rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
 """
 
 from dataclasses import replace

@@ -140,7 +140,7 @@ def _of_plugin(kind: str, name: str) -> Section:
     if not function:
         raise UserError(f"{kind} {name!r} is not written in its file as a def, so that its settings could be read")
     place, settings = config.PLUGIN_AT[kind], []
-    within = f"{place}.{name}" if kind == "tool" else place  # one of a list
+    within = f"{place}.{name.rpartition('.')[2]}" if kind == "tool" else place  # one of a list
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if argument.arg not in CONTRACTS[kind].provided:
             wanted = describe(known[argument.arg].type) if known[argument.arg].type is not Any else "any value"

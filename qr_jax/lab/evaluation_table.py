@@ -30,7 +30,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
     means = f"searches a question {figures['searches_per_question']:.2f}{several}"
     means += f", tokens {figures['tokens_per_question']:.1f}"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    lines.append("+-: the 95 % interval over questions")
+    lines.append("+-, or in brackets its ends: the 95 % interval over questions")
     if any(evaluate.run_error(figures, name) for name in evaluate.SCORES):
         errors = ", ".join(f"{name}{evaluate.run_error(figures, name)}" for name in evaluate.SCORES)
         lines.append(

@@ -133,7 +133,7 @@ def format_table(figures: Mapping[str, Any]) -> str:
         only = f" in 'supporting' ({titled} of them only in 'supporting_titles')" if titled else ""
         lines.append(f"{left} questions have no gold{only} and are not counted")
     if absent:
-        gone = f"{absent:,} of {figures['gold_passages']:,} gold passages are not in the corpus"
+        gone = f"{absent:,} of {figures['gold_passages']:,} different gold passages are not in the corpus"
         more = f" and {absent - SHOWN} more" if absent > SHOWN else ""
         lines.append(f"{gone}, as {', '.join(map(show, figures['absent'][:SHOWN]))}{more}: is it the right one?")
     if lost := figures["gold_absent"]:

@@ -13,8 +13,9 @@ from qr_jax.data.parsing import ANSWERS, Row
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 
+QUESTIONS, PASSAGES = ("question", "answers", "supporting", "supporting_titles"), ("title", "text")
 SHOWN = 5  # broken rows that are listed
-NAMED = ("id", "question", "answers", "title", "text", "supporting", "supporting_titles")  # columns that --map may name
+NAMED = ("id", *QUESTIONS, *PASSAGES)  # columns that --map may name
 log = logging.getLogger(__name__)
 
 
@@ -42,10 +43,14 @@ class Columns:
     def of(self, row: Row) -> Row:
         """Return the row with our names where it has theirs, and its answers as a list; further columns stay.
 
-        ValueError for a row that has our name and not theirs: it would be read from the column that was not meant.
+        ValueError for a row that has our name and not theirs: it would be read from the column that was not meant. But
+        questions and passages read with one map may have their ids in columns of different names.
         """
+        of_questions, of_passages = (any(name in self.theirs for name in kind) for kind in (QUESTIONS, PASSAGES))
+        is_passage = not any(self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "answers"))
+        others_id = of_questions if is_passage else of_passages
         for name, other in self.theirs.items():
-            if name in row and other.partition(".")[0] not in row:
+            if name in row and other.partition(".")[0] not in row and not (name == "id" and others_id):
                 raise UserError(
                     f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
                 )

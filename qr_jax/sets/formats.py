@@ -153,11 +153,14 @@ def missing(column: str, row: Row, what: str) -> str:
         hint = "; these look like passages, which `qr-jax index` and data.corpus take"
         if not {"text", "contents"}.intersection(row):
             other = next(name for name in OTHER_SCHEMAS["text"] if name in row)
-            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} --map text={other}`"
+            hint += f" once {other!r} is named 'text': rename it{OR_CONVERT} --map text={other}`, with id=COLUMN and "
+            hint += "title=COLUMN where these too have other names"
     elif similar:
         hint += f"{OR_CONVERT} --map {column}={similar[0]}`"
     elif column == "id":
-        hint += f"{OR_CONVERT}`, which names each row"
+        hint += f"{OR_CONVERT}`, which names each row, or has --map id=COLUMN"
+    if not hint:
+        hint = f"; if another column has it: --map {column}=COLUMN, of a run data.map.{column}=COLUMN"
     return f"has {what}; fields found: {names(row)}{hint}"
 
 

@@ -60,6 +60,18 @@ def test_recall_reads_columns_by_other_names(tmp_path, capsys):
     assert found["recall"] == pytest.approx((1 + 0.5 + 0) / 3) and found["questions"] == 3
 
 
+@pytest.mark.parametrize("whose", ["questions", "passages"])
+def test_ids_may_have_another_name_in_one_of_the_two_files_alone(tmp_path, capsys, whose):
+    names = {"id": "Nr", "question": "Frage"} if whose == "questions" else {"id": "page", "text": "body"}
+    files = {"questions": QUESTIONS, "passages": CORPUS}
+    files[whose] = [{names.get(name, name): value for name, value in row.items()} for row in files[whose]]
+    words = ["--corpus", written(tmp_path / "c.jsonl", files["passages"]), "--map"]
+    words += [f"{name}={other}" for name, other in names.items()]
+    words += ["--questions", written(tmp_path / "q.jsonl", files["questions"]), "--k", "2", "--json"]
+    assert cli.main(["recall", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] == pytest.approx((1 + 0.5 + 0) / 3)
+
+
 def test_questions_with_gold_titles_beside_questions_with_ids_are_said(tmp_path):
     rows = [*QUESTIONS, QUESTIONS[3] | {"id": "e", "supporting_titles": ["Dune"]}]
     corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", rows)
@@ -73,7 +85,7 @@ def test_gold_that_is_not_in_the_corpus_is_said(tmp_path):
     corpus, questions = written(tmp_path / "c.jsonl", CORPUS), written(tmp_path / "q.jsonl", QUESTIONS)
     found = recall(corpus, questions, use("bm25"), k=2)
     assert (found["gold_not_in_corpus"], found["gold_passages"]) == (1, 4)  # 9, of 1, 2, 3 and 9
-    assert "1 of 4 gold passages are not in the corpus, as '9': is it the right one?" in format_table(found)
+    assert "1 of 4 different gold passages are not in the corpus, as '9': is it the right one?" in format_table(found)
     # c alone of three, whose one gold passage is 9; a and b have some
     assert found["gold_absent"] == pytest.approx(1 / 3)
     assert "33.3% of the questions have no gold passage in the corpus" in format_table(found)
