@@ -1,6 +1,6 @@
 """Train a tiny run in FOLDER; with a POINT, this process kills itself there (as `kill -9` would).
 
-    python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE] [--lora RANK]
+    python tests/killed_run.py FOLDER... [--die POINT] [--bucket PLACE] [--lora RANK] [--overlap 1]
 
 Points: "rollout" (in step 3's first tick), "metrics" (line 3 is written, its checkpoint is not), "checkpoint" (files of
 step 2 are written, its commit marker is not), "end" (the same of the last step, once the run has a summary; or after
@@ -98,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--die", default=None)
     parser.add_argument("--bucket", default=None)
     parser.add_argument("--lora", type=int, default=0)
+    parser.add_argument("--overlap", type=int, default=0)
     arguments = parser.parse_args()
     lease.RENEW_S, lease.STALE_S, lease.ASK_S = 1.0, 6.0, 0.5  # a new machine takes a lost one's place at once
     if arguments.die:
@@ -105,4 +106,5 @@ if __name__ == "__main__":
     terminal.speak("stdout", verbose=True)
     for folder in arguments.folders:
         settings = adapted(tiny(arguments.folders[0].parent), arguments.lora)
-        train(replace(settings, train=replace(settings.train, bucket=arguments.bucket)), folder)
+        how = {"bucket": arguments.bucket, "overlap": arguments.overlap}
+        train(replace(settings, train=replace(settings.train, **how)), folder)

@@ -1,9 +1,13 @@
 """train.overlap=1: episodes are played beside the update before theirs, and a run that goes on takes the same steps."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from killed_run import tiny
@@ -90,6 +94,33 @@ def test_a_sigterm_beside_an_update_saves_the_step_before_and_the_run_goes_on_to
     assert saved == rollout - 2  # the step whose update it was beside is taken again
     train(overlapping(tmp_path), tmp_path / "run", say=silent)
     assert differences(tmp_path / "run", whole / "on", 5) == []
+
+
+def process(folder, *words):
+    """Run tests/killed_run.py with overlap, with one compile cache for all folders; return its exit code."""
+    command = [sys.executable, str(Path(__file__).with_name("killed_run.py")), str(folder), "--overlap", "1", *words]
+    environment = os.environ | {"QR_JAX_COMPILED": str(folder.parent / "compiled")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "whole"
+    assert process(folder) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["rollout", "metrics", "checkpoint"])
+def test_a_run_killed_beside_an_update_goes_on_to_the_same_bytes(never_killed, point):
+    folder = never_killed.parent / point
+    assert process(folder, "--die", point) == -signal.SIGKILL
+    assert process(folder) == 0
+    assert differences(folder, never_killed, 5) == []
+    rows = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert {row["lag"] for row in rows if "lag" in row} == {1}
 
 
 @pytest.mark.thorough
