@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rollouts
 from killed_run import adapted, tiny
+from safetensors.numpy import load_file, save_file
 
 from qr_jax import assemble, config
 from qr_jax.evaluation import subject
@@ -130,6 +131,7 @@ def changed(folder: Path, to: Path, **settings) -> Path:
         ({"use_dora": True, "bias": "all"}, {}, r"has bias = 'all'; use_dora = True, which is not read here"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, {}, r"target_modules = .*wanted some of q_proj, k_proj"),
         ({"r": 0}, {}, "has r = 0, which is not read here"),
+        ({"init_lora_weights": "pissa_niter_4"}, {}, "init_lora_weights = 'pissa_niter_4' .whose base is not"),
         ({"base_model_name_or_path": "a/one"}, {"name": "a/two"}, "is an adapter of a/one, and model.name is a/two"),
     ],
 )  # fmt: skip
@@ -160,6 +162,34 @@ def test_a_truncated_adapter_and_one_of_another_base_are_refused(whole, peft, tm
     file.unlink()
     with pytest.raises(ValueError, match="has no adapter_model.safetensors; fetch it again"):
         policy.check_start(settings, agent)
+
+
+def test_an_adapter_of_another_base_is_refused_before_anything_compiles(whole, peft, tmp_path, monkeypatch):
+    settings, *_ = opened(whole / "whole")
+    settings = replace(settings, seed=1, train=replace(settings.train, init=str(peft), bucket=None))
+    monkeypatch.setattr(Engine, "warm_up", lambda *positional, **named: pytest.fail("something was compiled"))
+    with pytest.raises(ValueError, match=r"is an adapter of a base [0-9a-f]{16}, this run's is [0-9a-f]{16}"):
+        train(settings, tmp_path / "run", say=silent)
+
+
+def test_an_adapter_without_a_layer_or_with_a_number_that_is_none_is_refused(whole, peft, tmp_path):
+    settings, agent, mesh = opened(whole / "whole")
+    for name, spoil in (
+        ("lacks", lambda tensors: {key: array for key, array in tensors.items() if ".layers.1." not in key}),
+        (
+            "nan",
+            lambda tensors: {key: array * (np.nan if "q_proj.lora_A" in key else 1) for key, array in tensors.items()},
+        ),
+    ):
+        file = changed(peft, tmp_path / name) / "adapter_model.safetensors"
+        save_file(spoil(load_file(file)), file)
+    of = {
+        name: replace(settings, train=replace(settings.train, init=str(tmp_path / name))) for name in ("lacks", "nan")
+    }
+    with pytest.raises(ValueError, match="14 tensors missing"):
+        policy.check_start(of["lacks"], agent)
+    with pytest.raises(ValueError, match="q_proj.lora_A.* or its B has numbers that are not finite; fetch it again"):
+        policy.start(of["nan"], tmp_path, agent, mesh, tmp_path / "nan")
 
 
 def test_a_run_whose_base_is_another_is_refused_before_anything_compiles(whole, tmp_path, monkeypatch):

@@ -236,6 +236,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if start.workers(os.environ) > 1:
         parser.error("this host is one of several, which jax would wait for; wanted a slice of one host")
+    if options.devices is not None and options.devices < 1:
+        parser.error(f"--devices {options.devices}; wanted 1, 2, 4 or 8")
+    if not options.keep:
+        try:
+            options.out.touch()
+            run_of("float32", config.Mesh(), Path(), options.settings)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     start.begin(config.Mesh(devices=options.devices))
     if ROWS % jax.local_device_count():
         parser.error(f"{jax.local_device_count()} devices: the check deals {ROWS} rows over them; wanted 1, 2, 4 or 8")

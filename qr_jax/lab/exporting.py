@@ -16,7 +16,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
-from qr_jax.models import lora, peft_folder
+from qr_jax.models import lora, peft_files, peft_folder
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
@@ -58,7 +58,9 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     if base_sha256 is None:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
     model, adapters = settings.model, host_local.on_one_device(params, mesh)
-    base = None if settings.train.init or settings.sft.whole else model_card.base_model(settings)
+    init, whole = settings.train.init, settings.sft.whole and settings.sft.steps
+    of_hub = peft_files.is_one(init) if init else not whole  # else the base is what another stage trained
+    base = model_card.base_model(settings) if of_hub else None
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
     trained = model_card.trained(settings, run, runs.last_checkpoint(run)[1])
     _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")

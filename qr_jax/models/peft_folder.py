@@ -5,7 +5,7 @@ matrix of each layer.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
 }
 
+CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's ways to begin that leave a residual in the base
+
 
 def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:
     """Raise ValueError unless the adapter is whole, of this model (`name`) and these settings; reads headers alone."""
@@ -43,7 +45,11 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
     if base != name and all(map(_of_hub, (base, name))):
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
-    _entries(Path(folder), cfg, settings)
+    names = said["target_modules"]
+    targets = (
+        {str(name).removesuffix("_proj") for name in names if "." not in str(name)} if names != "all-linear" else ()
+    )
+    _entries(Path(folder), cfg, settings, targets)
 
 
 def _of_hub(name: Any) -> bool:
@@ -65,6 +71,8 @@ def load(
     for name, layer, keys in _keys(cfg, settings):
         if keys[0] in entries:
             a, b = (np.asarray(safetensors_file.read(entries[key]), np.float32) for key in keys)
+            if not (np.isfinite(a).all() and np.isfinite(b).all()):
+                raise UserError(f"{folder}: {keys[0]} or its B has numbers that are not finite; fetch it again")
             adapters[f"{name}_a"][layer] = a.T.reshape(adapters[f"{name}_a"].shape[1:])
             adapters[f"{name}_b"][layer] = b.T.reshape(adapters[f"{name}_b"].shape[1:])
     return adapters
@@ -116,8 +124,13 @@ def _keys(cfg: ModelConfig, settings: config.Lora) -> Iterator[tuple[str, int, t
             yield name, layer, (f"{before}.lora_A.weight", f"{before}.lora_B.weight")
 
 
-def _entries(folder: Path, cfg: ModelConfig, settings: config.Lora) -> dict[str, safetensors_file.Entry]:
-    """Return the tensors of the weights' file. ValueError unless they are adapters of this model's matrices."""
+def _entries(
+    folder: Path, cfg: ModelConfig, settings: config.Lora, targets: Collection[str] = ()
+) -> dict[str, safetensors_file.Entry]:
+    """Return the tensors of the weights' file. ValueError unless they are adapters of this model's matrices.
+
+    Each matrix in `targets` must have its adapter in every layer.
+    """
     if not (folder / WEIGHTS).is_file():
         pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
         raise UserError(f"{folder} has no {WEIGHTS}{pickled}; fetch it again")
@@ -125,7 +138,7 @@ def _entries(folder: Path, cfg: ModelConfig, settings: config.Lora) -> dict[str,
     wanted: dict[str, tuple[int, ...]] = {}
     for name, _, keys in _keys(cfg, settings):
         inputs, outputs = (int(np.prod(side)) for side in sides[name])
-        if any(key in entries for key in keys):
+        if name in targets or any(key in entries for key in keys):
             wanted |= {keys[0]: (settings.rank, inputs), keys[1]: (outputs, settings.rank)}
     try:
         layout.check_tensors(str(folder / WEIGHTS), wanted, {name: entry.shape for name, entry in entries.items()})
@@ -143,6 +156,8 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
         alpha = 0
         odd.append(f"lora_alpha = {show(said.get('lora_alpha'))}")
+    if str(began := said.get("init_lora_weights", True)).lower().startswith(CHANGE_THE_BASE):
+        odd.append(f"init_lora_weights = {show(began)} (whose base is not the model's own weights)")
     targets = said.get("target_modules")
     known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
     named = {*known} if targets == "all-linear" else set()

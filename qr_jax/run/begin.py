@@ -51,6 +51,7 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     preflight(runtime, run_state)
     with loading(run, "loading the model"):
         first = policy.model(settings, runtime.agent, runtime.devices.mesh)
+    policy.check_base(settings, first)
     tell = say if runtime.devices.mesh.size > 1 else run.detail
     tell(meshes.describe(runtime.devices.mesh))
     tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")

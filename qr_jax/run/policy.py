@@ -44,6 +44,13 @@ def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
     return Policy(_new(settings, agent, mesh), assemble.place(host, mesh), weights_sha256(host), settings.model.lora)
 
 
+def check_base(settings: Config, first: Policy) -> None:
+    """Raise ValueError where the PEFT folder in `train.init` names other weights than the model's as its base."""
+    source = settings.train.init
+    if source and first.base_sha256 and peft_files.is_one(source):
+        peft_folder.check_base(source, first.base_sha256, settings.model.compute)
+
+
 def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, source: str | Path) -> Policy:
     """Return the first policy of the run in `folder`: from `source`, which is a run's folder or a PEFT adapter's."""
     own = settings.model.lora

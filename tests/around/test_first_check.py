@@ -103,3 +103,19 @@ def test_the_script_refuses_what_it_does_not_know_and_a_dry_run_does_nothing(tmp
     dry = run("--dry-run", "--out", "a.json", "model.name=qwen3_0p6b")
     assert dry.returncode == 0 and dry.stdout.endswith("/first_check.py --out a.json model.name=qwen3_0p6b\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nonsense=1"], "unknown setting"),
+        (["--out", "nowhere/x.json"], "nowhere/x.json"),
+        (["--devices", "0"], "--devices 0; wanted 1, 2, 4 or 8"),
+    ],
+)
+def test_a_typing_error_ends_with_2_before_anything_is_checked(words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(first_check.start, "begin", lambda mesh: pytest.fail("jax was started"))
+    with pytest.raises(SystemExit) as ended:
+        first_check.main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err

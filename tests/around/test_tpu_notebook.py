@@ -84,3 +84,4 @@ def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_p
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert (run / "report.html").is_file()
     assert (tmp_path / "keep_exported/model.safetensors").is_file()
+    assert "| steps | 8 |" in (tmp_path / "keep_exported/README.md").read_text()  # of this session, not of the first
