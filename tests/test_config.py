@@ -269,6 +269,7 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),
         ({"train": {"profile": "12:10"}}, "train.profile is 12:10; wanted FROM:TO, counted from 0"),
         ({"train": {"profile": "10"}}, "train.profile is 10; wanted FROM:TO, counted from 0"),
+        ({"train": {"profile": "10:12", "steps": 10}}, "train.profile=10:12 begins after the last of train.steps=10"),
         ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),
         ({"learner": {"lr": "1e-3"}}, "learner.lr is '1e-3' (str); wanted a number"),
         ({"learner": {"loss": use("clop")}}, "did you mean clip?"),

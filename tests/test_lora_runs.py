@@ -126,7 +126,7 @@ def changed(folder: Path, to: Path, **settings) -> Path:
         ({}, {"lora": config.Lora(8)}, "has adapters of rank 4, alpha 32, all-linear; here rank 8, .*: set model.lora"),
         ({}, {"lora": config.Lora()}, "here model.lora.rank is 0: set model.lora.rank=4 model.lora.alpha=32"),
         ({"lora_alpha": 16}, {}, "has adapters of rank 4, alpha 16, all-linear; here rank 4, alpha 32"),
-        ({}, {"lora": config.Lora(4, layers="mlp")}, r"16 tensors not known: .*; wanted an adapter .*layers=mlp"),
+        ({}, {"lora": config.Lora(4, layers="mlp")}, "all-linear; here rank 4, alpha 32, mlp: set .*layers=all-linear"),
         ({}, {"name": "quickstart"}, "28 tensors of another shape: .*q_proj.lora_A"),
         ({"use_dora": True, "bias": "all"}, {}, r"has bias = 'all'; use_dora = True, which is not read here"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, {}, r"target_modules = .*wanted some of q_proj, k_proj"),
@@ -227,6 +227,8 @@ def test_a_cold_start_of_the_whole_model_is_the_base(tmp_path):
     later = replace(settings, train=replace(settings.train, init=str(tmp_path / "run" / "sft")))
     again = policy.start(later, tmp_path / "other", agent, mesh, tmp_path / "run" / "sft")
     assert again.base_sha256 == first.base_sha256
+    with pytest.raises(ValueError, match="lost/sft is not there: it holds the weights under this run's adapters"):
+        policy.start(settings, tmp_path / "lost", agent, mesh, tmp_path / "run" / "sft")
 
 
 @pytest.mark.parametrize(("compute", "most"), [("float32", 1e-4), ("bfloat16", 0.05)])

@@ -39,7 +39,8 @@ CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's ways to begin t
 def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:
     """Raise ValueError unless the adapter is whole, of this model (`name`) and these settings; reads headers alone."""
     said, theirs = _read(folder)
-    if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha):
+    covered = {*lora.MATRICES[theirs.layers]} <= {*lora.MATRICES[settings.layers]}
+    if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha) or not covered:
         raise UserError(f"train.init={folder} {differ(theirs, settings)}")
     base = said.get("base_model_name_or_path")
     if base != name and all(map(_of_hub, (base, name))):

@@ -123,6 +123,8 @@ def _base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh) -> 
     if source is None:
         host = agent.weights(compute)
         return assemble.place(host, mesh), weights_sha256(host), f"model.name={settings.model.name}"
+    if source == Path(folder) / "sft" and not Path(source).exists():
+        raise UserError(f"{source} is not there: it holds the weights under this run's adapters; bring the folder back")
     saved, params = _restored(source, agent, mesh)
     if checkpoint.BASE in saved:
         return _base(runs.load(source), source, agent, mesh)
