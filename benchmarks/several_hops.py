@@ -36,7 +36,8 @@ CONFIG, PLAN = "configs/study/several_hops.py", interleave.ROOT / "configs/study
 RUNS = interleave.ROOT / "runs" / NAME
 KINDS = {"hotpotqa": "bridge", "2wiki": "compositional"}  # the type of question that is kept of each set
 PARAGRAPHS = 10  # of each question, gold ones among them, as the sets' own files have
-ARMS = {"every": ("learner.lr=1e-12",), "open": ("learner.lr=1e-12",), "own": ("learner.lr=1e-12",)}
+SETS = ("hotpotqa", "2wiki", "musique")
+ARMS, FROZEN = ("every", "open", "own"), "learner.lr=1e-12"
 RECIPES = {
     "every, 3e-5": ("every",),
     "open, 1e-5": ("open",),
@@ -115,7 +116,7 @@ def ceiling(_: Sequence[str] | None = None) -> None:
 
 
 def _ceilings() -> Iterable[dict[str, Any]]:
-    for name in ("hotpotqa", "2wiki", "musique"):
+    for name in SETS:
         search = bm25(corpus=corpus(name))
         by_type: dict[str, list[Query]] = defaultdict(list)
         for query in questions(name):
@@ -150,15 +151,16 @@ def signal(only: Sequence[str] | None = None) -> None:
 
 def frozen(arm: str) -> dict[str, Any]:
     """Return the signal of a cold start's groups by type of question, over 20 steps in which it cannot move."""
-    folder = RUNS / f"frozen_{arm}"
-    cold(arm)
-    from_cold = f"train.init={RUNS / f'cold_{arm}'}", "sft.steps=0"
-    kept_runs.qr_jax("train", f"{CONFIG}:{arm}", *from_cold, *ARMS[arm], "--run", folder)
-    return {"plan": plan(), **single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
+    return from_cold(arm, RUNS / f"frozen_{arm}", FROZEN)
 
 
-def cold(arm: str) -> None:
-    kept_runs.qr_jax("sft", f"{CONFIG}:{arm}", "--run", RUNS / f"cold_{arm}")
+def from_cold(arm: str, folder: Path, *words: str) -> dict[str, Any]:
+    """Train an arm's config from its cold start, which is made first, and return the run's figures."""
+    cold = RUNS / f"cold_{arm}"
+    kept_runs.qr_jax("sft", f"{CONFIG}:{arm}", "--run", cold)
+    kept_runs.qr_jax("train", f"{CONFIG}:{arm}", f"train.init={cold}", "sft.steps=0", *words, "--run", folder)
+    plan = hashlib.sha256(PLAN.read_bytes()).hexdigest()
+    return {"plan": plan, **single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
 
 
 def by_type(folder: Path) -> list[dict[str, Any]]:
@@ -172,7 +174,7 @@ def by_type(folder: Path) -> list[dict[str, Any]]:
         episodes = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         for query, its in itertools.groupby(episodes, key=lambda episode: episode["query"]):
             groups[query].append(list(its))
-    known = {query.id: query for name in ("hotpotqa", "2wiki", "musique") for query in questions(name)}
+    known = {query.id: query for name in SETS for query in questions(name)}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for name, drawn in groups.items():
         query = known[name]
@@ -209,15 +211,7 @@ def recipes(only: Sequence[str] | None = None) -> None:
 def trained(name: str) -> dict[str, Any]:
     """Return what 20 steps of a recipe did, from its cold start."""
     arm, *words = RECIPES[name]
-    folder = RUNS / name.replace(", ", "_")
-    cold(arm)
-    from_cold = f"train.init={RUNS / f'cold_{arm}'}", "sft.steps=0"
-    kept_runs.qr_jax("train", f"{CONFIG}:{arm}", *from_cold, *words, "--run", folder)
-    return {"plan": plan(), "words": list(words), **single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
-
-
-def plan() -> str:
-    return hashlib.sha256(PLAN.read_bytes()).hexdigest()
+    return {"words": words, **from_cold(arm, RUNS / name.replace(", ", "_"), *words)}
 
 
 # ---- tables

@@ -240,8 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--devices {options.devices}; wanted 1, 2, 4 or 8")
     if not options.keep:
         try:
-            options.out.touch()
             run_of("float32", config.Mesh(), Path(), options.settings)
+            options.out.touch()
         except (OSError, ValueError) as error:
             parser.error(str(error))
     start.begin(config.Mesh(devices=options.devices))

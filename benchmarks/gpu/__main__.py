@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import interleave, several_hops
+from benchmarks.several_hops import FROZEN
 from qr_jax.logging import metrics_writer
 
 RUNS, RESULTS = interleave.ROOT / "runs/gpu", interleave.ROOT / "benchmarks/results/gpu"
@@ -47,7 +48,6 @@ def training(config: str, *words: str) -> tuple[str, ...]:
 
 
 SEVERAL_HOPS, SINGLE_HOP = "configs/study/several_hops.py:gpu", "configs/smollm2_single_hop.py"
-FROZEN = "learner.lr=1e-12"
 LARGER = ("rollout.slots=128", "learner.rows=8", "train.checkpoint_every=20")
 RULES = {
     "grpo": ("rule=grpo",),

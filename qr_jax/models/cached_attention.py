@@ -29,6 +29,10 @@ class Turned:
         *rows_and_heads, dim, positions = self.array.shape
         return (*rows_and_heads, positions, dim)
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.array.dtype
+
 
 def _with_scale(x_SKXB, kept):
     """Multiply by the scale of each position's key or value."""

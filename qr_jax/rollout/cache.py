@@ -21,27 +21,24 @@ Part = jax.Array | Int8 | Turned
 Cache = tuple[tuple[Part, Part], ...]
 
 
-def is_turned(part: Any) -> bool:
-    return isinstance(part, Turned)
-
-
 def _by_array(change: Callable[..., Any], part: Part, *more: Any) -> Any:
     """Return keys or values, each array of them changed: `change(array, *more, axis=that of the positions)`."""
     if isinstance(part, Turned):
-        return Turned(change(part.array, *(one.array if is_turned(one) else one for one in more), axis=3))
+        return Turned(change(part.array, *(one.array if isinstance(one, Turned) else one for one in more), axis=3))
     return jax.tree.map(functools.partial(change, axis=2), part, *more)
 
 
 def create(cfg: ModelConfig, rows: int, positions: int, dtype, *, turned: bool = False) -> Cache:
     """Make a cache of zeros, as Int8 where the dtype is int8; where it is float32, keys are Turned if asked for."""
     shape = (rows, cfg.kv_heads, positions, cfg.head_dim)
+    turns = turned and dtype == jnp.float32
 
     def part() -> jax.Array | Int8:
         zeros = jnp.zeros(shape, dtype)
         return Int8(zeros, jnp.zeros(shape[:-1], jnp.float32)) if zeros.dtype == jnp.int8 else zeros
 
     def keys() -> Part:
-        return Turned(jnp.zeros((*shape[:2], *shape[:1:-1]), dtype)) if turned and dtype == jnp.float32 else part()
+        return Turned(jnp.zeros((rows, cfg.kv_heads, cfg.head_dim, positions), dtype)) if turns else part()
 
     return tuple((keys(), part()) for _ in range(cfg.layers))
 
@@ -69,8 +66,7 @@ def size(cache: Cache) -> tuple[int, int]:
 def put(part, new_RKJd, row_R, used_R, count_R, mesh: Mesh | None = None):
     """Return keys or values with the first `count_R` of new ones after the first `used_R` positions of rows `row_R`."""
     where = row_R, used_R, count_R, mesh
-    new = new_RKJd.astype(part.array.dtype) if isinstance(part, Turned) else like(part, new_RKJd)
-    return _by_array(lambda array, new, axis: _put(array, new, *where, axis), part, new)
+    return _by_array(lambda array, new, axis: _put(array, new, *where, axis), part, like(part, new_RKJd))
 
 
 def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None, axis: int):
@@ -140,7 +136,9 @@ def move(into: Cache, out_of: Cache, from_R, to_R, used_R) -> Cache:
         rows = jnp.where(kept, _rows(array, from_R, shared, axis), jnp.zeros((), array.dtype))
         return whole.at[to_R].set(_longer(rows, whole.shape[axis], axis), mode="drop")
 
-    return jax.tree.map(functools.partial(_by_array, copied), into, out_of, is_leaf=is_turned)
+    return jax.tree.map(
+        functools.partial(_by_array, copied), into, out_of, is_leaf=lambda part: isinstance(part, Turned)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="positions")

@@ -59,8 +59,9 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     frozen, sha256, origin = _base(settings, folder, agent, mesh)
     if peft_files.is_one(source):
         adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
-        peft_folder.check_base(source, sha256, settings.model.compute)
-        return Policy(assemble.place(adapters, mesh), frozen, sha256, own)
+        first = Policy(assemble.place(adapters, mesh), frozen, sha256, own)
+        check_base(settings, first)
+        return first
     # The source's adapters have these settings (`check_start`). Its config is not read: of a run in a bucket process 0
     # alone has it.
     host, params = _restored(source, agent, mesh, model=settings.model)

@@ -46,11 +46,8 @@ class Columns:
         ValueError for a row that has our name and not theirs: it would be read from the column that was not meant. But
         questions and passages read with one map may have their ids in columns of different names.
         """
-        of_questions, of_passages = (any(name in self.theirs for name in kind) for kind in (QUESTIONS, PASSAGES))
-        is_passage = not any(self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "answers"))
-        others_id = of_questions if is_passage else of_passages
         for name, other in self.theirs.items():
-            if name in row and other.partition(".")[0] not in row and not (name == "id" and others_id):
+            if name in row and other.partition(".")[0] not in row and not (name == "id" and self._maps_others(row)):
                 raise UserError(
                     f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
                 )
@@ -67,6 +64,11 @@ class Columns:
         if self.split and column:
             row[column] = [part for part in map(str.strip, row[column].split(self.split)) if part]
         return row
+
+    def _maps_others(self, row: Row) -> bool:
+        """Return True if columns of the other kind of file are mapped: of questions where the row is a passage, say."""
+        is_question = any(self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "answers"))
+        return any(name in self.theirs for name in (PASSAGES if is_question else QUESTIONS))
 
 
 def _held(row: Row, name: str) -> Any:

@@ -114,9 +114,9 @@ def _together(config: Config) -> Iterator[str]:
             f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
+    if train.profile and int(train.profile.partition(":")[0]) >= train.steps:
+        yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: no step is traced"
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
-    if (asked := config.train.profile) and int(asked.partition(":")[0]) >= config.train.steps:
-        yield f"train.profile={asked} begins after the last of train.steps={config.train.steps}: no step is traced"
     if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
 
