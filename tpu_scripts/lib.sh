@@ -23,7 +23,7 @@ die() {
 }
 
 say() {
-  printf '%(%H:%M:%S)T %s\n' -1 "$*" # no $(...): bash 5.2 fails at one in a trap that interrupts another
+  printf '%(%H:%M:%S)T %s\n' -1 "$*"
 }
 
 # The common end of every --help.

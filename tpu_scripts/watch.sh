@@ -40,17 +40,11 @@ take_options() {
   [[ "$max_tries" =~ ^[1-9][0-9]*$ ]] || die "--max-tries '$max_tries': wanted a number, 1 or more"
 }
 
-# In the background, so that Ctrl-C is heard at once.
-nap() {
-  sleep "$1" &
-  wait "$!"
-}
-
 # 1, after a while, when the TPU could not be deleted.
 delete_or_nap() {
   delete_resource && return 0
   say "$name could not be deleted; again in $poll_s s"
-  nap "$poll_s"
+  sleep "$poll_s"
   return 1
 }
 
@@ -59,7 +53,7 @@ delete_or_nap() {
 end_with_the_run() {
   if ! ask_ended; then
     say "the bucket does not say whether the run has ended, and nothing is done before it does: $reason"
-    nap "$poll_s"
+    sleep "$poll_s"
     return 1
   fi
   case "$ended" in
@@ -84,7 +78,7 @@ back_off() {
     exit 75
   fi
   say "$1; request $((tries + 1)) of at most $max_tries in $pause s"
-  nap "$pause"
+  sleep "$pause"
   pause=$((pause * 2 < longest_wait_s ? pause * 2 : longest_wait_s))
 }
 
@@ -98,7 +92,7 @@ make_anew() {
   fi
   case "$answer" in
     *RESOURCE_EXHAUSTED* | *[Qq]uota*) back_off "no quota: $answer" ;;
-    *ALREADY_EXISTS*) say "$name is there already"; nap "$poll_s" ;;
+    *ALREADY_EXISTS*) say "$name is there already"; sleep "$poll_s" ;;
     *INVALID_ARGUMENT* | *PERMISSION_DENIED* | *UNAUTHENTICATED*) say "the request is wrong: $answer"; exit 1 ;;
     *) back_off "refused: $answer" ;;
   esac
@@ -119,7 +113,7 @@ look() {
       [ "$tries" -eq 0 ] || back_off "$state${reason:+: $reason}"
       ;;
     ABSENT) make_anew ;;
-    *) nap "$poll_s" ;;
+    *) sleep "$poll_s" ;;
   esac
 }
 
@@ -138,13 +132,18 @@ if "$dry_run"; then
   create_resource
   exit 0
 fi
+# The loop is a process of its own, and this shell only waits for it: bash 5.2 fails to read a trap's command when the
+# signal comes while it expands a $(...).
 stop_watching() {
+  kill "$watching" 2>/dev/null || true
   echo
-  say "stopped watching; $name is left as it is (${state:-not looked at yet}), and the run goes on while it stands"
+  say "stopped watching; $name is left as it is, and the run goes on while it stands"
   exit 130
 }
 
-trap stop_watching INT TERM
-while true; do
+while kill -0 $$ 2>/dev/null; do
   look
-done
+done &
+watching=$!
+trap stop_watching INT TERM
+wait "$watching"

@@ -70,7 +70,8 @@ def test_a_step_of_decoding_by_heads_sends_two_sums_a_layer_and_never_the_cache(
     sent = hlo.cost(text).collectives
     logits = CFG.vocab * 8 * 4  # gathered here, since 2 does not divide the 31 blocks that sampling cuts them into
     assert sums <= sent["all-reduce"] < 2 * sums and sum(sent.values()) < 2 * sums + logits
-    assert sum(sent.values()) < made.rows.caches["slots"][0][0].nbytes / 2
+    keys = made.rows.caches["slots"][0][0]
+    assert sum(sent.values()) < sum(leaf.nbytes for leaf in jax.tree.leaves(keys)) / 2
 
 
 def test_a_pod_whose_groups_do_not_divide_the_slots_is_refused():
