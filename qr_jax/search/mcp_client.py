@@ -5,6 +5,7 @@ environment variable, so that no key of ours reaches it. What it says is data.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -185,7 +186,7 @@ class Connection:
     async def _hold(self, ready: "Future[Client]", closing: asyncio.Event, ended: threading.Event) -> None:
         """Hold the client open in one task, as the SDK wants it, until it is to be closed."""
         try:
-            async with self._made() as client:
+            async with contextlib.AsyncExitStack() as closed_at_the_end, await self._made(closed_at_the_end) as client:
                 ready.set_result(client)
                 await closing.wait()
         except BaseException as error:
@@ -195,7 +196,7 @@ class Connection:
         finally:
             ended.set()
 
-    def _made(self) -> "Client":
+    async def _made(self, closed_at_the_end: contextlib.AsyncExitStack) -> "Client":
         from mcp import Client, StdioServerParameters
         from mcp.client.streamable_http import streamable_http_client
 
@@ -204,6 +205,7 @@ class Connection:
 
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
             http = httpx2.AsyncClient(headers=headers, timeout=self.timeout_s)
+            await closed_at_the_end.enter_async_context(http)  # the SDK closes only a client that it made
             made: Any = streamable_http_client(self._server, http_client=http, max_sse_event_size=2 * self.max_bytes)
         else:
             words = shlex.split(self._server) if isinstance(self._server, str) else [*self._server]

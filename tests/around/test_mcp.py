@@ -154,6 +154,18 @@ def test_over_http_our_search_is_a_tool_too(corpus):
         tool.mcp([], url="http://127.0.0.1:1/mcp", command=("x",), tools=("search",))
 
 
+def test_over_http_nothing_stays_open_after_the_end(corpus, monkeypatch):
+    import httpx2
+
+    made, opened = [], httpx2.AsyncClient
+    monkeypatch.setattr(httpx2, "AsyncClient", lambda **how: made.append(opened(**how)) or made[-1])
+    with serving(corpus) as url:
+        connection = mcp_client.connect(url, ("search",))
+        assert "Oslo" in connection.call("search", {"query": "the capital of Norway"})
+        connection.close()
+    assert [client.is_closed for client in made] == [True]
+
+
 def test_over_http_a_token_is_wanted_where_there_is_one(corpus, monkeypatch):
     monkeypatch.setenv("PARTS_TOKEN", "0123456789abcdef")
     with serving(corpus, "--token-env", "PARTS_TOKEN", PARTS_TOKEN="0123456789abcdef") as url:
