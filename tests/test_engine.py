@@ -51,6 +51,7 @@ from qr_jax.rewards.exact_match import exact_match
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import slot_scheduler
 from qr_jax.rollout.engine import PURPOSES, Engine, RolloutState
+from qr_jax.rollout.kv_cache import KVCache
 from qr_jax.rollout.lanes import Lanes
 from qr_jax.rollout.live import EpisodeState
 from qr_jax.run.kept_thread import KeptThread
@@ -351,6 +352,22 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(lane
         made, params, [replace(query, question="who") for query in each], 6, env=env
     )  # needs no programs for shorter caches
     assert compiles.count() == needed, compiles.told(needed)
+
+
+@pytest.mark.parametrize("turned", [True, False])  # a CPU's cache, and the one that accelerators have
+def test_warming_up_for_a_length_leaves_nothing_of_decoding_and_observations_to_compile(turned):
+    made = Engine(CFG, WORDS, replace(SETTINGS, slots=16, store=4, context_tokens=150, chunk=7, buckets=(48, 96)))
+    if not turned:
+        made.rows = KVCache(CFG, made.settings, WORDS.eos_ids, compute="float32")
+    params = random_params()
+    made.warm_up(params, prompt_tokens=8, positions=150)
+    before = compiles.count()
+    env = functools.partial(words_env, searches=9)
+    episodes = flat(roll(made, params, world().train[:6], 5, env=env))
+    names = compiles.told(before)
+    assert max(len(episode.ids_L) for episode in episodes) > 128 and made.rows.grown
+    for name in ("decode", "append", "resize"):
+        assert name not in names, names
 
 
 def test_what_was_compiled_late_is_said_from_a_second_on(monkeypatch):

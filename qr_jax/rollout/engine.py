@@ -68,15 +68,17 @@ class Engine:
         """Return the tokens of the longest prompt of these queries."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
-    def warm_up(self, params, *, prompt_tokens: int = 1, stop_now: Callable[[], bool] = lambda: False) -> float:
+    def warm_up(
+        self, params, *, prompt_tokens: int = 1, positions: int = 0, stop_now: Callable[[], bool] = lambda: False
+    ) -> float:
         """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
 
-        All other programs are compiled when first needed. Raises Interrupted when `stop_now()` turns true between two
-        programs.
+        `positions`: how long an episode may be whose decoding and observations are compiled too. All other programs are
+        compiled when first needed. Raises Interrupted when `stop_now()` turns true between two programs.
         """
         start = time.monotonic()
         with terminal.phase(terminal.COMPILING) as shown:
-            for done, (left, what) in enumerate(self.rows.warm_up(params, prompt_tokens)):
+            for done, (left, what) in enumerate(self.rows.warm_up(params, prompt_tokens, positions)):
                 if stop_now():
                     raise Interrupted
                 shown.done, shown.total, shown.note = done, done + left, what

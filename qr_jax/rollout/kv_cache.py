@@ -95,33 +95,38 @@ class KVCache:
             self.mesh = mesh_of(laid)
             layout = NamedSharding(layout.mesh, caches.AT if self.mesh else PartitionSpec())
         self.stop_V = None
+        self.layout = layout
+        return self._created(**{name: self._shortest(name) for name in self.lengths})
+
+    def _created(self, **lengths: int) -> Callable[[], dict[str, caches.Cache]]:
+        """Return the program that makes caches of these lengths (positions), laid out like the parameters."""
         rows = {"slots": self.slot_count, "store": self.store_count}
-        sizes = tuple((name, count, self._shortest(name)) for name, count in rows.items())
-        return caches.creating(self.cfg, sizes, self.kept, layout, self.turned)
+        sizes = tuple((name, rows[name], length) for name, length in lengths.items())
+        return caches.creating(self.cfg, sizes, self.kept, self.layout, self.turned)
 
     # ---- compiling
 
-    def warm_up(self, params: Any, prompt_tokens: int) -> Iterator[tuple[int, str]]:
+    def warm_up(self, params: Any, prompt_tokens: int, positions: int = 0) -> Iterator[tuple[int, str]]:
         """Compile what the first tokens of a rollout need, after prompts that long; nothing of it is run, or allocated.
 
-        Yields how many programs are left, and what the next of them is. As many compile at once as there are cores.
+        With `positions` also what decoding and observations need up to so many; longer prompts, and copies between
+        other lengths, are compiled when they are met. Yields how many programs are left, and what the next of them is.
+        As many compile at once as there are cores.
         """
         laid, self.least = self._laid(params), self.views[0]
         self.least = self._view(prompt_tokens + self.settings.chunk)
         self.caches = {}
         creating = partial(self._creating(laid))
         self.caches = creating.func.eval_shape()
-        slots, zero_S = np.arange(self.slot_count), np.zeros(self.slot_count, np.int32)
         self.keys(0, 0, 0, [], [])
         calls: dict[str, partial] = {"caches": creating}
-        for tiles in self.call_sizes:
-            prompts = self._appending(laid, "store", [(0, (), 0)] * tiles, self.least)
-            calls[f"prompts, {tiles} tiles of {self.settings.tile} tokens"] = prompts
+        calls |= self._appending_of(laid, "store")
         calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
-        decoding, _ = self._decoding(
-            laid, slots, zero_S, zero_S, zero_S, np.zeros((self.slot_count, 2), np.uint32), 1.0
-        )
-        calls[f"decoding, {self.slot_count} slots of {caches.size(self.caches['slots'])[1]} positions"] = decoding
+        calls |= self._decoding_of(laid, self.slot_count)
+        for name, lengths in self.lengths.items():
+            for length in lengths:
+                if positions and self.least <= length <= self._view(positions):
+                    calls |= self._programs_at(laid, name, length)
         threads = ThreadPoolExecutor(os.cpu_count(), "compiling")
         try:
             calls = {what: call for what, call in calls.items() if hasattr(call.func, "lower")}
@@ -135,6 +140,38 @@ class KVCache:
             self.caches = {}
         if self.mesh is not None:  # as in `release_caches`
             self.settle_on(laid)
+
+    def _programs_at(self, laid: DecodeParams, where: str, length: int) -> dict[str, partial]:
+        """Return the calls that fill, lengthen and, of slots, decode a cache of so many positions, by what they do.
+
+        The store is filled with prompts, which are as long as `warm_up` was told.
+        """
+        self.caches = self._created(**{where: length}).eval_shape()
+        calls = self._appending_of(laid, where)
+        if where == "slots":
+            for slots in {self._decode_size(count) for count in range(1, self.slot_count + 1)}:
+                calls |= self._decoding_of(laid, slots)
+        shortest, longer = self._shortest(where), [other for other in self.lengths[where] if other > length]
+        for other in {shortest, *longer[:1]} - {length}:
+            for name, part in zip(("keys", "values"), self.caches[where][0], strict=True):
+                calls[f"{where}, {name} of {length} positions to {other}"] = partial(caches.resize, part, other)
+        return calls
+
+    def _appending_of(self, laid: DecodeParams, where: str) -> dict[str, partial]:
+        """Return the calls that append as many tiles as the call sizes allow to a cache as it is, by what they do."""
+        length, calls = caches.size(self.caches[where])[1], {}
+        what, view = ("observations", length) if where == "slots" else ("prompts", self.least)
+        for tiles in self.call_sizes:
+            call = self._appending(laid, where, [(0, (), 0)] * tiles, view)
+            calls[f"{what}, {tiles} tiles of {self.settings.tile} tokens in {length} positions"] = call
+        return calls
+
+    def _decoding_of(self, laid: DecodeParams, slots: int) -> dict[str, partial]:
+        """Return the call that decodes so many slots of the caches' length, by what it does."""
+        zero_N, key_N2 = np.zeros(slots, np.int32), np.zeros((slots, 2), np.uint32)
+        call, _ = self._decoding(laid, np.arange(slots), zero_N, zero_N, zero_N, key_N2, 1.0)
+        length = caches.size(self.caches["slots"])[1]
+        return {f"decoding, {self._decode_size(slots)} slots of {length} positions": call}
 
     # ---- how long the caches are
 

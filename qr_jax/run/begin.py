@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import jax
+
 from qr_jax import evaluate
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
@@ -111,12 +113,18 @@ def roll_back(
 
 
 def _warm_up(runtime: Runtime, params) -> float:
-    """Compile the programs that the first rollout begins with; return the seconds it took."""
+    """Compile the programs that the first rollout begins with; return the seconds it took.
+
+    On TPU all that decoding and observations need: a host there has 24 cores or more, and each length that an episode
+    is the first to reach would hold up its rollout by half a minute for each program.
+    """
     before, engine = compiles.count(), runtime.agent.engine
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
     # Over a pod every process runs each program: where one left, the others would wait in it.
     stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
-    seconds = hosts.all_or_none(partial(engine.warm_up, params, prompt_tokens=prompt_tokens, stop_now=stop_now))
+    positions = engine.settings.context_tokens if jax.default_backend() == "tpu" else 0
+    warm_up = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, positions=positions, stop_now=stop_now)
+    seconds = hosts.all_or_none(warm_up)
     runtime.run.detail(f"{compiles.count() - before} programs for the first rollout compiled in {seconds:.1f} s")
     return seconds
 
