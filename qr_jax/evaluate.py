@@ -22,12 +22,12 @@ from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import (
     COMPLETE,
     INCOMPLETE,
+    ends,
     group_names,
     half_width,
     is_incomplete,
     mean,
     over_runs,
-    wilson,
 )
 from qr_jax.logging import terminal
 from qr_jax.parallel import compiles
@@ -205,12 +205,10 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
     value = figures.get(name)
     if value is None:
         return "-"
-    questions = counted(figures, name)
-    wide = half_width(figures.get(f"{name}_se"), questions)
-    if wide and not (wide <= value <= 1 - wide):
-        low, high = wilson(value, questions)
+    low, high = ends(value, figures.get(f"{name}_se"), counted(figures, name))
+    if not math.isclose(high - value, value - low, abs_tol=1e-12):
         return f"{share(value)} ({share(low)} to {share(high)})"
-    return f"{share(value)} +- {share(wide)}" if wide else share(value)
+    return f"{share(value)} +- {share(high - value)}" if high > low else share(value)
 
 
 def run_error(figures: Mapping[str, Any], name: str) -> str:

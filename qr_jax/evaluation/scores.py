@@ -26,7 +26,7 @@ def half_width(error: float | None, questions: float | None) -> float:
     return WITHIN * error if error else WITHIN**2 / ((questions or 0) + WITHIN**2)
 
 
-def wilson(score: float, questions: int) -> tuple[float, float]:
+def wilson(score: float, questions: float) -> tuple[float, float]:
     """Return the ends of Wilson's 95 % interval of a score from 0 to 1 over so many questions.
 
     It is of a share of successes, whose variance is the largest that scores from 0 to 1 with this mean can have.
@@ -36,6 +36,17 @@ def wilson(score: float, questions: int) -> tuple[float, float]:
     middle = (score * questions + square / 2) / (questions + square)
     half = WITHIN / (questions + square) * math.sqrt(questions * score * (1 - score) + square / 4)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def ends(score: float, error: float | None, questions: float | None) -> tuple[float, float]:
+    """Return the ends of a score's 95 % interval: Wilson's where `half_width`'s would leave 0 to 1.
+
+    Both are the score where the error is unknown.
+    """
+    half = half_width(error, questions)
+    if questions and not half <= score <= 1 - half:
+        return wilson(score, questions)
+    return max(score - half, 0.0), min(score + half, 1.0)
 
 
 def mean(value: np.ndarray, axis: int) -> np.ndarray:

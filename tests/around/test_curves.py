@@ -6,6 +6,7 @@ import re
 import pytest
 from test_report import BROWSER, data_of, dom, draw, lines, made, metrics
 
+from qr_jax import evaluate
 from qr_jax.lab import null_control
 from qr_jax.lab.report import charts, choose, curves, history, page, read, run_list, series
 
@@ -51,8 +52,11 @@ def test_accuracy_by_groups_stands_before_and_after_within_0_and_1():
     was, now = found["by-hops"]["series"]
     assert (was["values"], now["values"]) == ([0.5, None], [0.95, None])
     assert was["low"] == [pytest.approx(0.5 - 1.96 * 0.1), None]
-    assert now["high"] == [1.0, None]  # and not 1.146
-    assert series.interval([0.1], [0.1], [9])[0] == [0.0]
+    assert now["high"] == [pytest.approx(0.998, abs=1e-3), None]  # Wilson's, and not 1.146
+    low, high = series.interval([0.1], [0.1], [9])  # 0 to .296 if it were cut: a table prints Wilson's ends
+    assert (low, high) == ([pytest.approx(0.0166, abs=1e-3)], [pytest.approx(0.4227, abs=1e-3)])
+    printed = evaluate.interval({"exact_match": 0.1, "exact_match_se": 0.1, "questions": 9}, "exact_match")
+    assert printed == f".100 ({evaluate.share(low[0])} to {evaluate.share(high[0])})"
     assert series.interval([0.0], [0.0], [40])[1] == [pytest.approx(0.0876, abs=1e-4)]  # Wilson's 3.84 / 43.84
     named = {"by_dataset": {"x" * 999: {"exact_match": 0.5}}}
     assert [len(word) for word in curves.by_group(named, {})["by-dataset"]["x"][0]["words"]] == [curves.MOST_LETTERS]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qr_jax.evaluation.scores import half_width
+from qr_jax.evaluation.scores import ends
 
 Row = Mapping[str, Any]
 MOST_BINS = 40
@@ -56,7 +56,7 @@ def said(lots: Sequence[Sequence[Row]]) -> str:
 def interval(
     shares: Sequence[float | None], errors: Sequence[float | None], questions: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Return the lower and upper ends of each share's 95 % interval, cut at 0 and 1."""
-    ends = [(share, half_width(error, count)) for share, error, count in zip(shares, errors, questions, strict=True)]
-    low = [None if share is None else max(share - margin, 0.0) for share, margin in ends]
-    return low, [None if share is None else min(share + margin, 1.0) for share, margin in ends]
+    """Return the lower and upper ends of each share's 95 % interval, as tables print it."""
+    known = zip(shares, errors, questions, strict=True)
+    found = [(None, None) if share is None else ends(share, error, count) for share, error, count in known]
+    return [low for low, _ in found], [high for _, high in found]
