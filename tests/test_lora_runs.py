@@ -186,8 +186,12 @@ def test_an_adapter_without_a_layer_or_with_a_number_that_is_none_is_refused(who
     of = {
         name: replace(settings, train=replace(settings.train, init=str(tmp_path / name))) for name in ("lacks", "nan")
     }
-    with pytest.raises(ValueError, match="14 tensors missing"):
-        policy.check_start(of["lacks"], agent)
+    for targets in (None, "all-linear"):  # as it was written, and as PEFT writes where all were asked for
+        described = json.loads((tmp_path / "lacks" / "adapter_config.json").read_text())
+        described["target_modules"] = targets or described["target_modules"]
+        (tmp_path / "lacks" / "adapter_config.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match="14 tensors missing"):
+            policy.check_start(of["lacks"], agent)
     with pytest.raises(ValueError, match="q_proj.lora_A.* or its B has numbers that are not finite; fetch it again"):
         policy.start(of["nan"], tmp_path, agent, mesh, tmp_path / "nan")
 

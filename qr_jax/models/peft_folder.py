@@ -46,11 +46,9 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
     if base != name and all(map(_of_hub, (base, name))):
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
-    names = said["target_modules"]
-    targets = (
-        {str(name).removesuffix("_proj") for name in names if "." not in str(name)} if names != "all-linear" else ()
-    )
-    _entries(Path(folder), cfg, settings, targets)
+    targets = said["target_modules"]
+    names = lora.MATRICES[targets] if targets == "all-linear" else [name for name in targets if "." not in str(name)]
+    _entries(Path(folder), cfg, settings, {str(name).removesuffix("_proj") for name in names})
 
 
 def _of_hub(name: Any) -> bool:
