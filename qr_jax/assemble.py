@@ -208,7 +208,8 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     if not pairs:
         raise UserError(f"data.traces={name!r} gave no traces; a cold start needs some, or sft.steps=0")
     if name == "world":
-        return [(rewritten(trace, **_expert(config)), its_search) for trace, its_search in pairs]
+        expert = _expert(config)
+        return [(rewritten(trace, **expert), its_search) for trace, its_search in pairs]
     return pairs
 
 

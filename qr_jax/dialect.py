@@ -142,6 +142,7 @@ class Block:
     text: str
 
 
+@functools.lru_cache(2048)  # an environment reads a turn again after each later one
 def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], bool]:
     """Return the blocks of a model's turn, up to the first tag out of place, and True if there was none such.
 

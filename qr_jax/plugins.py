@@ -18,10 +18,10 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -326,9 +326,24 @@ def freeze(data: Any) -> None:
     elif isinstance(data, tuple | list):
         for value in data:
             freeze(value)
-    elif is_dataclass(data) and not isinstance(data, type):
-        for field in fields(data):
-            freeze(getattr(data, field.name))
+    else:
+        for name in _with_arrays(type(data)):
+            freeze(getattr(data, name))
+
+
+@functools.cache
+def _with_arrays(kind: type) -> tuple[str, ...]:
+    """Return the fields of a record's class that may hold arrays, by their types: a turn has none, a grade several."""
+    hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    return tuple(name for name, hint in hints.items() if _may_hold_an_array(hint))
+
+
+def _may_hold_an_array(hint: Any) -> bool:
+    if parts := get_args(hint):
+        return get_origin(hint) is not Literal and any(map(_may_hold_an_array, parts))
+    if is_dataclass(hint):
+        return bool(_with_arrays(hint))
+    return hint not in (str, bytes, int, float, bool, type(None), ...)
 
 
 def _place(kind: str, name: str) -> tuple[str, str]:

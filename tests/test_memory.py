@@ -114,7 +114,7 @@ def test_a_cache_that_grows_gives_back_what_it_leaves_as_it_goes(monkeypatch):
     made.fit("slots", 65)
     assert not given_back  # small
     monkeypatch.setattr(memory, "LARGE", 2**10)
-    made.fit("slots", 129)
+    made.fit("slots", 97)
     assert len(given_back) == CFG.layers
 
 

@@ -53,6 +53,7 @@ def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, lay
     return jax.jit(create_all, out_shardings=layout)
 
 
+@functools.lru_cache(64)
 def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
     parts = jax.tree.leaves(jax.eval_shape(functools.partial(create, cfg, rows, positions, dtype)))
     return sum(part.size * part.dtype.itemsize for part in parts)

@@ -32,10 +32,10 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """List 64, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, 1280, ...), and `positions` last."""
+    """List 64, 96, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, ...), and `positions` last."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
-        parts = (4,) if step < 128 else (4, 6) if step < 512 else (4, 5, 6, 7)
+        parts = (4, 6) if step < 512 else (4, 5, 6, 7)
         views += [step * part // 4 for part in parts]
         step *= 2
     return [view for view in views if view < positions] + [positions]

@@ -7,7 +7,7 @@ that nothing is graded twice.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class Group:
     def to_plain(self, *, episodes: bool = True) -> dict[str, Any]:
         """Convert the group to a nested host value (parallel/plain.py), for checkpoints and messages."""
         listed = [plain.episode_to_plain(episode) for episode in self.episodes] if episodes else []
-        more = {"grades": dict(vars(self.grades)), "spent": asdict(self.spent)}
+        more = {"grades": dict(vars(self.grades)), "spent": dict(vars(self.spent))}
         return {"index": self.index, "process": self.process, "episodes": listed, **more}
 
 

@@ -329,7 +329,7 @@ def episode_row(
     for number, turn in enumerate(turn for turn in turns if turn["author"] == "model"):
         at_L = np.flatnonzero(episode.turn_L == number)
         turn["pieces"] = _pieces(episode.ids_L[at_L].tolist(), piece)
-        turn["logp"] = [round(float(logp), 4) for logp in episode.logp_L[at_L]]
+        turn["logp"] = episode.logp_L[at_L].astype(float).round(4).tolist()
     return {
         "query": episode.query.id, "sample": episode.sample, "question": episode.query.question,
         "golds": list(episode.query.answers), "answer": episode.answer, "reward": reward, "advantage": advantage,
@@ -342,8 +342,11 @@ def _pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
     """Return the text of each token; a character of several tokens stands with the last. Joined they are the whole
     text.
     """
+    pieces = [*map(piece, ids)]
+    if b"".join(pieces).isascii():  # each is a text by itself
+        return [each.decode() for each in pieces]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return [decoder.decode(piece(token), final=at == len(ids)) for at, token in enumerate(ids, 1)]
+    return [decoder.decode(each, final=at == len(ids)) for at, each in enumerate(pieces, 1)]
 
 
 def advantages_of(record: StepRecord) -> dict[int, list[Any]]:
