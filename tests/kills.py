@@ -8,11 +8,12 @@ aims at the phase that was met least: it waits until that begins and then for a 
 takes. What it met is read from what the process had printed: "checkpoint" wherever one of the run was being written,
 whatever was done beside it. Of two processes the first, the second or both are killed. Processes are forked from this
 one, which has imported the package and started nothing of jax.
-Finished runs stand in OUT/kills.jsonl, and the same command goes on after them; the figures go to
-benchmarks/results/kills.json.
+Finished runs stand in OUT/kills.jsonl, and the same command goes on after them, unless the package's code is another;
+the figures go to benchmarks/results/kills.json.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -85,6 +86,18 @@ def all_well(children: Sequence[Forked], limit_s: float = LIMIT_S) -> None:
     if any(child.code for child in children):
         said = "\n".join(line for child in children for line in child.lines[-40:])
         raise RuntimeError(f"a run nobody killed ended with {[child.code for child in children]}:\n{said}")
+
+
+def forget_other_code(out: Path) -> None:
+    """Delete what stands in OUT if it was made by other code of the package: rounding there may be another."""
+    files = sorted((Path(__file__).parents[1] / "qr_jax").rglob("*.py"))
+    code, kept = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(), out / "code.sha256"
+    if not kept.exists() or kept.read_text() != code:
+        (out / "kills.jsonl").unlink(missing_ok=True)
+        for name in ("of_1", "of_2"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        kept.write_text(code)
 
 
 def reference(folder: Path, processes: int) -> dict[str, float]:
@@ -211,6 +224,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "qr_jax_kills")
     parser.add_argument("--results", type=Path, default=None, help="folder for kills.json (benchmarks/results)")
     asked = parser.parse_args(words)
+    forget_other_code(asked.out)
     forked.set_out(asked.out)
     from benchmarks import interleave
     from qr_jax import train as train  # all that a process imports is imported here, once
