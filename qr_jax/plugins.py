@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -334,8 +334,12 @@ def freeze(data: Any) -> None:
 @functools.cache
 def _with_arrays(kind: type) -> tuple[str, ...]:
     """Return the fields of a record's class that may hold arrays, by their types: a turn has none, a grade several."""
-    hints = get_type_hints(kind) if is_dataclass(kind) else {}
-    return tuple(name for name, hint in hints.items() if _may_hold_an_array(hint))
+    if not is_dataclass(kind):
+        return ()
+    try:
+        return tuple(name for name, hint in get_type_hints(kind).items() if _may_hold_an_array(hint))
+    except Exception:  # a rule's own record may name types that are not there, or itself
+        return tuple(field.name for field in fields(kind))
 
 
 def _may_hold_an_array(hint: Any) -> bool:

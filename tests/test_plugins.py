@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from qr_jax import config, plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
-from qr_jax.records import Episode, Grades, Outcome, Query
+from qr_jax.records import Episode, Grades, Outcome, Query, Turn, grades
 from qr_jax.step.services import preflight
 
 
@@ -234,6 +234,24 @@ def test_what_a_plug_in_is_given_it_cannot_change(tmp_path, monkeypatch):
     outcome = Outcome(*arrays, Grades(np.ones((2, 2)), np.ones((2, 2), bool)), 0, 0)
     with pytest.raises(ValueError, match="read-only"):
         plugins.bind("rule", use("my_lab.ideas.rule"))(None, outcome)
+
+
+@dataclass
+class Knot:
+    """A rule's own record: it names itself, and a type that is nowhere."""
+
+    held: "np.ndarray | Nowhere"  # noqa: F821
+    words: str = ""
+    under: "Knot | None" = None
+
+
+def test_arrays_of_a_record_whose_types_cannot_be_read_are_read_only_too():
+    for held in (Knot(np.zeros(2)), Knot(np.zeros(2), under=Knot(np.zeros(2)))):
+        plugins.freeze((held, "text"))
+        assert not held.held.flags.writeable and not (held.under and held.under.held.flags.writeable)
+    turn, grade = Turn("model", "text"), grades(np.ones((1, 2)), np.ones((1, 2), bool))
+    plugins.freeze([turn, grade])
+    assert not grade.reward_QG.flags.writeable and plugins._with_arrays(Turn) == ()
 
 
 def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
