@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("qr_jax", "tests", "configs", "benchmarks", "pyproject.toml", "tpu_scripts")
-LIMIT_S = 900.0  # of one test; a fault that makes it hang is noticed, too
+LIMIT_S = 300.0  # of one test; a fault that makes it hang is noticed, too
 HANGS = -1
 DIED, LIVES, NOT_PLANTED, NO_TEST = "died", "LIVES", "not planted", "NO TEST RAN"
 
