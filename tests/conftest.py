@@ -5,6 +5,7 @@ emulated devices with collectives, read back from the disk, waited for ever (jax
 """
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -36,6 +37,7 @@ hypothesis.settings.register_profile("of_tests", deadline=None)  # a busy machin
 hypothesis.settings.load_profile("of_tests")
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_MAPPINGS = 25_000
 COMPILED = Path(tempfile.mkdtemp(prefix="qr_jax_tests_"))
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ["XDG_CONFIG_HOME"] = str(COMPILED / "config")  # what a user has allowed
@@ -50,6 +52,16 @@ def _signals_are_heard_as_before():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_other_files_go_before_there_is_no_room_for_more():
+    """Each compiled program is some eight mappings, of which Linux lets a process have 65,530: XLA crashes at more."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
