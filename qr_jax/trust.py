@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import SET_PREFIX, Config, Data, every_plugin
+from qr_jax.config import SET_PREFIX, Config, Data, every_plugin, load
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -30,8 +30,26 @@ STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pa
 def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
     """Raise ValueError if a stranger's config asks for what may do harm, with all that it asks for.
 
-    `trusted` allows the config, from now on. `retriever` takes the place of the config's.
+    `trusted` allows the config, from now on. `retriever` takes the place of the config's. The runs that its weights
+    come from are checked alike.
     """
+    _check(config, where, trusted, retriever)
+    check_sources(config, trusted=trusted)
+
+
+def check_sources(config: Config, *, trusted: bool) -> None:
+    """Check, as `check` does, the runs that a config's weights come from, one after another by train.init."""
+    came_from: set[str] = set()
+    while (source := config.train.init) and source not in came_from and (Path(source) / "config.json").is_file():
+        came_from.add(source)
+        try:
+            config = load(Path(source) / "config.json")
+        except ValueError:  # whoever needs it reads it by the same function
+            return
+        _check(config, source, trusted)
+
+
+def _check(config: Config, where: str | Path, trusted: bool, retriever: str | None = None) -> None:
     if is_allowed(config, trusted=trusted):
         return
     if listed := asks(replace(config, retriever=Use(retriever)) if retriever else config):

@@ -435,9 +435,14 @@ def kinds(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def _checkpoints(folder: Path) -> Path | epath.Path:
-    """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names."""
-    own = folder / bucket.CHECKPOINTS
-    lives = None if own.is_dir() else load(folder).train.bucket
+    """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names.
+
+    The bucket of a run's cold start is part of the run's: its own config.json may be a stranger's.
+    """
+    own, of_cold_start = folder / bucket.CHECKPOINTS, folder.name == "sft" and config.is_run(folder.parent)
+    if own.is_dir():
+        return own
+    lives = (below(load(folder.parent), "sft") if of_cold_start else load(folder)).train.bucket
     return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
 
 

@@ -217,6 +217,27 @@ def test_weights_to_begin_from_are_a_stranger_s_folder_too(theirs, tmp_path, cap
     assert not (tmp_path / "mine").exists()
 
 
+def test_runs_from_which_weights_come_one_after_another_are_strangers_too(theirs, tmp_path):
+    evil = theirs(train=replace(Config().train, bucket="gs://evil/run"))
+    between = tmp_path / "between"
+    between.mkdir()
+    begun = lambda source: replace(Config(), train=replace(Config().train, init=str(source)))  # noqa: E731
+    (between / "config.json").write_text(json.dumps(config.to_json(begun(evil))))
+    with pytest.raises(ValueError, match="asks for what may do harm:\n  the bucket gs://evil/run"):
+        trust.check(begun(between), "mine", trusted=False)
+    (between / "config.json").write_text(json.dumps(config.to_json(begun(between))))
+    trust.check(begun(between), "mine", trusted=False)  # itself, for ever
+
+
+def test_the_bucket_of_a_cold_start_is_the_run_s_and_not_what_its_own_config_names(theirs):
+    folder = Path(theirs())
+    (folder / "sft").mkdir()
+    evil = replace(Config(), train=replace(Config().train, bucket="gs://evil/run"))
+    (folder / "sft" / "config.json").write_text(json.dumps(config.to_json(evil)))
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        runs.last_checkpoint(folder / "sft")
+
+
 def test_answers_and_verdicts_in_a_stranger_s_run_are_not_read(theirs, tmp_path, monkeypatch, capsys):
     """They would be this user's score, so a folder of the user's own or --trust is wanted before anything is opened."""
     folder = theirs()

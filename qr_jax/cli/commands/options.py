@@ -182,10 +182,8 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     if config.train.init:
         from qr_jax.lab import run_folders
 
-        begins_from = Path(config.train.init)
-        run_folders.check_folder(begins_from, allowed=arguments.trust)
-        if (begins_from / "config.json").is_file():
-            trust.check(configs.load(begins_from / "config.json"), begins_from, trusted=arguments.trust)
+        run_folders.check_folder(Path(config.train.init), allowed=arguments.trust)
+        trust.check_sources(config, trusted=arguments.trust)
     return config, folder
 
 
