@@ -44,7 +44,7 @@ def show(figures: dict[str, Any]) -> None:
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = interleave.parser(__doc__, peers=False)
-    parser.add_argument("--rules", nargs="+", default=list(RULES), help="files of qr_jax/recycling (the four)")
+    parser.add_argument("--rules", nargs="+", default=list(RULES), help="rules by name (the four)")
     parser.add_argument("--size", type=int, default=MILLION, help="queries of the pool (1,000,000)")
     parser.add_argument("--count", type=int, default=1024, help="queries of a step (1,024)")
     parser.add_argument("--steps", type=int, default=20, help="steps of a sample (20)")

@@ -18,6 +18,8 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import (
+    GONE,
+    RENAMED,
     Bound,
     Count,
     Natural,
@@ -443,11 +445,19 @@ def _made_by(path: Path, name: str) -> Config:
 
 
 def _told(error: Exception) -> str:
-    """Return the error's text, with our guess (not Python 3.13's) where a section of the config lacks a setting."""
+    """Return the error's text; where a section of the config lacks a setting, with its successor or our nearest guess.
+
+    Python 3.13 has a guess of its own, which is left out.
+    """
     named = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     section = globals().get(named[1]) if named else None
     if not named or not dataclasses.is_dataclass(section):
         return str(error)
+    setting = f"{named[1].lower()}.{named[2]}"
+    if now := RENAMED.get(setting):
+        return f"{setting} is {now} now"
+    if setting in GONE:
+        return f"{setting} is gone; {GONE[setting]}"
     return named[0] + nearest(named[2], [field.name for field in dataclasses.fields(section)])
 
 

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 # A command's exit codes. FAILED may pass if the same command is started again; USER_ERROR would not. A supervisor does
 # not start a run again that ended with GUARD_STOP or SERVICE_DOWN. LOST (sysexits.h, EX_TEMPFAIL): another process of
-# the run is gone or late, so start the same command on all. INTERRUPTED: Ctrl-C, as shells have it.
+# the run is gone or late, so start the same command on all. INTERRUPTED: Ctrl-C, as shells have it. UNSOUND: what the
+# command found has faults, does not fit or is incomplete.
 FAILED, USER_ERROR, GUARD_STOP, SERVICE_DOWN, LOST, INTERRUPTED = 1, 2, 4, 5, 75, 130
+UNSOUND = FAILED
 
 
 def by_signal(number: int) -> int:

@@ -65,7 +65,9 @@ def extra_with(package: str) -> str | None:
     with suppress(importlib.metadata.PackageNotFoundError):  # a copy of the package that is not installed
         lines = importlib.metadata.requires(ROOT.name) or ()
         found = [match.groups() for line in lines if (match := REQUIRED.match(line))]
-        return next((extra for name, extra in found if name.lower() == wanted and extra not in NO_ROOM), None)
+        return next(
+            (extra for name, extra in found if name.replace("_", "-").lower() == wanted and extra not in NO_ROOM), None
+        )
     return None
 
 

@@ -14,7 +14,7 @@ from qr_jax import config, plugins
 from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
-from qr_jax.settings import checks
+from qr_jax.settings import checks, settings
 from qr_jax.settings.settings import type_hints
 
 
@@ -479,6 +479,26 @@ def test_a_config_may_define_a_dataclass_with_annotations_that_are_texts(tmp_pat
     lines += ["@dataclass", "class Mine:", "    steps: int = 3", "config = c.Config(train=c.Train(steps=Mine().steps))"]
     (tmp_path / "mine.py").write_text("\n".join(lines))
     assert config.load(tmp_path / "mine.py").train.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("Learner(lanes=2)", "learner.lanes is gone; set mesh.devices=2"),
+        ("Learner(keep_dead=True)", "learner.keep_dead is learner.keep_zero_variance now"),
+        ("Learner(rowz=2)", "'rowz'; did you mean rows"),
+    ],
+)
+def test_a_setting_that_went_is_told_with_its_successor_in_a_python_config_too(tmp_path, section, says):
+    file = tmp_path / "old.py"
+    file.write_text(f"from qr_jax.config import Config, Learner\nconfig = Config(learner={section})\n")
+    with pytest.raises(ValueError, match=says):
+        config.load(file)
+
+
+def test_a_setting_that_went_is_not_told_of_where_it_asked_for_nothing():
+    assert settings.gone({"learner": {"lanes": 1}}) == []
+    assert settings.gone({"learner": {"lanes": 2}})[0].startswith("learner.lanes=2 is gone; set mesh.devices=2")
 
 
 def test_a_setting_that_is_gone_is_told_with_its_successor_where_a_file_has_it(caplog):

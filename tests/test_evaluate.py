@@ -373,9 +373,8 @@ def test_a_run_without_an_evaluation_has_a_card_that_says_so(run, tmp_path):
 
 
 def test_an_evaluation_of_a_later_step_than_the_weights_is_not_theirs(run):
-    settings = config.load(run / "config.json")
-    assert model_card.trained(settings, run, 1) == model_card.Trained(1, 16, 0.0, 8, 1)
-    assert model_card.trained(settings, run, 0) == model_card.Trained(0, None)
+    assert model_card.trained(run, 1) == model_card.Trained(1, 16, 0.0, 8, 1)
+    assert model_card.trained(run, 0) == model_card.Trained(0, None)
 
 
 def test_a_suite_is_asked_of_a_run_and_its_export_has_the_same_weights(run, tmp_path, monkeypatch, capsys):

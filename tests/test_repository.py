@@ -184,7 +184,9 @@ def thorough(file: str) -> set[str]:
     """The tests of a file that `make test` leaves out."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {one.name for one in functions if "pytest.mark.thorough" in map(ast.unparse, one.decorator_list)}
+    whole_file = any("pytestmark = " in (line := ast.unparse(node)) and "thorough" in line for node in tree.body)
+    marked = lambda one: "pytest.mark.thorough" in map(ast.unparse, one.decorator_list)  # noqa: E731
+    return {one.name for one in functions if whole_file or marked(one)}
 
 
 def commands_of_ci() -> list[str]:

@@ -30,6 +30,7 @@ OTHER_COMMANDS = {
 # Options that are no more, with what does their work now.
 REMOVED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("--allow-plugins", "--allow-host"), "--trust allows all that a run asks for"),
+    "--no-search": "`qr-jax plan` says what a config needs, and looks for no other",
     "--files": "`qr-jax data convert FILE OUT` reads a file that you have",
 }
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.

@@ -43,7 +43,7 @@ def export(
     agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
     params = lora.merged(host_local.on_one_device(subject.weights(run, agent, mesh, step), mesh))
-    trained = model_card.trained(settings, run, step)
+    trained = model_card.trained(run, step)
     return write(folder, settings, agent, params, trained, dtype=dtype)
 
 
@@ -62,7 +62,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     of_hub = peft_files.is_one(init) if init else not whole  # else the base is what another stage trained
     base = model_card.base_model(settings) if of_hub else None
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
-    trained = model_card.trained(settings, run, runs.last_checkpoint(run)[1])
+    trained = model_card.trained(run, runs.last_checkpoint(run)[1])
     _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")
     return folder
 

@@ -36,7 +36,7 @@ class Trained:
     incomplete: bool = False  # it is over fewer than 95 % of its questions
 
 
-def trained(settings: Config, run: str | Path, step: int) -> Trained:
+def trained(run: str | Path, step: int) -> Trained:
     """Read from a run's files what is known of its checkpoint of that step."""
     spent = [row.get("budget/rollouts") for row in metrics_writer.read(run) if row.get("step") == step]
     rollouts = int(spent[-1]) if spent and spent[-1] is not None else None

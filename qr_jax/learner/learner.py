@@ -199,12 +199,12 @@ def make(
     begin = jax.jit(update.init, out_shardings=state_at.saved())
     spec = functools.partial(_batch_shardings, mesh)
     slots_at = meshes.batch_sharding(mesh, row_axis=1)
-    train_step = _jit_on(update.train_step, state_at, spec, (state_at, everywhere), donate=True)
+    train_step = _jit_on(update.train_step, spec, (state_at, everywhere), donate=True)
     return Learner(
         train_step=train_step,
         step_by_parts=_by_parts(update, spec, state_at, everywhere),
-        gradient=_jit_on(update.gradient, state_at, spec, (everywhere, state_at.params, everywhere), donate=False),
-        old_logp=_jit_on(update.old_logp, state_at, spec, slots_at, donate=False),
+        gradient=_jit_on(update.gradient, spec, (everywhere, state_at.params, everywhere), donate=False),
+        old_logp=_jit_on(update.old_logp, spec, slots_at, donate=False),
         init=lambda params, base=None: replace(begin(params), base=base),
         abstract=meshes.abstract(mesh, shapes),
         rate=functools.partial(learning_rate, settings),
@@ -217,8 +217,8 @@ def make(
     )
 
 
-def _jit_on(function, state_at, spec, out, *, donate: bool):
-    """Jit with the state sharded as `state_at` and the batch's rows sharded over the mesh."""
+def _jit_on(function, spec, out, *, donate: bool):
+    """Jit a function of a state, which keeps its layout, and a batch, whose rows are sharded over the mesh (`spec`)."""
     jitted = jax.jit(function, out_shardings=out, donate_argnums=(0,) if donate else ())
 
     def call(state, batch, *more):

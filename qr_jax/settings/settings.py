@@ -14,17 +14,19 @@ from qr_jax.errors import UserError
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
 RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
+OF_02 = "a run of version 0.2 that sets it goes on with that version alone"
 GONE = {  # settings of version 0.2, and what takes their place
     "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
-    "bm25.index": "`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it",
-    "dense.approx": "the search is exact",
-    "dense.recall_target": "the search is exact",
+    "bm25.index": f"`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it; {OF_02}",
+    "dense.approx": f"the search is exact; {OF_02}",
+    "dense.recall_target": f"the search is exact; {OF_02}",
     **{
-        f"{reward}.{name}": f"{reward} asks no judge any more"
+        f"{reward}.{name}": f"{reward} asks no judge any more; {OF_02}"
         for reward in ("ai_search_planner", "atom_searcher")
         for name in ("url", "model", "key_env", "budget", "cache")
     },
 }
+DEFAULTS_OF_02 = {"learner.lanes": 1}  # each config.json has all settings: with these nothing was asked for
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -235,6 +237,7 @@ def gone(written: Mapping[str, Any]) -> list[str]:
         f"{name}={written[section][key]} is gone; {GONE[name]}"
         for name, section, key in parts
         if isinstance(written.get(section), Mapping) and key in written[section]
+        if written[section][key] != DEFAULTS_OF_02.get(name)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax.cli.commands import retrieval
 from qr_jax.cli.commands.options import add_json, parts_of, show, whole
-from qr_jax.errors import UserError
+from qr_jax.errors import UNSOUND, UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
 
@@ -101,7 +101,7 @@ def _check(arguments: argparse.Namespace) -> int:
     how = {"columns": columns.typed(arguments.map, arguments.split), "skip_broken": arguments.skip_broken}
     checked = data_check.check(arguments.file, arguments.against, **how)
     show(checked.to_json(), arguments.json, lambda _: data_check.format_report(checked))
-    return 1 if checked.errors else 0
+    return UNSOUND if checked.errors else 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

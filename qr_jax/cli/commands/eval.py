@@ -8,6 +8,7 @@ from typing import Any
 from qr_jax.cli.commands import options
 from qr_jax.cli.commands.asked import add_asked, asked
 from qr_jax.cli.commands.options import add_json, add_trust, show, start, whole
+from qr_jax.errors import UNSOUND
 from qr_jax.logging import terminal
 
 # Options of `eval` that only one of its two ways takes: a run over its own questions, or anything over a suite.
@@ -112,11 +113,11 @@ def _eval(arguments: argparse.Namespace) -> int:
     show(evaluate.without_details(found), arguments.json, format_table)
     if found["questions"] < (arguments.questions or 0):
         terminal.say(f"--questions {arguments.questions}: there are {found['questions']}, and all were asked")
-    return 1 if is_incomplete(found) else 0
+    return UNSOUND if is_incomplete(found) else 0
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    """Answer and score a suite; return 1 if the judge that was asked for could not be reported."""
+    """Answer and score a suite; return UNSOUND if the judge that was asked for could not be reported."""
     from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
@@ -149,7 +150,7 @@ def _suite(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     _tell_requests(opened)
     show(found, arguments.json, suite.format_table)
-    return 1 if "refused" in (found.get("judge") or {}) else 0
+    return UNSOUND if "refused" in (found.get("judge") or {}) else 0
 
 
 def _cost(arguments: argparse.Namespace, config: Any, part: Any) -> dict[str, Any]:

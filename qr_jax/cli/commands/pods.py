@@ -6,7 +6,7 @@ from itertools import starmap
 from typing import Any
 
 from qr_jax.cli.commands import options
-from qr_jax.errors import UserError
+from qr_jax.errors import UNSOUND, UserError
 from qr_jax.logging import terminal
 
 JSON = "print JSON; of several topologies, by name; a program that was refused, or not tried after that, is null"
@@ -33,7 +33,7 @@ def add(command: Any) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """Return 0 if the config fits every topology, or the GPU, else 1."""
+    """Return 0 if the config fits every topology, or the GPU, else UNSOUND."""
     config, on_gpu = options.load(arguments, arguments.config, arguments.overrides), arguments.gpu or arguments.memory
     if bool(on_gpu) == bool(arguments.topology):
         raise UserError("wanted either --topology, of TPUs, or --gpu or --memory, of one GPU")
@@ -47,9 +47,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     if card:
         found = plan.on_gpu(config, card, say=terminal.say)
         options.show(found, arguments.json, plan.format_gpu)
-        return 0 if found["fits"] else 1
+        return 0 if found["fits"] else UNSOUND
     names = list(dict.fromkeys(arguments.topology))
     found = plan.plan(config, names, dollars_a_chip_hour=arguments.price, say=terminal.say)
     shown = found[names[0]] if len(names) == 1 else found
     options.show(shown, arguments.json, lambda _: "\n\n".join(starmap(plan.format_plan, found.items())))
-    return 0 if all(one["fits"] for one in found.values()) else 1
+    return 0 if all(one["fits"] for one in found.values()) else UNSOUND

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qr_jax.cli.commands.options import add_json, add_server, limits_of, parts_of, server_token, show, whole
-from qr_jax.errors import UserError
+from qr_jax.errors import UNSOUND, UserError
 from qr_jax.logging import terminal
 from qr_jax.settings.settings import Use
 
@@ -119,4 +119,4 @@ def _check(arguments: argparse.Namespace) -> int:
     how = {"k": arguments.k, "calls": arguments.calls, "queries": arguments.query, "token_env": arguments.token_env}
     found = check.check(arguments.url, arguments.protocol, **how)
     show(found, arguments.json, check.format_report)
-    return 1 if found["problems"] else 0
+    return UNSOUND if found["problems"] else 0

@@ -20,7 +20,7 @@ from qr_jax.cli.commands.options import (
     show,
     whole,
 )
-from qr_jax.errors import UserError
+from qr_jax.errors import FAILED, UserError
 from qr_jax.logging import terminal
 
 
@@ -86,7 +86,7 @@ def _add_compare(command: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Compare runs; return 1 if some run failed, after comparing those that finished."""
+    """Compare runs; return FAILED if some run failed, after comparing those that finished."""
     from qr_jax.config import BUDGETS
     from qr_jax.lab import compare, launch, run_folders, side_by_side
     from qr_jax.lab.report import comparison
@@ -112,7 +112,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     else:
         own, (folders, failed, unit) = True, _study(arguments)
     if not folders:
-        return 1
+        return FAILED
     many = f"{len(folders)} runs, and their null controls" if folders[1:] else "one run with its null control"
     with terminal.phase(f"comparing {many}"), reading("one of these runs"):
         found = compare.compare(folders, measure=unit, reach=arguments.reach, own=own, power=arguments.power)
@@ -122,7 +122,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             (arguments.folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         terminal.say(f"report: {page}\n")
     show(found, arguments.json, comparison.format_tables)
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
 def _compare_suites(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from qr_jax.cli import interrupts
 from qr_jax.cli.commands.options import show, whole
-from qr_jax.errors import UserError
+from qr_jax.errors import UNSOUND, UserError
 from qr_jax.logging import terminal
 from qr_jax.sets.synth.card import PAPER_DOCUMENTS, PAPER_MIX
 from qr_jax.settings.settings import Use
@@ -57,7 +57,7 @@ def add(command: Any) -> None:
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    """Make questions and trajectories; return 1 if there are fewer than asked for, or the work ended early."""
+    """Make questions and trajectories; return UNSOUND if there are fewer than asked for, or the work ended early."""
     from qr_jax.cli.overrides import override
     from qr_jax.config import Config
     from qr_jax.run.run_files import check_writable
@@ -84,7 +84,7 @@ def _synth(arguments: argparse.Namespace) -> int:
     if found["questions"]:
         terminal.say(f"train on them: qr-jax train CONFIG {files} data.corpus={arguments.corpus} data.eval=FILE")
     enough = found["questions"] >= asked.questions and found["trajectories"] >= (asked.traces or 0)
-    return 0 if enough and not found["ended"] else 1
+    return 0 if enough and not found["ended"] else UNSOUND
 
 
 def _mix(text: str) -> dict[str, int]:
