@@ -18,8 +18,6 @@ from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import (
-    GONE,
-    RENAMED,
     Bound,
     Count,
     Natural,
@@ -32,6 +30,7 @@ from qr_jax.settings.settings import (
     gone,
     nearest,
     plain,
+    successor,
     with_new_names,
 )
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
@@ -454,10 +453,8 @@ def _told(error: Exception) -> str:
     if not named or not dataclasses.is_dataclass(section):
         return str(error)
     setting = f"{named[1].lower()}.{named[2]}"
-    if now := RENAMED.get(setting):
-        return f"{setting} is {now} now"
-    if setting in GONE:
-        return f"{setting} is gone; {GONE[setting]}"
+    if became := successor(setting):
+        return f"{setting} {became}"
     return named[0] + nearest(named[2], [field.name for field in dataclasses.fields(section)])
 
 

@@ -13,7 +13,6 @@ the figures go to benchmarks/results/kills.json.
 """
 
 import argparse
-import hashlib
 import json
 import random
 import shutil
@@ -89,15 +88,15 @@ def all_well(children: Sequence[Forked], limit_s: float = LIMIT_S) -> None:
 
 
 def forget_other_code(out: Path) -> None:
-    """Delete what stands in OUT if it was made by other code of the package: rounding there may be another."""
-    files = sorted((Path(__file__).parents[1] / "qr_jax").rglob("*.py"))
-    code, kept = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(), out / "code.sha256"
-    if not kept.exists() or kept.read_text() != code:
+    """Delete what stands in OUT if other code of the package, or other libraries, made it: they may round otherwise."""
+    from qr_jax.parallel import alike
+
+    kept = out / "code.txt"
+    if not kept.exists() or kept.read_text() != alike.code():
         (out / "kills.jsonl").unlink(missing_ok=True)
         for name in ("of_1", "of_2"):
             shutil.rmtree(out / name, ignore_errors=True)
-        out.mkdir(parents=True, exist_ok=True)
-        kept.write_text(code)
+        kept.write_text(alike.code())
 
 
 def reference(folder: Path, processes: int) -> dict[str, float]:
@@ -224,10 +223,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "qr_jax_kills")
     parser.add_argument("--results", type=Path, default=None, help="folder for kills.json (benchmarks/results)")
     asked = parser.parse_args(words)
-    forget_other_code(asked.out)
     forked.set_out(asked.out)
     from benchmarks import interleave
     from qr_jax import train as train  # all that a process imports is imported here, once
+
+    forget_other_code(asked.out)
 
     counts = [
         figures(campaign(asked.out, at + 1, kills, asked.seed)) for at, kills in enumerate((asked.one, asked.two))

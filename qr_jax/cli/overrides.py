@@ -17,7 +17,6 @@ from qr_jax.settings.settings import (
     BEYOND,
     DEEPEST,
     GONE,
-    RENAMED,
     WORDS,
     Use,
     bare,
@@ -25,6 +24,7 @@ from qr_jax.settings.settings import (
     each_of,
     first_of,
     nearest,
+    successor,
     type_hints,
     wrong,
 )  # fmt: skip
@@ -91,10 +91,8 @@ def _path(config: Any, name: str) -> list[str]:
 
 
 def _unknown(config: Any, name: str) -> UserError:
-    if name in RENAMED:
-        return UserError(f"unknown setting {name}: it is {RENAMED[name]} now")
-    if name in GONE:
-        return UserError(f"unknown setting {name}: it is gone; {GONE[name]}")
+    if became := successor(name):
+        return UserError(f"unknown setting {name}: it {became}")
     if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")

@@ -230,11 +230,18 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def successor(name: str) -> str:
+    """Say what became of a setting of version 0.2: "is NAME now", or "is gone; ..."; "" of any other name."""
+    if name in RENAMED:
+        return f"is {RENAMED[name]} now"
+    return f"is gone; {GONE[name]}" if name in GONE else ""
+
+
 def gone(written: Mapping[str, Any]) -> list[str]:
     """List the settings of a written config that are no more, each with its value and what takes its place."""
     parts = [(name, *name.partition(".")[::2]) for name in GONE]
     return [
-        f"{name}={written[section][key]} is gone; {GONE[name]}"
+        f"{name}={written[section][key]} {successor(name)}"
         for name, section, key in parts
         if isinstance(written.get(section), Mapping) and key in written[section]
         if written[section][key] != DEFAULTS_OF_02.get(name)
