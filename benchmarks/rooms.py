@@ -18,7 +18,7 @@ CORE = {"settings", "run", "logging", "pool", "data", "learner", "step", "rollou
 CORE |= {"envs", "rewards", "retrievers"}  # and the modules at the top; before the moves a room lay elsewhere
 CLAUSES = {"What", "Who", "Whose", "How", "Which", "Whether", "Where"}
 VAGUE = {"one", "made", "found", "of", "here", "some"}  # names for things that have a name
-JSON = re.compile(r"\bjson\.loads?\(")
+JSON = re.compile(r"\bjson\.(loads?\(|JSONDecoder)")
 EXIT_CODE = re.compile(
     r"exit\([1-9]|SystemExit\([1-9]|128 \+|^(?=[A-Z_, ]*(FAILED|INTERRUPTED|EXIT))[A-Z_, ]+ = [\d, ]+", re.M
 )

@@ -25,9 +25,10 @@ import numpy as np
 from benchmarks import interleave
 from benchmarks.tables import markdown
 from qr_jax.cli import cli
-from qr_jax.rollout import decode
+from qr_jax.rollout import decode, on_cpu
 
 DATA = os.environ.get("QR_JAX_DATA", str(interleave.ROOT.parent / "shared" / "data"))
+PROGRAMS = {"append_by_layers": on_cpu, **dict.fromkeys(("decode", "append", "move", "copy"), decode)}
 CONFIGS = {
     "quickstart": ("configs/quickstart.py", "train.steps=200"),
     "two_layer": ("configs/two_layer.py", "train.steps=200"),
@@ -65,7 +66,7 @@ def _child(words: list[str]) -> list[dict[str, Any]]:
 def follow(words: list[str]) -> None:
     """The run in this process, its calls counted; a line with each program at its end."""
     calls, at_start = Counter(), set()
-    whole = {name: getattr(decode, name) for name in ("decode", "append", "append_by_layers", "move", "copy")}
+    whole = {name: getattr(module, name) for name, module in PROGRAMS.items()}
 
     def counted(name: str) -> Any:
         def key_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[str, str, str]:
@@ -84,8 +85,8 @@ def follow(words: list[str]) -> None:
         call.lower = lower
         return call
 
-    for name in whole:
-        setattr(decode, name, counted(name))
+    for name, module in PROGRAMS.items():
+        setattr(module, name, counted(name))
     code = cli.main(["train", *words])
     programs = [
         {"program": key[0], "shape": key[2], "at_start": key in at_start, "calls": calls[key]}

@@ -27,6 +27,7 @@ from qr_jax import dialect
 from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
+from qr_jax.settings import json_text
 from qr_jax.settings.settings import Count, Natural
 
 PARALLEL = 3  # searches of one tool call (the paper's agent)
@@ -160,7 +161,7 @@ def refuse(constant: str) -> None:
 
 
 # Not strict: a text may hold line breaks, and a number is read as it is written.
-DECODER = json.JSONDecoder(strict=False, parse_constant=refuse, parse_int=str, parse_float=str)
+DECODER = json_text.Decoder(strict=False, parse_constant=refuse, parse_int=str, parse_float=str)
 BEFORE = re.compile(r"(?:\[TOOL_CALLS\]|[^\[{])*")  # of a tag's text: what stands before the first call
 ARGS = re.compile(r"\[TOOL_CALLS\]\s*([\w.]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]")  # Mistral's
 AFTER = re.compile(rf"}}?\s*(?:```)?(?:\s|{dialect.END})*")  # what may stand behind the last

@@ -114,32 +114,20 @@ def _fused(cfg: ModelConfig, layer):
     return laid
 
 
-def run(
-    cfg: ModelConfig,
-    laid: DecodeParams,
-    ids_N,
-    position_N,
-    kept_L: Sequence[Any],
-    attend: Callable,
-    given: Any,
-    *,
-    at_once: int | None = None,
-):
+def run(cfg: ModelConfig, laid: DecodeParams, ids_N, position_N, kept_L: Sequence[Any], attend: Callable, given: Any):
     """Return x_DN after the last layer of N tokens at their positions, and what each layer keeps then.
 
     `attend(kept, given, window, q_NHd, k_NKd, v_NKd) -> (out_NHd, kept)` puts the new keys and values where a layer
-    keeps them, and attends, over the nearest `window` positions where the layer slides (0: over all). Inside a program
-    it is traced once for all layers of a kind, so what they keep has one shape. Called outside one, so many layers
-    `at_once` are a call of one program, which takes over what they kept.
+    keeps them, and attends, over the nearest `window` positions where the layer slides (0: over all). It is traced once
+    for all layers of a kind, so what they keep has one shape.
     """
     x_DN, *turns_of = begin(cfg, laid.embed, ids_N, position_N)
-    after_L: tuple[Any, ...] = ()
-    step, slides_L = at_once or cfg.layers, cfg.sliding or (False,) * cfg.layers
-    for at in range(0, cfg.layers, step):
-        layers, kept_l = laid.layers[at : at + step], tuple(kept_L[at : at + step])
-        x_DN, kept_l = run_layers(cfg, attend, slides_L[at : at + step], layers, kept_l, x_DN, turns_of, given)
-        after_L += kept_l
-    return x_DN, after_L
+    return run_layers(cfg, attend, slides(cfg), laid.layers, tuple(kept_L), x_DN, turns_of, given)
+
+
+def slides(cfg: ModelConfig) -> tuple[bool, ...]:
+    """Tell of each layer whether it slides."""
+    return cfg.sliding or (False,) * cfg.layers
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -152,6 +140,7 @@ def begin(cfg: ModelConfig, embed, ids_N, position_N):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "attend", "slides_l"), donate_argnames="kept_l")
 def run_layers(cfg: ModelConfig, attend: Callable, slides_l, layers, kept_l, x_DN, turns_of, given):
+    """Run some layers, `layers` with `slides_l`, as `run` does all; outside a program it takes over `kept_l`."""
     after_l = []
     for slides, weights, kept in zip(slides_l, layers, kept_l, strict=True):
         window = cfg.window if slides else 0

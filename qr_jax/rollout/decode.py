@@ -135,18 +135,20 @@ def append(
     return run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, cfg=cfg, view=view, mesh=mesh)[1]
 
 
-def run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None, at_once=None):
-    """Return x_DN after the last layer of all tiles' tokens, and the cache with these appended, as by `append`.
+def run_tiles(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg: ModelConfig, view: int, mesh=None):
+    """Return x_DN after the last layer of all tiles' tokens, and the cache with these appended, as by `append`."""
+    flat, given = flat_tiles(row_T, ids_TI, used_T, count_T)
+    return incremental.run(cfg, laid, *flat, cache, attend_in_tiles(view, mesh), given)
 
-    Called outside a program, `at_once` layers are a call of one.
-    """
+
+def flat_tiles(row_T, ids_TI, used_T, count_T):
+    """Return ids and positions of all tiles, [N] each, and what `attend_in_tiles`' function is given."""
     position_TI = used_T[:, None] + np.arange(ids_TI.shape[1])[None]
-    given, flat = (row_T, used_T, count_T, position_TI), (ids_TI.reshape(-1), position_TI.reshape(-1))
-    return incremental.run(cfg, laid, *flat, cache, _tiles_in(view, mesh), given, at_once=at_once)
+    return (ids_TI.reshape(-1), position_TI.reshape(-1)), (row_T, used_T, count_T, position_TI)
 
 
 @functools.cache  # a function of its own each time would be a program of its own
-def _tiles_in(view: int, mesh: Mesh | None):
+def attend_in_tiles(view: int, mesh: Mesh | None):
     """Return the function that writes tiles into their rows and attends over the rows' first `view` positions."""
 
     def attend(kept, given, window, q_NHd, k_NKd, v_NKd):

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from qr_jax.models import incremental
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import memory
 from qr_jax.rollout import cache as caches
@@ -93,9 +94,17 @@ class CpuCache(KVCache):
         return partial(move_by_layer, program) if self.by_layer else program
 
 
-def append_by_layers(*given: Any, **how: Any) -> caches.Cache:
+def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg, view, mesh=None) -> caches.Cache:
     """Append as `decode.append` does, by a smaller program that is called for every `AT_ONCE` layers."""
-    return decode.run_tiles(*given, **how, at_once=AT_ONCE)[1]
+    (ids_N, position_N), given = decode.flat_tiles(row_T, ids_TI, used_T, count_T)
+    x_DN, *turns_of = incremental.begin(cfg, laid.embed, ids_N, position_N)
+    attend, after = decode.attend_in_tiles(view, mesh), []
+    for at in range(0, cfg.layers, AT_ONCE):
+        some = slice(at, at + AT_ONCE)
+        slides_l, layers, kept_l = incremental.slides(cfg)[some], laid.layers[some], tuple(cache[some])
+        x_DN, kept_l = incremental.run_layers(cfg, attend, slides_l, layers, kept_l, x_DN, turns_of, given)
+        after += kept_l
+    return tuple(after)
 
 
 def move_by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:

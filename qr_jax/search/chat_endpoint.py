@@ -4,7 +4,6 @@ Judges (lab/judge.py), the teacher (sets/synth/teacher.py), a model that plays a
 evaluated (lab/endpoint_player.py) use it.
 """
 
-import json
 import os
 import re
 import threading
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from qr_jax.data.loose_json import COMMENT, QUOTED, TEXT, as_json
 from qr_jax.errors import UserError
 from qr_jax.search.http_post import Endpoint, Failed, Patience, secret
+from qr_jax.settings import json_text
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
 PATH = "/chat/completions"
@@ -32,9 +32,8 @@ REFUSALS = (400, 422)
 TOO_LONG = re.compile(r"too large|context (length|size|window)|at most|less than", re.IGNORECASE)
 TEXT_PARTS = (None, "text", "output_text")  # of a content that is a list
 SIGN = re.compile(r"\{|<think>.*?(?:</think>|\Z)|</think>", re.DOTALL)
-DECODER = json.JSONDecoder(
-    strict=False, object_pairs_hook=list
-)  # a reason may hold line breaks; a name may stand twice in an object
+# A reason may hold line breaks; a name may stand twice in an object.
+DECODER = json_text.Decoder(strict=False, object_pairs_hook=list)
 
 INNER = rf"\{{(?:{COMMENT}|{TEXT}|{QUOTED}|[^{{}}\"'])*+\}}"
 LOOSE = re.compile(INNER.replace(r"[^{", rf"{INNER}|[^{{"), re.DOTALL)  # an object, with objects of one level in it
@@ -152,10 +151,10 @@ def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool, str]:
         if sign[0] == "{":
             try:
                 pairs, at = _object_at(reply, sign.start())
+            except json_text.TooDeep as error:
+                raise UserError("the reply is nested too deep") from error
             except ValueError:
                 continue
-            except RecursionError as error:
-                raise UserError("the reply is nested too deep") from error
         around.append(reply[begun : sign.start()])
         begun = at
         if pairs is not None:
@@ -179,6 +178,8 @@ def _object_at(text: str, start: int) -> tuple[list[tuple[str, Any]], int]:
     """Return the pairs of the object that begins there, and its end; ValueError where it is none."""
     try:
         return DECODER.raw_decode(text, start)
+    except json_text.TooDeep:
+        raise
     except ValueError:
         found = LOOSE.match(text, start)
         if not found:

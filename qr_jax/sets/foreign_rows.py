@@ -4,7 +4,6 @@ import codecs
 import csv
 import gzip
 import io
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from qr_jax.records import Passage
 from qr_jax.sets import carried, faults, html_text, inputs, tables, text_files
 from qr_jax.sets.formats import OTHER_SCHEMAS
 from qr_jax.sets.inputs import Input
+from qr_jax.settings import json_text
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 ASKS = ("question", *(name for name in OTHER_SCHEMAS["question"] if name != "input"))
@@ -119,14 +119,14 @@ def _of_json(
 
     With `by_line` a value that is no JSON is one unreadable row; otherwise nothing after it can be read.
     """
-    decoder, at = json.JSONDecoder(parse_float=Spelled, object_pairs_hook=_object), 0
+    decoder, at = json_text.Decoder(parse_float=Spelled, object_pairs_hook=_object), 0
     while at < len(text):
         if text[at].isspace():
             at += 1
             continue
         try:
             value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if not by_line:
                 line = text.count("\n", 0, getattr(error, "pos", at)) + 1
                 raise UserError(f"{file.name} line {line}: no JSON ({error})") from error

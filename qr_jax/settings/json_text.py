@@ -15,6 +15,17 @@ class TooMany(UserError):
     """The JSON has more items than are allowed."""
 
 
+class Decoder(json.JSONDecoder):
+    """Decodes JSON within a text as json.JSONDecoder does; TooDeep for lists in lists without end."""
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        """Return the value that begins at `idx`, and its end."""
+        try:
+            return super().raw_decode(s, idx)
+        except RecursionError:
+            raise TooDeep("its lists and objects are nested too deep") from None
+
+
 def parse(text: str | bytes | bytearray, **how: Any) -> Any:
     """Parse JSON as `json.loads` does. ValueError for what is no JSON, TooDeep for lists in lists without end."""
     try:
