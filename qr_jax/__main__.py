@@ -6,7 +6,7 @@ from qr_jax.cli import interrupts
 
 
 def main() -> int:
-    """The process's command; its exit code."""
+    """Run the process's command and return its exit code."""
     interrupts.hear_interrupts()
     from qr_jax.cli import cli
 

@@ -22,7 +22,7 @@ LORA = ("model.lora.rank=16", "learner.lr=2e-5", "sft.lr=1e-4")
 
 
 def _card(model, *more, rows, slots):
-    """The base's settings with so many rows of a micro-batch and slots of the sampler."""
+    """Return the base's settings with so many rows of a micro-batch and slots of the sampler."""
     sizes = (f"learner.rows={rows}", f"rollout.slots={slots}", f"rollout.store={slots // 2}")
     return load(BASE, [f"model.name={model}", *sizes, *more])
 

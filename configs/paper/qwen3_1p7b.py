@@ -136,13 +136,13 @@ def row(of: Config, method: str, samples: int, times: int) -> Config:
 
 
 def on(of: Config, *, fsdp: int, rows: int, slots: int, store: int) -> Config:
-    """On a pod of `fsdp` chips."""
+    """Return the settings for a pod of `fsdp` chips."""
     learner, rollout = replace(of.learner, rows=rows), replace(of.rollout, slots=slots, store=store)
     return replace(of, mesh=Mesh(fsdp=fsdp), learner=learner, rollout=rollout)
 
 
 def table(of: Config, pods: dict[str, dict[str, int]]) -> dict[str, Config]:
-    """Every row, on no pod and on each; and `of` itself on each."""
+    """Return every row, on no pod and on each; and `of` itself on each."""
     rows = {
         f"{method}_k{samples}_x{times}": row(of, method, samples, times)
         for method, samples, times in itertools.product(METHODS, (4, 8), (1, 2))
@@ -152,7 +152,7 @@ def table(of: Config, pods: dict[str, dict[str, int]]) -> dict[str, Config]:
 
 
 def both(plain: Config, judged: Config, pods: dict[str, dict[str, int]]) -> dict[str, Config]:
-    """The table of `plain`, and that of `judged` under names with served_ before them."""
+    """Join the table of `plain` and that of `judged` under names with served_ before them."""
     return table(plain, pods) | {f"served_{name}": one for name, one in table(judged, pods).items()}
 
 

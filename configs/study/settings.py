@@ -20,7 +20,7 @@ PAPER = ("train.max_rollouts=84480", "data.world.train=10000", "pool.samples=4")
 
 
 def _setting(*words):
-    """The quickstart with no step limit of its own, plain GRPO, and the learner as the paper's peers have it."""
+    """Return the quickstart with no step limit of its own, plain GRPO, and the learner as the paper's peers have it."""
     fixed = [
         "rule=grpo",
         "pool.queries=32",

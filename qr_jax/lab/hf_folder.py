@@ -109,7 +109,7 @@ def to_hf(cfg: ModelConfig, *, eos_ids: Sequence[int], pad_id: int, dtype: str =
 
 
 def take_apart(cfg: ModelConfig, params: Params) -> dict[str, Callable[[], np.ndarray]]:
-    """Hugging Face name -> a function that returns the tensor; a ValueError names arrays of another shape."""
+    """Map each Hugging Face name to a function that returns the tensor; a ValueError names arrays of another shape."""
     parts: dict[str, Callable[[], np.ndarray]] = {}
     for name, place in layout.top_places(cfg).items():
         _check_shape(name, params.get(name), place.ours)

@@ -143,7 +143,7 @@ class Launcher:
 
     @contextmanager
     def alone(self, folder: Path) -> Iterator[None]:
-        """`alone`, here and in every process started meanwhile."""
+        """Hold `alone`, here and in every process started meanwhile."""
         with alone(folder) as lock:
             self.held = (lock,)
             yield

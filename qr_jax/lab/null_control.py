@@ -94,7 +94,7 @@ def null_of_run(
     last: int | None = None,
     own: bool = False,
 ) -> dict[str, Any]:
-    """`null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
+    """Return `null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
     A run under way will do. `kinds` as for `null` (`runs.kinds` reads them). `last` is the last step that counts (None:
     all). ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or rounds cannot be
@@ -117,7 +117,7 @@ def null_of_run(
 def null_or_reason(
     folder: str | Path, read_kinds: Callable[[str | Path], Mapping[str, np.ndarray]], **settings: Any
 ) -> dict[str, Any]:
-    """`null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control.
+    """Return `null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control.
 
     `read_kinds` is `runs.kinds`, which knows checkpoints; this module does not.
     """

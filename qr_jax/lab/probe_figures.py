@@ -153,7 +153,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], arm: str, candidates: int, *, s
 
 
 def interval(value_QV: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, Any]:
-    """`statistic` of the column means as `mean`, and its bootstrap `low` and `high` over the rows: None of one row."""
+    """Return `statistic` of the column means as `mean`, with its bootstrap `low` and `high` over rows (None of one)."""
     count = len(value_QV)
     mean = float(statistic(value_QV.mean(0)))
     found: dict[str, Any] = {"mean": mean if math.isfinite(mean) else None, "low": None, "high": None}

@@ -24,7 +24,7 @@ FEW_LAYERS = 4  # so many are not scanned: nothing is stacked for the backward p
 
 
 def _normal(key, shape, inputs):
-    """Normal with variance 1 / inputs: with one std for all sizes (0.02) a small model starts to copy far later."""
+    """Draw from a normal of variance 1 / inputs: with one std for all (.02) a small model starts to copy later."""
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * inputs**-0.5)
 
 
@@ -93,7 +93,7 @@ class Decoder(nnx.Module):
 
 
 def init(cfg: ModelConfig, key) -> Params:
-    """Random float32 parameters (normal, variance 1 / inputs; norms by 1, biases 0): a plain dict of stacked arrays."""
+    """Return random float32 parameters (variance 1 / inputs; norms by 1, biases 0): a plain dict of stacked arrays."""
     return nnx.to_pure_dict(nnx.split(Decoder(cfg, key))[1])
 
 
@@ -134,7 +134,7 @@ def forward(
     attend: Callable = attention.packed,
     constrain: Callable = lambda x: x,
 ):
-    """Packed rows -> hidden_NLD after the last norm, in `compute` dtype. Attention is causal inside each segment.
+    """Turn packed rows into hidden_NLD after the last norm, in `compute` dtype; attention is causal inside a segment.
 
     `attend(q, k, v, segment_NL, last_NL, sliding)` is that attention (attention.packed with what the caller has bound).
     `constrain` is applied to the stream between layers: the caller's sharding constraint. Which layers slide is data of

@@ -47,8 +47,8 @@ def restrict(logp_SV, sampling: Sampling):
 
 
 def choose(logits_VS, key_S2, position_S, temperature, sampling: Sampling = EVERYTHING) -> Choice:
-    """One token a slot from softmax(logits / temperature), restricted; greedy at temperature 0. A temperature is one
-    number, or an array [1, S] with one for each slot.
+    """Choose one token a slot from softmax(logits / temperature), restricted; greedy at temperature 0. The
+    temperature is one number, or an array [1, S] with one for each slot.
 
     The vocabulary is cut into blocks of about its square root. A block is drawn by Gumbel-max over the blocks'
     log-probabilities (sums that the softmax has anyway), then a token by Gumbel-max inside it: the same distribution as

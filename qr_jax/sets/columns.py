@@ -37,7 +37,7 @@ class Columns:
 
     @property
     def first(self) -> frozenset[str]:
-        """The columns by which a file's first row is known for one of rows."""
+        """Return the columns by which a file's first row is known for one of rows."""
         return frozenset(name.partition(".")[0] for name in self.theirs.values())
 
     def of(self, row: Row) -> Row:

@@ -88,7 +88,7 @@ def _named(files: Sequence[Path]) -> list[Input]:
 
 
 def _of_folder(folder: Path, said: list[str]) -> list[Input]:
-    """The folder's documents, or else its shards, or else its tables; what is of none of these is said."""
+    """Return the folder's documents, or else its shards, or else its tables; what is of none of these is said."""
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
     seen = [name for name in names if name not in hidden]

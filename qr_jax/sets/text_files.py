@@ -12,7 +12,7 @@ PARAGRAPH, SENTENCE = re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?])\s+")
 
 
 def passages(text: str, *, name: str, title: str) -> list[Passage]:
-    """The text's passages of at most PASSAGE_WORDS words, with the id `name`; several have NAME#1, NAME#2, ..."""
+    """Cut the text into passages of at most PASSAGE_WORDS words, with the id `name`, or NAME#1, NAME#2, ..."""
     made = list(_filled(_parts(text)))
     if len(made) == 1:
         return [Passage(name, title, made[0])]
@@ -32,7 +32,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _filled(parts: Iterable[str]) -> Iterator[str]:
-    """The parts, as many together as PASSAGE_WORDS allows."""
+    """Return the parts, as many together as PASSAGE_WORDS allows."""
     taken: list[str] = []
     words = 0
     for part in parts:

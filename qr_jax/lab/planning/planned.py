@@ -49,7 +49,7 @@ def refused_bytes(text: str) -> int | None:
 
 
 def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """All that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
+    """Return all that `qr-jax plan` says of a config on a slice; `fits` False with a `reason` where it does not fit.
 
     `peak_bytes_per_chip` and the programs by name are always there: None where nothing was compiled, or a program was
     refused, or not tried after one that was.

@@ -97,7 +97,7 @@ def cold_start(rows: Sequence[Row]) -> dict[str, Chart]:
 
 
 def by_group(before: Row, after: Row) -> dict[str, Chart]:
-    """Held-out accuracy before and after training by hops, kind, type and set of the questions, where it is known."""
+    """Return held-out accuracy before and after training by hops, kind, type and set, where these are known."""
     charts = {}
     for group, words in GROUPS.items():
         tables = {"before training": before.get(f"by_{group}"), "after training": after.get(f"by_{group}")}

@@ -7,7 +7,7 @@ from qr_jax.records import Turn
 
 
 def inert(turn: Turn, tags: tuple[str, ...]) -> Turn:
-    """The turn's passages without anything like those tags; search_r1 sees to the others."""
+    """Return the turn's passages without anything like those tags; search_r1 sees to the others."""
     ranked = tuple(
         tuple(replace(p, title=neutralise(p.title, tags), text=neutralise(p.text, tags)) for p in found)
         for found in turn.passages

@@ -18,6 +18,6 @@ def share(start: float, end: float, done: float) -> float:
 
 
 def draws(query: str, count: int, seed: int) -> np.ndarray:
-    """`count` numbers in (0, 1), the same whenever the query is asked."""
+    """Draw `count` numbers in (0, 1), the same whenever the query is asked."""
     folded = int.from_bytes(hashlib.sha256(query.encode("utf-8", "replace")).digest()[:8], "little")
     return uniforms(count, NOISE, seed, folded)

@@ -63,7 +63,7 @@ def dense(
         nearest.nearest(rows, query_BD, FIRST_K)
 
     def search_batch(queries: list[str], k: int) -> list[list[Passage]]:
-        """The passages of at most QUERY_SIZES[-1] queries."""
+        """Return the passages of at most QUERY_SIZES[-1] queries."""
         query_BD = encode.queries([query_prefix + query for query in queries])
         score_BK, row_BK = nearest.nearest(rows, query_BD, k)
         pairs = zip(score_BK[: len(queries)].tolist(), place_P[row_BK[: len(queries)]].tolist(), strict=True)

@@ -42,7 +42,7 @@ def hybrid(
 
 
 def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> list[Passage]:
-    """The k best of the lists' passages; those of one id are the same passage."""
+    """Return the k best of the lists' passages; those of one id are the same passage."""
     scores: dict[str, float] = {}
     passages: dict[str, Passage] = {}
     for ranked in lists:

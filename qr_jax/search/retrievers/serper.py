@@ -57,7 +57,7 @@ def serper(
 
 
 def pages(answer: Any, k: int) -> list[Passage]:
-    """The first k pages of Serper's answer in their order; ValueError where it has no list of them."""
+    """Return the first k pages of Serper's answer in their order; ValueError where it has no list of them."""
     organic = answer.get("organic") if isinstance(answer, Mapping) else None
     if not isinstance(organic, list) or not all(isinstance(page, Mapping) for page in organic):
         fields = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__

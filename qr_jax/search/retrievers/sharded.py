@@ -53,7 +53,7 @@ def sharded(
 
 
 def merge(lists: Sequence[Sequence[Passage]], k: int) -> list[Passage]:
-    """The k passages of the highest scores, best first, equal ones by id; ValueError as `sharded` has it."""
+    """Return the k passages of the highest scores, best first, equal ones by id; ValueError as `sharded` has it."""
     found = {part: passages for part, passages in enumerate(lists) if passages}
     if len(found) < 2:
         return [passage for passages in found.values() for passage in passages[:k]]
