@@ -8,9 +8,9 @@ from qr_jax.cli import interrupts
 def main() -> int:
     """Run the process's command and return its exit code."""
     interrupts.hear_interrupts()
-    from qr_jax.cli import cli
+    from qr_jax import plugins
 
-    return cli.main()
+    return plugins.around("cli.cli").main()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from qr_jax.settings.settings import (
 from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
 
 log = logging.getLogger(__name__)
+COLD_START = "sft"  # its folder in a run's, and the area of its metrics
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
 WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
@@ -401,7 +402,7 @@ def _written(path: Path) -> Mapping[str, Any]:
     """Return what a run's config.json holds."""
     wrong = "it is no object of settings"
     try:
-        read = json_text.parse(path.read_text(encoding="utf-8"))
+        read = json_text.parse(path.read_text(encoding="utf-8"), object_pairs_hook=json_text.members)
     except ValueError as error:  # bytes that are no UTF-8, among others
         read, wrong = None, str(error)
     if not isinstance(read, Mapping) or "question" in read:
@@ -420,6 +421,12 @@ def is_run(folder: str | Path) -> bool:
         return file.is_file() and "rollout" in json_text.parse(file.read_bytes())
     except (ValueError, TypeError):
         return False
+
+
+def begun_by(folder: str | Path) -> Path | None:
+    """Return the run whose cold start the folder holds; None where it is no run's."""
+    run = Path(folder).parent
+    return run if Path(folder).name == COLD_START and is_run(run) else None
 
 
 def _made_by(path: Path, name: str) -> Config:

@@ -124,7 +124,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 def _import_error(error: BaseException) -> str:
     """Say how the import of a user's module failed, with the traceback's lines outside Python and qr_jax."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     ours = {ROOT.name, *sys.stdlib_module_names}
     walked = traceback.walk_tb(error.__traceback__)
@@ -256,8 +256,14 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     given = {
         key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
     }
-    for key, value in given.items():
-        for wrong in out_of_bounds(f"{kind} {use.name!r}: {key}", value, settings[key].type):
+    defaults = {
+        key: setting.default
+        for key, setting in settings.items()
+        if setting.default is not None and setting.type is not Any
+    }
+    for key, value in {**defaults, **given}.items():
+        where = f"{kind} {use.name!r}: {key}" + " (its file's default)" * (key not in given)
+        for wrong in out_of_bounds(where, conform(where, value, settings[key].type), settings[key].type):
             raise UserError(wrong)
     return given
 

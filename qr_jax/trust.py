@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import SET_PREFIX, Config, Data, every_plugin, load
+from qr_jax.config import COLD_START, SET_PREFIX, Config, Data, begun_by, every_plugin, is_run, load
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -25,28 +25,48 @@ log = logging.getLogger(__name__)
 # Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
 STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pages a tool reads
+NOTED: set[str] = set()  # hashes of what this process noted while the home could not be written
 
 
 def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
     """Raise ValueError if a stranger's config asks for what may do harm, with all that it asks for.
 
-    `trusted` allows the config, from now on. `retriever` takes the place of the config's. The runs that its weights
-    come from are checked alike.
+    `trusted` allows the config, from now on. `retriever` takes the place of the config's. `where` is the run's folder,
+    or the config's file; the other runs that weights come from are checked alike.
     """
     _check(config, where, trusted, retriever)
-    check_sources(config, trusted=trusted)
+    path = Path(where)
+    check_sources(config, path.parent if path.name == "config.json" else path, trusted=trusted)
 
 
-def check_sources(config: Config, *, trusted: bool) -> None:
-    """Check, as `check` does, the runs that a config's weights come from, one after another by train.init."""
-    came_from: set[str] = set()
-    while (source := config.train.init) and source not in came_from and (Path(source) / "config.json").is_file():
-        came_from.add(source)
+def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) -> None:
+    """Check, as `check` does, the runs that the weights of a config, or of the run in `folder`, come from."""
+    seen: set[Path] = set()
+    left = _sources(config, folder)
+    while left:
+        source = left.pop()
+        if source in seen or not is_run(source):
+            continue
+        seen.add(source)
         try:
-            config = load(Path(source) / "config.json")
+            theirs = load(source / "config.json")
         except ValueError:  # whoever needs it reads it by the same function
-            return
-        _check(config, source, trusted)
+            continue
+        _check(theirs, source, trusted)
+        left += _sources(theirs, source)
+
+
+def _sources(config: Config, folder: Path | None) -> list[Path]:
+    """List the folders of runs whose weights may be a run's: its train.init, its cold start, or whose that it is."""
+    found = [Path(config.train.init)] if config.train.init else []
+    return [*found, begun_by(folder) or folder / COLD_START] if folder else found
+
+
+def check_bucket(config: Config, where: str | Path) -> None:
+    """Raise ValueError before the bucket of a run is read that this user neither made nor allowed."""
+    if not is_allowed(config):
+        lives = config.train.bucket
+        raise UserError(f"{where} is not a run of yours, and its checkpoints lie in {lives}; --trust lets it be read")
 
 
 def _check(config: Config, where: str | Path, trusted: bool, retriever: str | None = None) -> None:
@@ -133,7 +153,7 @@ def _host(url: Any) -> str:
 def noted(text: str) -> bool:
     """Return True if the user has allowed what the text says."""
     try:
-        return _hash(text) in _file().read_text(encoding="utf-8").split()
+        return _hash(text) in NOTED or _hash(text) in _file().read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return False
 
@@ -149,6 +169,7 @@ def note(text: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{_hash(text)}\n")
     except OSError as error:
+        NOTED.add(_hash(text))
         log.warning("%s cannot be written (%s): this run will have to be allowed again", path, error)
 
 

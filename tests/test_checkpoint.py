@@ -266,6 +266,7 @@ def test_a_checkpoint_is_passed_over_whatever_stands_in_a_file_s_place(run, tmp_
     save(checkpoints, 1, 2)
     spoil(tmp_path / "checkpoints/step_00000002" / name, how)
     assert checkpoints.latest() == 1 and "step_00000002 is passed over" in said[0]
+    assert checkpoints.latest() == 1 and len(said) == 1  # once a process
 
 
 def test_a_manifest_with_its_hash_that_is_none_is_passed_over(run, tmp_path):

@@ -126,6 +126,8 @@ def test_settings_of_the_world_are_set_by_name():
         ("seed.x=3", "is one value"),
         ("steps", "no override"),
         ("learner.lr=nan", "wanted a number"),
+        ("learner.lr=1_0", "learner.lr is '1_0' .*wanted a number"),
+        ("train.steps=1_0000", "train.steps is '1_0000' .*wanted a whole number"),
         ("learner.lr=1e400", "learner.lr is inf .*wanted a number"),
         ("train.steps=1e30", "train.steps is 1000000000000000019884624838656; wanted a whole number between"),
         ("train.steps=" + "9" * 5000, r"train.steps is '9+\.\.\. \(5,002 characters\) .*wanted a whole number"),

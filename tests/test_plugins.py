@@ -263,6 +263,24 @@ def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("n: Count = 0", r"n \(its file's default\) is 0; wanted at least 1"),
+        ('x: float = float("nan")', r"x \(its file's default\) is nan \(float\); wanted a number"),
+        ('y: int = "text"', r"y \(its file's default\) is 'text' \(str\); wanted a whole number"),
+    ],
+)
+def test_a_default_is_held_to_its_type_and_bound(tmp_path, monkeypatch, setting, said):
+    """A default beyond them was used, and a NaN among the defaults left a run that could not go on."""
+    mine = f"def mine(query, episodes, *, {setting}): ...\n"
+    other = "def other(query, episodes, *, n: int = None, f=len): ...\n"  # none, and what no config can hold
+    foreign(tmp_path, monkeypatch, f"from qr_jax.settings.settings import Count\n{mine}{other}")
+    with pytest.raises(ValueError, match=said):
+        plugins.check("reward", use("my_lab.ideas.mine"))
+    assert plugins.check("reward", use("my_lab.ideas.other")) == {}
+
+
 def test_types_are_those_of_the_annotations(tmp_path, monkeypatch):
     text = (
         "from typing import Annotated, Literal, TYPE_CHECKING\n"

@@ -352,7 +352,7 @@ def test_exported_files_are_read_back_as_the_same_world(tmp_path):
         ({"trace_phrasings": 5}, "trace_phrasings=5 must be 1 to 4"),
         ({"hops": [0, 0]}, "hops=.* not all 0"),
         ({"comparison": 0.7, "intersection": 0.4}, "comparison=0.7 and intersection=0.4"),
-        ({"train": -1}, "train=-1 must be 0 or more"),
+        ({"train": -1}, "data.world: train=-1 must be 0 or more"),
         ({"cities": 200}, "cities and companies a person each"),
         ({"people": "many"}, "people"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -38,6 +39,7 @@ ALIASES: Mapping[str, str] = {
     "data.val_files": "data.eval",
 }
 NOTHING = ("none", "null")
+GROUPED = re.compile(r"[+-]?\d{1,3}(_\d{3})+")  # 1_000; 1_0 is a slip, and no 10
 
 
 def pairs(typed: Sequence[str]) -> list[tuple[str, str]]:
@@ -233,7 +235,7 @@ def _scalar(text: str, wanted: Any) -> Any:
         return WORDS.get(text.lower(), {"1": True, "0": False}.get(text, text))
     if wanted in (int, float):
         try:
-            number = float(text)
+            number = float(text if "_" not in text or GROUPED.fullmatch(text) else "no number")
             if wanted is int and number.is_integer():  # 1e3 is a whole number too; long ones keep every digit
                 return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
             return number if wanted is float else text

@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
+from qr_jax.config import COLD_START
 from qr_jax.errors import UserError
-from qr_jax.logging.metrics_writer import COLD_START, Values, read
+from qr_jax.logging.metrics_writer import Values, read
 
 
 class Wandb:

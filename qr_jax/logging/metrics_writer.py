@@ -15,7 +15,6 @@ from qr_jax.logging.terminal import clock
 from qr_jax.run import json_files
 
 FILE = "metrics.jsonl"
-COLD_START = "sft"  # its folder in a run's, and the area of its metrics
 WIDTH = 120
 ORDER = {name: at for at, name in enumerate(NAMES)}
 Values = Mapping[str, Any]

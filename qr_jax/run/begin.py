@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from qr_jax import evaluate
+from qr_jax import config, evaluate
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
@@ -153,6 +153,6 @@ def _first_policy(runtime: Runtime) -> policy.Policy:
         return policy.start(settings, run.folder, agent, runtime.devices.mesh, settings.train.init)
     if run.stops():
         raise Interrupted
-    whole = runs.below(settings, "sft"), run.folder / "sft"
+    whole = runs.below(settings, config.COLD_START), run.folder / config.COLD_START
     sft(*whole, agent=agent, search=runtime.world.search, say=run.say, within=run)
-    return policy.start(settings, run.folder, agent, runtime.devices.mesh, run.folder / "sft")
+    return policy.start(settings, run.folder, agent, runtime.devices.mesh, run.folder / config.COLD_START)

@@ -5,6 +5,7 @@ The copy is brought up to date before a checkpoint counts, so its metrics are ne
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
 import threading
@@ -42,6 +43,7 @@ def opened(place: str) -> epath.Path:
         raise UserError(f"train.bucket={place!r} is no place for a run; wanted gs://BUCKET/PATH, or a folder")
     if not importlib.util.find_spec("gcsfs"):
         raise UserError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # `as_os_error` says in a line what it logs with a traceback
     # Orbax writes by another way than epath, so what epath remembers of a folder's files is not to be believed.
     fsspec_settings.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(place)

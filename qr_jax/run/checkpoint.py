@@ -44,6 +44,7 @@ from qr_jax.settings import json_text
 FORMAT = 5
 READS = (4, 5)  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
 WROTE = {1: "0.1", 2: "0.1", 3: "0.1", 4: "0.2"}  # format -> the version of qr_jax that wrote it
+SAID: set[str] = set()  # lines on damaged checkpoints that this process has said
 GONE = {"rate"}  # of the state of format 4
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
@@ -219,13 +220,19 @@ class Checkpoints:
         names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
         return sorted((int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name))), reverse=True)
 
+    def _say_once(self, line: str) -> None:
+        """Say a line that this process has not said: a command may look for a run's last checkpoint several times."""
+        if line not in SAID:
+            SAID.add(line)
+            self.say(line)
+
     @bucket.as_os_error()
     def _latest(self) -> int | None:
         damaged = []
         for step in self._steps():
             damage = committed.damage(self.path(step))
             if damage:
-                self.say(f"checkpoint {self.path(step)} is passed over: {damage}")
+                self._say_once(f"checkpoint {self.path(step)} is passed over: {damage}")
                 damaged += [step] * committed.stands(self.path(step))
                 continue
             saved_format = committed.manifest(self.path(step)).get("format")

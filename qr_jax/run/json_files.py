@@ -8,7 +8,7 @@ from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.run import run_files
-from qr_jax.settings.json_text import parse, parsed
+from qr_jax.settings.json_text import members, parse, parsed
 from qr_jax.settings.settings import show
 
 LARGEST_BYTES = 64_000_000  # of a file that holds one object
@@ -26,21 +26,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_BYTES:
         raise UserError(f"{path.name} has {path.stat().st_size} bytes; wanted at most {LARGEST_BYTES}")
     try:
-        read = parse(path.read_text(encoding="utf-8"), object_pairs_hook=_members)
+        read = parse(path.read_text(encoding="utf-8"), object_pairs_hook=members)
     except ValueError as error:
         raise UserError(f"{path} is not proper JSON: {error}") from None
     if not isinstance(read, dict):
         raise UserError(f"{path.name} holds a JSON {type(read).__name__}; wanted an object")
     return read
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object; ValueError where a name stands in it twice, with two values."""
-    members: dict[str, Any] = {}
-    for name, value in pairs:
-        if members.setdefault(name, value) != value:
-            raise UserError(f"{show(name)} stands in it twice, as {show(members[name])} and as {show(value)}")
-    return members
 
 
 def number(value: Any, name: str, *, above: float, most: float) -> float:

@@ -120,11 +120,11 @@ def _base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh) -> 
     init, compute = settings.train.init, jnp.dtype(settings.model.compute)
     source = init if init and config.is_run(init) else None
     if not init and settings.sft.steps and settings.sft.whole:
-        source = Path(folder) / "sft"
+        source = Path(folder) / config.COLD_START
     if source is None:
         host = agent.weights(compute)
         return assemble.place(host, mesh), weights_sha256(host), f"model.name={settings.model.name}"
-    if source == Path(folder) / "sft" and not Path(source).exists():
+    if source == Path(folder) / config.COLD_START and not Path(source).exists():
         raise UserError(f"{source} is not there: it holds the weights under this run's adapters; bring the folder back")
     saved, params = _restored(source, agent, mesh)
     if checkpoint.BASE in saved:

@@ -439,11 +439,15 @@ def _checkpoints(folder: Path) -> Path | epath.Path:
 
     The bucket of a run's cold start is part of the run's: its own config.json may be a stranger's.
     """
-    own, of_cold_start = folder / bucket.CHECKPOINTS, folder.name == "sft" and config.is_run(folder.parent)
+    own, run = folder / bucket.CHECKPOINTS, config.begun_by(folder)
     if own.is_dir():
         return own
-    lives = (below(load(folder.parent), "sft") if of_cold_start else load(folder)).train.bucket
-    return bucket.opened(lives) / bucket.CHECKPOINTS if lives else own
+    theirs = load(run or folder)
+    if not (lives := theirs.train.bucket):
+        return own
+    trust.check_bucket(theirs, run or folder)
+    place = bucket.opened(lives)
+    return (place / config.COLD_START if run else place) / bucket.CHECKPOINTS
 
 
 def check_shared(path: Path) -> None:

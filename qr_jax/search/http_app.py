@@ -169,10 +169,9 @@ class HttpApp:
             name = request.headers.get("host", "localhost").lower()
             if not is_loopback(name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]):
                 raise Refused(403, "this server answers to localhost alone")
-        if self.token is not None and path != "/health":
-            given = request.headers.get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
-                raise Refused(401, "wanted Authorization: Bearer and the token", {"WWW-Authenticate": "Bearer"})
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if self.token is not None and path != "/health" and not is_token(given, self.token):
+            raise Refused(401, "wanted Authorization: Bearer and the token", {"WWW-Authenticate": "Bearer"})
 
     def _no_route(self, request: "Request", error: Any) -> "Response":
         """Return 404 with the paths that there are, or 405 with the method that is wanted."""
@@ -201,6 +200,12 @@ def send_json(body: bytes) -> "Response":
             yield body[start : start + PIECE_BYTES]
 
     return StreamingResponse(pieces(), headers={"Content-Length": str(len(body))}, media_type="application/json")
+
+
+def is_token(authorization: bytes, token: str) -> bool:
+    """Return True if a request's header Authorization has the token: the scheme's case does not matter (RFC 9110)."""
+    scheme, _, given = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given, token.encode())
 
 
 def is_loopback(host: str) -> bool:

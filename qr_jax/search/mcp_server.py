@@ -1,7 +1,6 @@
 """`qr-jax serve-retriever --mcp`: a search function, and its passages by their ids, as the tools of an MCP server."""
 
 import asyncio
-import hmac
 import json
 import logging
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qr_jax.dialect import encodable
 from qr_jax.logging import terminal
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.search.http_app import check_address, is_loopback, listen
+from qr_jax.search.http_app import check_address, is_loopback, is_token, listen
 from qr_jax.search.limits import Limits
 from qr_jax.search.mcp_client import check_package
 from qr_jax.search.pages import Pages
@@ -100,7 +99,7 @@ def _with_token(app: Any, token: str) -> Any:
 
     async def checked(scope: Any, receive: Any, send: Any) -> None:
         given = next((value for name, value in scope.get("headers", ()) if name == b"authorization"), b"")
-        if scope["type"] == "http" and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        if scope["type"] == "http" and not is_token(given, token):
             await send({"type": "http.response.start", "status": 401, "headers": [(b"www-authenticate", b"Bearer")]})
             await send({"type": "http.response.body", "body": b"wanted Authorization: Bearer and the token"})
             return

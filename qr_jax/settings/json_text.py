@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from qr_jax.errors import UserError
+from qr_jax.settings.settings import show
 
 
 class TooDeep(UserError):
@@ -32,6 +33,16 @@ def parse(text: str | bytes | bytearray, **how: Any) -> Any:
         return json.loads(text, **how)
     except RecursionError:
         raise TooDeep("its lists and objects are nested too deep") from None
+
+
+def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs; ValueError where a name stands in it twice, with two values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found and found[name] != value:
+            raise UserError(f"{show(name)} stands in it twice, as {show(found[name])} and as {show(value)}")
+        found[name] = value
+    return found
 
 
 def read_bounded(body: bytes | bytearray, most_items: int) -> Any:

@@ -69,6 +69,8 @@ def describe(wanted: Any) -> str:
     wanted = bare(wanted)
     simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     simple[Use] = "a plug-in"
+    if dataclasses.is_dataclass(wanted) and wanted is not Use or get_origin(wanted) is Mapping:
+        return "settings by their names"
     if wanted in simple:
         return simple[wanted]
     if get_origin(wanted) is Literal:
@@ -191,7 +193,8 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     before = f"{name}." if name else ""
     for key in value:
         if key not in hints:
-            raise UserError(f"unknown setting {before}{key}{nearest(str(key), hints)}")
+            guess = nearest(str(key), hints) or "; `qr-jax settings` lists them"
+            raise UserError(f"unknown setting {before}{key}{guess}")
     for field in dataclasses.fields(wanted):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
             what = f"{name or 'config'} is {show(value)}, without {field.name!r}"

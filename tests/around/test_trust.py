@@ -126,7 +126,9 @@ def test_a_run_made_here_is_the_user_s_own(tmp_path):
 def test_a_home_that_cannot_be_written_is_warned_of(tmp_path, caplog):
     (tmp_path / "home").write_text("a file")
     trust.remember(Config())
-    assert "cannot be written" in caplog.text and not trust.is_allowed(Config())
+    assert "cannot be written" in caplog.text and trust.is_allowed(Config())  # by this process
+    trust.NOTED.clear()
+    assert not trust.is_allowed(Config())
 
 
 # ---- a folder as hostile as its author can make it, opened by every command
@@ -238,6 +240,35 @@ def test_the_bucket_of_a_cold_start_is_the_run_s_and_not_what_its_own_config_nam
         runs.last_checkpoint(folder / "sft")
 
 
+@pytest.mark.parametrize("command", [["eval"], ["ask"], ["export", "--hf", "out"], ["probe"]], ids=lambda w: w[0])
+def test_a_cold_start_that_lies_in_its_run_s_bucket_needs_leave(theirs, tmp_path, capsys, command):
+    folder = Path(theirs(train=replace(Config().train, bucket="gs://evil/run")))
+    (folder / "sft").mkdir()
+    (folder / "sft" / "config.json").write_text(json.dumps(config.to_json(Config())))
+    words = [command[0], str(folder / "sft"), *(["who?"] if command == ["ask"] else []), *command[1:]]
+    assert cli.main(words) == 2
+    assert f"{folder} is not a run of yours" in capsys.readouterr().err
+    begun = replace(Config(), train=replace(Config().train, init=str(folder / "sft")))
+    with pytest.raises(ValueError, match="the bucket gs://evil/run"):
+        trust.check_sources(begun, trusted=False)
+    with pytest.raises(ValueError, match="its checkpoints lie in gs://evil/run; --trust lets it be read"):
+        runs.last_checkpoint(folder / "sft")  # whoever comes here without a check
+
+
+def test_where_a_run_s_cold_start_began_is_checked_too(theirs, tmp_path):
+    """Adapters lie over the cold start's weights, and those over what it began from."""
+    evil = theirs(train=replace(Config().train, bucket="gs://evil/run"))
+    folder = tmp_path / "mine"
+    (folder / "sft").mkdir(parents=True)
+    begun = replace(Config(), train=replace(Config().train, init=evil))
+    (folder / "sft" / "config.json").write_text(json.dumps(config.to_json(begun)))
+    for where in (folder, folder / "config.json"):
+        with pytest.raises(ValueError, match="the bucket gs://evil/run"):
+            trust.check(Config(), where, trusted=False)
+    trust.check(Config(), where, trusted=True)
+    trust.check(Config(), where, trusted=False)
+
+
 def test_answers_and_verdicts_in_a_stranger_s_run_are_not_read(theirs, tmp_path, monkeypatch, capsys):
     """They would be this user's score, so a folder of the user's own or --trust is wanted before anything is opened."""
     folder = theirs()
@@ -263,4 +294,5 @@ def test_without_a_home_nothing_is_remembered_and_the_run_goes_on(monkeypatch, c
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no such user")))
     monkeypatch.delenv("XDG_CONFIG_HOME")
     trust.note("what a user allows")
+    trust.NOTED.clear()
     assert not trust.noted("what a user allows") and "will have to be allowed again" in caplog.text

@@ -67,7 +67,10 @@ class WorldSettings:
     def __post_init__(self):
         for name in ("hops", "trace_hops"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        check(self)
+        try:
+            check(self)
+        except UserError as error:
+            raise UserError(f"data.world: {error}") from None
 
 
 def check(settings: WorldSettings) -> None:

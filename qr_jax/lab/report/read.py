@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qr_jax.config import BUDGETS, share_done
+from qr_jax.config import BUDGETS, COLD_START, share_done
 from qr_jax.errors import UserError
 from qr_jax.lab import run_folders
 from qr_jax.run import json_files, plugin_record, run_files
 from qr_jax.run.json_files import Row
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import with_new_names
-
-COLD = "sft"  # the folder of the cold start
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def run(folder: str | Path) -> Run:
     if metrics and "pool/drawn" not in metrics[-1]:
         raise UserError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
     draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
-    cold, worst = _rows(folder / COLD / "metrics.jsonl", "step", "sft/loss")
+    cold, worst = _rows(folder / COLD_START / "metrics.jsonl", "step", "sft/loss")
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
@@ -66,7 +64,7 @@ def run(folder: str | Path) -> Run:
 
 def phase(begun: Run) -> str:
     """Return what a run without a step is doing, judged by the files that it has written."""
-    cold, steps = begun.folder / COLD, begun.config.get("sft", {}).get("steps") or 0
+    cold, steps = begun.folder / COLD_START, begun.config.get("sft", {}).get("steps") or 0
     if begun.before:
         return "compiling the learner and rolling out step 1"
     if (cold / "summary.json").is_file():

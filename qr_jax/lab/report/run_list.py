@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qr_jax.config import BUDGETS, LIMITS
+from qr_jax.config import BUDGETS, COLD_START, LIMITS
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
-from qr_jax.lab.report.read import COLD
 from qr_jax.logging.columns import aligned
 from qr_jax.run import run_files, run_lock
 from qr_jax.run.run_files import BEFORE
@@ -20,7 +19,7 @@ from qr_jax.settings import json_text
 
 State = Literal["training", "finished", "stopped", "not begun", "unreadable"]
 SKIPPED = ("checkpoints", "logs", "episodes", "worlds", "questions", "eval")  # folders that hold no run
-READ = ("config.json", "summary.json", BEFORE, "metrics.jsonl", run_lock.NAME, f"{COLD}/metrics.jsonl")
+READ = ("config.json", "summary.json", BEFORE, "metrics.jsonl", run_lock.NAME, f"{COLD_START}/metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def listed(folder: Path) -> Listed:
     ]
     evaluation, after = scored[0] if scored else ({}, None)
     ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
-    if not step and (folder / COLD / "metrics.jsonl").is_file():
-        step = _whole(_metrics(folder / COLD / "metrics.jsonl")[0], "step")
+    if not step and (folder / COLD_START / "metrics.jsonl").is_file():
+        step = _whole(_metrics(folder / COLD_START / "metrics.jsonl")[0], "step")
         stage, steps = "cold start", _whole(config.get("sft"), "steps")
     state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
