@@ -166,6 +166,9 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     if form not in ("qr_jax", "qr_jax corpus"):
         if form.endswith("corpus"):
             return parsing.passage_of(named), False, []
+        if form == "trl":
+            named = _renamed(named, "id", ("id",), said)
+            said["rows without an id, named by a hash of their text"] += "id" not in named
         named, beside = _parted(formats.ours(named), said)
         if named.get("answers") == []:
             raise Unanswerable("has no answer: its list of answers is empty")
@@ -173,13 +176,7 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     asks = any(name.lower() in ASKS for name in cells)
     named, beside = _parted(named, said) if asks else (named, [])
     for column in ("id", "question", "answers") if asks else ("id", "title", "text"):
-        wanted = ANSWERS if column == "answers" else (column,)
-        if not any(name in named for name in wanted):
-            others = (*wanted, *OTHER_SCHEMAS.get(column, ()))  # the likeliest first
-            other = next((name for other in others for name in named if name.lower() == other), None)
-            if other is not None:
-                said[f"rows whose {other!r} is {column!r} here"] += 1
-                named = {column if name == other else name: value for name, value in named.items()}
+        named = _renamed(named, column, ANSWERS if column == "answers" else (column,), said)
     numbered = [name for name in named if NUMBERED.fullmatch(name)]
     if asks and numbered and not any(name in named for name in (*ANSWERS, *OTHER_SCHEMAS["answers"])):
         said[f"rows whose {', '.join(map(repr, numbered))} are 'answers' here"] += 1
@@ -217,6 +214,18 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         said["rows without an id, named by a hash of their text"] += 1
         named["id"] = formats.hash_of(text if asks else f"{named.get('title', '')}\n{text}")
     return parsing.query_of(named) if asks else parsing.passage_of(named), is_made, beside
+
+
+def _renamed(row: dict[str, Any], column: str, wanted: Sequence[str], said: Counter[str]) -> dict[str, Any]:
+    """Return the row with the column under its name where another system's stands in its place."""
+    if any(name in row for name in wanted):
+        return row
+    others = (*wanted, *OTHER_SCHEMAS.get(column, ()))  # the likeliest first
+    other = next((name for other in others for name in row if name.lower() == other), None)
+    if other is None:
+        return row
+    said[f"rows whose {other!r} is {column!r} here"] += 1
+    return {column if name == other else name: value for name, value in row.items()}
 
 
 def _parted(row: Row, said: Counter[str]) -> tuple[dict[str, Any], list[Passage]]:

@@ -284,6 +284,16 @@ def test_what_cannot_be_read_is_named(name, content, words, tmp_path):
         foreign.read(kept(tmp_path, name, content))
 
 
+def test_a_row_of_trl_keeps_the_id_that_stands_under_another_name(tmp_path):
+    """`--map answers=gold` made one of TRL's of a row with `prompt` and `qid`, and its id was a hash without a word."""
+    row = {"qid": "q7", "prompt": "Where is Köln?", "answers": ["Germany"]}
+    query, said = only(kept(tmp_path, "q.jsonl", json.dumps(row)))
+    assert query.id == "q7" and "qid" not in query.meta and "rows whose 'qid' is 'id' here: 1" in said
+    del row["qid"]
+    query, said = only(kept(tmp_path, "q.jsonl", json.dumps(row)))
+    assert query.id == formats.hash_of("Where is Köln?") and "rows without an id, named by a hash" in said
+
+
 def test_all_rows_that_cannot_be_read_are_told_at_once(tmp_path):
     rows = ["id,question,answers", "1,Where?,Ada", "1,Who?,Bob", ",,", "2,When?, ", *(f"1,{n}?,x" for n in range(28))]
     with pytest.raises(ValueError) as error:
