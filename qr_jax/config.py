@@ -37,6 +37,7 @@ from qr_jax.settings.settings import use as use  # a config file imports all it 
 
 log = logging.getLogger(__name__)
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
+LARGEST_BYTES = 2**20  # of a config.json
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
 WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
@@ -401,6 +402,8 @@ def configs_in(folder: Path) -> list[Path]:
 def _written(path: Path) -> Mapping[str, Any]:
     """Return what a run's config.json holds."""
     wrong = "it is no object of settings"
+    if path.stat().st_size > LARGEST_BYTES:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes; a config has at most {LARGEST_BYTES:,}")
     try:
         read = json_text.parse(path.read_text(encoding="utf-8"), object_pairs_hook=json_text.members)
     except ValueError as error:  # bytes that are no UTF-8, among others
@@ -418,7 +421,8 @@ def is_run(folder: str | Path) -> bool:
     """Return True if the folder has a run's config.json; that of a Hugging Face folder is another."""
     file = Path(folder) / "config.json"
     try:
-        return file.is_file() and "rollout" in json_text.parse(file.read_bytes())
+        small = file.is_file() and file.stat().st_size <= LARGEST_BYTES
+        return small and "rollout" in json_text.parse(file.read_bytes())
     except (ValueError, TypeError):
         return False
 

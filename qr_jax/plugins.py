@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import linecache
+import math
 import os
 import re
 import sys
@@ -259,7 +260,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     defaults = {
         key: setting.default
         for key, setting in settings.items()
-        if setting.default is not None and setting.type is not Any
+        if setting.type is not Any and setting.default not in (None, math.inf)
     }
     for key, value in {**defaults, **given}.items():
         where = f"{kind} {use.name!r}: {key}" + " (its file's default)" * (key not in given)

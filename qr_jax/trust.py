@@ -5,18 +5,18 @@ neither made nor allowed is refused by `check` before anything that it names is 
 that only read a run never ask. Configs are remembered by a hash of what they say, as direnv does.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import COLD_START, SET_PREFIX, Config, Data, begun_by, every_plugin, is_run, load
+from qr_jax.config import COLD_START, SET_PREFIX, Config, Data, begun_by, every_plugin, from_json, is_run, load, to_json
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -28,20 +28,25 @@ STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pa
 NOTED: set[str] = set()  # hashes of what this process noted while the home could not be written
 
 
-def check(config: Config, where: str | Path, *, trusted: bool, retriever: str | None = None) -> None:
+def check(config: Config, where: str | Path, *, trusted: bool, used: Config | None = None) -> None:
     """Raise ValueError if a stranger's config asks for what may do harm, with all that it asks for.
 
-    `trusted` allows the config, from now on. `retriever` takes the place of the config's. `where` is the run's folder,
-    or the config's file; the other runs that weights come from are checked alike.
+    `trusted` allows the config, from now on. `used` is the config as the command changes it, if it does. `where` is the
+    run's folder, or the config's file; the other runs that its weights come from are checked too.
     """
-    _check(config, where, trusted, retriever)
+    if not is_allowed(config, trusted=trusted) and (listed := asks(used or config)):
+        raise _refused(where, listed)
     path = Path(where)
     check_sources(config, path.parent if path.name == "config.json" else path, trusted=trusted)
 
 
 def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) -> None:
-    """Check, as `check` does, the runs that the weights of a config, or of the run in `folder`, come from."""
-    seen: set[Path] = set()
+    """Check the other runs that the weights of a config, or of the run in `folder`, come from.
+
+    A cold start's config is followed and not checked: nothing but its train.init is read, and its checkpoints lie in
+    the bucket that its run names.
+    """
+    seen = {folder}
     left = _sources(config, folder)
     while left:
         source = left.pop()
@@ -52,7 +57,8 @@ def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) 
             theirs = load(source / "config.json")
         except ValueError:  # whoever needs it reads it by the same function
             continue
-        _check(theirs, source, trusted)
+        if not begun_by(source) and not is_allowed(theirs, trusted=trusted) and (listed := asks(theirs)):
+            raise _refused(source, listed)
         left += _sources(theirs, source)
 
 
@@ -62,21 +68,16 @@ def _sources(config: Config, folder: Path | None) -> list[Path]:
     return [*found, begun_by(folder) or folder / COLD_START] if folder else found
 
 
+def _refused(where: str | Path, listed: Sequence[str]) -> UserError:
+    first = f"{where} is not a run of yours, and asks for what may do harm:"
+    return UserError("\n  ".join([first, *listed]) + "\nread the list; --trust allows all of it, from now on")
+
+
 def check_bucket(config: Config, where: str | Path) -> None:
     """Raise ValueError before the bucket of a run is read that this user neither made nor allowed."""
     if not is_allowed(config):
         lives = config.train.bucket
         raise UserError(f"{where} is not a run of yours, and its checkpoints lie in {lives}; --trust lets it be read")
-
-
-def _check(config: Config, where: str | Path, trusted: bool, retriever: str | None = None) -> None:
-    if is_allowed(config, trusted=trusted):
-        return
-    if listed := asks(replace(config, retriever=Use(retriever)) if retriever else config):
-        raise UserError(
-            "\n  ".join([f"{where} is not a run of yours, and asks for what may do harm:", *listed])
-            + "\nread the list; --trust allows all of it, from now on"
-        )
 
 
 def is_allowed(config: Config, *, trusted: bool = False) -> bool:
@@ -175,6 +176,8 @@ def note(text: str) -> None:
 
 def _text(config: Config) -> str:
     """Return the config's settings that differ from the defaults, so that a new setting leaves older runs allowed."""
+    with contextlib.suppress(ValueError):  # as it is read again: 1 where a number may have a fraction is 1.0
+        config = from_json(to_json(config))
     return json.dumps(_besides(plain(config), plain(Config())), sort_keys=True)
 
 

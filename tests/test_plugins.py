@@ -274,7 +274,7 @@ def test_a_setting_without_default_must_be_given(tmp_path, monkeypatch):
 def test_a_default_is_held_to_its_type_and_bound(tmp_path, monkeypatch, setting, said):
     """A default beyond them was used, and a NaN among the defaults left a run that could not go on."""
     mine = f"def mine(query, episodes, *, {setting}): ...\n"
-    other = "def other(query, episodes, *, n: int = None, f=len): ...\n"  # none, and what no config can hold
+    other = "def other(query, episodes, *, n: int = None, most: float = float('inf'), f=len): ...\n"
     foreign(tmp_path, monkeypatch, f"from qr_jax.settings.settings import Count\n{mine}{other}")
     with pytest.raises(ValueError, match=said):
         plugins.check("reward", use("my_lab.ideas.mine"))

@@ -205,7 +205,7 @@ def send_json(body: bytes) -> "Response":
 def is_token(authorization: bytes, token: str) -> bool:
     """Return True if a request's header Authorization has the token: the scheme's case does not matter (RFC 9110)."""
     scheme, _, given = authorization.partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given, token.encode())
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.lstrip(b" "), token.encode())
 
 
 def is_loopback(host: str) -> bool:

@@ -257,7 +257,7 @@ def test_a_token_is_wanted_for_all_but_health():
         assert call(url, "/retrieve", {"queries": []})[0] == 401 and call(url, "/metrics")[0] == 401
         assert call(url, "/retrieve", {"queries": []}, Authorization="Bearer lab-token-12")[0] == 401
         assert call(url, "/retrieve", {"queries": []}, Authorization="Bearer lab-token-123")[0] == 200
-        assert call(url, "/retrieve", {"queries": []}, Authorization="bearer lab-token-123")[0] == 200
+        assert call(url, "/retrieve", {"queries": []}, Authorization="bearer  lab-token-123")[0] == 200
         assert call(url, "/retrieve", {"queries": []}, Authorization="Basic lab-token-123")[0] == 401
         assert call(url, "/health")[0] == 200 and call(url, "/openapi.json")[0] == 401
 

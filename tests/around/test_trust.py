@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -99,7 +100,7 @@ def test_all_that_is_asked_for_is_listed_and_trust_is_remembered_for_that_config
     assert "THEIRS is not a run of yours" in str(refused.value) and "--trust" in str(refused.value)
     assert "env 'evil.env'" in str(refused.value) and "evil.example, with the secret in HF_TOKEN" in str(refused.value)
     with pytest.raises(ValueError, match=r"env 'evil.env'\nread the list"):
-        trust.check(settings, "THEIRS", trusted=False, retriever="bm25")
+        trust.check(settings, "THEIRS", trusted=False, used=replace(settings, retriever=use("bm25")))
     trust.check(settings, "THEIRS", trusted=True)
     trust.check(settings, "THEIRS", trusted=False)
     with pytest.raises(ValueError, match="is not a run of yours"):
@@ -267,6 +268,48 @@ def test_where_a_run_s_cold_start_began_is_checked_too(theirs, tmp_path):
             trust.check(Config(), where, trusted=False)
     trust.check(Config(), where, trusted=True)
     trust.check(Config(), where, trusted=False)
+
+
+def test_a_run_of_one_s_own_whose_cold_start_came_out_of_its_bucket_is_not_a_stranger_s(tmp_path):
+    mine = replace(Config(), train=replace(Config().train, bucket="gs://mine/run", steps=7))
+    for folder, of in ((tmp_path, mine), (tmp_path / "sft", runs.below(mine, "sft"))):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config.to_json(of)))
+    trust.remember(mine)
+    trust.check(mine, tmp_path, trusted=False)
+
+
+def test_what_is_checked_is_what_retriever_leaves(theirs, tmp_path, capsys):
+    """--retriever of the same name keeps its settings; of another, it takes the place of what is not asked then."""
+    parts = (use("evil.env.env"), use("bm25"))
+    folder = theirs(retriever=use("hybrid", parts=parts))
+    assert cli.main(["eval", folder, "--retriever", "hybrid"]) == 2
+    assert "code outside qr_jax: retriever 'evil.env.env'" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+    for with_cold_start in (False, True):
+        if with_cold_start:
+            shutil.copytree(folder, f"{folder}/sft")
+        assert cli.main(["eval", folder, "--retriever", "bm25"]) == 2
+        assert "is not a run of yours" not in capsys.readouterr().err  # it has no checkpoint
+
+
+def test_a_config_too_large_for_one_is_not_read(theirs, tmp_path, capsys):
+    folder = Path(theirs(train=replace(Config().train, init=str(tmp_path / "huge"))))
+    (tmp_path / "huge").mkdir()
+    with open(tmp_path / "huge/config.json", "wb") as file:
+        file.truncate(2**36)
+    assert not config.is_run(tmp_path / "huge")
+    trust.check(config.load(folder / "config.json"), folder, trusted=False)
+    with pytest.raises(ValueError, match="config.json has 68,719,476,736 bytes; a config has at most 1,048,576"):
+        config.load(tmp_path / "huge/config.json")
+
+
+def test_a_whole_number_where_a_fraction_may_stand_does_not_make_a_run_a_stranger_s():
+    mine = replace(
+        Config(), learner=replace(Config().learner, lr=1), train=replace(Config().train, bucket="gs://mine/r")
+    )
+    trust.remember(mine)
+    trust.check(config.from_json(json.loads(json.dumps(config.to_json(mine)))), "mine", trusted=False)
 
 
 def test_answers_and_verdicts_in_a_stranger_s_run_are_not_read(theirs, tmp_path, monkeypatch, capsys):

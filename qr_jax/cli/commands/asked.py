@@ -37,9 +37,7 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     if getattr(arguments, "step", None) is not None and not run:
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
-    config = _config(arguments, run, endpoint, retriever)
-    if retriever not in (None, config.retriever.name):
-        config = replace(config, retriever=configs.use(str(retriever)))
+    config = _with_retriever(_config(arguments, run, endpoint, retriever), retriever)
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
@@ -61,6 +59,13 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     return config, None if endpoint else run
 
 
+def _with_retriever(config: Any, name: str | None) -> Any:
+    """Return the config with the retriever of --retriever: its own, with its settings, where that has the name."""
+    from qr_jax import config as configs
+
+    return config if name in (None, config.retriever.name) else replace(config, retriever=configs.use(str(name)))
+
+
 def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None, retriever: str | None) -> Any:
     """Return the config that a run, `--config` or, of a model without either, the usual settings give."""
     from qr_jax import config as configs
@@ -72,8 +77,9 @@ def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | Non
         raise UserError(f"{arguments.run} {alone}; leave --config out, and change it with setting=value")
     if run:
         config = configs.load(run / "config.json")
-        trust.check(config, run, trusted=arguments.trust, retriever=retriever)
-        return config
+        used = _with_retriever(config, retriever)
+        trust.check(config, run, trusted=arguments.trust, used=used)
+        return used
     if endpoint:
         return load(arguments, str(arguments.run), ())
     _refuse_no_model(arguments.run)
