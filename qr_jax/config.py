@@ -37,7 +37,7 @@ from qr_jax.settings.settings import use as use  # a config file imports all it 
 
 log = logging.getLogger(__name__)
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
-LARGEST_BYTES = 2**20  # of a config.json
+LARGEST_BYTES = 2**26  # of a config.json that is read at all; a stranger's has less (run_files.py)
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
 WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "

@@ -12,6 +12,7 @@ import logging
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,27 @@ NOTED: set[str] = set()  # hashes of what this process noted while the home coul
 def check(config: Config, where: str | Path, *, trusted: bool, used: Config | None = None) -> None:
     """Raise ValueError if a stranger's config asks for what may do harm, with all that it asks for.
 
-    `trusted` allows the config, from now on. `used` is the config as the command changes it, if it does. `where` is the
-    run's folder, or the config's file; the other runs that its weights come from are checked too.
+    `trusted` allows the config, from now on. `used` is the config as the command's words change it: they may take the
+    place of what the config asks for, or let a setting of it count that had no effect. `where` is the run's folder, or
+    the config's file; the other runs that its weights come from are checked too.
     """
-    if not is_allowed(config, trusted=trusted) and (listed := asks(used or config)):
-        raise _refused(where, listed)
     path = Path(where)
-    check_sources(config, path.parent if path.name == "config.json" else path, trusted=trusted)
+    folder = path.parent if path.name == "config.json" else path
+    if not is_allowed(config, trusted=trusted):
+        known = _of_its_run(folder, trusted)
+        if any(text not in known for text in asks(used or config)):  # the list says all that --trust would allow
+            raise _refused(where, list(dict.fromkeys([*asks(used or config), *asks(config)])))
+    check_sources(config, folder, trusted=trusted)
+
+
+def _of_its_run(folder: Path, trusted: bool) -> list[str]:
+    """List what a cold start in the folder may ask for: what its run does, where that is this user's, or allowed."""
+    if not (run := begun_by(folder)):
+        return []
+    config = load(run / "config.json")
+    lives = config.train.bucket and f"{config.train.bucket}/{COLD_START}"
+    of_cold_start = replace(config, train=replace(config.train, bucket=lives))
+    return asks(of_cold_start) if is_allowed(config, trusted=trusted) else []
 
 
 def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) -> None:

@@ -28,7 +28,7 @@ class Most:
 # its bytes once it is parsed. A quickstart of 100 steps has a config of 4 kB, a summary of 7 kB, 4 kB of metrics a
 # step, 0.4 kB a draw, and 55 bytes a question in evaluation.json; an episode of 100,000 tokens and their
 # log-probabilities would have 3 MB.
-MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(config.LARGEST_BYTES))
+MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))
 MOST |= {"settings.json": Most(2**20), "calls.jsonl": Most(2**32, lines=2**24, line_bytes=2**24)}  # of synth's journal
 MOST |= {"probe.json": Most(2**22), "manifest.json": Most(2**24)}  # 100,000 files of a checkpoint

@@ -99,7 +99,7 @@ def test_all_that_is_asked_for_is_listed_and_trust_is_remembered_for_that_config
         trust.check(settings, "THEIRS", trusted=False)
     assert "THEIRS is not a run of yours" in str(refused.value) and "--trust" in str(refused.value)
     assert "env 'evil.env'" in str(refused.value) and "evil.example, with the secret in HF_TOKEN" in str(refused.value)
-    with pytest.raises(ValueError, match=r"env 'evil.env'\nread the list"):
+    with pytest.raises(ValueError, match=r"env 'evil.env'\n  retriever 'http'"):
         trust.check(settings, "THEIRS", trusted=False, used=replace(settings, retriever=use("bm25")))
     trust.check(settings, "THEIRS", trusted=True)
     trust.check(settings, "THEIRS", trusted=False)
@@ -293,6 +293,46 @@ def test_what_is_checked_is_what_retriever_leaves(theirs, tmp_path, capsys):
         assert "is not a run of yours" not in capsys.readouterr().err  # it has no checkpoint
 
 
+def test_a_setting_that_the_command_s_words_let_count_is_asked_about(theirs, tmp_path, capsys, monkeypatch):
+    """A stranger's token_env had no effect until a url was typed, and then a secret went there."""
+    monkeypatch.setenv("AWS_SECRET", "sesame")
+    files = replace(
+        Config().data,
+        train="a.jsonl",
+        eval="b.jsonl",
+        corpus="c.jsonl",
+        traces="supporting",
+        world_path=str(tmp_path / "VICTIM"),
+    )
+    folder = theirs(retriever=use("mcp", token_env="AWS_SECRET"), data=files)
+    url = "retriever.url=http://127.0.0.1:1/mcp"
+    for words in (["train", f"{folder}/config.json", url], ["eval", folder, url]):
+        assert cli.main(words) == 2
+        assert "with the secret in AWS_SECRET" in capsys.readouterr().err
+    assert cli.main(["eval", folder, "data.train=world", "data.eval=world", "data.corpus=world"]) == 2
+    assert f"to write worlds into {tmp_path / 'VICTIM'}" in capsys.readouterr().err
+
+
+def test_the_list_has_all_that_trust_would_allow(theirs, capsys):
+    """--retriever left the config's own out of the list, and --trust allowed it for the next command."""
+    folder = theirs(retriever=use("evil.env.env"), train=replace(Config().train, bucket="gs://evil/run"))
+    assert cli.main(["eval", folder, "--retriever", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "the bucket gs://evil/run" in said and "code outside qr_jax: retriever 'evil.env.env'" in said
+
+
+def test_a_cold_start_asks_for_what_its_own_run_does_and_for_no_more(tmp_path):
+    mine = replace(Config(), train=replace(Config().train, bucket="gs://mine/run", steps=7))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json(mine)))
+    before = runs.below(replace(mine, train=replace(mine.train, steps=5)), "sft")
+    with pytest.raises(ValueError, match="the bucket gs://mine/run/sft"):
+        trust.check(before, tmp_path / "sft", trusted=False)
+    trust.remember(mine)
+    trust.check(before, tmp_path / "sft", trusted=False)
+    with pytest.raises(ValueError, match="code outside qr_jax: retriever 'evil.thing'"):
+        trust.check(replace(before, retriever=use("evil.thing")), tmp_path / "sft", trusted=False)
+
+
 def test_a_config_too_large_for_one_is_not_read(theirs, tmp_path, capsys):
     folder = Path(theirs(train=replace(Config().train, init=str(tmp_path / "huge"))))
     (tmp_path / "huge").mkdir()
@@ -300,7 +340,7 @@ def test_a_config_too_large_for_one_is_not_read(theirs, tmp_path, capsys):
         file.truncate(2**36)
     assert not config.is_run(tmp_path / "huge")
     trust.check(config.load(folder / "config.json"), folder, trusted=False)
-    with pytest.raises(ValueError, match="config.json has 68,719,476,736 bytes; a config has at most 1,048,576"):
+    with pytest.raises(ValueError, match="config.json has 68,719,476,736 bytes; a config has at most 67,108,864"):
         config.load(tmp_path / "huge/config.json")
 
 

@@ -29,6 +29,7 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     given.
     """
     from qr_jax import config as configs
+    from qr_jax import trust
     from qr_jax.cli.overrides import override, pairs
     from qr_jax.data.readers import LOOKED_FOR
     from qr_jax.settings import checks
@@ -37,11 +38,14 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     if getattr(arguments, "step", None) is not None and not run:
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
-    config = _with_retriever(_config(arguments, run, endpoint, retriever), retriever)
+    of_run = _config(arguments, run, endpoint, retriever)
+    config = _with_retriever(of_run, retriever)
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
+    if run:
+        trust.check(of_run, run, trusted=arguments.trust, used=config)
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
     if not (run or endpoint or arguments.config):
@@ -77,9 +81,8 @@ def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | Non
         raise UserError(f"{arguments.run} {alone}; leave --config out, and change it with setting=value")
     if run:
         config = configs.load(run / "config.json")
-        used = _with_retriever(config, retriever)
-        trust.check(config, run, trusted=arguments.trust, used=used)
-        return used
+        trust.check(config, run, trusted=arguments.trust, used=_with_retriever(config, retriever))
+        return config
     if endpoint:
         return load(arguments, str(arguments.run), ())
     _refuse_no_model(arguments.run)

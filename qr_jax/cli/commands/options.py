@@ -30,9 +30,13 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
     from qr_jax import config as configs
     from qr_jax import trust
 
-    if configs.parts(path)[0].suffix != ".py":
-        trust.check(configs.load(path), path, trusted=arguments.trust)
-    return configs.load(path, typed)
+    if configs.parts(path)[0].suffix == ".py":
+        return configs.load(path, typed)
+    config = configs.load(path)
+    trust.check(config, path, trusted=arguments.trust)
+    used = configs.load(path, typed)
+    trust.check(config, path, trusted=arguments.trust, used=used)
+    return used
 
 
 @contextmanager
