@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from loopback_bucket import led_there
 
-from qr_jax import config
+from qr_jax import config, trust
+from qr_jax.cli.commands import options
 from qr_jax.logging import metrics_writer
 from qr_jax.run import bucket, committed, runs
 from qr_jax.run.checkpoint import Checkpoints
@@ -203,3 +205,18 @@ def test_a_run_is_not_copied_into_itself(tmp_path, run, there):
     with pytest.raises(ValueError, match="lie in one another, so that the run would be copied into itself"):
         runs.Run(tmp_path / run, settings, stage="train")
     assert not [path for path in tmp_path.rglob("*") if path.name == "config.json"]
+
+
+def test_a_cold_start_begun_anew_in_its_run_lies_in_the_run_s_bucket(tmp_path):
+    """`qr-jax sft RUN/config.json --run RUN/sft` took the run's files in the bucket for its own."""
+    settings = config.load("configs/two_layer.py")
+    settings = replace(settings, train=replace(settings.train, bucket=str(tmp_path / "lives")))
+    run = tmp_path / "mine"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(config.to_json(settings)))
+    trust.remember(settings)
+    given = {"config": str(run / "config.json"), "overrides": [], "dry_run": True, "process": None, "trust": False}
+    found, folder = options.resolve(Namespace(run=run / "sft", **given), "sft")
+    assert folder == run / "sft" and found.train.bucket == f"{tmp_path}/lives/sft"
+    found, _ = options.resolve(Namespace(run=tmp_path / "other", **given), "sft")
+    assert found.train.bucket == f"{tmp_path}/lives"
