@@ -9,7 +9,7 @@ import re
 import runpy
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -431,6 +431,12 @@ def begun_by(folder: str | Path) -> Path | None:
     """Return the run whose cold start the folder holds; None where it is no run's."""
     run = Path(folder).parent
     return run if Path(folder).name == COLD_START and is_run(run) else None
+
+
+def below(settings: Config, name: str) -> Config:
+    """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
+    lives = settings.train.bucket
+    return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
 
 
 def _made_by(path: Path, name: str) -> Config:

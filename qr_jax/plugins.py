@@ -254,19 +254,19 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     if missing:
         at = f"tools.{use.name}" if kind == "tool" else kind  # one of several
         raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {at}.{missing[0]}=...")
-    given = {
-        key: conform(f"{kind} {use.name!r}: {key}", value, settings[key].type) for key, value in use.settings.items()
-    }
-    defaults = {
-        key: setting.default
-        for key, setting in settings.items()
-        if setting.type is not Any and setting.default not in (None, math.inf)
-    }
-    for key, value in {**defaults, **given}.items():
-        where = f"{kind} {use.name!r}: {key}" + " (its file's default)" * (key not in given)
-        for wrong in out_of_bounds(where, conform(where, value, settings[key].type), settings[key].type):
-            raise UserError(wrong)
+    given = {key: _held(f"{kind} {use.name!r}: {key}", value, settings[key]) for key, value in use.settings.items()}
+    for key, setting in settings.items():
+        if key not in given and setting.type is not Any and setting.default not in (None, math.inf):
+            _held(f"{kind} {use.name!r}: {key} (its file's default)", setting.default, setting)
     return given
+
+
+def _held(name: str, value: Any, setting: Setting) -> Any:
+    """Return a setting's value in its type. ValueError for one of another type, or out of its bounds."""
+    value = conform(name, value, setting.type)
+    for wrong in out_of_bounds(name, value, setting.type):
+        raise UserError(wrong)
+    return value
 
 
 def bind(kind: str, use: Use, *, provided: Mapping[str, Any] | None = None) -> functools.partial[Any]:

@@ -11,13 +11,24 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import COLD_START, SET_PREFIX, Config, Data, begun_by, every_plugin, from_json, is_run, load, to_json
+from qr_jax.config import (
+    COLD_START,
+    SET_PREFIX,
+    Config,
+    Data,
+    begun_by,
+    below,
+    every_plugin,
+    from_json,
+    is_run,
+    load,
+    to_json,
+)
 from qr_jax.errors import UserError
 from qr_jax.settings.settings import Use, inside, plain
 
@@ -39,9 +50,9 @@ def check(config: Config, where: str | Path, *, trusted: bool, used: Config | No
     path = Path(where)
     folder = path.parent if path.name == "config.json" else path
     if not is_allowed(config, trusted=trusted):
-        known = _of_its_run(folder, trusted)
-        if any(text not in known for text in asks(used or config)):  # the list says all that --trust would allow
-            raise _refused(where, list(dict.fromkeys([*asks(used or config), *asks(config)])))
+        listed = asks(used or config)
+        if {*listed} - {*_of_its_run(folder, trusted)}:
+            raise _refused(where, dict.fromkeys([*listed, *asks(config)]))  # all that --trust would allow
     check_sources(config, folder, trusted=trusted)
 
 
@@ -50,9 +61,7 @@ def _of_its_run(folder: Path, trusted: bool) -> list[str]:
     if not (run := begun_by(folder)):
         return []
     config = load(run / "config.json")
-    lives = config.train.bucket and f"{config.train.bucket}/{COLD_START}"
-    of_cold_start = replace(config, train=replace(config.train, bucket=lives))
-    return asks(of_cold_start) if is_allowed(config, trusted=trusted) else []
+    return asks(below(config, COLD_START)) if is_allowed(config, trusted=trusted) else []
 
 
 def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) -> None:
@@ -83,7 +92,7 @@ def _sources(config: Config, folder: Path | None) -> list[Path]:
     return [*found, begun_by(folder) or folder / COLD_START] if folder else found
 
 
-def _refused(where: str | Path, listed: Sequence[str]) -> UserError:
+def _refused(where: str | Path, listed: Iterable[str]) -> UserError:
     first = f"{where} is not a run of yours, and asks for what may do harm:"
     return UserError("\n  ".join([first, *listed]) + "\nread the list; --trust allows all of it, from now on")
 

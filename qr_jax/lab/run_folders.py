@@ -18,7 +18,8 @@ from qr_jax.run.run_files import check_there, free, lines, wrong
 from qr_jax.run.run_lock import RunLock
 from qr_jax.settings.settings import few
 
-OF_WANDB = (("wandb",), ("sft", "wandb"))  # folders that W&B writes, with links into its cache; nothing here reads them
+# Folders that W&B writes, with links into its cache; nothing here reads them.
+OF_WANDB = (("wandb",), (config.COLD_START, "wandb"))
 DEEPEST = 32  # folders in folders; a run's own are 7 deep
 
 
@@ -153,7 +154,7 @@ def set_aside(folder: Path, settings: Config) -> str | None:
     if not folder.exists():
         return None
     with contextlib.ExitStack() as held:  # nobody takes it before it has its new name
-        for written in filter(Path.is_dir, (folder, folder / "sft")):  # a cold start may be writing alone
+        for written in filter(Path.is_dir, (folder, folder / config.COLD_START)):  # a cold start may be writing alone
             held.callback(RunLock(written).release)  # ValueError where a process writes it
         aside = free(folder.with_name(f"{folder.name}.set_aside_{n}") for n in itertools.count(1))
         folder.rename(aside)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qr_jax.cli.overrides import override, read
-from qr_jax.config import BUDGETS, Config
+from qr_jax.config import BUDGETS, COLD_START, Config, below
 from qr_jax.errors import UserError
 from qr_jax.lab import oracle
 from qr_jax.lab.launch import Job, Launcher
@@ -93,15 +93,15 @@ def plan(
     if "=" in str(folder):
         raise UserError(f"--folder is {str(folder)!r}; wanted no '=' in it, which marks a setting on a command line")
     cold = settings.sft.steps > 0 and settings.train.init is None
-    start = Job("cold start", "sft", folder / "sft", runs.below(settings, "sft")) if cold else None
+    start = Job("cold start", "sft", folder / COLD_START, below(settings, COLD_START)) if cold else None
     jobs = []
     for seed in range(settings.seed, settings.seed + seeds):
         for rule in named:
             made = replace(_with_rule(settings, rule, spend), seed=seed)
             checks.check(made)
             if cold:
-                made = replace(made, train=replace(made.train, init=str(folder / "sft")))
-            made = runs.below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")
+                made = replace(made, train=replace(made.train, init=str(folder / COLD_START)))
+            made = below(replace(made, sft=replace(made.sft, steps=0)), f"{rule.folder}/seed_{seed}")
             place = folder / rule.folder / f"seed_{seed}"
             jobs.append(Job(f"{rule.label} seed {seed}", "train", place, conform("", made, Config)))
     for job in (*([start] if start else []), *jobs):

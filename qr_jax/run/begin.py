@@ -153,6 +153,6 @@ def _first_policy(runtime: Runtime) -> policy.Policy:
         return policy.start(settings, run.folder, agent, runtime.devices.mesh, settings.train.init)
     if run.stops():
         raise Interrupted
-    whole = runs.below(settings, config.COLD_START), run.folder / config.COLD_START
+    whole = config.below(settings, config.COLD_START), run.folder / config.COLD_START
     sft(*whole, agent=agent, search=runtime.world.search, say=run.say, within=run)
     return policy.start(settings, run.folder, agent, runtime.devices.mesh, run.folder / config.COLD_START)

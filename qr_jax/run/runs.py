@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -443,11 +442,11 @@ def _checkpoints(folder: Path) -> Path | epath.Path:
     if own.is_dir():
         return own
     theirs = load(run or folder)
-    if not (lives := theirs.train.bucket):
+    lives = (config.below(theirs, config.COLD_START) if run else theirs).train.bucket
+    if not lives:
         return own
     trust.check_bucket(theirs, run or folder)
-    place = bucket.opened(lives)
-    return (place / config.COLD_START if run else place) / bucket.CHECKPOINTS
+    return bucket.opened(lives) / bucket.CHECKPOINTS
 
 
 def check_shared(path: Path) -> None:
@@ -466,9 +465,3 @@ def beside(work: Callable[[], Result]) -> Result:
     With several processes it runs in this thread, because it may call collectives.
     """
     return work() if hosts.count() > 1 else run_interruptible(work)
-
-
-def below(settings: Config, name: str) -> Config:
-    """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
-    lives = settings.train.bucket
-    return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings

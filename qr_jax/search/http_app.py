@@ -169,8 +169,9 @@ class HttpApp:
             name = request.headers.get("host", "localhost").lower()
             if not is_loopback(name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]):
                 raise Refused(403, "this server answers to localhost alone")
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if self.token is not None and path != "/health" and not is_token(given, self.token):
+        if self.token is None or path == "/health":
+            return
+        if not is_token(request.headers.get("authorization", "").encode("latin-1"), self.token):
             raise Refused(401, "wanted Authorization: Bearer and the token", {"WWW-Authenticate": "Bearer"})
 
     def _no_route(self, request: "Request", error: Any) -> "Response":

@@ -272,7 +272,7 @@ def test_where_a_run_s_cold_start_began_is_checked_too(theirs, tmp_path):
 
 def test_a_run_of_one_s_own_whose_cold_start_came_out_of_its_bucket_is_not_a_stranger_s(tmp_path):
     mine = replace(Config(), train=replace(Config().train, bucket="gs://mine/run", steps=7))
-    for folder, of in ((tmp_path, mine), (tmp_path / "sft", runs.below(mine, "sft"))):
+    for folder, of in ((tmp_path, mine), (tmp_path / "sft", config.below(mine, "sft"))):
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config.to_json(of)))
     trust.remember(mine)
@@ -324,7 +324,7 @@ def test_the_list_has_all_that_trust_would_allow(theirs, capsys):
 def test_a_cold_start_asks_for_what_its_own_run_does_and_for_no_more(tmp_path):
     mine = replace(Config(), train=replace(Config().train, bucket="gs://mine/run", steps=7))
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(mine)))
-    before = runs.below(replace(mine, train=replace(mine.train, steps=5)), "sft")
+    before = config.below(replace(mine, train=replace(mine.train, steps=5)), "sft")
     with pytest.raises(ValueError, match="the bucket gs://mine/run/sft"):
         trust.check(before, tmp_path / "sft", trusted=False)
     trust.remember(mine)

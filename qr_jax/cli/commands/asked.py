@@ -38,14 +38,16 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     if getattr(arguments, "step", None) is not None and not run:
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
-    of_run = _config(arguments, run, endpoint, retriever)
-    config = _with_retriever(of_run, retriever)
+    before = _config(arguments, run, endpoint)
+    config = before if retriever in (None, before.retriever.name) else replace(before, retriever=configs.use(retriever))
+    if run:  # before an override's type is read from what the config names
+        trust.check(before, run, trusted=arguments.trust, used=config)
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    if run:
-        trust.check(of_run, run, trusted=arguments.trust, used=config)
+    if run and arguments.overrides:
+        trust.check(before, run, trusted=arguments.trust, used=config)
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
     if not (run or endpoint or arguments.config):
@@ -63,26 +65,16 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     return config, None if endpoint else run
 
 
-def _with_retriever(config: Any, name: str | None) -> Any:
-    """Return the config with the retriever of --retriever: its own, with its settings, where that has the name."""
-    from qr_jax import config as configs
-
-    return config if name in (None, config.retriever.name) else replace(config, retriever=configs.use(str(name)))
-
-
-def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None, retriever: str | None) -> Any:
+def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None) -> Any:
     """Return the config that a run, `--config` or, of a model without either, the usual settings give."""
     from qr_jax import config as configs
-    from qr_jax import trust
     from qr_jax.lab import suite
 
     if arguments.config and (run or endpoint):
         alone = "is a run and is asked by its own config" if run else "is the config of an endpoint's model"
         raise UserError(f"{arguments.run} {alone}; leave --config out, and change it with setting=value")
     if run:
-        config = configs.load(run / "config.json")
-        trust.check(config, run, trusted=arguments.trust, used=_with_retriever(config, retriever))
-        return config
+        return configs.load(run / "config.json")
     if endpoint:
         return load(arguments, str(arguments.run), ())
     _refuse_no_model(arguments.run)

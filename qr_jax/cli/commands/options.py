@@ -34,6 +34,8 @@ def load(arguments: argparse.Namespace, path: str, typed: Sequence[str]) -> Any:
         return configs.load(path, typed)
     config = configs.load(path)
     trust.check(config, path, trusted=arguments.trust)
+    if not typed:
+        return config
     used = configs.load(path, typed)
     trust.check(config, path, trusted=arguments.trust, used=used)
     return used
@@ -179,9 +181,7 @@ def resolve(arguments: argparse.Namespace, stage: str = "") -> tuple[Any, Path]:
     stem = path.stem if name == "config" else f"{path.stem}_{name}"
     folder = arguments.run or (path.parent if path.name == "config.json" else Path("runs") / stem / stage)
     if stage and configs.begun_by(folder):  # a run's own cold start, which lies within the run's bucket
-        from qr_jax.run import runs
-
-        config = runs.below(config, stage)
+        config = configs.below(config, stage)
     if not (arguments.dry_run or arguments.process):
         terminal.say(f"{'cold start' if stage else 'training'} by {arguments.config} in {folder}")
     from qr_jax.settings import checks  # here: it takes longer than the first line may
