@@ -219,6 +219,23 @@ def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp
     assert signal.getsignal(number) == before
 
 
+def test_a_sigterm_while_the_other_processes_are_asked_for_theirs_is_not_lost(tmp_path, monkeypatch):
+    run, asked = runs.Run(tmp_path / "run", tiny(tmp_path), stage="train", say=lambda text: None), []
+
+    def no_other():
+        asked.append(signal.raise_signal(signal.SIGTERM))
+        return False
+
+    monkeypatch.setattr(runs.hosts, "stop_said", no_other)
+    try:
+        with monkeypatch.context() as two:
+            two.setattr(runs.hosts, "count", lambda: 2)
+            assert run.stop_now() and asked
+        assert run.stops()
+    finally:
+        run.close()
+
+
 @pytest.mark.parametrize("where", ["rollout", "learner"])
 def test_a_sigterm_between_compiles_is_heard_there(tmp_path, monkeypatch, where):
     """Of the rollout's programs few are compiled, of the learner's none: a pod's take minutes."""

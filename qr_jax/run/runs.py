@@ -129,12 +129,13 @@ class Run:
             hosts.say_stop()
         if not self.stopping and time.monotonic() - self._polled_s > POLL_S:
             self._polled_s = time.monotonic()
-            self.stopping = hosts.stop_said()
+            if hosts.stop_said():  # and no `self.stopping = ...`, which could undo a signal's
+                self.stopping = True
         return self.stopping
 
     def stops(self) -> bool:
         """Return True if any process was told to stop; a collective, so all call it at the same place."""
-        if hosts.any_process(self.stopping):  # and no `self.stopping = ...`, which could undo a signal's
+        if hosts.any_process(self.stopping):
             self.stopping = True
         return self.stopping
 
