@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qr_jax.logging.columns import aligned
+from qr_jax.lab.columns import aligned
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PYTHON = Path(os.environ.get("QR_JAX_PEERS", ROOT / "benchmarks/peers/.venv")) / "bin/python"

@@ -25,9 +25,9 @@ import tokenizers
 from qr_jax import config, dialect
 from qr_jax.cli import overrides
 from qr_jax.data import readers
-from qr_jax.envs import tool_call as tool_calls
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.lab import gguf, hf_folder
+from qr_jax.methods.envs import tool_call as tool_calls
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.models import families, gemma3, hf, rope, safetensors_file
 from qr_jax.parallel import plain
 from qr_jax.records import Passage, Query, Turn

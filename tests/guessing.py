@@ -5,7 +5,7 @@ A first turn without an action searches the question, and is read as a call; a l
 
 from dataclasses import replace
 
-from qr_jax.envs.tool_call import expert_turn, tool_call
+from qr_jax.methods.envs.tool_call import expert_turn, tool_call
 from qr_jax.records import Say, Search, Stop
 
 PARALLEL = 3

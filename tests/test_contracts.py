@@ -275,6 +275,7 @@ OTHER_WORDS = {
     "search/mcp_server.py": {"http"},  # of ASGI: a kind of connection
     "serve/asked.py": {"none"},  # tool_choice
     "methods/envs/several_tools.py": {"tool_call", "search"},  # a tag, and what a model calls
+    "methods/envs/tool_call.py": {"tool_call", "search"},
     "tools/open_page.py": {"http"},  # a scheme
     "methods/rewards/reseek.py": {"judge"},  # a tag
     "cli/overrides.py": {"none"},  # what people type for None

@@ -8,13 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qr_jax import dialect
-from qr_jax.data.loose_json import as_json
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.methods.envs.ada_search import ada_search
 from qr_jax.methods.envs.reseek import reseek
 from qr_jax.methods.envs.ssrl import ssrl
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.records import Passage, Query, Say, Search, Stop, Turn
+from qr_jax.search.loose_json import as_json
 
 QUERY = Query("q", "Who wrote Dune?", ("Frank Herbert",))
 DUNE = Passage("d1", "Dune", "Dune is a novel by Frank Herbert.", 2.0)

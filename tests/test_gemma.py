@@ -13,9 +13,9 @@ from rollouts import SETTINGS, WORDS, flat, random_params, roll, words_env, worl
 from test_chat import SEARCH
 
 from qr_jax import config
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.models import costs, decoder, layer
 from qr_jax.models.families import PRESETS, ModelConfig
 from qr_jax.models.hf import load_tokenizer

@@ -10,7 +10,7 @@ import pytest
 
 from qr_jax import config
 from qr_jax.cli.commands import options
-from qr_jax.parallel import gpu
+from qr_jax.lab import gpu
 
 pytestmark = pytest.mark.skipif(
     bool(gpu.plugin()), reason="a plugin of CUDA is installed: these are of a machine without"

@@ -16,8 +16,8 @@ AROUND = ("search", "sets", "lab", "methods", "tools", "serve", "cli")
 # A module imports from its own row and the rows above it, nothing from below. What is named ("pool.rules") is apart
 # from the room that it lies in.
 ROWS = (
-    "errors records settings.settings settings.json_text data.characters data.loose_json lab.interpreter pool.noise "
-    "logging.columns logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
+    "errors records settings.settings settings.json_text data.characters search.loose_json lab.interpreter pool.noise "
+    "lab.columns logging.secrecy logging.terminal cli.interrupts run.kept_thread run.run_lock",
     "answers config plugins interfaces dialect trust data settings logging pool evaluation learner.importance "
     "learner.kl learner.reduce learner.variance run.bucket run.committed run.json_files run.lease run.run_files "
     "run.plugin_record search lab.differences lab.judge lab.suite sets.tables cli.elsewhere cli.overrides",
@@ -45,7 +45,7 @@ LOOPS = ("evaluation.subject", "lab.answering", "lab.planning", "lab.exporting",
 LOOPS += ("lab.report.at_end", "lab.evaluation_table", "lab.probe", "lab.launch", "lab.study", "lab.compare")
 LOOPS += ("serve.batching", "serve.scoring", "serve.opening")
 LOOPS += ("methods.advantages", "methods.losses", "methods.gold", "search.embedder", "search.encoder")
-LOOPS += ("search.nearest", "lab.hf_folder", "lab.gguf")
+LOOPS += ("search.nearest", "lab.hf_folder", "lab.gguf", "lab.gpu")
 LEARNT = ("learner.advantages", "learner.losses", "methods.advantages", "methods.losses")
 DEVICE = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 HEAVY = ("bm25s", "grain", "tensorflow_datasets", "tensorflow", "wandb", "tensorboardX")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qr_jax import dialect
 from qr_jax.data.world.generate import vocabulary
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import tool_call
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.methods.rewards.cover_match import cover_match
 from qr_jax.methods.rewards.e_grpo import e_grpo
 from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer

@@ -15,8 +15,8 @@ from test_rollout_safety import FIXTURES, eager
 
 from qr_jax import dialect
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.methods.envs import ada_search
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.models.tokenizer import FastTokenizer
 from qr_jax.records import Passage, Query, Turn
 from qr_jax.rewards.exact_match import exact_match

@@ -14,7 +14,7 @@ import rollouts
 from rollouts import CFG, SETTINGS, WORDS, flat, roll
 
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import tool_call
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.models import hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.records import Passage, Query, Say, Search

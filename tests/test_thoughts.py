@@ -17,12 +17,12 @@ from test_chat import CHATML, QWEN3, small
 from qr_jax import config, dialect, sft
 from qr_jax.data import traces
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import expert_turn, tool_call
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
 from qr_jax.methods.envs.ada_search import ada_search
 from qr_jax.methods.envs.reseek import reseek
 from qr_jax.methods.envs.ssrl import ssrl
+from qr_jax.methods.envs.tool_call import expert_turn, tool_call
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Passage, Query, Say, Search, Stop, Trace, Turn, grades
 from qr_jax.rollout import reading

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from qr_jax import plugins
 from qr_jax.data import characters
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import tool_call
 from qr_jax.interfaces import CONTRACTS
+from qr_jax.methods.envs.tool_call import tool_call
 from qr_jax.records import Passage, Query, Say, Stop, Turn
 from qr_jax.rollout import tools
 from qr_jax.rollout.tools import Fault, fit_observation, run_searches

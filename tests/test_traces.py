@@ -7,8 +7,8 @@ import pytest
 from qr_jax.data import readers, traces
 from qr_jax.envs.search_r1 import expert_turn as search_r1_turn
 from qr_jax.envs.search_r1 import search_r1
-from qr_jax.envs.tool_call import VOCABULARY, tool_call
-from qr_jax.envs.tool_call import expert_turn as tool_call_turn
+from qr_jax.methods.envs.tool_call import VOCABULARY, tool_call
+from qr_jax.methods.envs.tool_call import expert_turn as tool_call_turn
 from qr_jax.records import Passage, Query, Search, Stop, Turn
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import made_traces

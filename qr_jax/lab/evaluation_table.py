@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qr_jax import evaluate
-from qr_jax.logging.columns import aligned
+from qr_jax.lab.columns import aligned
 
 
 def format_table(figures: Mapping[str, Any]) -> str:

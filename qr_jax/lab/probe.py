@@ -27,6 +27,7 @@ from qr_jax.config import Config
 from qr_jax.data import unchanged
 from qr_jax.errors import UserError
 from qr_jax.evaluation import subject
+from qr_jax.lab.columns import aligned
 from qr_jax.lab.probe_figures import (
     AGAIN,
     ARMS,
@@ -42,7 +43,6 @@ from qr_jax.lab.probe_figures import (
 )
 from qr_jax.lab.report import read
 from qr_jax.logging import terminal
-from qr_jax.logging.columns import aligned
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool

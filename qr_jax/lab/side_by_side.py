@@ -9,9 +9,9 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.lab import suite
+from qr_jax.lab.columns import aligned
 from qr_jax.lab.differences import picks
 from qr_jax.lab.last_evaluation import unlike
-from qr_jax.logging.columns import aligned
 from qr_jax.run.json_files import read_json
 
 FILE = "score.json"

@@ -19,8 +19,8 @@ from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.data import readers
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, mean, over_runs
+from qr_jax.lab.columns import aligned
 from qr_jax.lab.differences import picks
-from qr_jax.logging.columns import aligned
 from qr_jax.records import Query
 from qr_jax.run import json_files, run_files
 

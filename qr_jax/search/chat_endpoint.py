@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from qr_jax.data.loose_json import COMMENT, QUOTED, TEXT, as_json
 from qr_jax.errors import UserError
 from qr_jax.search.http_post import Endpoint, Failed, Patience, secret
+from qr_jax.search.loose_json import COMMENT, QUOTED, TEXT, as_json
 from qr_jax.settings import json_text
 
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
-from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
 from qr_jax.rollout.chat import Chat, cut, describe_tools
+from qr_jax.search.loose_json import as_json
 from qr_jax.settings import json_text
 
 Message = Mapping[str, str]  # role and content

@@ -12,9 +12,9 @@ import pytest
 
 from qr_jax.cli import cli
 from qr_jax.config import Config, Mesh
+from qr_jax.lab import gpu
 from qr_jax.lab.planning import cards, plan, planned
 from qr_jax.lab.planning.programs import Programs, Slice, model_shape
-from qr_jax.parallel import gpu
 from qr_jax.settings.checks import check
 
 pytestmark = pytest.mark.usefixtures("optimised")

@@ -106,7 +106,7 @@ def _memory() -> int | None:
 
 
 def _problems(found: dict[str, Any]) -> list[str]:
-    from qr_jax.parallel import gpu  # here: it imports jax
+    from qr_jax.lab import gpu  # here: it imports jax
 
     missing = [name for name, version in found["versions"].items() if not version]
     problems = [f"{name} is not installed: pip install -e ." for name in missing]

@@ -228,7 +228,8 @@ def start(config: Any, arguments: argparse.Namespace | None = None) -> AbstractC
     The returned context watches the other processes while it is open. Without `arguments` this process is alone.
     UserError where no GPU starts that is asked for, or the run's mesh is not one of the devices.
     """
-    from qr_jax.parallel import compile_cache, gpu, hosts, mesh, start, watchdog
+    from qr_jax.lab import gpu
+    from qr_jax.parallel import compile_cache, hosts, mesh, start, watchdog
 
     told = gpu.prepare(config.model.compute)
     if arguments is None:

@@ -7,8 +7,8 @@ from typing import Any
 from jax.experimental import topologies
 
 from qr_jax.errors import UserError
+from qr_jax.lab import gpu
 from qr_jax.lab.planning.estimate import GIB
-from qr_jax.parallel import gpu
 
 GB = 10**9
 PLUGIN = "pip install 'jax[cuda13]' (Linux; no GPU is needed)"

@@ -13,13 +13,12 @@ from typing import Any
 
 from qr_jax.config import Config, to_json
 from qr_jax.errors import UserError
-from qr_jax.lab import interpreter
+from qr_jax.lab import gpu, interpreter
+from qr_jax.lab.columns import aligned
 from qr_jax.lab.planning import ahead, cards, estimate
 from qr_jax.lab.planning.cards import Card
 from qr_jax.lab.planning.estimate import GIB
 from qr_jax.logging import terminal
-from qr_jax.logging.columns import aligned
-from qr_jax.parallel import gpu
 from qr_jax.settings import json_text
 
 NO_TUNING = "--xla_gpu_autotune_level=0"  # by times on a GPU, which is not there

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from qr_jax.lab.columns import aligned
 from qr_jax.lab.report import page
-from qr_jax.logging.columns import aligned
 
 SCRIPTS = (*page.DRAWING, "comparison.js")
 TONES = ("ink", "fresh", "ex_hard", "ex_easy", "ex_surplus", "ex_consumed", "phase5", "quiet")

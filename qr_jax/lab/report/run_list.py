@@ -12,7 +12,7 @@ from qr_jax.config import BUDGETS, COLD_START, LIMITS
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
-from qr_jax.logging.columns import aligned
+from qr_jax.lab.columns import aligned
 from qr_jax.run import run_files, run_lock
 from qr_jax.run.run_files import BEFORE
 from qr_jax.settings import json_text

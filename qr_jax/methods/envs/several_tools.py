@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
-from qr_jax.data.loose_json import as_json
-from qr_jax.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.errors import UserError
+from qr_jax.methods.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
+from qr_jax.search.loose_json import as_json
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import Count, Natural
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qr_jax.logging.columns import aligned
+from qr_jax.lab.columns import aligned
 
 # What the paper's 25,000 questions come from and how many documents they need (Coelho et al. 2026, arXiv:2606.10709),
 # in percent; DeepResearchGym's own set is no generator of ours.

@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
-from qr_jax.data.loose_json import as_json
 from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
+from qr_jax.search.loose_json import as_json
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import Count, Natural
 
