@@ -50,7 +50,6 @@ METHODS = {
     "cw_grpo": [*ENTITIES, "learner.advantage=cw_grpo"],
     "igpo": [*DEAD, "reward=f1", "learner.advantage=igpo"],
     "rl_zvp": [*DEAD, "learner.advantage=rl_zvp"],
-    "dagrpo": ["reward=f1", "learner.advantage=dagrpo"],
     "turn_returns": ["reward=e_grpo", "learner.advantage=turn_returns"],
     # rewards; where a paper asks a judge, its rule-based stand-in
     "e_grpo": ENTITIES,
@@ -77,7 +76,6 @@ METHODS = {
     # what is trained on, and what is drawn
     "pods": ["learner.advantage=pods"],
     "gfpo": ["learner.advantage=gfpo"],
-    "prune": ["learner.prune=0.5"],
     "dupo": ["learner.fill=true"],
     **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay", "search_gym")},
 }

@@ -180,7 +180,6 @@ class Learner:
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: Count = 1024  # the denominator's length for fixed_length
     keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
-    prune: Chance = 0.0  # chance that an episode of small advantage is left out; the others make up for it
     fill: bool = False  # places of pool.queries without a signal group repeat those that have one, by chance (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
     kl_weight: NotNegative = 0.0  # of that divergence in the loss; 0: no reference model is kept

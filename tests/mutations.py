@@ -278,7 +278,7 @@ MUTATIONS = (
         "qr_jax/learner/credit.py",
         "batch.beside_tokens + (batch.drawn_tokens if drawn else 0)",
         "batch.drawn_tokens if drawn else 0",
-        "tests/test_prune.py::test_the_expected_gradient_of_pruned_batches_is_that_of_the_whole_batch[token_mean]",
+        "tests/test_fill.py::test_weights_give_the_gradient_of_the_batch_with_the_copies_in_it[token_mean]",
     ),
     Mutation(
         "qr_jax/learner/importance.py",
@@ -409,14 +409,8 @@ MUTATIONS = (
     Mutation(
         "qr_jax/learner/pack.py",
         "turns_QG=_turns(episodes_by_group, grades),",
-        "turns_QG=_turns(episodes_by_group, grades) * (weighed_QG > 0),",
+        "turns_QG=_turns(episodes_by_group, grades) * (times_Q[:, None] < 0),",
         "tests/test_credit.py::test_an_episode_that_leaves_the_loss_stays_in_the_statistics_of_turns[stratified]",
-    ),
-    Mutation(
-        "qr_jax/methods/prune.py",
-        "stays_QG / (1 - chance)",
-        "stays_QG",
-        "tests/test_prune.py::test_only_what_lies_near_its_group_s_mean_is_left_out",
     ),
     Mutation(
         "qr_jax/learner/reduce.py",

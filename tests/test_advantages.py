@@ -14,7 +14,6 @@ from qr_jax.learner.advantages.dr_grpo import dr_grpo
 from qr_jax.learner.advantages.grpo import grpo
 from qr_jax.learner.advantages.rloo import rloo
 from qr_jax.methods.advantages.cw_grpo import cw_grpo
-from qr_jax.methods.advantages.dagrpo import dagrpo
 from qr_jax.methods.advantages.disco import disco
 from qr_jax.methods.advantages.gfpo import gfpo
 from qr_jax.methods.advantages.igpo import igpo
@@ -295,23 +294,6 @@ def test_igpo_by_hand():
 def test_igpo_of_episodes_of_one_turn_is_grpo():
     graded, gold_NT = grades_of([1, 0, 0, 1], [0.5, 0, 0, 0]), jnp.full((8, 3), -1.0)
     np.testing.assert_allclose(igpo(graded, jnp.ones((2, 4), int), gold_NT)[..., 0], grpo(graded), atol=1e-5)
-
-
-def test_dagrpo_by_hand():
-    """Rewards 1, .95, 0: std .5679 (n - 1); the first pair is too near, the others' gaps are 1 and .95 over n = 3."""
-    std = np.std([1, 0.95, 0], ddof=1)
-    graded = grades_of([1, 0.95, 0], [0.5, 0.45, 0.4])
-    adv_QG = np.asarray(dagrpo(graded, tau=0.1))
-    np.testing.assert_allclose(adv_QG[0], np.array([1, 0.95, -1.95]) / 3 / std, rtol=1e-4)
-    np.testing.assert_allclose(np.asarray(dagrpo(graded, tau=0.5))[1], [0, 0, 0])
-
-
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_dagrpo_without_a_threshold_is_grpo_and_sums_to_zero_with_one(seed):
-    grades = random_grades(seed)
-    np.testing.assert_allclose(dagrpo(grades, tau=0.0), grpo(grades), atol=1e-4)
-    np.testing.assert_allclose(np.asarray(dagrpo(grades, tau=0.3)).sum(axis=1), 0, atol=1e-4)
 
 
 def test_disco_by_hand():

@@ -290,7 +290,7 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
         ({"learner": {"keep_zero_variance": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),
         ({"learner": {"keep_zero_variance": True, "fill": True}}, "set one of the two to false"),
-        ({"learner": {"reduce": "group_mean", "prune": 0.5}}, "learner.prune=0.5 would count others or a part; set"),
+        ({"learner": {"reduce": "group_mean", "fill": True}}, "learner.fill=True would count others or a part; set"),
         ({"learner": {"reduce": "group_mean", "updates": 2, "over": "drawn"}}, "learner.over=drawn, learner.updates=2"),
         ({"learner": {"kl": "k1", "kl_weight": 0.1}}, "use k2 or k3"),
         ({"learner": {"advantage": use("turn_returns")}}, "wants turn rewards, and reward 'exact_match' gives none"),
@@ -388,12 +388,6 @@ def test_the_mesh_is_held_against_the_devices_once_they_are_known():
     checks.check(with_(mesh={"fsdp": 8}), devices=8)
     with pytest.raises(ValueError, match="is 8 devices, but there are 4"):
         checks.check(with_(mesh={"fsdp": 8}), devices=4)
-
-
-def test_a_chance_to_prune_leaves_some_chance_to_stay():
-    assert checks.problems(with_(learner={"prune": 0.9})) == []
-    (line,) = checks.problems(with_(learner={"prune": 1.0}))
-    assert line == "learner.prune is 1.0; wanted a chance from 0 to below 1"
 
 
 def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkeypatch):
@@ -506,5 +500,8 @@ def test_a_setting_that_went_is_not_told_of_where_it_asked_for_nothing():
 def test_a_setting_that_is_gone_is_told_with_its_successor_where_a_file_has_it(caplog):
     config.from_json({"learner": {"lanes": 2, "lr": 1e-3}})
     assert "learner.lanes=2 is gone; set mesh.devices=2, which shares an update" in caplog.text
+    assert config.from_json({"learner": {"prune": 0.0}}) == config.Config()
+    with pytest.raises(ValueError, match=r"learner has no setting 'prune'.*gone; learner\.advantage=pods"):
+        config.from_json({"learner": {"prune": 0.5}})
     with pytest.raises(ValueError, match="has no setting 'budget'; atom_searcher asks no judge any more"):
         plugins.check("reward", use("atom_searcher", budget=3))

@@ -315,26 +315,24 @@ def test_a_batch_without_the_gold_that_the_advantage_names_is_refused():
             lowered("test_credit.by_information", changes=changes)
 
 
-def of_turns(bound, state, drop, weight_QG=None):
+def of_turns(bound, state, drop):
     """What the advantage gives one group of four: rewards 1, 0, 1, 0 of 2, 2, 1 and 1 turns."""
     episodes = [
         replace(each, turn_L=np.where(each.turn_L > 0, g < 2, each.turn_L)) for g, each in enumerate(groups()[0][0])
     ]
     gold_NT = -np.abs(np.sin(np.arange(32 * 8, dtype=np.float32))).reshape(32, 8)
-    packed = pack([episodes], grades([[1, 0, 1, 0]], np.ones((1, 4))), **SHAPE, drop_loss=[drop], weight_QG=weight_QG)
+    packed = pack([episodes], grades([[1, 0, 1, 0]], np.ones((1, 4))), **SHAPE, drop_loss=[drop])
     return np.asarray(bound.gradient(state, replace(packed, gold_logp_NT=gold_NT))[2]["advantage"])[0]
 
 
 @pytest.mark.parametrize("chosen", [use("stratified", alpha=1.0), use("igpo")], ids=lambda chosen: chosen.name)
 def test_an_episode_that_leaves_the_loss_stays_in_the_statistics_of_turns(chosen):
-    """Sample 1 is over-long, or pruned: sample 0 has still a sibling of two turns, and all four still their gains."""
+    """Sample 1 is over-long: sample 0 has still a sibling of two turns, and all four still their gains."""
     bound = learner.make(CFG, MODEL, replace(SETTINGS, advantage=chosen), meshes.make_mesh(config.Mesh(devices=1)))
     state, none = bound.init(params()), [False] * 4
     whole = of_turns(bound, state, none)
     masked = of_turns(bound, state, [False, True, False, False])
-    pruned = of_turns(bound, state, none, np.array([[1, 0, 1, 1]], np.float32))
     np.testing.assert_array_equal(masked, whole)
-    np.testing.assert_array_equal(pruned, whole)
     if chosen.name == "stratified":
         np.testing.assert_allclose(whole, np.sqrt([0.5] * 4) * [1, -1, 1, -1], atol=1e-5)
     else:

@@ -26,22 +26,20 @@ def test_a_full_batch_has_no_copies_and_an_empty_one_nothing_to_copy(groups, pla
 
 @pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "fixed_length"])
 def test_weights_give_the_gradient_of_the_batch_with_the_copies_in_it(mode):
-    """Groups 0, 1 and 2 stand there 3 times, once and twice; an episode of each was pruned, masked or doubled."""
+    """Groups 0, 1 and 2 stand there 3 times, once and twice; an episode of the second was over-long."""
     bound, state = build(reduce=mode, over="drawn", kl_weight=0.1, entropy_weight=0.1)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)  # away from the reference, or the KL has no gradient
     state = state.__class__(**{**vars(state), "params": moved})
     (episodes, graded), copies_Q = groups(queries=3), np.array([3, 1, 2])
-    weight_QG, drop = np.ones((3, 4), np.float32), [[False] * 4, [False, True, False, False], [False] * 4]
-    weight_QG[0, 1], weight_QG[2, 2] = 0, 2
+    drop = [[False] * 4, [False, True, False, False], [False] * 4]
     shape = {"rows": 8, "row_tokens": 48, "queries": 8, "samples": 4, "drawn_tokens": 50, "drawn_episodes": 2}
-    weighed = pack(episodes, graded, **shape, drop_loss=drop, weight_QG=weight_QG, copies_Q=copies_Q)
+    weighed = pack(episodes, graded, **shape, drop_loss=drop, copies_Q=copies_Q)
     at = np.repeat(np.arange(3), copies_Q)
     literal = pack(
         [episodes[q] for q in at], grades(graded.reward_QG[at], graded.valid_QG[at]), **shape,
-        drop_loss=[drop[q] for q in at], weight_QG=weight_QG[at],
+        drop_loss=[drop[q] for q in at],
     )  # fmt: skip
-    assert int(weighed.beside_episodes) == 3 + 3 * 2 + 4  # a pruned one thrice; three twice more; four once more
-    assert int(literal.beside_episodes) == 3
+    assert int(weighed.beside_episodes) == 4 * 2 + 4 and int(literal.beside_episodes) == 0
     assert_close(gradient(bound, state, weighed), gradient(bound, state, literal))
-    plain = gradient(bound, state, pack(episodes, graded, **shape, drop_loss=drop, weight_QG=weight_QG))
+    plain = gradient(bound, state, pack(episodes, graded, **shape, drop_loss=drop))
     assert plain[0] != pytest.approx(gradient(bound, state, literal)[0], rel=1e-2)

@@ -31,7 +31,7 @@ TAKEN = {"rows": 16, "row_tokens": 2048, "betas": (0.8, 0.9), "eps": 1e-6}
 OTHER = {  # every further setting of the learner, changed
     "advantage": use("rloo"), "loss": use("clip", low=0.1), "reduce": "sequence_mean", "over": "drawn",
     "horizon_tokens": 7, "keep_zero_variance": True, "kl": "k2", "kl_weight": 0.5, "entropy_weight": 0.5,
-    "prune": 0.5, "fill": True, "importance": "icepop", "importance_by": "sequence", "importance_low": 0.1,
+    "fill": True, "importance": "icepop", "importance_by": "sequence", "importance_low": 0.1,
     "importance_high": 9.0, "updates": 3, "gap_alarm": 7.0, "lr": 7.0,
     "schedule": "linear", "warmup_updates": 7, "full_groups": 7, "weight_decay": 7.0, "clip_norm": 7.0,
     "max_nonfinite": 7, "share_prefixes": True,

@@ -29,9 +29,7 @@ def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) ->
 
 
 def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L"]:
-    """Return the weight of every token in the loss, counted over the whole global batch, with what was pruned or
-    copied.
-    """
+    """Return the weight of every token in the loss, counted over the whole global batch, copies included."""
     drawn, (queries, samples) = settings.over == "drawn", batch.grades.reward_QG.shape
     episode_ME = jnp.maximum(batch.episode_ME, 0)  # an empty slot has no token, whatever group it is put in
     weight_MEL = reduce.token_weights(

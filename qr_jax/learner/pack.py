@@ -41,9 +41,9 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_QG: Any  # float32, an episode's weight: 1; 0 where pruned, more where it makes up for others or is copied
+    weight_QG: Any  # float32, an episode's weight: how often its group stands in the batch
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
-    beside_tokens: Any  # int32 [], sampled tokens of pruned episodes and of copies: the denominators count them
+    beside_tokens: Any  # int32 [], sampled tokens of copies: the denominators count them
     beside_episodes: Any  # int32 [], those episodes
     gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
 
@@ -82,7 +82,6 @@ def pack(
     drawn_tokens: int = 0,
     drawn_episodes: int = 0,
     drop_loss: Sequence[Sequence[bool]] | None = None,
-    weight_QG: np.ndarray | None = None,
     copies_Q: np.ndarray | None = None,
     share: bool = False,
 ) -> Batch:
@@ -91,23 +90,18 @@ def pack(
     All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing is compiled again;
     micro None is ceil(queries * samples / rows), which always suffices. The size of a turn reward's last axis is the
     caller's. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
-    `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group), those without a sampled
-    token, and those of weight 0 (prune.py), which alone stay in the denominators. A group counts as if it stood in the
-    batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256 tokens of a longer row, so that the tokens
-    of episodes fill a row, not their number; per_row=1 gives one padded row an episode. With `share` it is twice that,
-    and a group's episodes lie in as few trees as rows have room for.
+    `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a sampled
+    token. A group counts as if it stood in the batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256
+    tokens of a longer row, so that the tokens of episodes fill a row, not their number; per_row=1 gives one padded row
+    an episode. With `share` it is twice that, and a group's episodes lie in as few trees as rows have room for.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
-    weighed_QG = np.ones((queries, samples), np.float32)
-    if weight_QG is not None:
-        weighed_QG[: weight_QG.shape[0], : weight_QG.shape[1]] = weight_QG
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)
     times_Q = np.ones(queries, np.int64)
     if copies_Q is not None:
         times_Q[: len(copies_Q)] = copies_Q
-    beside_X = np.array([times_Q[item.at // samples] - (weighed_QG.flat[item.at] > 0) for item in items], np.int64)
+    beside_X = np.array([times_Q[item.at // samples] - 1 for item in items], np.int64)
     beside = beside_X @ [item.episode.mask_L.sum() for item in items] if items else 0, beside_X.sum()
-    items = [item for item in items if weighed_QG.flat[item.at]]
     per_row = slots_of_row(row_tokens) * (1 + share) if per_row is None else per_row
     trees = _trees(items, samples, row_tokens, per_row) if share else [_tree([item]) for item in items]
     lengths, counts_T = [len(tree.ids) for tree in trees], [len(tree.items) for tree in trees]
@@ -118,7 +112,7 @@ def pack(
     counts = drawn_tokens, drawn_episodes, *beside
     return _lay_out(
         opened, grades, micro, rows, row_tokens, per_row, turns_QG=_turns(episodes_by_group, grades),
-        weight_QG=weighed_QG * times_Q[:, None].astype(np.float32),
+        weight_QG=np.repeat(times_Q[:, None], samples, axis=1).astype(np.float32),
         **{name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts, strict=True)},
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ def _together(config: Config) -> Iterator[str]:
             "learner.fill=true puts copies in the places of zero-variance groups, and learner.keep_zero_variance=true "
             "leaves them there; set one of the two to false"
         )
-    beside = {"prune": 0.0, "fill": False, "over": "accepted", "updates": 1}
+    beside = {"fill": False, "over": "accepted", "updates": 1}
     wrong = [f"learner.{name}={was}" for name, off in beside.items() if (was := getattr(learner, name)) != off]
     if learner.reduce == "group_mean" and wrong:
         yield (

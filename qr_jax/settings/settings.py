@@ -17,6 +17,7 @@ RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of ver
 OF_02 = "a run of version 0.2 that sets it goes on with that version alone"
 GONE = {  # settings of version 0.2, and what takes their place
     "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
+    "learner.prune": f"learner.advantage=pods trains on a part of each group; {OF_02}",
     "bm25.index": f"`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it; {OF_02}",
     "dense.approx": f"the search is exact; {OF_02}",
     "dense.recall_target": f"the search is exact; {OF_02}",
@@ -26,7 +27,8 @@ GONE = {  # settings of version 0.2, and what takes their place
         for name in ("url", "model", "key_env", "budget", "cache")
     },
 }
-DEFAULTS_OF_02 = {"learner.lanes": 1}  # each config.json has all settings: with these nothing was asked for
+DEFAULTS_OF_02 = {"learner.lanes": 1, "learner.prune": 0.0}  # each config.json has all settings; these ask for nothing
+SPEED_ALONE = ("learner.lanes",)  # a run that had one of these goes on without it
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -241,22 +243,24 @@ def successor(name: str) -> str:
 
 
 def gone(written: Mapping[str, Any]) -> list[str]:
-    """List the settings of a written config that are no more, each with its value and what takes its place."""
+    """List the settings of a written config that runs go on without, each with its value and what takes its place."""
     parts = [(name, *name.partition(".")[::2]) for name in GONE]
     return [
         f"{name}={written[section][key]} {successor(name)}"
         for name, section, key in parts
         if isinstance(written.get(section), Mapping) and key in written[section]
-        if written[section][key] != DEFAULTS_OF_02.get(name)
+        if name in SPEED_ALONE and written[section][key] != DEFAULTS_OF_02[name]
     ]
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config with renamed settings under their new names, and without those that are gone."""
+    """Return a written config with renamed settings under their new names, without gone ones that change no result."""
     found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
     for old, today in {**RENAMED, **dict.fromkeys(GONE, "")}.items():
         section, _, name = old.partition(".")
         if isinstance(part := found.get(section), dict) and name in part:
+            if not today and old not in SPEED_ALONE and part[name] != DEFAULTS_OF_02.get(old):
+                continue  # refused with its successor, as an unknown setting
             value = part.pop(name)
             if today:
                 part.setdefault(today.partition(".")[2], value)

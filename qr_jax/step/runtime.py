@@ -263,10 +263,10 @@ class Runtime:
     ) -> pack.Batch:
         """Pack groups with their episodes as the learner's batch, always of one shape.
 
-        `left_out`: sampled tokens and episodes that were drawn beside them; `key`: (seed, step), by which episodes are
-        pruned and groups copied. There is room for the most samples that a group may have, so that groups of any size
-        run one program. The gold answers' log-probabilities under `state` come with them where the advantage names
-        them; without `golds` zeros in their place.
+        `left_out`: sampled tokens and episodes that were drawn beside them; `key`: (seed, step), by which groups
+        are copied. There is room for the most samples that a group may have, so that groups of any size run
+        one program. The gold answers' log-probabilities under `state` come with them where the advantage names them;
+        without `golds` zeros in their place.
         """
         settings, learn, drawing = self.settings.pool, self.settings.learner, self.drawing
         overlong = self.settings.rollout.overlong == "mask"
@@ -277,7 +277,6 @@ class Runtime:
         grades = grading.joined(groups, settings.samples, self.grading.turns)
         packed = pack.pack(
             episodes, grades, drop_loss=cut, drawn_tokens=left_out[0], drawn_episodes=left_out[1],
-            weight_QG=plugins.around("methods.prune").weights(grades, learn.prune, *key) if learn.prune else None,
             copies_Q=plugins.around("methods.fill").copies(len(groups), settings.queries, *key) if learn.fill else None,
             share=learn.share_prefixes, **sizes,
         )  # fmt: skip

@@ -306,7 +306,13 @@ def test_a_setting_that_the_command_s_words_let_count_is_asked_about(theirs, tmp
     )
     folder = theirs(retriever=use("mcp", token_env="AWS_SECRET"), data=files)
     url = "retriever.url=http://127.0.0.1:1/mcp"
-    for words in (["train", f"{folder}/config.json", url], ["eval", folder, url]):
+    endpoint = ["--endpoint", "http://127.0.0.1:1/v1", "--model", "theirs"]
+    for words in (
+        ["train", f"{folder}/config.json", url],
+        ["eval", folder, url],
+        ["eval", f"{folder}/config.json", *endpoint, url],
+        ["eval", str(tmp_path / "model"), "--config", f"{folder}/config.json", url],
+    ):
         assert cli.main(words) == 2
         assert "with the secret in AWS_SECRET" in capsys.readouterr().err
     assert cli.main(["eval", folder, "data.train=world", "data.eval=world", "data.corpus=world"]) == 2

@@ -38,16 +38,18 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     if getattr(arguments, "step", None) is not None and not run:
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
-    before = _config(arguments, run, endpoint)
-    config = before if retriever in (None, before.retriever.name) else replace(before, retriever=configs.use(retriever))
-    if run:  # before an override's type is read from what the config names
-        trust.check(before, run, trusted=arguments.trust, used=config)
+    config, theirs = _config(arguments, run, endpoint)
+    if retriever not in (None, config.retriever.name):
+        config = replace(config, retriever=configs.use(retriever))
+    where = run or arguments.config or arguments.run
+    if theirs:  # before an override's type is read from what the config names
+        trust.check(theirs, where, trusted=arguments.trust, used=config)
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    if run and arguments.overrides:
-        trust.check(before, run, trusted=arguments.trust, used=config)
+    if theirs and arguments.overrides:
+        trust.check(theirs, where, trusted=arguments.trust, used=config)
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
     if not (run or endpoint or arguments.config):
@@ -65,8 +67,10 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     return config, None if endpoint else run
 
 
-def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None) -> Any:
-    """Return the config that a run, `--config` or, of a model without either, the usual settings give."""
+def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | None) -> tuple[Any, Any]:
+    """Return the config that a run, `--config` or, of a model without either, the usual settings give; and what the
+    config.json says that it was read from, which may be a stranger's (None: it was read from none).
+    """
     from qr_jax import config as configs
     from qr_jax.lab import suite
 
@@ -74,16 +78,17 @@ def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | Non
         alone = "is a run and is asked by its own config" if run else "is the config of an endpoint's model"
         raise UserError(f"{arguments.run} {alone}; leave --config out, and change it with setting=value")
     if run:
-        return configs.load(run / "config.json")
-    if endpoint:
-        return load(arguments, str(arguments.run), ())
-    _refuse_no_model(arguments.run)
-    if arguments.config:
-        return suite.with_model(load(arguments, arguments.config, ()), str(arguments.run))
+        return (config := configs.load(run / "config.json")), config
+    if not endpoint:
+        _refuse_no_model(arguments.run)
+    if path := str(arguments.run) if endpoint else arguments.config:
+        config = load(arguments, path, ())
+        theirs = None if configs.parts(path)[0].suffix == ".py" else config
+        return config if endpoint else suite.with_model(config, str(arguments.run)), theirs
     question = getattr(arguments, "question", "")
     if os.path.isdir(question):
         raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
-    return _of_model(arguments.run)
+    return _of_model(arguments.run), None
 
 
 def _refuse_no_model(path: Path) -> None:

@@ -11,7 +11,7 @@ def opo(grades: Grades, mask_NL: Bool[Array, "N L"]) -> Float[Array, "Q G"]:
     """adv_QG = r - sum(length r) / sum(length) over the group, length counting sampled tokens.
 
     exact: Hao et al. 2025 (arXiv:2505.23585), which trains strictly on policy: learner.updates=1. Exactly 0 for invalid
-    samples and for groups of equal rewards. An episode that left the loss (over-long, pruned) has no length here.
+    samples and for groups of equal rewards. An episode that left the loss (over-long) has no length here.
     """
     length_QG = jnp.sum(mask_NL, axis=1).reshape(grades.reward_QG.shape) * grades.valid_QG
     total_Q1 = jnp.maximum(jnp.sum(length_QG, axis=1, keepdims=True), 1)

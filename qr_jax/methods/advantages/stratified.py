@@ -19,7 +19,7 @@ def stratified(
 
     exact: Zhu et al. 2025 (arXiv:2510.06214), n - 1 under the variance; its alpha was not read, .5 is ours. Deviation:
     a stratum is a number of the model's turns, which is one more than that of its searches where each turn makes one.
-    An episode that left the loss (over-long, pruned) stays in its stratum.
+    An episode that left the loss (over-long) stays in its stratum.
     SAN is exactly 0 in a stratum of one and of equal rewards. In groups below 8 most strata have one episode.
     """
     same_QGG = (turns_QG[:, :, None] == turns_QG[:, None]) & grades.valid_QG[:, :, None] & grades.valid_QG[:, None]
