@@ -501,7 +501,7 @@ def test_a_setting_that_is_gone_is_told_with_its_successor_where_a_file_has_it(c
     config.from_json({"learner": {"lanes": 2, "lr": 1e-3}})
     assert "learner.lanes=2 is gone; set mesh.devices=2, which shares an update" in caplog.text
     assert config.from_json({"learner": {"prune": 0.0}}) == config.Config()
-    with pytest.raises(ValueError, match=r"learner has no setting 'prune'.*gone; learner\.advantage=pods"):
+    with pytest.raises(ValueError, match=r"learner\.prune is gone; learner\.advantage=pods"):
         config.from_json({"learner": {"prune": 0.5}})
     with pytest.raises(ValueError, match="has no setting 'budget'; atom_searcher asks no judge any more"):
         plugins.check("reward", use("atom_searcher", budget=3))

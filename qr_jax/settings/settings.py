@@ -196,6 +196,8 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     for key in value:
         if key not in hints:
             guess = nearest(str(key), hints) or "; `qr-jax settings` lists them"
+            if became := successor(f"{before}{key}"):
+                raise UserError(f"{before}{key} {became}")
             raise UserError(f"unknown setting {before}{key}{guess}")
     for field in dataclasses.fields(wanted):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
