@@ -402,8 +402,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learner/pack.py",
-        "- (weighed_QG.flat[item.at] > 0) for",
-        "- 1 for",
+        "times_Q[item.at // samples] - 1 for",
+        "times_Q[item.at // samples] for",
         "tests/test_fill.py::test_weights_give_the_gradient_of_the_batch_with_the_copies_in_it[token_mean]",
     ),
     Mutation(
