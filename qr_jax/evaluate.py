@@ -30,7 +30,7 @@ from qr_jax.evaluation.scores import (
     over_runs,
 )
 from qr_jax.logging import terminal
-from qr_jax.parallel import compiles
+from qr_jax.parallel import compiles, mesh
 from qr_jax.records import Episode, Query
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.together import Dealt
@@ -266,6 +266,7 @@ def evaluate(
         settings = replace(settings, retriever=use(retriever))
     place = Path(run) / "eval" if is_run else Path("runs") / "eval" / Path(run).name
     run_files.check_writable(place, "a copy of the run" if is_run else "this command")
+    mesh.emulate_at_start(settings.mesh)
     with terminal.phase("loading the questions"):
         queries = assemble.questions(settings, "eval")[: questions or settings.evaluation.questions]
     samples = settings.evaluation.samples if samples is None else samples

@@ -28,13 +28,14 @@ from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
 from qr_jax.models.incremental import DecodeParams
-from qr_jax.parallel import compiles, hosts
+from qr_jax.parallel import compiles, hosts, mesh
 from qr_jax.pool import pool
 from qr_jax.records import Outcome
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import begin, runs
 from qr_jax.run.json_files import read_json
 from qr_jax.run.runs import beside
+from qr_jax.settings import checks
 from qr_jax.step import guards, log, profile, rollout_and_grade, services
 from qr_jax.step import runtime as runtimes
 from qr_jax.step.grading import Group
@@ -46,6 +47,8 @@ AT_END = "lab.report.at_end"  # the room that tells what a run changed
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
     """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json)."""
+    checks.check(settings)
+    mesh.emulate_at_start(settings.mesh)
     started = time.monotonic()
     run = runs.Run(folder, settings, stage="train", say=say)
     try:

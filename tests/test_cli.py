@@ -233,6 +233,7 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["ask", "who is it ?", "configs"], "configs is a folder, and stands in the question's place"),
         (["data", "chek", "x"], "there is no qr-jax data 'chek'; did you mean check?"),
         (["report", "x", "--outt", "y"], "there is no option --outt; did you mean --out?"),
+        (["report", "x", "y"], "qr-jax report does not take 'y'; `qr-jax compare RUN RUN` compares runs"),
         (["retriever", "check", "http://x", "--cals", "3"], "there is no option --cals; did you mean --calls?"),
         (["compare", TINY, "configs/dapo.py", "--rules", "grpo"], "one config is compared by its rules"),
         (["compare", "configs", "pool.samples=2"], "a config takes settings"),

@@ -390,6 +390,13 @@ def test_the_mesh_is_held_against_the_devices_once_they_are_known():
         checks.check(with_(mesh={"fsdp": 8}), devices=4)
 
 
+def test_devices_that_roll_out_stand_beside_those_that_learn():
+    apart = with_(mesh={"fsdp": 2, "devices": 4, "rollout_devices": 2}, train={"overlap": 1})
+    assert checks.problems(apart) == []
+    (line,) = checks.problems(dataclasses.replace(apart, mesh=dataclasses.replace(apart.mesh, devices=3)))
+    assert line.endswith("is 2 devices and mesh.rollout_devices=2, but mesh.devices is 3; the sum must be equal")
+
+
 def test_what_a_plug_in_s_file_declares_must_go_with_the_config(tmp_path, monkeypatch):
     (tmp_path / "declared.py").write_text(
         "MAX_GROUP_SIZE = 3\nZERO_VARIANCE = 'gradient'\n"

@@ -42,6 +42,7 @@ def test_the_smallest_example_runs():
 
 
 ALONE = """
+import json
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # which finds the whole package
 from dataclasses import replace
@@ -49,12 +50,23 @@ from pathlib import Path
 import qr_jax
 from qr_jax import config
 from qr_jax.config import use
+from qr_jax.data import parsing, readers
 from qr_jax.train import train
 folder = Path(sys.argv[1])
+good = {"id": "1", "question": "what did Shannon found?", "answers": ["information theory"], "level": "hard"}
+files = {"good": good, "other": {"id": "2", "question": "?"}}
+for name, row in files.items():
+    (folder / f"{name}.jsonl").write_text(json.dumps(row))
+(folder / "broken.jsonl").write_text(json.dumps(good) + chr(10) + "{")
+for name in ("good", "other", "broken"):
+    try:
+        print([query.answers for _, query in readers.stream([folder / f"{name}.jsonl"], parsing.query_of)])
+    except ValueError as error:
+        print(error)
 assert Path(qr_jax.__file__).is_relative_to(folder), qr_jax.__file__
 base = config.load(folder / "two_layer.py")
 world = {"documents": 200, "train": 40, "dev": 8, "traces": 20}
-base = replace(base, retriever=use("none"), data=replace(base.data, world=world))
+base = replace(base, retriever=use("none"), data=replace(base.data, world=world), mesh=config.Mesh(devices=2))
 train(replace(base, train=replace(base.train, steps=1)), folder / "run")
 print(train(base, folder / "run")["steps"], "steps")
 """
@@ -71,5 +83,8 @@ def test_the_core_trains_and_goes_on_without_the_rooms_around_it(tmp_path):
     command = [sys.executable, "-c", ALONE, str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "2 steps"
+    read, lacking, broken, *_, last = done.stdout.splitlines()
+    assert read == "[('information theory',)]" and last == "2 steps"
+    assert lacking.startswith("other.jsonl row 1: has no 'answers'")
+    assert broken.startswith("broken.jsonl row 2: not a line of JSON")
     assert (tmp_path / "run" / "summary.json").is_file() and not (tmp_path / "run" / "report.html").exists()

@@ -325,3 +325,8 @@ def test_a_name_of_version_0_2_is_found_with_a_warning_that_says_where_it_is_now
 def test_a_name_of_version_0_2_without_a_successor_is_refused_with_what_to_use(name, instead):
     with pytest.raises(ImportError, match=f"qr_jax.pool.{name} of version 0.2 is no more; .*{instead}"):
         exec(f"from qr_jax.pool import {name}")
+
+
+def test_a_call_as_in_version_0_2_is_told_what_to_call_now():
+    with pytest.raises(ValueError, match=r"settle takes no step, accept, rule since version 0\.2; settle\(pool, judge"):
+        pools.settle(pools.create(3), [0, 1, 2], None, step=0, accept=8, rule=None)

@@ -219,6 +219,15 @@ def test_a_signal_is_told_to_the_run_around_and_a_second_ctrl_c_ends_at_once(tmp
     assert signal.getsignal(number) == before
 
 
+def test_a_wrong_config_is_refused_by_the_function_as_by_the_command(tmp_path):
+    settings = tiny(tmp_path)
+    wrong = replace(settings, pool=replace(settings.pool, samples=1), learner=replace(settings.learner, lr=-1.0))
+    for begin_with in (train, sft):
+        with pytest.raises(errors.UserError, match=r"(?s)2 problems.*pool\.samples is 1.*learner\.lr is -1"):
+            begin_with(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_sigterm_while_the_other_processes_are_asked_for_theirs_is_not_lost(tmp_path, monkeypatch):
     run, asked = runs.Run(tmp_path / "run", tiny(tmp_path), stage="train", say=lambda text: None), []
 

@@ -132,6 +132,8 @@ def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespa
 def _not_taken(more: Sequence[str], part: argparse.ArgumentParser) -> str:
     """Say that a command, or a part of one, does not take these words, and what to do about it."""
     name, cure = more[0].partition("=")[0], f"'{part.prog} --help' lists what it takes"
+    if part.prog.endswith(" report"):
+        cure = f"`qr-jax compare RUN RUN` compares runs; {cure}"
     close = difflib.get_close_matches(name, part._option_string_actions, n=1, cutoff=0.7)
     if close and name.startswith("--"):
         return f"there is no option {name}; did you mean {close[0]}?"

@@ -10,6 +10,7 @@ from qr_jax.answers import check_answers, normalise
 from qr_jax.data import limits
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
+from qr_jax.settings.settings import names
 
 Row = Mapping[str, Any]
 ANSWERS = ("answers", "golden_answers", "answer")
@@ -32,7 +33,7 @@ def query_of(row: Row) -> Query:
     if _is_ours(row):
         answers = tuple(dict.fromkeys(texts(row, "answers", most_chars=limits.MOST_QUESTION_CHARS)))
     else:
-        row, answers = plugins.around("sets.formats").as_ours(row)
+        row, answers = _as_ours(row)
     entities = texts(row, "entities") if "entities" in row else ()
     meta = {name: value for name, value in row.items() if name not in OURS | {"entities"}}
     for name in ("supporting", "supporting_titles"):
@@ -51,6 +52,15 @@ def query_of(row: Row) -> Query:
     query = Query(identity(row), question, golds or answers, entities, meta)
     check_answers(query)
     return query
+
+
+def _as_ours(row: Row) -> tuple[Row, tuple[str, ...]]:
+    """Return a peer's row as ours, with its answers; without qr_jax.sets, a row that has our columns as it stands."""
+    if formats := plugins.around("sets.formats", optional=True):
+        return formats.as_ours(row)
+    if lacking := sorted(OURS - row.keys()):
+        raise missing(lacking[0], row, f"no {lacking[0]!r}")
+    return row, texts(row, "answers", most_chars=limits.MOST_QUESTION_CHARS)
 
 
 def _is_ours(row: Row) -> bool:
@@ -126,7 +136,8 @@ def one_text(value: Any, name: str, empty: bool = False, most_chars: int = limit
 
 def missing(column: str, row: Row, what: str) -> UserError:
     """Return the error of a row without a column, with the column that looks right."""
-    return UserError(plugins.around("sets.formats").missing(column, row, what))
+    formats = plugins.around("sets.formats", optional=True)
+    return UserError(formats.missing(column, row, what) if formats else f"has {what}; fields found: {names(row)}")
 
 
 def show(value: Any) -> str:

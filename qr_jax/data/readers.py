@@ -208,9 +208,11 @@ def _object(file: Path, line: bytes, number: int, also: Collection[str]) -> Row 
             raise UserError("NUL bytes")
         row = json_text.parse(line)
     except ValueError as error:
-        return plugins.around("sets.faults").of_line(file, line, number, error)
-    if number == 1 and not (isinstance(row, dict) and ROW_HAS.union(also) & row.keys()):
-        plugins.around("sets.faults").check_rows(file, row)
+        faults = plugins.around("sets.faults", optional=True)
+        return faults.of_line(file, line, number, error) if faults else UserError(f"not a line of JSON ({error})")
+    is_row = isinstance(row, dict) and ROW_HAS.union(also) & row.keys()
+    if number == 1 and not is_row and (faults := plugins.around("sets.faults", optional=True)):
+        faults.check_rows(file, row)
     return row if isinstance(row, dict) else UserError(f"a JSON object is wanted, and this is {show(row)}")
 
 

@@ -4,6 +4,7 @@ A parameter's dimensions have logical names (`DIMENSIONS`), and a name has one m
 out, give its dimensions names. A dimension that its mesh axis does not divide is replicated.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qr_jax import config
 from qr_jax.errors import UserError
+from qr_jax.parallel import hosts
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the rows of a batch are dealt over both
@@ -66,6 +68,15 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
         if (has := jax.local_device_count()) < own:
             wants = f"mesh.devices={devices} wants {own} devices in this process, but jax started with {has}"
             raise UserError(f"{wants}; call emulate before the first jax operation") from error
+
+
+def emulate_at_start(settings: config.Mesh) -> None:
+    """Emulate the CPU's devices, as the commands do, for a program that calls us before jax has started.
+
+    Later it changes nothing: `make_mesh` says what is missing.
+    """
+    with contextlib.suppress(UserError):
+        emulate(settings.devices, processes=hosts.count())
 
 
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:

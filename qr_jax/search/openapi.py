@@ -50,7 +50,12 @@ def whole(title: str, paths: Schema, health: str, *, has_token: bool) -> Schema:
         ("/metrics", "figures in Prometheus's text format", "text/plain"),
         ("/openapi.json", "this page", "application/json"),
     ):
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "", "content": {kind: {}}}}}}
+        responses: Schema = {"200": {"description": "", "content": {kind: {}}}}
+        if path == "/health":
+            responses["503"] = {"description": "it cannot serve now"}
+        elif has_token:
+            responses["401"] = {"description": REFUSALS["401"]}
+        paths[path] = {"get": {"summary": summary, "responses": responses}}
     page = {"openapi": "3.1.0", "info": {"title": title, "version": "1"}, "paths": paths}
     if has_token:
         paths["/health"]["get"]["security"] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import OWN, PLUGIN_AT, Config, chosen_plugins, every_plugin, from_json
+from qr_jax.config import OWN, PLUGIN_AT, SET_PREFIX, Config, chosen_plugins, every_plugin, from_json
 from qr_jax.data.readers import resolve, rows
 from qr_jax.data.traces import MADE_TRACES, NO_TRACES
 from qr_jax.data.world.generate import WorldSettings
@@ -175,12 +175,13 @@ def _lengths(config: Config) -> Iterator[str]:
 
 def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     mesh = config.mesh
-    product, wanted = mesh.data * mesh.fsdp * mesh.tensor, mesh.devices or devices
-    if mesh.devices and product == 1:  # a CPU's, along data
-        product = mesh.devices
+    apart, product, wanted = mesh.rollout_devices, mesh.data * mesh.fsdp * mesh.tensor, mesh.devices or devices
     axes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} devices"
-    if wanted and product != wanted:
-        yield f"{axes}, but {'mesh.devices is' if mesh.devices else 'there are'} {wanted}; their product must be equal"
+    axes += f" and mesh.rollout_devices={apart}" * bool(apart)
+    are_along_data = mesh.devices and product == 1  # a CPU's
+    if wanted and product + apart != wanted and not are_along_data:
+        has = f"{'mesh.devices is' if mesh.devices else 'there are'} {wanted}"
+        yield f"{axes}, but {has}; {'the sum' if apart else 'their product'} must be equal"
     if devices and mesh.devices and mesh.devices > devices:
         yield f"mesh.devices={mesh.devices}, but there are {devices}"
 
@@ -192,6 +193,8 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
         try:
             if text in MADE_TRACES and name != "traces" and text != "world":
                 yield f"data.{name} is {text!r}, which only data.traces may be; wanted 'world' or files"
+            elif name == "traces" and text.startswith(SET_PREFIX):
+                yield f"data.traces is {text!r}, a set of questions; wanted {NO_TRACES}, or files of traces"
             elif text not in MADE_TRACES and (name, text) != ("corpus", OWN):
                 for file in filter(Path.is_file, resolve(text) if not config.data.map else ()):
                     next(rows(file), None)  # a table, or JSON of another shape, is told by its first row

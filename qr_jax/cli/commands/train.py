@@ -83,6 +83,8 @@ def _check_parts(config: Any) -> None:
         from qr_jax.models import hf  # here: it imports jax
 
         hf.is_here(config.model.name)
+    if (tokenizer := config.model.tokenizer) and not os.path.exists(tokenizer):
+        raise UserError(f"model.tokenizer is {tokenizer!r}, and there is no such folder or file")
 
 
 def _checked(config: Any) -> str:
