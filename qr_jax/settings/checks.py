@@ -181,7 +181,7 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     are_along_data = mesh.devices and product == 1  # a CPU's
     if wanted and product + apart != wanted and not are_along_data:
         has = f"{'mesh.devices is' if mesh.devices else 'there are'} {wanted}"
-        yield f"{axes}, but {has}; {'the sum' if apart else 'their product'} must be equal"
+        yield f"{axes}, but {has}; " + ("the sum must be equal" if apart else "their product must be equal")
     if devices and mesh.devices and mesh.devices > devices:
         yield f"mesh.devices={mesh.devices}, but there are {devices}"
 
