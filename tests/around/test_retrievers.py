@@ -130,7 +130,7 @@ def test_bad_input_is_refused():
 
 
 def test_importing_host_code_of_searches_starts_neither_jax_nor_bm25s():
-    names = "search.retrievers.bm25, retrievers.none, envs.search_r1, envs.tool_call, rewards.f1, rollout.tools"
+    names = "search.retrievers.bm25, retrievers.none, envs.search_r1, methods.envs.tool_call, rewards.f1, rollout.tools"
     imports = "; ".join(f"import qr_jax.{name}" for name in names.split(", "))
     check = "import sys; assert not {'jax', 'bm25s'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", f"{imports}; {check}"], check=True, timeout=60)
