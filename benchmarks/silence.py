@@ -1,6 +1,6 @@
 """How soon each command speaks, and how long it is silent: transcripts with times, on a terminal and off it.
 
-    python -m benchmarks.silence                 # commands but the quickstart, of a run of two steps (15 minutes)
+    python -m benchmarks.silence                 # commands but the quickstart, of runs of 2 and 8 steps (20 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
 Servers are told to end once they say that they serve; `eval --endpoint` asks one of them. Left out is what waits for
@@ -36,6 +36,9 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
 KINDS = {"terminal": 80, "pipe": None}  # columns
 SERVES = "until Ctrl-C"  # what a server says once it answers
+# A run in which queries are drawn again and flip, for the probe.
+SMALL = ["data.world.train=24", "data.world.dev=8", "pool.queries=4", "evaluation.questions=8", "evaluation.every=0"]
+SMALL += ["train.steps=8", "train.checkpoint_every=1", "train.keep_every=1"]
 Transcript = list[tuple[float, str]]  # seconds since Enter, and what came then
 
 
@@ -96,6 +99,7 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
     """The words of each command, by its name; the runs come first, and the others look at the first of them."""
     train = ["train", "configs/two_layer.py", "train.keep_every=1", f"data.world_path={folder}/{{kind}}", "--run"]
     run, other, world = f"{folder}/run_{{kind}}", f"{folder}/other_{{kind}}", f"{folder}/world_{{kind}}"
+    small = f"{folder}/small_{{kind}}"
     found: dict[str, list[Any]] = {
         "train quickstart": ["train", "configs/quickstart.py", "--run", f"{folder}/q_{{kind}}"]
     }
@@ -115,7 +119,8 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
             *("eval", run, "--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "run_{kind}", "--questions", "8")
         ],
         "export": ["export", run, "--hf", f"{folder}/hf_{{kind}}"],
-        "probe": ["probe", run, "--queries", "4", "--samples", "4"],
+        "train, a small pool": [*("train", "configs/quickstart.py", "--run", small), *SMALL],
+        "probe": ["probe", small, "--queries", "4", "--samples", "4"],
         "report": ["report", run],
         "bug-report": ["bug-report", run],
         "compare": ["compare", run, other],
