@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qr_jax import answers, assemble, config
+from qr_jax import answers, assemble, config, trust
 from qr_jax.config import Config, use
 from qr_jax.evaluation import manifest, subject
 from qr_jax.evaluation.scores import (
@@ -252,14 +252,19 @@ def evaluate(
     questions: int | None = None,
     step: int | None = None,
     opened: subject.Opened | None = None,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
     `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
     to runs/eval/ and the folder's name. `opened`: a model that plays elsewhere; `run` is then its name alone.
+    ValueError for a run that this user neither made nor allowed, and that asks for what may do harm, unless `trusted`.
     """
     is_run = opened is None and config.is_run(run)
-    settings = runs.load(run) if settings is None else settings
+    if settings is None:
+        settings = runs.load(run)
+        trust.check(settings, run, trusted=trusted)
+    settings = config.from_json(settings)
     if world_seed is not None:
         settings = assemble.with_world_seed(settings, world_seed)
     if retriever and retriever != settings.retriever.name:

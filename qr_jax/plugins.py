@@ -28,7 +28,7 @@ import numpy as np
 
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Contract
-from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, out_of_bounds
+from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, out_of_bounds, successor
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
@@ -371,6 +371,8 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         own_modules = modules(kind)
         if name not in own_modules:
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
+            if became := successor(f"{kind}.{name}"):
+                raise UserError(f"{kind} {name!r} {became}")
             raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return own_modules[name], name
     module, _, function = name.rpartition(".")

@@ -133,10 +133,10 @@ def sft(
 
     `within`: the run that it is the cold start of.
     """
-    checks.check_cold_start(settings)
     if not within:
-        checks.check(settings)
+        settings = checks.check(settings)
         meshes.emulate_at_start(settings.mesh)
+    checks.check_cold_start(settings)
     started = time.monotonic()
     kept = replace(settings.train, steps=settings.sft.steps, checkpoint_every=_every(settings), keep_every=0)
     run = runs.Run(folder, replace(settings, train=kept), stage="sft", say=say, within=within)

@@ -47,7 +47,7 @@ AT_END = "lab.report.at_end"  # the room that tells what a run changed
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
     """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json)."""
-    checks.check(settings)
+    settings = checks.check(settings)
     mesh.emulate_at_start(settings.mesh)
     started = time.monotonic()
     run = runs.Run(folder, settings, stage="train", say=say)

@@ -390,6 +390,20 @@ def test_the_mesh_is_held_against_the_devices_once_they_are_known():
         checks.check(with_(mesh={"fsdp": 8}), devices=4)
 
 
+def test_a_checked_config_has_its_values_converted():
+    assert checks.check(dataclasses.replace(with_(), env="search_r1")).env == use("search_r1")
+    assert checks.check(config.to_json(with_())) == with_()
+
+
+def test_rows_divide_over_the_devices_that_learn():
+    apart = {"train": {"overlap": 1}, "learner": {"rows": 4}}
+    (line,) = checks.problems(with_(mesh={"devices": 4, "rollout_devices": 1}, **apart))
+    assert line.startswith("learner.rows=4 does not divide over mesh.devices=4 less mesh.rollout_devices=1")
+    assert checks.problems(with_(mesh={"devices": 3, "rollout_devices": 1}, **apart)) == []
+    lines = checks.problems(with_(mesh={"devices": 2, "rollout_devices": 2}, **apart))
+    assert "mesh.rollout_devices=2 of mesh.devices=2 leave none to learn; set fewer" in lines
+
+
 def test_devices_that_roll_out_stand_beside_those_that_learn():
     apart = with_(mesh={"fsdp": 2, "devices": 4, "rollout_devices": 2}, train={"overlap": 1})
     assert checks.problems(apart) == []

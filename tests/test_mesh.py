@@ -83,6 +83,7 @@ def test_a_mesh_that_does_not_fit_is_refused_with_the_numbers(settings, said):
         (config.Mesh(), 8, "gpu", "is 1 device, but this run has 8 (gpu); set mesh.fsdp=8"),
         (config.Mesh(fsdp=8, tensor=2), 8, "gpu", "is 16 devices, but this run has 8 (gpu); set mesh.fsdp=4"),
         (config.Mesh(fsdp=4, devices=4), 1, "gpu", "but this run has 1 (gpu); set mesh.fsdp=1"),
+        (config.Mesh(devices=2), 8, "tpu", "but this run has 8 (tpu); set mesh.fsdp=8 mesh.devices=8"),
         (
             config.Mesh(fsdp=4), 1, "cpu",
             "has 1 (cpu); set mesh.devices=4, which emulates as many on the CPU, or mesh.fsdp=1",

@@ -328,5 +328,10 @@ def test_a_name_of_version_0_2_without_a_successor_is_refused_with_what_to_use(n
 
 
 def test_a_call_as_in_version_0_2_is_told_what_to_call_now():
-    with pytest.raises(ValueError, match=r"settle takes no step, accept, rule since version 0\.2; settle\(pool, judge"):
-        pools.settle(pools.create(3), [0, 1, 2], None, step=0, accept=8, rule=None)
+    for arguments, named in (
+        (([0, 1, 2], None), {"step": 0, "accept": 8, "rule": None}),
+        (([0, 1],), {"grades": None, "step": 0, "accept": 8}),
+        ((), {"drawn_Q": [0, 1], "grades": None, "rule": "recycle"}),
+    ):
+        with pytest.raises(ValueError, match=r"not called as in version 0\.2: settle\(pool, judge"):
+            pools.settle(pools.create(3), *arguments, **named)

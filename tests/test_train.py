@@ -223,6 +223,8 @@ def test_a_wrong_config_is_refused_by_the_function_as_by_the_command(tmp_path):
     settings = tiny(tmp_path)
     wrong = replace(settings, pool=replace(settings.pool, samples=1), learner=replace(settings.learner, lr=-1.0))
     for begin_with in (train, sft):
+        with pytest.raises(errors.UserError, match="config is None"):
+            begin_with(None, tmp_path / "run")
         with pytest.raises(errors.UserError, match=r"(?s)2 problems.*pool\.samples is 1.*learner\.lr is -1"):
             begin_with(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()

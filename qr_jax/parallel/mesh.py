@@ -4,7 +4,6 @@ A parameter's dimensions have logical names (`DIMENSIONS`), and a name has one m
 out, give its dimensions names. A dimension that its mesh axis does not divide is replicated.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Mapping
@@ -67,16 +66,19 @@ def emulate(devices: int | None, *, processes: int = 1) -> None:
     except RuntimeError as error:  # jax's backend has started: it gets no more devices
         if (has := jax.local_device_count()) < own:
             wants = f"mesh.devices={devices} wants {own} devices in this process, but jax started with {has}"
-            raise UserError(f"{wants}; call emulate before the first jax operation") from error
+            raise UserError(f"{wants}; call emulate before the first jax operation, or set fewer") from error
 
 
 def emulate_at_start(settings: config.Mesh) -> None:
     """Emulate the CPU's devices, as the commands do, for a program that calls us before jax has started.
 
-    Later it changes nothing: `make_mesh` says what is missing.
+    ValueError if jax has started on a CPU with fewer.
     """
-    with contextlib.suppress(UserError):
+    try:
         emulate(settings.devices, processes=hosts.count())
+    except UserError:
+        if jax.default_backend() == "cpu":
+            raise
 
 
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
@@ -117,7 +119,9 @@ def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     has = f"mesh.devices={emulated} are to be used" if emulated else f"this run has {count} ({platform})"
     has += f", of which mesh.rollout_devices={apart} roll out" * bool(apart)
     more = f"mesh.devices={product + apart}, which emulates as many on the CPU, or " if platform == "cpu" else ""
-    return f"{named}, but {has}; set {more}{fitting(settings, wanted)}"
+    held = platform != "cpu" and wanted > 1 and settings.devices not in (None, count)  # by checks.py
+    also = f" mesh.devices={count}" * held
+    return f"{named}, but {has}; set {more}{fitting(settings, wanted)}{also}"
 
 
 def fitting(settings: config.Mesh, count: int) -> str:

@@ -26,8 +26,9 @@ DATA = ("train", "eval", "corpus", "traces")  # settings that name files
 MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
 
 
-def check(config: Config, *, devices: int | None = None, reads: Sequence[str] = DATA, trains: bool = True) -> None:
-    """Raise a ValueError that lists all that is wrong with the config and known before a device is touched.
+def check(config: Config, *, devices: int | None = None, reads: Sequence[str] = DATA, trains: bool = True) -> Config:
+    """Return the config, its values converted to their types; a ValueError lists all that is wrong with it and known
+    before a device is touched.
 
     `devices`: how many there are, once that is known. `reads`: the data that the command reads; files of other data
     need not be there, nor, unless it `trains`, plug-ins of pool and learner.
@@ -35,6 +36,7 @@ def check(config: Config, *, devices: int | None = None, reads: Sequence[str] = 
     lines = problems(config, devices=devices, reads=reads, trains=trains)
     if lines:
         raise UserError("\n  ".join([f"{len(lines)} problems in this config:", *lines]) if lines[1:] else lines[0])
+    return from_json(config)
 
 
 def check_cold_start(config: Config) -> None:
@@ -146,7 +148,9 @@ def _batches(config: Config) -> Iterator[str]:
     rows, shards = config.learner.rows, config.mesh.data * config.mesh.fsdp
     over = f"mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} = {shards} devices"
     if config.mesh.devices and shards * config.mesh.tensor == 1:  # a CPU's, along data
-        shards, over = config.mesh.devices, f"mesh.devices={config.mesh.devices}"
+        apart = config.mesh.rollout_devices
+        shards, over = config.mesh.devices - apart, f"mesh.devices={config.mesh.devices}"
+        over += f" less mesh.rollout_devices={apart}" * bool(apart)
     if shards >= 1 and rows >= 1 and rows % shards:
         near = max(shards, shards * math.floor(rows / shards + 0.5))
         yield (f"learner.rows={rows} does not divide over {over}; the nearest that does is {near}")
@@ -182,6 +186,8 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     if wanted and product + apart != wanted and not are_along_data:
         has = f"{'mesh.devices is' if mesh.devices else 'there are'} {wanted}"
         yield f"{axes}, but {has}; " + ("the sum must be equal" if apart else "their product must be equal")
+    if mesh.devices and apart >= mesh.devices:
+        yield f"mesh.rollout_devices={apart} of mesh.devices={mesh.devices} leave none to learn; set fewer"
     if devices and mesh.devices and mesh.devices > devices:
         yield f"mesh.devices={mesh.devices}, but there are {devices}"
 

@@ -18,6 +18,7 @@ OF_02 = "a run of version 0.2 that sets it goes on with that version alone"
 GONE = {  # settings of version 0.2, and what takes their place
     "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
     "learner.prune": f"learner.advantage=pods trains on a part of each group; {OF_02}",
+    "advantage.dagrpo": f"it was written after an abstract alone, and no other does the same; {OF_02}",
     "bm25.index": f"`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it; {OF_02}",
     "dense.approx": f"the search is exact; {OF_02}",
     "dense.recall_target": f"the search is exact; {OF_02}",

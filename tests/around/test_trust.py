@@ -13,7 +13,7 @@ import small_data
 from loopback import server
 from test_http_retriever import search_r1
 
-from qr_jax import config, trust
+from qr_jax import config, evaluate, trust
 from qr_jax.cli import cli
 from qr_jax.config import Config, use
 from qr_jax.run import runs
@@ -317,6 +317,24 @@ def test_a_setting_that_the_command_s_words_let_count_is_asked_about(theirs, tmp
         assert "with the secret in AWS_SECRET" in capsys.readouterr().err
     assert cli.main(["eval", folder, "data.train=world", "data.eval=world", "data.corpus=world"]) == 2
     assert f"to write worlds into {tmp_path / 'VICTIM'}" in capsys.readouterr().err
+
+
+def test_the_user_s_own_words_for_a_model_and_a_retriever_are_not_the_file_s(theirs, tmp_path, capsys):
+    folder = theirs(retriever=use("http", url="http://127.0.0.1:9"))
+    endpoint = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "mine"]
+    for words in (["organisation/model", "--config", f"{folder}/config.json"], [f"{folder}/config.json", *endpoint]):
+        assert cli.main(["eval", *words]) == 2
+        said = capsys.readouterr().err
+        assert "retriever 'http'" in said and "organisation/model' from the hub" not in said
+        assert cli.main(["eval", *words, "--retriever", "none", "data.eval=absent.jsonl"]) == 2
+        assert "is not a run of yours" not in capsys.readouterr().err
+
+
+def test_a_stranger_s_run_is_not_evaluated_from_python_either(theirs, tmp_path):
+    folder = theirs(env=use("evil.env.env"))
+    with pytest.raises(ValueError, match="is not a run of yours"):
+        evaluate.evaluate(folder, questions=1)
+    assert not (tmp_path / "imported").exists()
 
 
 def test_the_list_has_all_that_trust_would_allow(theirs, capsys):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax.cli import elsewhere
-from qr_jax.cli.commands.options import load
 from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 
@@ -42,14 +41,19 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
     if retriever not in (None, config.retriever.name):
         config = replace(config, retriever=configs.use(retriever))
     where = run or arguments.config or arguments.run
-    if theirs:  # before an override's type is read from what the config names
-        trust.check(theirs, where, trusted=arguments.trust, used=config)
+
+    def check_theirs() -> None:
+        """Check what is asked for by the config.json and the command's words, but for the model that these name."""
+        if theirs:
+            used = config if run else replace(config, model=configs.Model())
+            trust.check(theirs, where, trusted=arguments.trust, used=used)
+
+    check_theirs()  # before an override's type is read from what the config names
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    if theirs and arguments.overrides:
-        trust.check(theirs, where, trusted=arguments.trust, used=config)
+    check_theirs()
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
     if not (run or endpoint or arguments.config):
@@ -82,7 +86,7 @@ def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | Non
     if not endpoint:
         _refuse_no_model(arguments.run)
     if path := str(arguments.run) if endpoint else arguments.config:
-        config = load(arguments, path, ())
+        config = configs.load(path)
         theirs = None if configs.parts(path)[0].suffix == ".py" else config
         return config if endpoint else suite.with_model(config, str(arguments.run)), theirs
     question = getattr(arguments, "question", "")
