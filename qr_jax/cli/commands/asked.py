@@ -53,7 +53,8 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    check_theirs()
+    if arguments.overrides:
+        check_theirs()
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
     if not (run or endpoint or arguments.config):
