@@ -178,6 +178,6 @@ bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, wit
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m benchmarks.tpu
 
-bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (8 minutes on 2 cores that have nothing else to do)
+bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (100 minutes on 2 cores)
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m benchmarks.plans

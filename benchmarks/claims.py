@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from benchmarks import flips, guarded, interleave, kept_runs, null_worlds, recycling_map, study_results, surplus
+from benchmarks import flips, guarded, interleave, kept_runs, null_worlds, race, recycling_map, study_results, surplus
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
@@ -77,7 +77,7 @@ def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, map/FIGURE of
     recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences (/loss: of the other sign),
-    surplus/COMPARISON E7's, null/... the null control's band in known pools (null_worlds.py).
+    race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -99,10 +99,13 @@ def numbers(name: str) -> Sequence[float]:
         values = flips.shares(int(parts[0]))
     elif kind == "guarded":
         values = [sign * gap for gap in guarded.gaps(guarded.every_run())[parts[0]]]
+    elif kind == "race":
+        rule, *worlds = parts
+        values = race.gaps(map(int, worlds) if worlds else race.FINAL)[rule]
     elif kind == "surplus":
         values = [sign * gap for gap in surplus.gaps()[surplus.CELLS[parts[0]]]]
     elif kind == "map":
-        values = [recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)]
+        values = recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)
     elif kind == "null":
         values = null_worlds.cell(json.loads(null_worlds.FILE.read_text(encoding="utf-8")), *parts)
     if not values:

@@ -30,6 +30,7 @@ from benchmarks import (
     paper_implies,
     quickstart,
     quickstart_seeds,
+    race,
     real_agent,
     recycling_map,
     remat,
@@ -80,6 +81,7 @@ PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "
 PAGES |= {
     "flips": "recycling.md",
     "guarded": "recycling.md",
+    "race": "recycling.md",
     "surplus": "recycling.md",
     "shards": "retrieval.md",
     "which_rule": "rules.md",
@@ -141,7 +143,7 @@ def costs() -> str:
 def about(name: str) -> str:
     """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
     made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
-    made |= {"guarded": guarded, "surplus": surplus}
+    made |= {"guarded": guarded, "surplus": surplus, "race": race}
     return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
@@ -313,6 +315,7 @@ TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
 TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
+TABLES |= {"race": race.table, "race_candidates": race.candidates}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> int:
     failed: list[Job] = []
     if options.stage and not options.table:
         failed = (tune if options.stage == "tuning" else finish)(options.jobs)
-    print(table())
+    print(candidates(), "" if failed else table(), sep="\n")
     return 1 if failed else 0
 
 
@@ -166,17 +166,30 @@ def gaps(worlds: Iterable[int] = FINAL) -> dict[str, list[float]]:
     return found
 
 
-def table() -> str:
-    """Every candidate's accuracy in the first stage; then, when it is over, the second stage's differences."""
+def said(arm: str, name: str) -> str:
+    """A candidate by its groups, its learning rate, or the setting that sets it apart."""
+    return f"groups of 8, {ARMS[arm][name][-1]}" if name == "other" else name
+
+
+def candidates() -> str:
+    """Every candidate of the first stage: its accuracy over the seeds it has, of E4's thirteen arms."""
     rows = [("arm", "candidate", "accuracy", "seeds")]
-    for arm, name in [(arm, name) for arm, candidates in ARMS.items() for name in candidates]:
+    for arm, name in [(arm, name) for arm, by_name in ARMS.items() for name in by_name]:
         values = [run["accuracy"] for run in read("tuning", arm, name, WORLD).values()]
-        rows.append((arm, name, over_seeds(values), str(len(values))))
-    parts = [markdown(rows)]
-    try:
-        found = gaps()
-    except ValueError as error:
-        return "\n".join([*parts, f"The second stage has not begun: {error}."])
+        rows.append((arm, said(arm, name), over_seeds(values), str(len(values))))
+    return markdown(rows)
+
+
+def table() -> str:
+    """Each arm's accuracy as tuned, and the finalists' in the two new worlds, the best first; then each rule less plain
+    GRPO in the second stage, by world too, with Holm's p and the plan's verdict.
+    """
+    rows = [("arm", "as tuned", f"world {WORLD}, half a, 8 seeds", *(f"world {world}, half b" for world in FINAL))]
+    for arm in standing():
+        first = [run["accuracy"] for run in read("tuning", arm, best(arm), WORLD).values()]
+        new = [[run["accuracy"] for run in read("final", arm, best(arm), world).values()] for world in FINAL]
+        rows.append((arm, said(arm, best(arm)), over_seeds(first), *map(over_seeds, new)))
+    found = gaps()
     adjusted = guarded.holm(found)
     compared = [(f"less {finalists()[0]}", "difference", "seeds", "p by Holm", "verdict")]
     for arm, values in found.items():
@@ -185,7 +198,7 @@ def table() -> str:
         for world in FINAL:
             own = gaps([world])[arm]
             compared.append((f"{arm}, world {world}", over_seeds(own, "+"), str(len(own)), "", ""))
-    return "\n".join([*parts, markdown(compared)])
+    return f"{markdown(rows)}\n{markdown(compared)}"
 
 
 if __name__ == "__main__":

@@ -184,15 +184,19 @@ def with_ratios(points: Sequence[Point], common: Sequence[str]) -> list[Point]:
     ]
 
 
-def cell(kept: Mapping[str, Any], figure: str) -> float:
-    """Recycling's groups over plain GRPO's at the same K, of the pool where they are most, or of the paper's pools."""
+def cell(kept: Mapping[str, Any], figure: str) -> list[float]:
+    """Recycling's groups over plain GRPO's at the same K, where they are most, or of the paper's pools; `taught`: those
+    less 1 of every pool with a jump of 2 or more in which each query is drawn at least twice.
+    """
     points = with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
     paper = [point["same"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
     same = [max(point["same"][arm] for arm in RECYCLING) for point in points]
     best = [max(point["best"][arm] for arm in RECYCLING) for point in points]
     queries = [point["queries"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
-    found = {"most": max(same), "most_of_best": max(best), "paper_least": min(paper), "paper_most": max(paper)}
-    found |= {"paper_queries": max(queries)}
+    found = {"most": [max(same)], "most_of_best": [max(best)], "paper_least": [min(paper)], "paper_most": [max(paper)]}
+    found |= {"paper_queries": [max(queries)]}
+    taught = [point["jump"] >= 2 and point["per_query"] >= 2 * point["samples"] for point in points]
+    found |= {"taught": [ratio - 1 for ratio, has in zip(same, taught, strict=True) if has]}
     return found[figure]
 
 

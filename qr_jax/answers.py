@@ -1,8 +1,8 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
-Canonically equal texts ("é" in one character or two) are equal. As for the official scorers, which the scores equal on
-composed texts, letters without their accents, full-width digits, ligatures, unseen characters, curly quotes and dashes
-stay different: `fold`, for questions and leaks, equates all but the first.
+Canonically equal texts ("é" in one character or two) are equal. As in the official scorers, whose
+scores these equal on composed texts, unaccented letters, full-width digits, ligatures, unseen characters, curly quotes
+and dashes stay different; `fold`, for questions and leaks, equates all but the first.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
@@ -20,7 +20,7 @@ from qr_jax.records import Query
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
-# What says nothing by standing in a passage. A gold of function words alone does neither.
+# Golds that prove nothing by standing in a passage; nor does a gold of function words alone.
 SAYS_NOTHING = CLOSED_ANSWERS | {"true", "false", "na", "no answer", "unknown", "not applicable", "not available"}
 WORDS_OF_GRAMMAR = """
 a about above after all also am an and any are as at be because been before being below between both but by can
@@ -64,7 +64,7 @@ def first_in(text: str, golds: Iterable[str]) -> str | None:
     """Return the first of the golds that stands in the text word for word, both normalised, and proves something.
 
     That is a `proving` gold, or an acronym in its capitals: US does not stand in "told us", nor AIDS in "It aids", but
-    AIDS in a text without capitals. In a script without blanks every character counts as a word. None: no gold does.
+    it does in a text without capitals. In a script without blanks every character counts as a word. None: no gold does.
     """
     held, spelled = in_words(normalise(text)), in_words(_spelled(text))
     return next((gold for gold in golds if in_words(normalise(gold)) in held and _proves(gold, spelled)), None)

@@ -68,7 +68,7 @@ def read(rows: Any) -> list:
 def questions(config: Config, part: Literal["train", "eval"]) -> list[Query]:
     """Return the "train" or "eval" questions, in their fixed order. The world's eval questions are its dev split.
 
-    Those of "eval" are the half that evaluation.half names.
+    Those of "eval" are the half that evaluation.half names. ValueError if there are none.
     """
     every = _whole(config, part)
     queries = readers.half(every, config.evaluation.half) if part == "eval" else every
@@ -83,7 +83,7 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
     """List the warnings about a run's questions: too few for a step, or some both trained on and held out."""
     lines, wanted = [], config.pool.queries
     if len(queries) < wanted:
-        todo = f"lower pool.queries to {len(queries)}, or give it more questions"
+        todo = f"lower pool.queries to {len(queries)}, or add questions"
         there = f"there are {len(queries)} to train on: each step draws all"
         lines.append(f"pool.queries={wanted} a step, and {there}; {todo}")
     words, ids = {fold(query.question) for query in queries}, {query.id for query in queries}
@@ -299,7 +299,7 @@ def _other_world(config: Config, at: int) -> list[tuple[Trace, SearchFunction]]:
 
 
 def agent(config: Config) -> Agent:
-    """Make model, tokenizer and engine; nothing large is allocated but the engine's cache."""
+    """Make model, tokenizer and engine; nothing large is allocated."""
     model = config.model
     if model.name in families.PRESETS:
         tokenizer = world_tokenizer(config) if model.tokenizer is None else load_tokenizer(model.tokenizer)
@@ -342,5 +342,5 @@ def with_world_seed(config: Config, seed: int) -> Config:
     """Return the same config over a world of other facts."""
     if {config.data.eval, config.data.corpus} != {"world"}:
         asks = f"{config.data.eval!r} over {config.data.corpus!r}"
-        raise UserError(f"--world-seed needs a synthetic world; this run asks {asks}")
+        raise UserError(f"world_seed needs a synthetic world; this run asks {asks}")
     return replace(config, data=replace(config.data, world={**config.data.world, "seed": seed}))

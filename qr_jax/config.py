@@ -87,7 +87,9 @@ class Model:
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
     compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; trained weights are float32
-    remat: Literal["none", "full", "attention", "dots"] = "none"  # what a layer's backward pass finds saved
+    remat: Literal["none", "full", "attention", "dots"] = (
+        "none"  # what the backward pass computes again: nothing, or all but what is named
+    )
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
     vocab_block: Count = 8192  # vocabulary entries whose logits exist at once in the learner
     lora: Lora = Lora()
@@ -108,14 +110,14 @@ class Data:
     traces: str = "world"
     trace_worlds: Natural = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
-    train_share: Share = 0.7  # of the sha256 split
+    train_share: Share = 0.7  # share of the questions that sha256 deals to train
     train_limit: Count | None = None  # questions of each file (or of the world), the first by the hash of their ids
     eval_limit: Count | None = None  # as data.train_limit
     # columns of the files by other names, as data.map.question=Frage data.map.answers=Antwort; "a.b" is b inside a
     map: Mapping[str, str] = field(default_factory=dict)
     answer_split: str | None = None  # the sign between answers that stand in one text, as |
     skip_broken: bool = False  # rows of these files that cannot be read are left out, counted and listed
-    world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's World
+    world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's WorldSettings
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
 
 
@@ -141,7 +143,8 @@ class Rollout:
 
     slots: Count = 32  # sequences that decode together
     store: Count | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
-    # parts of slots and store, each with a thread: one's host work is done while another decodes; 1 on several devices
+    # parts of slots and store, each with a thread: one's host work is done while another decodes; on several
+    # devices taken as 1
     lanes: Count = 1
     context_tokens: Count = 1024  # prompt, observations and samples of one episode together
     turn_tokens: Count = 64  # sampled tokens a turn
@@ -156,7 +159,7 @@ class Rollout:
     observation_tokens: Count = 500  # of one env turn
     passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
     tile: Count = 32  # tokens of a piece in which prompts and observations enter the cache
-    buckets: Growing = (64, 256)  # tokens, in tiles, that one such call may hold: the shapes that are compiled
+    buckets: Growing = (64, 256)  # tokens, in tiles, of a call that appends to the cache: the shapes that are compiled
     chunk: Count = 8  # tokens a dispatch
     # what rollouts read matrices from: model.compute, or int8 with a scale for each output; learner.importance corrects
     weights: Literal["compute", "int8"] = "compute"

@@ -46,7 +46,7 @@ FIRST = rf"(?:{ENDS}|(?:[^\W_]{{1,16}}[:_▁.-]{{1,2}}){{1,3}}|(?-i:[A-Za-z][a-z
 ENTITY = "&(?:amp;)*"
 OPENS = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)"
 CLOSES = rf"(?:[{GREATER}▷⟩]|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
-# By which a model ends its message; and signs of control that begin no other message.
+# Control signs that end a model's message, or begin no other one.
 END = r"</s>|<(?:eos|end_of_turn)>|<[|｜](?:im_end|end[\w▁]*|eo[tms](?:_id)?|call|return)[|｜]>"
 KEPT = rf"{END}|<\|python_tag\|>"
 
@@ -56,7 +56,7 @@ def _split_by_unseen(name: str) -> str:
 
 
 def either(further: tuple[str, ...]) -> str:
-    """Match one of the names of NAMES and the further ones."""
+    """Return a pattern of one of the names of NAMES and the further ones."""
     return "|".join(map(re.escape, (*NAMES, *further)))
 
 
@@ -87,7 +87,7 @@ def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     name that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets, or square ones
     and capitals. `‹think›`, as `neutralise` leaves it, is no tag.
 
-    Or it is anybody else's (`_foreign`).
+    Or it is a tag of another dialect (`_foreign`).
     """
     may, sure, usual = "|".join(map(re.escape, ("think", *further))), _bare(SURE), _bare(USUAL)
     inside = rf"[^{LESS}{GREATER}▷⟩]{{0,64}}"
@@ -101,7 +101,8 @@ def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 
 def _foreign(further: tuple[str, ...]) -> str:
-    """Match a tag that is not of the environment, nor plain HTML: one that closes, or one that begins a line.
+    """Return a pattern of a tag that is not of the environment, nor plain HTML: one that closes, or one that begins a
+    line.
 
     A tag in the middle of a line, never closed, is prose (vector<int>). Or it begins another message: `<|im_start|>`.
     """
@@ -118,13 +119,15 @@ def _foreign(further: tuple[str, ...]) -> str:
 
 @functools.cache
 def whole_block(further: tuple[str, ...] = ()) -> str:
-    """Match an act, or another block: a tag of the environment with no such tag inside."""
+    """Return a pattern of an act, or another block: a tag of the environment with no such tag inside."""
     inside = rf"(?:(?!</?(?:{either(further)})>).)*"
     return "|".join(f"<{name}>{inside}</{name}>" for name in (*NAMES, *further) if name != "think")
 
 
 def _bare(names: tuple[str, ...]) -> str:
-    """Match one of the names or its plural, separators and unseen characters between the letters, as a whole word."""
+    """Return a pattern of one of the names or its plural, separators and unseen characters between the letters, as a
+    whole word.
+    """
     spread = "|".join(f"{GAP}*".join(name) for name in names)
     return rf"(?:{spread})(?:{GAP}*s)?(?:(?![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))"
 

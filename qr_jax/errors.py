@@ -37,7 +37,7 @@ class GuardStop(Exception):
 
 
 class ServiceDown(Exception):
-    """Most of a step's groups failed with `what`. Nothing of the step was settled, trained on or written.
+    """Most of a step's searches or grades failed (`what`). Nothing of the step was settled, trained on or written.
 
     `failed`: what failed on this process, searches (their texts) or groups.
     """

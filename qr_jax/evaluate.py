@@ -1,8 +1,8 @@
 """Evaluation of a policy by greedy and sampled answers to held-out questions: EM, F1, cover match, standard errors.
 
 Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. It has an interval over questions
-and runs, and the paper's standard error over runs alone (run r is the r-th sample of every question). No EM here is
-comparable with a judge's verdict, as the paper's 66.0 is (GPT-4.1-mini's).
+and runs, and the paper's standard error over runs alone (run r is the r-th sample of every question). The paper's 66.0
+is of a judge's verdicts (GPT-4.1-mini's): no exact match here compares with it.
 """
 
 import json
@@ -38,7 +38,7 @@ from qr_jax.run import run_files, runs
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
 PAIRED = ("exact_match", "f1")  # kept of each question
-SHOWN = 100  # questions whose searches an evaluation keeps in words
+SHOWN = 100  # questions whose episodes an evaluation keeps in words
 GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
 
 
@@ -58,7 +58,8 @@ def measure(
 
     `limit`: of the first so many questions (None: `evaluation.questions`). Faulty episodes are left out of the means
     and counted. Means come with `_se`, the standard error over questions, Pass@1 with `_by_run` and `_run_error` too
-    (`scores.over_runs`). `details` holds each question's exact match and F1, and the first searches in words.
+    (`scores.over_runs`). `details` holds each question's exact match and F1, and the first 100 episodes in
+    words. Interrupted once `stop_now()` is True.
     """
     queries = assemble.questions(settings, "eval") if queries is None else queries
     queries = queries[: settings.evaluation.questions if limit is None else limit]
@@ -258,7 +259,8 @@ def evaluate(
 
     `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
     to runs/eval/ and the folder's name. `opened`: a model that plays elsewhere; `run` is then its name alone.
-    ValueError for a run that this user neither made nor allowed, and that asks for what may do harm, unless `trusted`.
+    `step`: a checkpoint (None: the last); the others replace the config's. Without `settings`, ValueError for a run
+    that this user neither made nor allowed, and that asks for what may do harm, unless `trusted`.
     """
     is_run = opened is None and config.is_run(run)
     if settings is None:

@@ -18,6 +18,7 @@ from qr_jax.dialect import encodable
 from qr_jax.errors import PluginError, UserError
 from qr_jax.records import Ask, Call, Passage, Say, Scores, Search, Stop, StopReason
 
+# float32 nats: now, before the update, under the sampler, of the first policy; then what else a token has
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
 
@@ -247,7 +248,7 @@ CONTRACTS: Mapping[str, Contract] = {
     ),
     "rounds": Contract(
         folders=("pool/rounds", "methods/rounds"),
-        given=("pool", "so_far"),  # so_far: the step's Outcomes up to now, the last of all its groups
+        given=("pool", "so_far"),  # so_far: the step's Outcomes so far; the last covers all its groups
         returns="Ask(draw=..., more={pool index: samples}) for at least one rollout, or None, which ends the drawing",
         check=check_rounds,
         provided=("queries", "oversample", "samples"),
@@ -295,9 +296,9 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("query", "episodes"),
         returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
         check=check_reward,
-        # It rewards turns: room for so many, doubled where an episode has more. It asks a server, and these settings
-        # say how: they may change in a run, and a step that the server mostly leaves ungraded is made again.
-        # VERDICTS: of that server, the most that an episode can need, which its settings `budget` and `cache` count.
+        # MAX_TURNS: it rewards turns, with room for so many, doubled where an episode has more. ENDPOINT: it asks a
+        # server by these settings, which may change in a run; a step that it mostly leaves ungraded is made again.
+        # VERDICTS: the most that an episode can need of the server; the settings `budget` and `cache` count them.
         constants={"MAX_TURNS": int, "ENDPOINT": tuple[str, ...], "VERDICTS": int},
     ),
     "advantage": Contract(
@@ -311,7 +312,7 @@ CONTRACTS: Mapping[str, Contract] = {
     ),
     "loss": Contract(
         folders=("learner/losses", "methods/losses"),
-        given=(*LOSS_ARRAYS, "group_N", "reward_N"),
+        given=(*LOSS_ARRAYS, "reward_N"),
         returns="(loss_NL, metrics): a float a token, neither masked nor averaged, and arrays a token by name",
         check=check_loss,
         by_name=True,

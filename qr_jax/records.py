@@ -1,8 +1,9 @@
 """The records that flow through the system, and the key to the letters at the end of array names.
 
 Axes: Q queries of a step, G samples of one query (a group), N episodes (N = Q * G), T turns, L tokens of an episode,
-P queries of the pool, R packed rows, C columns of a packed row, M micro-batches, S slots, V vocabulary, D model width,
-H heads, K key/value heads, F MLP width, B positions of the cache.
+P queries of the pool, F families of queries, R packed rows, C columns of a packed row, M micro-batches, E episode slots
+of a micro-batch, S slots, V vocabulary, D model width, H heads, K key/value heads, B positions of the cache, X others.
+In rollout/ T is tiles, I the ids of a tile, and C the tokens of a chunk.
 
 An array's name ends in its axes: `reward_QG` is [queries, samples]. This file imports no jax.
 """
@@ -19,6 +20,7 @@ from qr_jax.settings import json_text
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
 
+# answered; no_action, turns: ended by the environment; length, context: cut; fault: not the model's doing
 StopReason = Literal["answered", "no_action", "length", "turns", "context", "fault"]
 Verdict = Literal["signal", "easy", "hard", "fault"]
 
@@ -168,7 +170,7 @@ class Scores:
 class Grades:
     """Rewards of a step, a row a query.
 
-    `reward_QG` trains; `outcome_QG` (binary, the reward if None) names easy and hard. `turn_reward_QGT` holds a reward
+    `reward_QG` trains; `outcome_QG` (0 or 1; None: the reward) decides easy and hard. `turn_reward_QGT` holds a reward
     for each of the model's turns where `turn_valid_QGT` is True; both are None where the reward gives none.
 
     Ragged groups are padded with valid False. `grades` makes one from host numbers and applies the rules on them.
@@ -182,7 +184,10 @@ class Grades:
 
 
 def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_valid_QGT=None) -> Grades:
-    """Make float32 grades: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode a fault."""
+    """Make float32 grades: a value below 1.2e-38 in size becomes 0, a non-finite one makes its episode a fault.
+
+    ValueError if rewards and `valid_QG` are not both [Q, G].
+    """
     valid_QG = np.asarray(valid_QG, bool)
 
     def clean(value):
@@ -230,4 +235,5 @@ class Outcome:
 
 
 Memory = Mapping[str, np.ndarray]
-SearchFunction = Callable[[list[Any], int], Sequence[Sequence[Passage]]]  # of texts, and of Calls where there are tools
+# (queries, k) -> k passages of each, the best first; a query is a text, or a Call where there are tools
+SearchFunction = Callable[[list[Any], int], Sequence[Sequence[Passage]]]

@@ -129,9 +129,10 @@ def sft(
     say: Callable[[str], None] = terminal.say,
     within: runs.Run | None = None,
 ) -> dict[str, Any]:
-    """Train on the traces; a run folder with checkpoints and metrics like any other. Returns the summary.
+    """Train on the traces in a run folder, with checkpoints and metrics like any other. Returns the summary.
 
-    `within`: the run that it is the cold start of.
+    `agent` and `search`: made from the settings if None. `within`: the run that it is the cold start of. SystemExit if
+    it was told to stop.
     """
     if not within:
         settings = checks.check(settings)

@@ -3,7 +3,7 @@
     groups, outcome = collect(pool, params)    draw queries, roll out, grade, accept B signal groups (in rounds)
     pool  = settle(pool, outcome)              verdicts into the pool; the rule says which queries may be drawn again
     state = update(state, groups)              advantages -> loss -> optimizer, on the accepted groups
-    row   = log.write(record)                  ledger and episodes; the row of metrics, which the loop writes
+    row   = log.write(record)                  write ledger and episodes; return the row of metrics
 
 They stand in `step/rollout_and_grade.py`, `pool/pool.py`, `learner/update.py` and `step/log.py`. Coelho et al. 2026,
 arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all that step t needs.
@@ -42,11 +42,14 @@ from qr_jax.step.grading import Group
 from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
 from qr_jax.step.runtime import Ahead, RunState, Runtime, advanced
 
-AT_END = "lab.report.at_end"  # the room that tells what a run changed
+AT_END = "lab.report.at_end"  # the module that tells what a run changed
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
-    """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json)."""
+    """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json).
+
+    ValueError for wrong input; SystemExit, with a code of errors.py, for a guard, an outage or a signal.
+    """
     settings = checks.check(settings)
     mesh.emulate_at_start(settings.mesh)
     started = time.monotonic()
@@ -78,7 +81,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
-        say(f"stopped by a guard: {alarm}. The same command goes on all the same; or lower learner.lr in another run")
+        say(f"stopped by a guard: {alarm}. The same command continues it; or lower learner.lr in another run")
         raise SystemExit(errors.GUARD_STOP) from None
     finally:
         run.close()
@@ -281,7 +284,7 @@ def _update(
     Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
     """
     waiting = run_state.waiting
-    if len(waiting) < max(runtime.settings.pool.min_signal, 1):
+    if len(waiting) < runtime.settings.pool.min_signal:
         return state, run_state, UpdateResult()
     key = (run_state.seed(runtime.settings.seed), step)
     packed = runtime.batch(state, waiting, run_state.left_out, key)

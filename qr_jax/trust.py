@@ -34,7 +34,7 @@ from qr_jax.settings.settings import Use, inside, plain
 
 log = logging.getLogger(__name__)
 
-# Settings of our plug-ins: where one sends, the end of a name that names a secret, and what it writes.
+# Settings of our plug-ins: a server's address, the end of a name that names a secret, and files that are written.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
 STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pages a tool reads
 NOTED: set[str] = set()  # hashes of what this process noted while the home could not be written
@@ -87,7 +87,7 @@ def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) 
 
 
 def _sources(config: Config, folder: Path | None) -> list[Path]:
-    """List the folders of runs whose weights may be a run's: its train.init, its cold start, or whose that it is."""
+    """List the folders of runs whose weights may be a run's: its train.init, its cold start, or its parent run's."""
     found = [Path(config.train.init)] if config.train.init else []
     return [*found, begun_by(folder) or folder / COLD_START] if folder else found
 

@@ -593,7 +593,7 @@ MUTATIONS = (
         "tests/test_recycling.py::test_recycle_takes_out_what_was_accepted_and_nothing_else",
     ),
     Mutation(
-        "qr_jax/pool/rules/soft_recycle.py",
+        "qr_jax/pool/rules/recycle.py",
         "weight_P[outcome.accepted] = consumed_weight",
         "weight_P[outcome.accepted] *= consumed_weight",
         "tests/test_recycling.py::test_soft_recycle_leaves_a_tenth_and_does_not_compound",

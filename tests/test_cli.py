@@ -184,7 +184,7 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["train", TINY, "learner.reduce=prompt_mean"], "prompt_mean is group_mean here"),
         (["train", TINY, "trainer.save_freq=-1"], "(a number above train.steps saves at the beginning and the end"),
         (["train", TINY, "trainer.test_freq=-1"], "(0 evaluates before and after training alone)"),
-        (["settings", "verl"], "type the name of one of its settings"),
+        (["settings", "verl"], "tells what a setting of theirs is called here"),
         (["train", TINY, "retriever.topk=3"], "it is rollout.search_k here"),
         (["train", TINY, "retriever.url=http://x"], "those that have it: retriever=http"),
         (["train", TINY, "learner.lrr=1"], "did you mean learner.lr?"),
@@ -560,7 +560,7 @@ def test_a_world_s_seed_is_no_negative_number(capsys):
 )
 def test_an_empty_name_is_not_the_folder_one_stands_in(words, capsys):
     assert cli.main(words.split(" ")) == 2
-    assert capsys.readouterr().err == "error: one of the words is empty, as a shell's variable that is not set\n"
+    assert capsys.readouterr().err == "error: an argument is empty: is a shell variable not set?\n"
 
 
 @pytest.mark.parametrize(

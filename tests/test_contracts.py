@@ -51,7 +51,7 @@ DATA = {
         "gold_logp_NT": np.zeros((N, 8), np.float32),
     }
     | TOKEN,
-    "loss": {**TOKEN, "group_N": np.arange(N), "reward_N": np.zeros(N, np.float32)},
+    "loss": {**TOKEN, "reward_N": np.zeros(N, np.float32)},
 }
 SIZES = {"queries": 2, "oversample": 1, "samples": SAMPLES}
 

@@ -29,7 +29,7 @@ from qr_jax.envs.search_r1 import search_r1
 from qr_jax.evaluation import scores, subject
 from qr_jax.evaluation.manifest import differences
 from qr_jax.evaluation.scores import is_incomplete
-from qr_jax.lab import compare, evaluation_table, exporting, launch, model_card
+from qr_jax.lab import answering, compare, evaluation_table, exporting, launch, model_card
 from qr_jax.lab.judge import INJECTED
 from qr_jax.lab.report import charts, page, run_list
 from qr_jax.logging import metrics_writer, terminal
@@ -260,7 +260,7 @@ def test_ask_shows_searches_and_answer(run, capsys):
     text = capsys.readouterr().out
     assert text.startswith("question: who is the mayor of eskburg ?") and "answer:" in text
     assert cli.main(["ask", str(run), " "]) == 2
-    assert "one of the words is empty" in capsys.readouterr().err
+    assert "an argument is empty" in capsys.readouterr().err
 
 
 def test_a_step_that_was_not_kept_is_refused_with_those_that_were(run, capsys):
@@ -389,6 +389,9 @@ def test_a_suite_is_asked_of_a_run_and_its_export_has_the_same_weights(run, tmp_
     settings = config.load(run / "config.json")
     exported = replace(settings, model=replace(settings.model, name=str(tmp_path / "hf")))
     assert subject.open_model(exported, None)[2]["weights_sha256"] == made["model"]["weights_sha256"]
+    lost = found | {"sets": {"nq": found["sets"]["nq"] | {"incomplete": True}}}
+    monkeypatch.setattr(answering, "answer", lambda *_, **__: lost)
+    assert cli.main(words) == 1
 
 
 def test_a_demonstration_trains_the_experts_tokens_only_and_shows_what_bm25_returns(tmp_path):

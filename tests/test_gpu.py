@@ -59,7 +59,7 @@ def test_a_gpu_that_is_asked_for_and_does_not_start_is_one_line(tmp_path, asked)
     code, said = train("--run", str(tmp_path / "run"), JAX_PLATFORMS=asked)
     last = said.splitlines()[-1]
     assert code == 2 and last.startswith(f"error: JAX_PLATFORMS={asked}, and jax starts no GPU (")
-    assert "its CUDA plugin is not installed; pip install -e '.[cuda13]'; JAX_PLATFORMS=cpu does without" in last
+    assert "its CUDA plugin is not installed; pip install 'qr_jax[cuda13]'; JAX_PLATFORMS=cpu does without" in last
     assert "Traceback" not in said and not (tmp_path / "run").exists()
 
 
@@ -79,13 +79,13 @@ OLDER = H100.replace("580.65", "550.54")
 @pytest.mark.parametrize(
     ("smi", "plugin", "version", "told"),
     [
-        (H100, None, None, "its CUDA plugin is not installed; pip install -e '.[cuda13]'"),
-        (OLDER, None, None, "its CUDA plugin is not installed; pip install -e '.[cuda12]'"),
+        (H100, None, None, "its CUDA plugin is not installed; pip install 'qr_jax[cuda13]'"),
+        (OLDER, None, None, "its CUDA plugin is not installed; pip install 'qr_jax[cuda12]'"),
         (H100.replace("580", "470"), None, None, "driver is 470, and CUDA 12 wants 525 or newer; update the driver"),
         ("exit 9", "jax-cuda13-plugin", "0.1", "jax-cuda13-plugin is installed, but no NVIDIA driver answers"),
         (
             OLDER, "jax-cuda13-plugin", "0.1",
-            "driver is 550, and CUDA 13 wants 580 or newer; update the driver or pip install -e '.[cuda12]'",
+            "driver is 550, and CUDA 13 wants 580 or newer; update the driver or pip install 'qr_jax[cuda12]'",
         ),
         (OLDER, "jax-cuda12-plugin", "0.1", f"jax-cuda12-plugin is 0.1 and jaxlib {jax.lib.__version__}; pip install"),
         (OLDER, "jax-cuda12-plugin", jax.lib.__version__, "driver 550 are there, but CUDA did not start; pip install"),
@@ -103,7 +103,7 @@ def test_a_gpu_that_jax_does_not_see_is_one_line_and_the_run_goes_on(machine, pl
     said = capsys.readouterr()
     assert (said.out + said.err).splitlines() == [
         "jax runs on the CPU beside a NVIDIA H100 80GB HBM3: its CUDA plugin is not installed; "
-        "pip install -e '.[cuda13]'; JAX_PLATFORMS=cpu is silent"
+        "pip install 'qr_jax[cuda13]'; JAX_PLATFORMS=cpu silences this"
     ]
     platforms("cpu")
     gpu.check({})

@@ -240,7 +240,7 @@ def test_a_loss_that_learns_from_an_advantage_of_0_says_so():
     """Two tokens at half their old probability: what has a gradient where A is 0 declares ZERO_VARIANCE."""
     given = {name: row(-1.0, -2.0) for name in LOSS_ARRAYS} | {"adv_NL": row(0.0, 0.0), "mask_NL": row(1, 1) > 0}
     given |= {"old_logp_NL": row(-0.5, -1.5), "turn_NL": jnp.zeros((1, 2), jnp.int32)}
-    given |= {"group_N": jnp.zeros(1, jnp.int32), "reward_N": jnp.ones(1)}
+    given |= {"reward_N": jnp.ones(1)}
     for name in plugins.names("loss"):
         loss, takes = (
             plugins.bind("loss", use(name, **plugins.constants("loss", name).get(EXAMPLE, {}))),

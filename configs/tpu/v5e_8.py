@@ -8,9 +8,8 @@ model for a single chip, as Colab offers (v5e-1, v6e-1). examples/tpu_notebook.i
     qr-jax train configs/tpu/v5e_8.py:qwen3_0p6b_lora_1 --run FOLDER         # one chip
 
 Qwen3 searches the synthetic world of configs/paper/qwen3_1p7b.py, which is built on first use; Gemma has the questions
-of configs/gemma3_1b.py. If the session ends, the same command in the next one resumes the run. The configs for eight
-chips are compiled (docs/planning.md has the peaks), the one for a single chip is not planned yet, and none was run:
-neither time nor accuracy is known.
+of configs/gemma3_1b.py. If the session ends, the same command in the next one resumes the run. The configs are
+compiled (docs/planning.md has the peaks), and none was run: neither time nor accuracy is known.
 """
 
 from pathlib import Path

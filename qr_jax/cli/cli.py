@@ -113,7 +113,7 @@ def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespa
     if words[0] == "help":
         words = [*words[1:], "--help"]
     if any(not word.strip() or re.fullmatch("--[a-z-]+=", word) for word in words):  # "" would be this folder
-        raise UserError("one of the words is empty, as a shell's variable that is not set")
+        raise UserError("an argument is empty: is a shell variable not set?")
     if strange := next((word for word in words if word.encode(errors="ignore").decode() != word), None):
         raise UserError(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
     if removed := next((name for word in words if (name := word.partition("=")[0]) in REMOVED_OPTIONS), None):

@@ -147,7 +147,7 @@ NOT_HERE: Mapping[str, str] = {
     "no model gives the reward here: reward=NAME does, and `qr-jax settings reward` lists them": "reward_model.enable",
     "the order of queries follows the seed and pool.rule here": "shuffle",
     "every step is written to metrics.jsonl here": "logging_steps",
-    "type the name of one of its settings, as in `qr-jax settings rollout.n`, and what it is here is said":
+    "`qr-jax settings rollout.n`, say, tells what a setting of theirs is called here":
         "verl skyrl search-r1 trl tunix",
 }  # fmt: skip
 SENTENCES: Mapping[str, str] = {theirs: said for said, names in NOT_HERE.items() for theirs in names.split()}

@@ -29,7 +29,7 @@ def search_r1(
     query: Query,
     turns: Sequence[Turn],
     *,
-    max_turns: Natural = 4,  # searches of an episode; one more turn may answer
+    max_turns: Natural = 4,  # turns that may search; one more may answer
     max_invalid: Natural = 2,  # turns without a search or an answer that are let pass
     think: bool = True,  # whether the prompt asks for thoughts
     prompt: str | None = None,  # the whole prompt, with {question}; none: our own wording
@@ -38,7 +38,8 @@ def search_r1(
     invalid: str = INVALID,  # what a turn without a search or an answer is told; empty: nothing
     last: str = LAST,  # what is said when no searches are left; empty: nothing
 ) -> Say | Search | Stop:
-    """The environment's next move: the first `<search>` or `<answer>` block of a turn decides, so one query a turn.
+    """Return the environment's next move: the first `<search>` or `<answer>` block of a turn decides, so one query a
+    turn.
 
     The model may search in its first `max_turns` turns; the next one can only answer and is the last (so 4 means up
     to 4 searches and 5 turns, as in Search-R1). A turn without an action (none, mismatched or nested tags, an

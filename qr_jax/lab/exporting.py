@@ -48,7 +48,9 @@ def export(
 
 
 def export_adapter(run: str | Path, folder: str | Path) -> Path:
-    """Write a run's last adapters as PEFT's folder, agent.json and a card. ValueError of a run of a whole model."""
+    """Write a run's last adapters as PEFT's folder, agent.json and a card. ValueError for a run that trained the whole
+    model.
+    """
     folder = Path(folder)
     run_folders.check_empty(folder)
     settings = runs.load(run)

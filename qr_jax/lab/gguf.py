@@ -125,7 +125,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
 
 
 def names(family: str, cfg: ModelConfig) -> dict[str, str]:
-    """Return the file's name of each tensor, by its Hugging Face name. ValueError for a family that GGUF has not."""
+    """Return the file's name of each tensor, by its Hugging Face name. ValueError for a family that GGUF lacks."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     known = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}

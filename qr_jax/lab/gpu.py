@@ -54,9 +54,9 @@ def check(told: Mapping[str, str]) -> None:
     finally:
         logging.getLogger(jax_private.BACKENDS_LOG).removeFilter(heard)
     if platform == "cpu" and (_platforms() is None or _asked()) and (card := driver()):
-        terminal.say(f"jax runs on the CPU beside a {card[0]}: {why_not()}; JAX_PLATFORMS=cpu is silent")
+        terminal.say(f"jax runs on the CPU beside a {card[0]}: {why_not()}; JAX_PLATFORMS=cpu silences this")
     if platform == "gpu" and told:
-        terminal.say("set here, as nobody did: " + " ".join(f"{name}='{value}'" for name, value in told.items()))
+        terminal.say("environment variables set: " + " ".join(f"{name}='{value}'" for name, value in told.items()))
 
 
 class _Heard(logging.Filter):
@@ -77,7 +77,7 @@ def why_not() -> str:
         fits = next((cuda for cuda, oldest in DRIVERS.items() if card and card[1] >= oldest), None)
         if card and not fits:
             return _too_old(card[1], min(DRIVERS))
-        return f"its CUDA plugin is not installed; pip install -e '.[cuda{fits or max(DRIVERS)}]'"
+        return f"its CUDA plugin is not installed; pip install 'qr_jax[cuda{fits or max(DRIVERS)}]'"
     cuda, version = PLUGINS[package], importlib.metadata.version(package)
     if not card:
         return f"{package} is installed, but no NVIDIA driver answers nvidia-smi here; install a driver"
@@ -104,7 +104,7 @@ def driver() -> tuple[str, int] | None:
 
 
 def _too_old(version: int, cuda: int) -> str:
-    others = [f"pip install -e '.[cuda{other}]'" for other, oldest in DRIVERS.items() if version >= oldest]
+    others = [f"pip install 'qr_jax[cuda{other}]'" for other, oldest in DRIVERS.items() if version >= oldest]
     newer = f"its driver is {version}, and CUDA {cuda} wants {DRIVERS[cuda]} or newer"
     return f"{newer}; {' or '.join(['update the driver', *others])}"
 

@@ -472,7 +472,7 @@ def sways(answer: Asked) -> Asked:
     return Asked(answer.question, (), answer.prediction, SWAY)
 
 
-def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_once: int = 8) -> dict[str, float]:
+def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1) -> dict[str, float]:
     """Estimate the cost of judging one model's answers to a suite: the most requests, and their tokens and hours.
 
     Every greedy and sampled answer is asked about, and once more if it is called correct. Equal answers to a question
@@ -489,17 +489,19 @@ def cost(asked: Mapping[str, Sequence[Query]], samples: int, tries: int = 1, at_
     requests = 2 * each * sum(map(len, asked.values())) + tries * len(INJECTED)
     return {
         "requests": requests, "tokens_in": each * chars / 4, "tokens_out": REASON_TOKENS * requests,
-        "hours": requests * REQUEST_S / at_once / 3600, "hours_at_limit": requests / LIMITED_TO / 60,
+        "hours": requests * REQUEST_S / Judge.at_once / 3600, "hours_at_limit": requests / LIMITED_TO / 60,
     }  # fmt: skip
 
 
-def format_cost(found: Mapping[str, float], what: str = "judging this model", retries: int = Judge.retries) -> str:
+def format_cost(found: Mapping[str, float], what: str = "judging this model") -> str:
+    """Tell in words what `cost` found."""
     price = (found["tokens_in"] * PRICE[0] + found["tokens_out"] * PRICE[1]) / 1e6
     return (
-        f"{what} takes at most {found['requests']:,} requests, and up to {retries} more for each that fails or has no "
-        f"verdict; about {found['tokens_in'] / 1e6:,.1f} million tokens "
-        f"in and {found['tokens_out'] / 1e6:,.1f} out: {price:,.0f} dollars at {PRICE[0]:g} and {PRICE[1]:g} a million "
-        f"(GPT-4.1-mini's in 2025); {found['hours']:.1f} hours at {REQUEST_S:g} s a request, 8 at once, "
+        f"{what} takes at most {found['requests']:,} requests, and up to {Judge.retries} more for each that fails or "
+        f"has no verdict; about {found['tokens_in'] / 1e6:,.1f} million tokens in and {found['tokens_out'] / 1e6:,.1f} "
+        f"out: {price:,.0f} dollars at {PRICE[0]:g} and {PRICE[1]:g} a million "
+        f"(GPT-4.1-mini's in 2025); {found['hours']:.1f} hours at {REQUEST_S:g} s a request, "
+        f"{Judge.at_once} at once, "
         f"{found['hours_at_limit']:.1f} where {LIMITED_TO} a minute are allowed"
     )
 

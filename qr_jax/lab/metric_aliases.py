@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 Value = float | int | None
 
-# Ours that are listed are added up.
+# Several of ours stand for one of theirs: their sum.
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "verl": {
         "critic/score/mean": ("reward/mean",), "critic/rewards/mean": ("reward/mean",),

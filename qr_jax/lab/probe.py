@@ -1,7 +1,7 @@
 """The causal probe: were flipped queries trained on because the policy had moved, or because few samples are luck?
 
 A flipped query was filed as hard or easy by one group and accepted as signal by a later one. Both may be chance: a
-query that is right three times in ten is all wrong in four samples one time in four. Who trusts the verdict takes its
+query that is right three times in ten is all wrong in four samples one time in four. Trusting the verdict mistakes
 regression to the mean for learning. So the probe asks again: the same questions under the same sampling keys, which no
 training step used, are rolled out by the policy that filed them, by the one that accepted them and by the run's last.
 Given a query's pass rates these rollouts know nothing of either verdict: under a policy that never moved, the three
@@ -12,7 +12,7 @@ an easy verdict, whatever that draw showed: the filing policy's chance of signal
 share of flips that chance alone makes, which first draws do not tell (`null_control`).
 
 The last policy was trained on these very queries, so its change holds what it learned from them, too. Signal at
-acceptance is therefore divided by the accepting policy; queries never drawn are the control.
+acceptance is therefore told apart by the accepting policy; queries never drawn are the control.
 """
 
 import json

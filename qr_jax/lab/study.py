@@ -34,7 +34,7 @@ class Rule:
 
 
 def budget(text: str) -> tuple[str, int]:
-    """ "rollouts=30000" as ("rollouts", 30000). ValueError when it is no budget."""
+    """Parse "rollouts=30000" into ("rollouts", 30000). ValueError when it is no budget."""
     name, _, amount = text.partition("=")
     try:
         many = read("--budget", amount, int)

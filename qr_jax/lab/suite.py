@@ -18,7 +18,7 @@ from qr_jax import answers
 from qr_jax.config import Config, Evaluation, Learner, Model, Rollout, use
 from qr_jax.data import readers
 from qr_jax.errors import UserError
-from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, mean, over_runs
+from qr_jax.evaluation.scores import COMPLETE, INCOMPLETE, group_names, half_width, is_incomplete, mean, over_runs
 from qr_jax.lab.columns import aligned
 from qr_jax.lab.differences import picks
 from qr_jax.records import Query
@@ -166,7 +166,9 @@ def score(
     for number, set_name in enumerate(sets(name)):
         if set_name in asked:
             answered = [by_id[set_name, query.id] for query in asked[set_name] if (set_name, query.id) in by_id]
-            by_set[set_name] = {"asked": len(asked[set_name]), "unanswered": len(asked[set_name]) - len(answered)}
+            count = len(asked[set_name])
+            by_set[set_name] = {"asked": count, "unanswered": count - len(answered)}
+            by_set[set_name]["incomplete"] = len(answered) < COMPLETE * count
             if answered:
                 figures, drawn[set_name] = _figures(answered, verdict, number)
                 by_set[set_name] |= figures | {f"by_{g}": _table(answered, verdict, number, g) for g in GROUPS}
@@ -312,7 +314,7 @@ def format_table(scored: Mapping[str, Any]) -> str:
         if figures["unanswered"]:
             none = f"{figures['unanswered']} of {figures['asked']} questions have no answer"
             why = "faults of the search or the engine"
-            why += f"; {INCOMPLETE}" * (figures["unanswered"] > (1 - COMPLETE) * figures["asked"])
+            why += f"; {INCOMPLETE}" * is_incomplete(figures)
             lines.append(f"{set_name}: {none} ({why}) and are in no figure; the same command asks them again")
     lines += [f"{set_name} is missing: {why}" for set_name, why in scored["missing"].items()]
     judge = scored.get("judge")

@@ -17,8 +17,8 @@ By = Literal["token", "sequence", "geometric"]
 def ratio(
     logp_NL: Float[Array, "N L"], other_logp_NL: Float[Array, "N L"], mask_NL: Bool[Array, "N L"], *, by: By = "token"
 ) -> Float[Array, "N L"]:
-    """p / p_other of each token; of its episode's sampled tokens together (sequence: the product of theirs); or their
-    geometric mean.
+    """Return p / p_other of each token; of its episode's sampled tokens together (sequence: the product of theirs); or
+    their geometric mean.
 
     Where mask_NL is False the log-ratio is taken as 0 before exp, so that a non-finite log-probability there gives
     neither a NaN nor a gradient. The log-ratio is bounded by +-20; beyond there is no gradient.

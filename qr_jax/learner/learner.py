@@ -67,7 +67,7 @@ class Learner:
     ) -> tuple[State, list[dict[str, Any]]]:
         """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
 
-        `by_parts` it calls `between` before each micro-batch of the first one, and `before_applied` before the
+        With `by_parts` it calls `between` before each micro-batch of the first update, and `before_applied` before the
         optimizer, up to which the state's arrays may be read; if one of them raises the state is unchanged. Once an
         update is made the others are made too.
 
@@ -116,7 +116,7 @@ class Learner:
         """Return what a step is given of the old policy: nothing where that is the policy before the step.
 
         Several updates have log-probabilities under `state`; a batch of the policy before has those that it recorded,
-        but with learner.importance, whose weights correct for the policy that sampled.
+        except with learner.importance, whose weights correct for the policy that sampled.
         """
         if self.updates > 1:
             return (self.old_logp(state, batch),)
@@ -175,7 +175,10 @@ def make(
     temperature: float = 1.0,
     overlap: int = 0,
 ) -> Learner:
-    """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`."""
+    """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`.
+
+    ValueError where the settings do not go together with the attention that is chosen.
+    """
     loss = plugins.bind("loss", settings.loss)
     advantage = plugins.bind("advantage", settings.advantage)
     kind = attention.choose(

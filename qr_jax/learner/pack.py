@@ -45,7 +45,7 @@ class Batch:
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
     beside_tokens: Any  # int32 [], sampled tokens of copies: the denominators count them
     beside_episodes: Any  # int32 [], those episodes
-    gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn (gold.py); None where nobody names it
+    gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn; None where nobody names it
 
 
 COUNTS = ("drawn_tokens", "drawn_episodes", "beside_tokens", "beside_episodes")
@@ -91,9 +91,10 @@ def pack(
     micro None is ceil(queries * samples / rows), which always suffices. The size of a turn reward's last axis is the
     caller's. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a sampled
-    token. A group counts as if it stood in the batch `copies_Q` times (fill.py). per_row None is 8, or one for each 256
-    tokens of a longer row, so that the tokens of episodes fill a row, not their number; per_row=1 gives one padded row
-    an episode. With `share` it is twice that, and a group's episodes lie in as few trees as rows have room for.
+    token. A group counts as if it stood in the batch `copies_Q` times (methods/fill.py). per_row None is 8, or one for
+    each 256 tokens of a longer row, so that the tokens of episodes fill a row, not their number; per_row=1 gives one
+    padded row an episode. With `share` it is twice that, and a group's episodes lie in as few trees as rows have room
+    for.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
     items = _trained(episodes_by_group, grades, drop_loss, samples, row_tokens)

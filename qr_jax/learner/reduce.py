@@ -16,7 +16,7 @@ def token_weights(
     extra_tokens: Int[ArrayLike, ""] = 0,
     extra_episodes: Int[ArrayLike, ""] = 0,
 ) -> Float[Array, "*N L"]:
-    """weight_NL such that sum(weight_NL * loss_NL) is the reduced loss; 0 where the mask is False, all 0 with no
+    """Return weight_NL such that sum(weight_NL * loss_NL) is the reduced loss; 0 where the mask is False, all 0 with no
     token at all.
 
     - token_mean: 1 / tokens (DAPO, Yu et al. 2025, arXiv:2503.14476, sec. 3.3);

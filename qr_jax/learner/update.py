@@ -111,7 +111,7 @@ class Update:
     def micro_loss(self, params, state: State, micro: Batch, weight_EL, adv_EL, reward_E, old_logp_EL):
         """Return (loss, (sums of metrics over sampled tokens, largest sampler gap)) of one micro-batch.
 
-        `params` stand for those of the state.
+        `params` replace those of the state.
         """
         logp_EL, entropy_EL = self.predict(params, state.base, micro, self.with_entropy)
         mask_EL = micro.mask_MEL
@@ -124,7 +124,7 @@ class Update:
             ref_EL = jnp.where(mask_EL, jax.lax.stop_gradient(ref_EL), 0.0)
         given = dict(
             logp_NL=logp_EL, old_logp_NL=old_EL, rollout_logp_NL=rollout_EL, ref_logp_NL=ref_EL, entropy_NL=entropy_EL,
-            adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, group_N=micro.episode_ME, reward_N=reward_E,
+            adv_NL=adv_EL, mask_NL=mask_EL, turn_NL=micro.turn_MEL, reward_N=reward_E,
         )  # fmt: skip
         loss_EL, metrics = self.token_loss(given)
         total = jnp.sum(weight_EL * jnp.where(mask_EL, loss_EL, 0.0))

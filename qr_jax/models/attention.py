@@ -47,8 +47,7 @@ def packed(
 
     Segments stand one behind another in a row, each in one piece. One may be a tree (learner/pack.py): `last_NL` is
     the last column that sees each column; None: its segment's. `sliding` None: the layer sees all of it. `kind` is
-    "xla" (blocks), "cudnn" or "splash", which knows segments alone. The kernels are told the mesh, which XLA cannot cut
-    them over.
+    "xla" (blocks), "cudnn" or "splash", which knows segments alone. XLA cannot shard the kernels, so they get the mesh.
     """
     if kind == "splash":
         window = sliding and (sliding.slides, sliding.window)
@@ -110,7 +109,9 @@ def _first_blocks(block: int, last_NL, near):
 
 
 def _split(block: int, x_NLHd, kv_heads: int):
-    """[blocks, N, K, G * block, d]: each block's rows by key/value head, the G query heads of one behind another."""
+    """Return [blocks, N, K, G * block, d]: each block's rows by key/value head, the G query heads of one behind
+    another.
+    """
     n, length, heads, dim = x_NLHd.shape
     x = x_NLHd.reshape(n, length // block, block, kv_heads, heads // kv_heads, dim)
     return x.transpose(1, 0, 3, 4, 2, 5).reshape(length // block, n, kv_heads, -1, dim)

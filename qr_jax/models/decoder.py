@@ -57,7 +57,7 @@ class Layer(nnx.Module):
         self.down = _normal(keys[6], (mlp, width), mlp)
 
     def __call__(self, x_NLD, turns_NL1d, attend: Callable, adapters: Mapping[str, Any]):
-        """`attend(q, k, v) -> out_NLHd`; returns the new stream. `adapters` are those of this layer (lora.py)."""
+        """Return the new stream, by `attend(q, k, v) -> out_NLHd`. `adapters` are those of this layer (lora.py)."""
         cfg, kind = self.cfg, x_NLD.dtype
 
         def norm(x, weight):
@@ -93,7 +93,7 @@ class Decoder(nnx.Module):
 
 
 def init(cfg: ModelConfig, key) -> Params:
-    """Return random float32 parameters (variance 1 / inputs; norms by 1, biases 0): a plain dict of stacked arrays."""
+    """Return random float32 parameters (variance 1 / inputs; norms 1, biases 0): a plain dict of stacked arrays."""
     return nnx.to_pure_dict(nnx.split(Decoder(cfg, key))[1])
 
 

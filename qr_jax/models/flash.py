@@ -11,7 +11,7 @@ from qr_jax.errors import UserError
 
 ROWS = ("data", "fsdp")  # the mesh axes that rows are dealt over
 BLOCKS = (512, 256, 128)  # of splash: the largest that divides a row; below 128 the TPU cannot
-SAVED = "attention"  # what remat policies know splash's output and log-sums by
+SAVED = "attention"  # what remat policies know attention's output and log-sums by
 
 
 def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, near=None, *, mesh: Mesh | None = None, interpret: bool = False):

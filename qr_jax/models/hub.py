@@ -1,4 +1,4 @@
-"""transformers, the way in for real models: it reads their configs and tokenizers. Loaded where one is named, only.
+"""transformers, the way in for real models: it reads their configs and tokenizers. Loaded only where one is named.
 
 Its import takes a second, which a run of a preset does not pay.
 """

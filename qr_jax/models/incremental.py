@@ -126,7 +126,7 @@ def run(cfg: ModelConfig, laid: DecodeParams, ids_N, position_N, kept_L: Sequenc
 
 
 def slides(cfg: ModelConfig) -> tuple[bool, ...]:
-    """Tell of each layer whether it slides."""
+    """Return for each layer whether it slides."""
     return cfg.sliding or (False,) * cfg.layers
 
 

@@ -148,7 +148,7 @@ def _forward(block, temperature, entropy, constrain, hidden_RCD, head_VD, target
 
 
 def _backward(block, temperature, entropy, constrain, residuals, cotangents):
-    """d logp / d z = [target] - p and d entropy / d z = -p (log p + entropy), a block at a time."""
+    """Return gradients: d logp / d z = [target] - p and d entropy / d z = -p (log p + entropy), a block at a time."""
     hidden_RCD, head_VD, target_RC, top_RC, log_sum_RC, entropy_RC = residuals
     d_logp_RC, d_entropy_RC = cotangents
 

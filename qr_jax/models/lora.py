@@ -73,7 +73,7 @@ def of(params: Params) -> Params | None:
 
 
 def shapes_of(params: Params) -> Shapes:
-    """Return names and shapes of the adapters in a tree, hashable; none of a tree without."""
+    """Return names and shapes of the adapters in a tree, hashable; () without adapters."""
     return tuple(sorted((name, tuple(array.shape)) for name, array in (of(params) or {}).items()))
 
 

@@ -32,7 +32,8 @@ CUT |= {"qkv_b": 0, "o_a": 1, "gate_up_b": 1, "down_a": 1}  # of adapters
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide them, else "slots" likewise, else "one".
+    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide heads and MLP, else "slots" likewise, else
+    "one".
 
     `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
     emulated devices are one machine. ValueError if the devices do not divide what was asked for.
@@ -197,15 +198,17 @@ def over_hosts(params: Any, cfg: ModelConfig, compute: str, mesh: Mesh, kind: Ki
     return jax.tree.map(own, program(cfg, compute, on, lora.shapes_of(params), int8)(params))
 
 
-def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig) -> str:
-    """Describe the layout, for a run's start."""
+def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig, apart: int = 0) -> str:
+    """Describe the layout, for a run's start; `apart`: how many devices roll out and do not learn."""
     if kind == "pod":
         heads = heads_of_pod(cfg, mesh.size)
         return f"all {mesh.size} devices share one rollout: {mesh.size // heads} by slots x {heads} by key/value heads"
-    count = len(of_host(mesh, jax.process_index()))
+    count = apart or len(of_host(mesh, jax.process_index()))
+    whose = f"the {count} devices that do not learn" if apart else f"each host's {count} devices"
     if kind == "one" or count == 1:
-        return "each host decodes on one device" + (f" of its {count}" if count > 1 else "")
+        told = f"one of {whose} decodes" if apart > 1 else "the device that does not learn decodes"
+        return told if apart else "each host decodes on one device" + f" of its {count}" * (count > 1)
     if kind == "slots":
-        return f"each host's {count} devices share its slots; every one has all weights"
+        return f"{whose} share the slots; every one has all weights"
     whole = "" if cfg.vocab % count == 0 else f"; {count} does not divide {cfg.vocab} tokens, so embeddings are whole"
-    return f"each host's {count} devices share its weights and cache by {cfg.kv_heads} key/value heads{whole}"
+    return f"{whose} share weights and cache by {cfg.kv_heads} key/value heads{whole}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-LARGE = 2**27  # bytes of arrays that are worth the milliseconds that giving back costs, and the seconds of a wait
+LARGE = 2**27  # bytes of arrays that are worth the time to give them back
 
 
 def memory_bytes() -> int:

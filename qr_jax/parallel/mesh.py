@@ -51,8 +51,8 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 def emulate(devices: int | None, *, processes: int = 1) -> None:
     """Let the CPU backend show `devices` devices, over all `processes`; call it before anything runs in jax.
 
-    None changes nothing; other backends are not touched. ValueError if the backend has started with fewer; if it has
-    started with more, `make_mesh` takes the first ones.
+    None changes nothing; other backends are not touched. ValueError if `processes` do not divide them, or if the
+    backend has started with fewer; if it has started with more, `make_mesh` takes the first ones.
     """
     if devices is None:
         return

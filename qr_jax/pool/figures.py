@@ -1,6 +1,6 @@
 """A step's effect on the pool: zero-variance rates, who made up the batch, flips and waste, exactly defined.
 
-Every rate is a ratio of two counts that stand beside it, so figures of many steps are made from summed counts
+Every rate of RATIOS is a ratio of two counts that stand beside it, so figures of many steps are made from summed counts
 (`over_steps`), never from averaged rates. A ratio over nothing is None, not 0 and not NaN: there is nothing to say.
 
 A query's origin is its last verdict before the step: "fresh" (never attempted), "ex_hard", "ex_easy", "ex_surplus"
@@ -96,9 +96,7 @@ def pool_figures(pool: Pool) -> Figures:
 
 
 def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
-    """Return several steps' figures as one: counts summed, ratios made anew; what `pool_figures` says is the last
-    step's.
-    """
+    """Return several steps' figures as one: counts summed, ratios made anew; all else is the last step's."""
     if not steps:
         raise UserError("figures over 0 steps were asked for; at least 1 is needed")
     counts = {name for ratio in RATIOS.values() for name in ratio}
@@ -122,8 +120,7 @@ def starvation(figures: Mapping[str, float | int | None]) -> str | None:
 
     Few: less than a quarter of those that would on questions answered right half of the time, at that group size.
     The cure fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
-    starves. A few noisy groups then take a full optimizer step: runs on a small pool have lost there what they had
-    learned.
+    starves. A few noisy groups then take a full optimizer step: runs on a small pool then lost what they had learned.
     """
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
     size = int(figures.get("pool/rollouts") or 0) / drawn if drawn else 0.0
@@ -139,9 +136,11 @@ def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
     hard, easy = int(figures["pool/hard"] or 0), int(figures["pool/easy"] or 0)
     cut = sum(figures.get(f"rollout/stop_{stop}") or 0.0 for stop in ("length", "context"))
     if 2 * hard > drawn and cut > 0.5:
-        return f"{cut:.0%} of the episodes are cut by length: raise rollout.turn_tokens or rollout.context_tokens"
+        todo = "raise rollout.turn_tokens or rollout.context_tokens"
+        return f"In the last step {cut:.0%} of the episodes were cut by length: {todo}"
     if 2 * hard > drawn and figures.get("rollout/searches") == 0:
-        return "No episode searched: see what the model writes (`qr-jax report`); it may need a cold start (sft.steps)"
+        todo = "see what the model writes (`qr-jax report`); it may need a cold start (sft.steps)"
+        return f"No episode of the last step searched: {todo}"
     if hard == drawn:
         return "Every answer was wrong: train a cold start (sft.steps), begin with easier questions, or reward=f1"
     if easy == drawn:

@@ -35,7 +35,7 @@ def unit(word: Any) -> Any:
 
 
 def race(word: Any, weight: Any, power: int) -> Any:
-    """Return when runners finish: -log(u) / (weight * 2**power); a power of two moves no race, it keeps their bits."""
+    """Return when runners finish: -log(u) / (weight * 2**power): a power of two scales all times and costs no bits."""
     # A logarithm's last bit may differ between kinds of CPU: it moves only two races that agree in all other bits.
     with np.errstate(divide="ignore", over="ignore"):
         return -np.log(unit(word)) / np.ldexp(weight, power)
@@ -47,7 +47,8 @@ def first(
     """Return indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
 
     Who finishes early has a large number. So only the largest numbers are raced at first, and more of them as long as
-    one of the others, if it ran at the largest weight, could come in before the last of `count`; so many must run.
+    one of the others, if it ran at the largest weight, could come in before the last of `count`. At
+    least `count` must have weight.
     """
     if count == 0:
         return np.empty(0, np.int64)

@@ -73,7 +73,7 @@ class Pool:
 
 
 def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
-    """Make a pool of `size` fresh queries of weight 1, with an integer a query of those kinds that a rule uses."""
+    """Make a pool of `size` fresh queries of weight 1. `family_P`, `hops_P`: integers a query, for rules."""
     if size < 1:
         raise UserError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
@@ -149,7 +149,7 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
     """Return verdict_Q of grades that have passed `records.grades`: "signal", "easy", "hard" or "fault".
 
     A group is "signal" when the largest of its valid values on the channel exceeds the smallest: exactly, never by a
-    standard deviation, as `variance.group_variance_mask` decides on the device of rewards. Otherwise it is "easy" when
+    standard deviation, as `variance.group_variance_mask` decides on the device. Otherwise it is "easy" when
     all its valid outcomes are 1 and "hard" when not. With fewer than 2 valid episodes it is a "fault".
     """
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG

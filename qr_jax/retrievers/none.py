@@ -4,7 +4,7 @@ from qr_jax.records import Passage, SearchFunction
 
 
 def none() -> SearchFunction:
-    """A search that gives every query an empty list. It takes no corpus, so none need be there."""
+    """Return a search that gives every query an empty list. It takes no corpus, so none need be there."""
 
     def search(queries: list[str], k: int) -> list[list[Passage]]:
         return [[] for _ in queries]

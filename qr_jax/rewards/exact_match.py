@@ -9,5 +9,5 @@ from qr_jax.records import Episode, Query
 
 
 def exact_match(query: Query, episodes: Sequence[Episode]) -> np.ndarray:
-    """Exact match of each episode's answer, float32 [G], 0 or 1. Only `Episode.answer` is read, never a transcript."""
+    """Return the exact match of each answer, float32 [G], 0 or 1. Only `Episode.answer` is read, never a transcript."""
     return np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes], np.float32)

@@ -169,5 +169,5 @@ move = jax.jit(caches.move, donate_argnums=0)
 
 @functools.partial(jax.jit, donate_argnums=0)
 def copy(cache, from_R, to_R, used_R):
-    """Move rows within one cache."""
+    """Copy rows within one cache."""
     return caches.move(cache, cache, from_R, to_R, used_R)

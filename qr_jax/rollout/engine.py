@@ -1,6 +1,6 @@
 """Rollouts: many episodes of search share a few slots that decode together.
 
-An episode that searches leaves its slot if another episode wants it; all waiting searches go to the retriever in one
+An episode that searches leaves its slot if another episode wants it; the searches of a tick go to the retriever in one
 batch; a query's samples share one prefill; an observation is appended to what is cached.
 """
 
@@ -30,8 +30,8 @@ from qr_jax.rollout.slot_scheduler import SlotScheduler
 from qr_jax.run.kept_thread import KeptThread
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
-ORDERED_TICKS = 2  # an ordered search is answered this many ticks after it was asked, however fast it was
-READS_A_TAG = "the tokenizer reads a tag of the dialect in what the environment says, which did not write it"
+ORDERED_TICKS = 2  # an ordered search's episode decodes again this many ticks later, unless all wait
+READS_A_TAG = "the tokenizer reads a tag of the dialect in the environment's text, where it wrote none"
 POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
 
@@ -65,7 +65,7 @@ class Engine:
             self.rows.stop_at(self.completing[text])
 
     def prompt_tokens(self, queries: Sequence[Query], env: Callable) -> int:
-        """Return the tokens of the longest prompt of these queries."""
+        """Return the length of the longest prompt of these queries, in tokens."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
     def warm_up(
@@ -112,13 +112,14 @@ class Engine:
         """Roll out `samples` episodes of each query; return them in the order asked for.
 
         `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
-        that its samples do not depend on where it stands. A temperature of 0 is greedy. `top_p` and `top_k` restrict
-        what is sampled, but not the log-probabilities, so nothing that is trained on has them. With `expected_tokens`
-        (of an episode of each query) the longest begin first, so that few are left to decode alone at the end. `params`
-        are the learner's, or the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's
-        cost. `searches`: the thread that searches run in; None: one of its own. Raises Interrupted when `stop_now()`
-        turns true, and ValueError for a prompt that does not fit or an environment that breaks its contract; the engine
-        can be used again.
+        that its samples do not depend on where it stands; `first_sample` numbers each query's first sample, and
+        `purpose` is one of PURPOSES. A temperature of 0 is greedy. `top_p` and `top_k` restrict what is sampled, but
+        not the log-probabilities, so nothing that is trained on has them. With `expected_tokens` (of an episode of each
+        query) the longest begin first, so that few are left to decode alone at the end. `params` are the learner's, or
+        the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's cost. `searches`: the
+        thread that searches run in; None: one of its own. Raises Interrupted when `stop_now()` turns true, and
+        ValueError for a prompt that does not fit or an environment that breaks its contract; the engine can be used
+        again.
         """
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
         query_order = range(len(queries))

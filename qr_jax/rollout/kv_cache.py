@@ -27,7 +27,7 @@ from qr_jax.rollout.sampling import EVERYTHING, Sampling
 SMALLEST_VIEW = 64  # cache positions that a program looks at, at least
 MOVE_ROWS = 8  # rows of the smallest move program; the next has about 4 times as many, and so on up to all slots
 Work = tuple[int, Sequence[int], int]  # a row, the ids to put there, the positions it has in use
-Move = tuple[int, int, int]  # a row, the row of the other cache to copy it to, the positions it has in use
+Move = tuple[int, int, int]  # a row, the row to copy it to, the positions it has in use
 Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the positions in use before them
 
 
@@ -107,7 +107,7 @@ class KVCache:
     # ---- compiling
 
     def warm_up(self, params: Any, prompt_tokens: int, positions: int = 0) -> Iterator[tuple[int, str]]:
-        """Compile what the first tokens of a rollout need, after prompts that long; nothing of it is run, or allocated.
+        """Compile what the first tokens of a rollout need, after prompts that long, and run none of it.
 
         With `positions` also what decoding and observations need up to so many; longer prompts, and copies between
         other lengths, are compiled when they are met. Yields how many programs are left, and what the next of them is.
@@ -313,7 +313,7 @@ class KVCache:
         )  # fmt: skip
 
     def move(self, out_of: str, into: str, moves: Sequence[Move]) -> None:
-        """Copy rows from one cache to the other, a batch at a time by the smallest program that holds it."""
+        """Copy rows within or between caches, a batch at a time by the smallest program that holds it."""
         self.fit(into, max((used for _, _, used in moves), default=0))
         for at in range(0, len(moves), self.slot_count):
             self.caches[into] = self._moving(out_of, into, moves[at : at + self.slot_count])()

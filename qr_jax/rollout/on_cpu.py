@@ -2,8 +2,8 @@
 
 Elsewhere a step costs reading the weights, and each further program costs half a minute of compiling. Here idle slots
 are left out of a step, and the store grows by doubling (at full length SmolLM2's, for 16 rows, is .7 GiB). Where
-memory is tight caches go between rollouts and what was freed goes back to the system; a large model's rows are copied
-by a call a layer, and few tokens appended by one of three layers. A program of SmolLM2's 30 takes 2 s to compile and
+memory is tight caches are freed between rollouts and given back to the system; a large model's rows are copied
+by a call a layer, and few tokens are appended three layers a call. A program of SmolLM2's 30 takes 2 s to compile and
 holds 25 to 40 MB, one of three 10; its calls take 4 to 9 % longer in all. By one layer it is 7 MB and 7 to 20 %.
 """
 
@@ -31,7 +31,7 @@ SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking 
 
 
 class CpuCache(KVCache):
-    """A KVCache that is the plain one, but for how keys lie, where several emulated devices share it."""
+    """A KVCache that saves memory; where several emulated devices share it, only its keys lie otherwise."""
 
     turned = True
     decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has

@@ -62,7 +62,7 @@ def _after_less(tags: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
-    """Make inert the text as the tokenizer reads it; return the text itself if no tag appears in the reading.
+    """Make inert the text as the tokenizer reads it; return it neutralised once no tag appears in the reading.
 
     ValueError if a tag appears again each of AGAIN times: the tokenizer makes tags of other text.
     """

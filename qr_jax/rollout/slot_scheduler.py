@@ -16,7 +16,7 @@ from qr_jax.rollout.kv_cache import KVCache, Move, Work
 from qr_jax.rollout.live import EpisodeState, Statistics
 
 SHARED_LEAST = 16  # tokens; a shorter common beginning is not worth a row and a copy
-LENT_SUMS = 1e9  # multiplications and additions; a copy's call costs about as much as fewer of them
+LENT_SUMS = 1e9  # multiplications and additions; fewer cost less than the call that copies
 PREFIX_STORE = 3  # rows; a smaller store spares none for the common beginning
 
 Prompt = Callable[[int], tuple[list[int], Say]]
@@ -169,7 +169,7 @@ class SlotScheduler:
         """Return the ids that the first two prompts both begin with; [] where sharing them is not worth it, or has no
         room.
 
-        Tiles are what is computed: sharing must save the prompts more of them, judged by these two, than it takes.
+        Judged by these two prompts, sharing must save more tiles, which are what is computed, than it takes.
         """
         first_two = list(dict.fromkeys(query for query, _ in order))[:2]
         if len(first_two) < 2 or self.rows.store_count < PREFIX_STORE:

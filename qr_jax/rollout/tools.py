@@ -1,4 +1,4 @@
-"""Search calls of a rollout: run a batch of queries and never raise; fit what was found into a token budget."""
+"""Search calls of a rollout: run a batch of queries (errors become Faults); fit what was found into a token budget."""
 
 import random
 import threading
@@ -60,27 +60,26 @@ def run_searches(
     retries: int,
     passage_chars: int,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Searched:
     """Return the passages of each different query, at most k, or a Fault; an error of the search function is never
     raised.
 
-    All queries go in one call, and those of each tool, at the same time, in one of their own. If one raises (as
+    All texts go in one call, and each tool's Calls, at the same time, in one of their own. If one raises (as
     `plugins.checked` does for a wrong result), each of its queries is tried alone, `retries` times, after pauses with
     jitter, so that one bad query does not fault the rest. A query without passages after `deadline_s`, retries
-    included, gets a Fault. A call that hangs is left behind
-    in its daemon thread (nothing can end it), so a search function must bear a new call while an older one still runs.
-    Of a passage's title and text together `passage_chars` characters are kept.
+    included, gets a Fault. A call that hangs is left behind in its daemon thread (nothing can end it), so a search
+    function must bear a new call while an older one still runs. Of a passage's title and text together `passage_chars`
+    characters are kept.
     """
-    started, calls = clock(), 0
+    started, calls = time.monotonic(), 0
     pending = list(dict.fromkeys(queries))
     by_query: dict[str | Call, tuple[Passage, ...] | Fault] = {}
     for attempt in range(retries + 1):
         if attempt and pending:
             pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
-            sleep(max(0.0, min(pause_s, started + deadline_s - clock())))
+            sleep(max(0.0, min(pause_s, started + deadline_s - time.monotonic())))
         for batches in [[[query]] for query in pending] if attempt else [_by_tool(pending)]:
-            left_s = started + deadline_s - clock()
+            left_s = started + deadline_s - time.monotonic()
             if left_s <= 0:
                 late = Fault(f"no result within {deadline_s:g} s")
                 by_query.update({query: by_query.get(query, late) for batch in batches for query in batch})
@@ -94,7 +93,7 @@ def run_searches(
         if not isinstance(result, Fault):
             by_query[query] = kept = tuple(shortened(passage, passage_chars) for passage in result)
             cut += sum(short is not whole for short, whole in zip(kept, result, strict=True))
-    return Searched(by_query, len(queries), len(by_query), failed, calls, cut, clock() - started)
+    return Searched(by_query, len(queries), len(by_query), failed, calls, cut, time.monotonic() - started)
 
 
 def limits(settings: Rollout) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def found(search: SearchFunction, queries: Sequence[str | Call], k: int, **how: 
 
 
 def shortened(passage: Passage, chars: int) -> Passage:
-    """Return the passage, or its first characters where title and text together have more; the title leaves half.
+    """Return the passage, or its first characters where title and text together have more; the text keeps half.
 
     A cut falls as in `fit_observation`.
     """
@@ -184,7 +183,7 @@ def fit_observation(
     turns.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
-    the end of its text, and dropped with the last word. The first passages of the queries stay: they are cut to one
+    the end of its text, and dropped when no word is left. The first passages of the queries stay: they are cut to one
     length. A title that leaves its text no room is cut too, and leaves it half. A cut falls after a word, or, in a long
     word or a script without blanks, after a character. As many characters stay as fit; tags stay whole. A move that is
     over the budget even without passages comes back without them. A move that says nothing (Stop, Search) comes back

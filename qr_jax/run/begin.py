@@ -56,7 +56,8 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     policy.check_base(settings, first)
     tell = say if runtime.devices.mesh.size > 1 else run.detail
     tell(meshes.describe(runtime.devices.mesh))
-    tell(f"rollouts: {host_local.describe(runtime.devices.layout, runtime.devices.mesh, runtime.agent.cfg)}")
+    devices, apart = runtime.devices, settings.mesh.rollout_devices
+    tell(f"rollouts: {host_local.describe(devices.layout, devices.mesh, runtime.agent.cfg, apart)}")
     rollout_params = runtime.to_rollout_params(first)
     warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:

@@ -59,13 +59,13 @@ def check_there(folder: Path) -> None:
     raise UserError(f"there is no folder {folder}{nearest(str(folder), beside) or cure}")
 
 
-def check_writable(folder: Path, option: str = "--run") -> None:
-    """Raise ValueError if the folder cannot be made or written into; `option` is the one that names another."""
+def check_writable(folder: Path, option: str = "--run", todo: str = "") -> None:
+    """Raise ValueError if the folder cannot be made or written into: `option` names another, or `todo` is done."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
-        raise UserError(f"{there} is a file; give {option} the name of a folder, which may be new")
+        raise UserError(f"{there} is a file; {todo or f'give {option} the name of a folder, which may be new'}")
     told = "" if there == folder else f", so {folder} cannot be made"
-    told += f"; give {option} a place of your own"
+    told += f"; {todo or f'give {option} a place of your own'}"
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"you may not write into {there}{told}")
     try:  # nobody may in /proc and /sys, whatever their permissions say

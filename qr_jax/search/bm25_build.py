@@ -20,7 +20,7 @@ Method = Literal["lucene", "robertson", "atire"]
 RULE = "3: Unicode's words, characters and pairs where a script has no blanks, C++, GTK+, C# and B♭ with their signs"
 STOP_WORDS = Path(__file__).with_name("stop_words.json")  # language -> words
 BLOCK_WORDS = 4_000_000  # words whose counts are sorted at once
-RANGE = 4_000_000  # scores that are computed at once
+RANGE = 4_000_000  # scores computed at once
 
 
 @dataclass(frozen=True)

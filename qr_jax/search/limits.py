@@ -18,7 +18,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """Limits of any of our servers; `body_bytes` has room for `queries` of `query_chars` of the retrieval server."""
+    """Limits of any of our servers; `body_bytes` has room for `Limits.queries` texts of `Limits.query_chars`."""
 
     body_bytes: int = 32_000_000
     bodies_bytes: int = 128_000_000  # of all large bodies that come or are being answered
@@ -29,7 +29,7 @@ class HttpLimits:
 
 @dataclass(frozen=True)
 class Limits(HttpLimits):
-    """Limits of a request (Search-R1's has all queries of a rollout's turn), of search calls, and of the server."""
+    """Limits of a request, of search calls and of the server."""
 
     answer_bytes: int = 64_000_000
     queries: int = 4096

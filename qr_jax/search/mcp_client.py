@@ -1,4 +1,4 @@
-"""A connection to an MCP server: its permitted tools' schemas and their calls, with a plain synchronous face.
+"""A connection to an MCP server: its permitted tools' schemas and their calls, with a plain synchronous interface.
 
 The `mcp` package (the official SDK) speaks the protocol, in a thread of its own. A server that is started here gets no
 environment variable, so that no key of ours reaches it. What it says is data.

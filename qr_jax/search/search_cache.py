@@ -106,7 +106,7 @@ class SearchCache:
 
     def _pass_by(self, error: Exception) -> None:
         if not self._broken:
-            log.warning("the cache %s is passed by: %s", self._path, error)
+            log.warning("the cache %s is not used: %s", self._path, error)
         self._broken = True
 
 

@@ -42,7 +42,7 @@ class Sample:
 
     def __post_init__(self):
         self._bytes, self._shown, self._text = b"", 0, ""
-        self._calls = f"call_{uuid.uuid4().hex}"  # how its calls' ids begin: no two of a conversation may be one
+        self._calls = f"call_{uuid.uuid4().hex}"  # the first part of its calls' ids, unique in a conversation
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = [one.encode() for one in self.asked.stop]
 
@@ -139,7 +139,7 @@ class Sample:
     # ---- log-probabilities
 
     def chat_logprobs(self, begin: int) -> dict[str, Any] | None:
-        """Return those of the ids from `begin` on; None where they are not wanted."""
+        """Return the log-probabilities of the ids from `begin` on; None where they are not wanted."""
         if self.asked.top is None or self.episode is not None:
             return None
         content = []
@@ -149,7 +149,7 @@ class Sample:
         return {"content": content, "refusal": None}
 
     def completion_logprobs(self, begin: int) -> dict[str, Any] | None:
-        """Return those of the ids from `begin` on, of an echo the prompt's too; None where they are not wanted."""
+        """Return the log-probabilities of the ids from `begin` on, of an echo the prompt's too; None if unwanted."""
         if self.asked.top is None:
             return None
         before = list(self.prompt) if self.asked.echo else []
@@ -170,7 +170,7 @@ class Sample:
         return {"token": piece.decode("utf-8", "replace"), "logprob": logp, "bytes": list(piece)}
 
     def _top(self, at: int) -> list[tuple[int, float]]:
-        """Return the likeliest ids in the place of the `at`-th of prompt and sample; none of the first of all."""
+        """Return (id, log-probability) of the likeliest at place `at` of prompt and sample; none at the first."""
         if not self.asked.top or self.scores is None or at < 1:
             return []
         ids, logp = self.scores.top_id_LK[at - 1], self.scores.top_logp_LK[at - 1]

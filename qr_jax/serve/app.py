@@ -69,7 +69,7 @@ class ModelMetrics(HttpMetrics):
         super().__init__(gauges)
         self.prompt_tokens = Counter("prompt_tokens", "ids of prompts that were taken", **self._common)
         self.sampled_tokens = Counter("sampled_tokens", "ids that were sampled", **self._common)
-        self.left = Counter("left", "requests whose client went before the answer", **self._common)
+        self.left = Counter("left", "requests whose client left before the answer", **self._common)
 
 
 class Answering:
@@ -93,7 +93,7 @@ class Answering:
             yield index, self.samples[index], piece, self.samples[index].add(piece)
 
     def usage(self) -> dict[str, int]:
-        """Count a prompt once for all its samples; an agent's is its own, with what its searches found."""
+        """Count ids: a prompt once for all its samples, an agent's for each, with its passages."""
         prompts = [sample.prompt for sample in self.samples[:: 1 if self.samples[0].episode else self.asked.samples]]
         prompt, sampled = sum(map(len, prompts)), sum(len(sample.ids) for sample in self.samples)
         return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
@@ -159,7 +159,7 @@ class App(HttpApp):
         return self.batching.failed or "ok", {"model": self.served.name, **self.about}
 
     async def send(self, response: "Response", scope: Any, receive: Any, send: Any) -> None:
-        """Send an answer, which may take long; each part of it must be taken in time."""
+        """Send an answer; the client must take each part within `idle_s`."""
 
         async def timed(message: Any) -> None:
             async with asyncio.timeout(self.limits.idle_s):
@@ -186,7 +186,7 @@ class App(HttpApp):
         return await self._whole(answering, path, request)
 
     def _prepared(self, asked: Asked, path: str) -> tuple[Answering, list[Job]]:
-        """Tokenise a request; return its jobs. Refused for a prompt that does not fit, or ids that are none."""
+        """Tokenise a request; return its jobs. Refused for a prompt that does not fit, or unknown ids."""
         most = self.served.context_tokens
         question = None
         if path == CHAT and self.served.agent:
@@ -228,7 +228,9 @@ class App(HttpApp):
         return prompt
 
     def _submit(self, answering: Answering, jobs: list[Job], until_sent: contextlib.ExitStack) -> None:
-        """Give the jobs to the engine, until the answer is sent. Refused: 429 where too many wait, 503 without one."""
+        """Give the jobs to the engine, until the answer is sent. Refused: 400 for too many samples, 429 where too
+        many wait, 503 once the engine has ended.
+        """
         if self.batching.failed:
             raise Refused(503, f"the engine ended: {self.batching.failed}; restart the server")
         more, most = len(answering.samples), self.served.slots + self.limits.queue

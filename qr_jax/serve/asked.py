@@ -45,7 +45,7 @@ class Wrong(Refused):
 
 @dataclass(frozen=True)
 class Asked:
-    """What both kinds of request ask for. `top`: likeliest tokens beside each; None: no log-probabilities."""
+    """What both kinds of request ask for. `top`: likeliest tokens told at each place; None: no log-probabilities."""
 
     samples: int
     temperature: float

@@ -5,6 +5,7 @@ decoding and an agent's searches are the rollout's own; beside them a request ha
 strings.
 """
 
+import contextlib
 import itertools
 import queue
 import time
@@ -24,7 +25,7 @@ from qr_jax.serve.scoring import score
 
 GATHER_S = 0.003  # how long the first request waits for others while nothing decodes
 SEARCH_POLL_S = 0.02  # between two looks at the requests that came, while all episodes wait for searches
-REST_S = 10.0  # without a request, after which the caches become short again: a step reads all of their length
+REST_S = 10.0  # seconds without a request until the caches are shortened, for a step reads them whole
 
 HandOver = Callable[[Sequence[tuple[Job, Piece]]], None]
 
@@ -33,7 +34,7 @@ class Batching(RolloutState):
     """A rollout without an end. `hand_over` gets the pieces of a chunk, in the engine's thread.
 
     `env` and `search` play an agent's questions; without `search` there are none. `submit` and `cancel` may be called
-    by any thread. Where `failed` is not "", the engine's thread has ended by an error, and every job got it.
+    by any thread. Where `failed` is not "", the engine's thread has ended by an error, and every job gets it.
     """
 
     def __init__(self, engine: Engine, params: Any, hand_over: HandOver, *, env: Callable, search: SearchFunction):
@@ -41,7 +42,7 @@ class Batching(RolloutState):
         self.jobs: dict[int, Job] = {}  # by the number that is their query's in the rollout
         self.prompts: dict[int, Any] = {}  # number -> ids and the Say they come from
         self.left: dict[int, int] = {}  # samples that are not done
-        self.sent: dict[EpisodeState, int] = {}  # ids of a streaming episode that were handed over, or shown
+        self.sent: dict[EpisodeState, int] = {}  # how many ids of a streaming episode were handed over
         self.made: list[tuple[Job, Piece]] = []
         self._numbers, self._hand_over, self.failed = itertools.count(), hand_over, ""
         nothing = np.zeros((0, 2), np.uint32)
@@ -55,6 +56,8 @@ class Batching(RolloutState):
     def submit(self, job: Job) -> None:
         """Let a job begin at the next chunk."""
         self.inbox.put(("join", job))
+        if self.failed:  # meanwhile: nobody else reads the inbox now
+            self._refuse_inbox()
 
     def cancel(self, job: Job) -> None:
         """Free at the next chunk all that a job holds, if it is not done; nothing more of it is handed over."""
@@ -79,23 +82,31 @@ class Batching(RolloutState):
             self.made += [(job, Piece(0, error=self.failed)) for job in self.jobs.values()]
             self.jobs.clear()
             self._flush()
+            self._refuse_inbox()
             raise
         finally:
             self.searches.close()
 
+    def _refuse_inbox(self) -> None:
+        """Hand the error to every job that has not begun."""
+        late = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                late.append(self.inbox.get_nowait())
+        self._hand_over([(job, Piece(0, error=self.failed)) for kind, job in late if job and kind == "join"])
+
     def _read_inbox(self) -> bool:
         """Take what came, waiting for it while there is nothing to do; False at the end."""
-        messages = []
+        first = []
         if not self.jobs:
             try:
-                messages.append(self.inbox.get(timeout=REST_S))
+                first.append(self.inbox.get(timeout=REST_S))
             except queue.Empty:
                 self.rows.begin()
-                messages.append(self.inbox.get())
+                first.append(self.inbox.get())
             time.sleep(GATHER_S)
-        while not self.inbox.empty():
-            messages.append(self.inbox.get())
-        for kind, job in messages:
+        while first or not self.inbox.empty():
+            kind, job = first.pop() if first else self.inbox.get()
             if job is None:
                 return False
             (self._join if kind == "join" else self._leave)(job)
@@ -103,11 +114,12 @@ class Batching(RolloutState):
 
     def _join(self, job: Job) -> None:
         number = job.number = next(self._numbers)
+        self.jobs[number], self.left[number] = job, job.samples
         if not job.max_tokens and job.question is None:
             scores = self._score(job, job.ids)
+            self._forget(number)
             self.made += [(job, Piece(sample, "length", scores=scores)) for sample in range(job.samples)]
             return
-        self.jobs[number], self.left[number] = job, job.samples
         if job.question is None:
             self.prompts[number] = list(job.ids), Say("")
         else:

@@ -15,8 +15,8 @@ TOP = 20  # likeliest ids that are given beside one, as OpenAI's top_logprobs at
 class Job:
     """Samples of one prompt (`ids`), or an agent's answers to one `question`.
 
-    `temperature` 0 is greedy. `stop` are the bytes of stop strings. `scored`: its ids are scored at the end. `owner` is
-    whoever gets its pieces, and `number` the engine's.
+    `temperature` 0 is greedy. `stop` are the bytes of stop strings. `scored`: its ids are scored at the end. `owner`
+    gets its pieces, and `number` is its place in the engine.
     """
 
     ids: Sequence[int]

@@ -27,7 +27,7 @@ def _append_scored(
 
 
 def score(rows: KVCache, laid, row: int, ids: Sequence[int], temperature: float) -> Scores:
-    """Score ids by a row of the store that nobody else uses; a tile of them exists as logits at once."""
+    """Score ids by a row of the store that nobody else uses; only a tile of them has logits at a time."""
     size, found = rows.settings.tile, []
     rows.fit("store", len(ids))
     view = caches.size(rows.caches["store"])[1]

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Columns:
-    """Our names of columns by theirs, and the sign between answers in one text. The default changes nothing."""
+    """Their names of columns by ours, and the sign between answers in one text. The default changes nothing."""
 
     theirs: Mapping[str, str] = field(default_factory=dict)  # our name -> the file's; "a.b" is b inside a
     split: str | None = None

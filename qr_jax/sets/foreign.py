@@ -26,7 +26,7 @@ from qr_jax.settings.settings import names
 NUMBERED = re.compile(r"(answers?|golds?)[ _-]?\d+", re.IGNORECASE)  # columns of one answer each
 NEEDED = KNOWN - {"id", "title", *OTHER_SCHEMAS["id"], *OTHER_SCHEMAS["title"]}
 NO_COLUMNS = Columns()
-SHOWN = 10  # kinds of rows that cannot be read
+SHOWN = 10  # kinds of unreadable rows that are shown
 OWN_ADVICE = re.compile(r"; (or )?`qr-jax data convert FILE NEW.*", re.DOTALL)  # to do what is being done
 ALIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|, and is .*|fields found: [^;]*")  # in which errors of one kind differ
 LISTS = (*ANSWERS, "entities", "supporting", "supporting_titles")

@@ -30,7 +30,7 @@ def read(
 ) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield each row's number, from 1, and its object, or the ValueError of a row that cannot be read.
 
-    Rows are known by columns of KNOWN, or of `also`.
+    A row is recognised by columns in KNOWN or `also`.
     Raises ValueError if the whole file cannot be read. The rows of a document are its passages.
     """
     file, ends = given.file, inputs.ending(given.file)

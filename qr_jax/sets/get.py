@@ -55,7 +55,7 @@ def get(
     say(f"fetching {of_hub.file} of {of_hub.repo} from the hub")
     fetched = fetch(of_hub.repo, of_hub.file, revision or of_hub.revision)
     if name == "wiki18":
-        say("indexing; 21 million passages want hours, and tens of gigabytes of disk")
+        say("indexing; 21 million passages want an hour or more, and tens of gigabytes of disk")
         place = out / "corpus.index"
         manifest = index_corpus.index(str(fetched.path), place, BM25, check=check, say=say)
         got = Got([f"corpus: {manifest['counts']['passages']} passages in {place}"], [f"data.corpus={place}"])

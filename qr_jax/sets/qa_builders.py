@@ -123,7 +123,8 @@ def _built(name: str, split: str, root: Path, manual_dir: Path | None) -> Path:
                 _prepare(name, split, file.path, unfinished)
                 record(unfinished, wanted)
 
-            written_once(place, fill, is_stale=lambda: official.source(place).get("version") != version)
+            todo = "start the command in a folder of your own, where sets are built"
+            written_once(place, fill, is_stale=lambda: official.source(place).get("version") != version, todo=todo)
     return place
 
 

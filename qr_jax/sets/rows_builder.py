@@ -77,12 +77,15 @@ class Source(Generic[T]):
         return self.decode(self.examples[at % len(self)])
 
 
-def written_once(place: Path, fill: Callable[[Path], None], is_stale: Callable[[], bool] = lambda: False) -> None:
+def written_once(
+    place: Path, fill: Callable[[Path], None], is_stale: Callable[[], bool] = lambda: False, *, todo: str
+) -> None:
     """Fill a folder beside `place` and give it that name when it is whole; of two at once the first one's stays.
 
-    One that was there before stays too, unless it `is_stale`: it goes when the new one is whole.
+    One that was there before stays too, unless it `is_stale`: it goes when the new one is whole. `todo`: what to do
+    where it cannot be written.
     """
-    run_files.check_writable(place.parent, "data.world_path")
+    run_files.check_writable(place.parent, todo=todo)
     place.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
     stale = unfinished.with_name(f"{unfinished.name}.stale")

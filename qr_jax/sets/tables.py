@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow files as rows, in pieces, and write Parquet. Also what `Dataset.save_to_disk` writes.
+"""Read Parquet and Arrow files as rows, in pieces, and write Parquet. Reads the folders of `Dataset.save_to_disk` too.
 
 A text that stands in many rows is stored once, so neither a file's size nor its footer bounds what its rows take in
 memory. Texts are read as pyarrow dictionaries, which hold such a text once, and are measured before they are made.

@@ -20,7 +20,7 @@ def passages(text: str, *, name: str, title: str) -> list[Passage]:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Paragraphs, each after a line's end; of longer ones the sentences, and of longer sentences parts."""
+    """Return paragraphs, each after a line's end; of longer ones the sentences, and of longer sentences parts."""
     for paragraph in PARAGRAPH.split(text):
         words = paragraph.split()
         parts = [words] if len(words) <= PASSAGE_WORDS else map(str.split, SENTENCE.split(" ".join(words)))

@@ -110,4 +110,4 @@ def write_world(settings: WorldSettings, place: Path) -> None:
             prepare(world, config, unfinished)
         (unfinished / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
-    written_once(place, fill)
+    written_once(place, fill, todo="give data.world_path a folder of your own")

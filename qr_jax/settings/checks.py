@@ -70,7 +70,7 @@ def _sizes(config: Config) -> Iterator[str]:
         )
     if config.learner.importance_low >= config.learner.importance_high:
         low, high = config.learner.importance_low, config.learner.importance_high
-        yield f"learner.importance_low={low} is not below learner.importance_high={high}"
+        yield f"learner.importance_low={low} is not below learner.importance_high={high}; lower it"
 
 
 def _together(config: Config) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _together(config: Config) -> Iterator[str]:
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
     if train.profile and int(train.profile.partition(":")[0]) >= train.steps:
-        yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: no step is traced"
+        yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: name earlier steps"
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
     if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
@@ -166,7 +166,7 @@ def _lengths(config: Config) -> Iterator[str]:
     if rollout.turn_tokens >= rollout.context_tokens:
         yield (
             f"rollout.turn_tokens={rollout.turn_tokens} leaves nothing for the question in "
-            f"rollout.context_tokens={rollout.context_tokens}"
+            f"rollout.context_tokens={rollout.context_tokens}; lower the first or raise the second"
         )
     if rollout.lanes >= 1 and (rollout.slots % rollout.lanes or (rollout.store or 0) % rollout.lanes):
         yield (
@@ -174,7 +174,7 @@ def _lengths(config: Config) -> Iterator[str]:
             f"rollout.lanes={rollout.lanes}; set rollout.lanes=1, or multiples of it"
         )
     if config.sft.steps and config.sft.max_tokens > row:
-        yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}"
+        yield f"sft.max_tokens={config.sft.max_tokens} does not fit a row of learner.row_tokens={row}; set it to {row}"
 
 
 def _mesh(config: Config, devices: int | None) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     if mesh.devices and apart >= mesh.devices:
         yield f"mesh.rollout_devices={apart} of mesh.devices={mesh.devices} leave none to learn; set fewer"
     if devices and mesh.devices and mesh.devices > devices:
-        yield f"mesh.devices={mesh.devices}, but there are {devices}"
+        yield f"mesh.devices={mesh.devices}, but there are {devices}; set it to {devices} or fewer"
 
 
 def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:

@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 
+from qr_jax import plugins
 from qr_jax.errors import FailsAgain, Interrupted, Outage, ServiceDown
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
 from qr_jax.records import Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.run.kept_thread import run_interruptible
-from qr_jax.settings.settings import inside
 from qr_jax.step import grading
 from qr_jax.step.rollout_and_grade import judged
 from qr_jax.step.runtime import RunState, Runtime
@@ -49,8 +49,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     try:
         tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
     except TimeoutError as error:
-        retriever = runtime.settings.retriever
-        parts = (retriever, *inside(retriever.settings))
+        parts = plugins.with_parts(runtime.settings.retriever)
         if not (url := next((part.settings["url"] for part in parts if part.settings.get("url")), None)):
             raise
         todo = "see that it is up and that this is its URL, then start the same command again"

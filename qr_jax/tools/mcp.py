@@ -57,7 +57,7 @@ def schemas(
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
 ) -> list[Mapping[str, Any]]:
-    """Return the schemas of the tools that may be called; ValueError if the server has one of them not, or fails."""
+    """Return the schemas of the tools that may be called; ValueError if the server lacks one, or fails."""
     try:
         found = [tool["function"] for tool in _server(command, tools, timeout_s, max_bytes, url, token_env).tools()]
     except mcp_client.ToolFailed as error:

@@ -15,7 +15,6 @@ import shlex
 import shutil
 import socketserver
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -202,42 +201,15 @@ def check_ours(words: list[str], *, run: bool) -> None:
         config.load(arguments.config, typed)
 
 
-def counted() -> str:
-    """How many words and command lines there are, and what becomes of the lines here."""
-    kinds = Counter(
-        kind_of(words_of(line), fence)
-        for page in PAGES
-        for fence in fences(page)
-        if fence.language == "bash"
-        for line in fence.text.replace("\\\n", " ").splitlines()
-        if words_of(line)
-    )
-    words = len(words_of_the_readme())
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"README.md has {words} words; of {kinds.total()} command lines {listed}."
-
-
 def words_of_the_readme() -> list[str]:
     """Those that a reader sees: comments name what a figure is held against, or why a block is not run."""
     return re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL).split()
-
-
-def kind_of(words: list[str], fence: Fence) -> str:
-    if fence.why_not is not None:
-        return "are marked with why not"
-    if words[0] != "qr-jax":
-        return "name targets and files that are there"
-    return "are run with --dry-run" if words[1] in TRAINS else "are run"
 
 
 def config_of_project():
     import tomllib
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def test_the_page_of_measurements_counts_what_the_pages_have():
-    assert counted() in (DOCS / "measurements.md").read_text(encoding="utf-8"), f"write there: {counted()}"
 
 
 def test_the_readme_is_short():

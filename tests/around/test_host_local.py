@@ -107,6 +107,9 @@ def test_heads_are_chosen_where_they_divide_else_slots_else_one_device():
 def test_the_layout_is_said_in_words():
     mesh = mesh_of(2, 2, 1)
     assert host_local.describe("one", mesh, CFG) == "each host decodes on one device of its 4"
-    assert "share its slots" in host_local.describe("slots", mesh, CFG)
+    assert "share the slots" in host_local.describe("slots", mesh, CFG)
     said = host_local.describe("heads", mesh, replace(CFG, kv_heads=4, vocab=434))
     assert "by 4 key/value heads; 4 does not divide 434 tokens" in said
+    said = host_local.describe("slots", mesh, CFG, apart=2)
+    assert said == "the 2 devices that do not learn share the slots; every one has all weights"
+    assert host_local.describe("one", mesh, CFG, apart=1) == "the device that does not learn decodes"

@@ -254,10 +254,10 @@ def test_what_the_corpus_lacks_is_told_before_anything_is_compiled_and_is_the_re
     ("row", "says"),
     [
         ({"hard": 8, "easy": 0, "searches": 1.0}, "Every answer was wrong: train a cold start"),
-        ({"hard": 8, "easy": 0, "searches": 0.0}, "No episode searched"),
+        ({"hard": 8, "easy": 0, "searches": 0.0}, "No episode of the last step searched"),
         (
             {"hard": 7, "easy": 0, "searches": 0.0, "length": 0.6},
-            "60% of the episodes are cut by length: raise rollout",
+            "60% of the episodes were cut by length: raise rollout",
         ),
         ({"hard": 0, "easy": 8, "searches": 1.0}, "Every answer was right"),
         ({"hard": 4, "easy": 3, "searches": 1.0}, "Consider pool.reset_below"),

@@ -30,6 +30,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.search import http_app
 from qr_jax.serve import answers, asked, opening
 from qr_jax.serve.app import App, ServeLimits
+from qr_jax.serve.batching import Batching
 from qr_jax.serve.conversation import conversation_ids, read_calls, written_calls
 from qr_jax.serve.jobs import Piece
 
@@ -369,6 +370,19 @@ def test_a_model_that_gives_no_numbers_fails_its_request_alone_and_an_engine_tha
         assert call(url, "/health")[0] == 503
         status, answer = call(url, "/v1/completions", {"prompt": IDS})
         assert status == 503 and "restart the server" in answer["error"]["message"]
+        told = []
+        app.batching._hand_over = told.extend
+        late = object()
+        app.batching.submit(late)  # as by a request that was checked just before
+        assert told == [(late, Piece(0, error=app.batching.failed))]
+
+
+def test_a_request_that_is_scored_while_the_engine_ends_is_told():
+    with serving(served_engine(), random_params()) as (_, url):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Batching, "_score", lambda *_: 1 / 0)
+            status, answer = call(url, "/v1/completions", {"prompt": IDS, "max_tokens": 0, "echo": True, "logprobs": 1})
+        assert status == 500 and "ZeroDivisionError" in answer["error"]["message"]
 
 
 # ---- chats

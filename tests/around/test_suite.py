@@ -56,7 +56,7 @@ def test_a_missing_set_is_named_and_the_average_says_over_how_many(data):
     assert found["macro"]["sets"] == 6 and found["macro"]["of"] == 7
     text = suite.format_table(found)
     assert "macro average over 6 of 7 sets" in text and "popqa is missing: no file" in text
-    assert "nq: 2 of 3 questions have no answer" in text
+    assert "nq: 2 of 3 questions have no answer (faults of the search or the engine; INCOMPLETE" in text
     assert found["sets"]["nq"]["unanswered"] == 2 and found["sets"]["nq"]["questions"] == 1
     assert suite.too_few(asked, 4)[0] == "nq has only 3 of the 4 questions that were asked for"
     (data / "corpus" / "musique.corpus.jsonl.gz").unlink()

@@ -268,8 +268,8 @@ def test_a_folder_begun_otherwise_or_with_other_files_is_left_alone(tmp_path, ca
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--teacher", "templates"], "templates went, and a language model writes the questions: --teacher URL"),
-        (["--model", ""], "one of the words is empty"),
+        (["--teacher", "templates"], "templates were removed; a language model writes the questions: --teacher URL"),
+        (["--model", ""], "an argument is empty"),
         (["--teacher", "http://me:secret@host/v1", "--model", "m"], "--teacher: the URL is"),
         (["--against", "nowhere.jsonl"], "--against: no file nowhere.jsonl"),
         (["retriever.k3=1"], "retriever 'bm25' has no setting 'k3'"),

@@ -18,7 +18,7 @@ from qr_jax.settings import json_text
 PACKAGES = ("qr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors")
 PACKAGES += ("grain", "numpy", "tensorboardX")
 CHECKOUT = (Path(__file__).parents[3] / "pyproject.toml").is_file()
-INSTALL = "pip install -e '.[{}]'" if CHECKOUT else "pip install 'qr_jax[{}]'"
+INSTALL = "pip install 'qr_jax[{}]'"
 # An extra is there when one of its modules is.
 EXTRAS = {
     "sets": (("tensorflow_datasets",), INSTALL.format("sets")),

@@ -27,7 +27,7 @@ SUITE_ONLY = ("limit", "split", "out", "judge", "judge_model", *(f"judge_{name}"
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
-    score = command("score", _score, "EM, F1 and cover match of predictions in a file")
+    score = command("score", _score, "score predictions in a file: exact match, F1 and cover match")
     score.add_argument("file", metavar="FILE", help="JSONL (or .gz) rows of id, prediction and answers")
     score.add_argument("--rows", action="store_true", help="each row's scores too")
     text = "answer evaluation questions, the run's own or a suite's, and score the answers"
@@ -36,13 +36,13 @@ def add(command: Any) -> None:
     made.set_defaults(takes_settings=True)
     add_json(score, made)
     add_asked(made)
-    text = "qa7: the seven sets in QR_JAX_DATA; without: the run's questions"
+    text = "qa7, paper or web, of QR_JAX_DATA; without: the run's questions"
     made.add_argument("--suite", metavar="NAME", help=text)
     made.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
     made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
     made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
     made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
-    made.add_argument("--world-seed", type=whole(0), metavar="N", help="a synthetic world of other facts")
+    made.add_argument("--world-seed", type=whole(0), metavar="N", help="ask about the synthetic world of this seed")
     add = made.add_argument_group("with --suite").add_argument
     add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
     add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
@@ -56,7 +56,7 @@ def add(command: Any) -> None:
     add("--judge-tries", type=whole(1), metavar="N", help=text)
     add("--judge-temperature", type=float, metavar="T", help="of its replies (0)")
     add("--judge-top-p", type=float, metavar="P", help="of its replies (1, which is not sent)")
-    add("--judge-cut-tokens", type=whole(1), metavar="N", help="of an answer, that it sees (256)")
+    add("--judge-cut-tokens", type=whole(1), metavar="N", help="tokens of an answer that the judge sees (256)")
     text = "say how many questions there are and what the judge would cost, and stop"
     add("--dry-run", action="store_const", const=True, help=text)
     _add_endpoint(made.add_argument_group("of a model behind an endpoint, played by RUN's config").add_argument)
@@ -71,7 +71,7 @@ def _add_endpoint(add: Any) -> None:
     add("--tool-calls", choices=("native", "text"), help=text)
     add("--key-env", metavar="NAME", help="the environment variable that has its key (QR_JAX_ENDPOINT_KEY)")
     text = (
-        "of each request what the endpoint fails on without naming it, as stop, seed or temperature; repeat it for more"
+        "a field of requests to leave out where the endpoint fails on it, as stop, seed or temperature; repeat for more"
     )
     add("--leave-out", action="append", metavar="NAME", help=text)
     add("--at-once", type=whole(1), metavar="N", help="requests under way (8)")
@@ -117,7 +117,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    """Answer and score a suite; return UNSOUND if the judge that was asked for could not be reported."""
+    """Answer and score a suite; return UNSOUND if a set is incomplete, or the judge asked for could not be reported."""
     from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
@@ -139,6 +139,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return show(found, arguments.json, lambda _: "nothing was asked")
     opened = _opened(arguments, config)
+    from qr_jax.evaluation.scores import is_incomplete
     from qr_jax.lab import answering
 
     found = answering.answer(
@@ -150,7 +151,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     _tell_requests(opened)
     show(found, arguments.json, suite.format_table)
-    return UNSOUND if "refused" in (found.get("judge") or {}) else 0
+    refused = "refused" in (found.get("judge") or {})
+    return UNSOUND if refused or any(map(is_incomplete, found["sets"].values())) else 0
 
 
 def _cost(arguments: argparse.Namespace, config: Any, part: Any) -> dict[str, Any]:

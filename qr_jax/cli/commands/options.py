@@ -108,10 +108,10 @@ def number(least: float, most: float, wanted: str) -> Callable[[str], float]:
 
 def add_server(command: argparse.ArgumentParser, body_bytes: int) -> None:
     """Add what every server takes: its address, its token, and bounds on bodies and connections."""
-    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; others need a token")
-    command.add_argument(
-        "--port", type=whole(0, 65535), default=8000, metavar="N", help="0: a free one, which is said (8000)"
-    )
+    text = "where to listen (127.0.0.1); another machine's clients need --token-env"
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    text = "the port to listen at (8000); 0: any free one, which is printed"
+    command.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help=text)
     text = "the environment variable with the token clients must send"
     command.add_argument("--token-env", metavar="NAME", help=text)
     command.add_argument(

@@ -62,11 +62,10 @@ def chosen_retriever(name: str, typed: Sequence[str]) -> Use:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from qr_jax import plugins
-    from qr_jax.settings.settings import inside
 
     with terminal.phase("opening the retriever"):
         chosen = chosen_retriever(arguments.retriever, arguments.overrides)
-        parts = (chosen, *inside(chosen.settings))
+        parts = plugins.with_parts(chosen)
         if not any(plugins.constants("retriever", part.name).get("DEVICES") for part in parts):
             os.environ["JAX_PLATFORMS"] = "cpu"  # before anything can start jax: devices are left to whoever trains
         from qr_jax.search import server

@@ -20,7 +20,8 @@ LEAVES = ("exit", "quit")  # what ends `chat`, as Ctrl-D does
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
     listing = command("runs", _runs, "the runs in a folder: how far each is, and its last accuracy")
-    listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="(runs)")
+    where = "the folder of the runs (runs)"
+    listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help=where)
     options.add_json(listing)
     text = "show a trained agent's searches and answer to one question"
     ask = command("ask", _ask, text, usage="qr-jax ask RUN QUESTION [setting=value ...] [options]")

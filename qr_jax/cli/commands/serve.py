@@ -16,7 +16,8 @@ def add(command: Any) -> None:
     serve.set_defaults(takes_settings=True)
     add_asked(serve)
     serve.epilog = f"{serve.epilog} The server needs pip install 'qr_jax[search]'."
-    serve.add_argument("--agent", action="store_true", help="a chat answers a question, with its searches inside")
+    text = "a chat message is a question; the answer comes after searches"
+    serve.add_argument("--agent", action="store_true", help=text)
     serve.add_argument("--name", metavar="NAME", help="the model's name in requests (the folder's)")
     serve.add_argument("--step", type=whole(0), metavar="N", help="the run's checkpoint; by default the last")
     serve.add_argument("--queue", type=whole(0), metavar="N", help="samples that wait for a slot, then 429 (1024)")

@@ -32,15 +32,16 @@ def add(command: Any) -> None:
         "memorising:A,B,SHIFT,JUMP when a query is trained on; paper:qwen3_1p7b or paper:qwen3_4b; or a run's folder"
     )
     oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
-    oracle.add_argument("--rule", default="recycle", metavar="NAMES", help="one, several at commas, or all; dapo too")
-    oracle.add_argument("--queries", type=whole(1), metavar="N", help="of the pool; 10000, or as many as the run's has")
+    text = "one, several with commas, or all (without dapo)"
+    oracle.add_argument("--rule", default="recycle", metavar="NAMES", help=text)
+    oracle.add_argument("--queries", type=whole(1), metavar="N", help="in the pool (10000, or the run's)")
     oracle.add_argument("--accept", type=whole(1), default=32, metavar="N", help="groups a step trains on at most")
     oracle.add_argument("--samples", type=whole(2), default=4, metavar="N", help="episodes a query")
-    text = "queries drawn / --accept; 2, and of paper: rates each rule's own, which is 1 of grpo"
+    text = "queries drawn for each accepted one (2; with --rates paper: each rule's own, 1 for grpo)"
     oracle.add_argument("--oversample", type=whole(1), metavar="N", help=text)
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
-    oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N")
-    text = "re-roll flipped queries with the policies that filed, accepted and ended the run"
+    oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N", help="simulations a rule (5)")
+    text = "roll queries out again whose verdict flipped, by the policies of both verdicts and by the last"
     probe = command("probe", _probe, text)
     text = "of each kind: hard, easy, never drawn"
     probe.add_argument("--queries", type=whole(1), default=64, metavar="N", help=text)
@@ -69,7 +70,7 @@ def _add_compare(command: Any) -> None:
     made.set_defaults(takes_settings=True)
     text = "a config with its settings, runs' folders, or those that eval --suite wrote"
     made.add_argument("what", nargs="+", metavar="CONFIG|RUN|SUITE", help=text)
-    made.add_argument("--rules", metavar="NAMES", help="at commas; the first is what the others are held against")
+    made.add_argument("--rules", metavar="NAMES", help="with commas; the first is the baseline")
     made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
     made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
     made.add_argument("--folder", type=Path, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
@@ -77,7 +78,7 @@ def _add_compare(command: Any) -> None:
     made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
-    text = "say how many seeds a difference of accuracy needs (.02), by the spread of these runs"
+    text = "say how many seeds a difference of accuracy such as .02 needs, by the spread of these runs"
     made.add_argument(
         "--power", type=number(0, 1, "a number above 0 and below 1, as .02"), metavar="DIFFERENCE", help=text
     )

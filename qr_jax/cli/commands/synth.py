@@ -29,7 +29,7 @@ def add(command: Any) -> None:
     add("--model", metavar="NAME", help="the model that is asked there")
     add("--questions", type=whole(1), default=200, metavar="N", help="how many are wanted (200)")
     add("--traces", type=whole(0), metavar="N", help="how many trajectories (as many as questions)")
-    text = "shares of the questions: iterative_search=30,link_walk=27; paper: as in its data (all asked alike)"
+    text = "shares of the questions: iterative_search=30,link_walk=27; paper: as in its data (default: equal shares)"
     add("--mix", type=_mix, metavar="NAME=N,...", help=text)
     add("--seed", type=whole(0), default=0, metavar="N", help="another one makes other questions (0)")
     add("--env", default="search_r1", metavar="NAME", help="whose dialect the trajectories are in (search_r1)")
@@ -43,7 +43,7 @@ def add(command: Any) -> None:
     add("--json", action="store_true", help="print the counts as JSON")
     add = synth.add_argument_group("how it is asked").add_argument
     add("--at-once", type=whole(1), default=8, metavar="N", help="calls at a time (8)")
-    text = "how often a question needs so many passages, as in 2=34,3=25; paper: 1 to 6, as in its data (2 to 4)"
+    text = "how often a question needs so many passages, as 2=34,3=25; paper: 1 to 6, as in its data (default: 2 to 4)"
     add("--documents", type=_documents, metavar="N=N,...", help=text)
     add("--max-calls", type=whole(1), metavar="N", help="the budget in calls, of all sessions")
     add("--max-tokens", type=whole(1), metavar="N", help="the budget in tokens; calls under way may pass it a little")

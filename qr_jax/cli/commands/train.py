@@ -44,7 +44,7 @@ def add(command: Any) -> None:
         made.add_argument("--dry-run", action="store_true", help=text)
         again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
         made.add_argument("--restart", action="store_true", help=again)
-        text = "process 0's address, for a run of several processes; a TPU pod's environment says all three by itself"
+        text = "process 0's address, for a run of several processes; a TPU pod needs none of these three options"
         made.add_argument("--coordinator", metavar="HOST:PORT", help=text)
         made.add_argument("--processes", type=options.whole(1), metavar="N", help="how many processes the run has")
         made.add_argument("--process", type=options.whole(0), metavar="I", help="which of them this is, from 0")

@@ -11,7 +11,7 @@ PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY = "person", "city", "country", "compa
 TYPES = (PERSON, CITY, COUNTRY, COMPANY, UNIVERSITY)
 
 TAGS = ("<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>", "<think>", "</think>")
-# With those an environment may put round texts.
+# Words that an environment may add around texts, beside TAGS.
 FRAME_WORDS = ("?", ".", ":", "(", ")", "doc", "title", "question", "1", "2", "3", "4", "5")
 
 SYLLABLES = {  # (starts, ends): every start with every end is one word, and all words of all types differ

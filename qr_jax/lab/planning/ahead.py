@@ -88,7 +88,7 @@ def mesh(chips: Sequence[Any], *, data: int = 1, fsdp: int = 1, tensor: int = 1)
 
 
 def compiled(lowered: jax.stages.Lowered, *, gpu: bool = False) -> Program:
-    """Compile what `jitted.lower(...)` gave, and count.
+    """Compile what `jitted.lower(...)` gave, and count its FLOPs and bytes.
 
     On a GPU, whose programs hold one block of temporaries beside arguments and results, memory alone is counted.
     """

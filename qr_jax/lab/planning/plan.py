@@ -68,7 +68,9 @@ def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.
 def in_a_process(
     asked: Mapping[str, Any], environment: Mapping[str, str], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run planned.py in a process of its own, and return its answer. ValueError for what the user must mend."""
+    """Run planned.py in a process of its own, and return its answer. ValueError for what the user must mend,
+    RuntimeError if it fails otherwise.
+    """
     command = [*interpreter.python(), "-m", "qr_jax.lab.planning.planned"]
     environment = {**os.environ, **environment}
     answer = None

@@ -85,7 +85,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     )  # fmt: skip
     started = {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}  # before a run's first rollout
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
-    layout = host_local.describe(programs.kind, programs.mesh, programs.cfg)
+    layout = host_local.describe(programs.kind, programs.mesh, programs.cfg, settings.mesh.rollout_devices)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
         "memory_by_phase": by_phase, "resident": held,
@@ -220,7 +220,7 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     fits = phases[worst] <= card.usable_bytes
     return {
         "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
-        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CAUSES[worst],
+        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CURES[worst],
         "memory_by_phase": phases, "resident": held, "own": own,
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ from qr_jax.records import Grades
 
 
 def dr_grpo(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = r - mean over the group's valid rewards.
+    """Return adv_QG = r - mean over the group's valid rewards.
 
     exact: Liu et al. 2025 (arXiv:2503.20783, sec. 3.2). Exactly 0 for invalid samples and for a group whose valid
     rewards are all equal: there r - mean is often rounding noise. The paper's other half, a constant length in the

@@ -15,7 +15,7 @@ def grpo(
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
     std: Literal["sample", "population"] = "sample",  # n - 1 or n in the variance's denominator
 ) -> Float[Array, "Q G"]:
-    """adv_QG = (r - mean) / (std + eps) over the group's valid rewards.
+    """Return adv_QG = (r - mean) / (std + eps) over the group's valid rewards.
 
     exact: Shao et al. 2024 (arXiv:2402.03300, sec. 4.1). The sample's std (n - 1) is verl's and AReaL's too; by the
     population's (n) advantages are 1.155 times as large with K = 4. A group whose rewards are all equal, or with fewer

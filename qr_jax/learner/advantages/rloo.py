@@ -8,7 +8,7 @@ from qr_jax.records import Grades
 
 
 def rloo(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = r_i - mean of the other valid rewards = n / (n - 1) * (r_i - mean).
+    """Return adv_QG = r_i - mean of the other valid rewards = n / (n - 1) * (r_i - mean).
 
     exact: Ahmadian et al. 2024 (arXiv:2402.14740). Exactly 0 for invalid samples, for groups of equal rewards and for a
     group with one valid sample, which has no sibling.

@@ -18,7 +18,7 @@ def clip(
     high: float = 0.28,  # how far above 1 it may rise
     dual: float | None = 3.0,  # bound on the ratio where the advantage is negative; none: no such bound
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
+    """Return max(-A ratio, -A clip(ratio, 1 - low, 1 + high)); where A < 0 at most -A dual (None: no such bound).
 
     exact: PPO, Schulman et al. 2017, arXiv:1707.06347, eq. 7; high > low is DAPO, Yu et al. 2025, arXiv:2503.14476;
     dual clip Ye et al. 2020, arXiv:1912.09729. The loss is neither masked nor averaged: `reduce.py` owns the

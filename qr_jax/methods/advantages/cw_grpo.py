@@ -17,8 +17,8 @@ def cw_grpo(
     gamma: float = 100.0,  # the softmax's sharpness; 10 or more: those that contributed share equally
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G T"]:
-    """adv_QGT = A T c_t in the T rounds before the last where A >= 0, c = softmax(gamma p); A where A < 0 and in the
-    last round. A is GRPO's, p_t says whether round t contributed. With gamma >= 10: c_t = p_t / sum(p).
+    """Return adv_QGT = A T c_t in the T rounds before the last where A >= 0, c = softmax(gamma p); A where A < 0 and in
+    the last round. A is GRPO's, p_t says whether round t contributed. With gamma >= 10: c_t = p_t / sum(p).
 
     exact: arXiv:2604.14267 and its authors' code, gamma 100. Over the rounds before the last the mean is A, unless
     gamma is hard and none contributed: then they get 0. Deviation: a judge says there what contributed (useful passages

@@ -22,8 +22,8 @@ def disco(
     beta: float = 1e3,  # the price of a divergence above delta
     delta: float = 1e-4,  # the divergence that costs nothing, in nats
 ) -> Float[Array, "N L"]:
-    """The weights whose REINFORCE gradient is that of mean(s of right) - tau log mean(exp(s / tau) of wrong), and of
-    -beta sg[max(KL - delta, 0)] KL: n / right for a right episode of n, -n softmax(s / tau) over the wrong ones.
+    """Return the weights whose REINFORCE gradient is that of mean(s of right) - tau log mean(exp(s / tau) of wrong),
+    and of -beta sg[max(KL - delta, 0)] KL: n / right for a right episode of n, -n softmax(s / tau) over the wrong ones.
 
     exact: Li et al. 2025 (arXiv:2505.12366) and its authors' code: s is an episode's mean log-probability (tau 10) or
     mean ratio (tau 1), KL the mean of old_logp - logp. Deviation: KL is a mean over episodes of each one's mean, there

@@ -17,8 +17,8 @@ def gfpo(
     by: Literal["length", "efficiency"] = "length",  # what is kept: the shortest, or most reward a token
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
-    """adv_QG = (r - mean) / (std + eps) over the `keep` shortest valid samples of a group ("efficiency": of largest
-    reward a token); exactly 0 for the others, which also leave mean and std.
+    """Return adv_QG = (r - mean) / (std + eps) over the `keep` shortest valid samples of a group ("efficiency": of
+    largest reward a token); exactly 0 for the others, which also leave mean and std.
 
     after the abstract: GFPO, group filtered policy optimization (Shrivastava et al. 2025, arXiv:2508.09726); std with
     n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens; an episode that

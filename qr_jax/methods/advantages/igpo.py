@@ -16,8 +16,9 @@ def igpo(
     gamma: float = 1.0,  # the discount of later turns
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G T"]:
-    """adv_QGT = sum over k >= t of gamma^(k - t) x_k; x = (r - mean) / (std + eps) over all turns of the group, r_t =
-    exp(gold_logp before turn t + 1) - exp(that before turn t), and of the last turn the episode's reward (F1 there).
+    """Return adv_QGT = sum over k >= t of gamma^(k - t) x_k; x = (r - mean) / (std + eps) over all turns of the group,
+    r_t = exp(gold_logp before turn t + 1) - exp(that before turn t), and of the last turn the episode's reward (F1
+    there).
 
     exact: the code for Wang et al. 2025 (arXiv:2510.14967), debajoycs98/IGPO with info_gain_norm_mode=joint and n - 1
     under the variance for its n. Its train.sh scales gains and last rewards apart; the older GuoqingWang1/IGPO takes

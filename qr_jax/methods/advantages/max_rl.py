@@ -13,7 +13,7 @@ def max_rl(
     *,
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
-    """adv_QG = (r - mean) / (mean + eps) over the group's valid rewards, for rewards of 0 or more.
+    """Return adv_QG = (r - mean) / (mean + eps) over the group's valid rewards, for rewards of 0 or more.
 
     exact: MaxRL (Tajwar et al. 2026, arXiv:2602.02710) maximises log p where REINFORCE maximises p; d log p = d p / p,
     with the group's own mean for p. One right answer of K = 8 counts K - 1 = 7 (GRPO: 2.5), seven of eight .14 (.35).

@@ -8,7 +8,7 @@ from qr_jax.records import Grades
 
 
 def opo(grades: Grades, mask_NL: Bool[Array, "N L"]) -> Float[Array, "Q G"]:
-    """adv_QG = r - sum(length r) / sum(length) over the group, length counting sampled tokens.
+    """Return adv_QG = r - sum(length r) / sum(length) over the group, length counting sampled tokens.
 
     exact: Hao et al. 2025 (arXiv:2505.23585), which trains strictly on policy: learner.updates=1. Exactly 0 for invalid
     samples and for groups of equal rewards. An episode that left the loss (over-long) has no length here.

@@ -15,8 +15,8 @@ def pods(
     keep: int = 4,  # samples of a group that are kept
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
-    """adv_QG = (r - mean) / (std + eps) over the `keep` samples of a group whose rewards have the largest variance;
-    exactly 0 for the others, which also leave mean and std. A group of equal rewards keeps nobody.
+    """Return adv_QG = (r - mean) / (std + eps) over the `keep` samples of a group whose rewards have the largest
+    variance; exactly 0 for the others, which also leave mean and std. A group of equal rewards keeps nobody.
 
     exact: PODS (Xu et al. 2025, arXiv:2504.13818; YixuanEvenXu/pods): a number of the largest rewards and the rest of
     the smallest always has the largest variance, so keep + 1 subsets are compared. A group of `keep` or fewer valid

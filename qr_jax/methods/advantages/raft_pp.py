@@ -9,7 +9,7 @@ ZERO_VARIANCE = "gradient"  # all right: each of them is learned from
 
 
 def raft_pp(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = 1 where the reward is above 0, else 0; the loss `clip` with its ratio is RAFT's "++".
+    """Return adv_QG = 1 where the reward is above 0, else 0; the loss `clip` with its ratio is RAFT's "++".
 
     exact: Xiong et al. 2025 (arXiv:2504.11343) and its authors' code, where right is a reward of 1.
     """

@@ -18,7 +18,7 @@ def reinforce_pp(
     baseline: Literal["none", "group"] = "none",  # what is subtracted before the batch's scale
     eps: float = 1e-8,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "N L"]:
-    """adv_NL = (x - mean) / sqrt(var + eps) over all sampled tokens of the batch, x the episode's reward; with
+    """Return adv_NL = (x - mean) / sqrt(var + eps) over all sampled tokens of the batch, x the episode's reward; with
     baseline=group less its group's mean (REINFORCE++-baseline).
 
     exact: Hu et al. 2025 (arXiv:2501.03262) with its discount of 1, as in verl, n - 1 under var. A group of equal

@@ -8,7 +8,7 @@ from qr_jax.records import Grades
 
 
 def reinforce_rej(grades: Grades) -> Float[Array, "Q G"]:
-    """adv_QG = r where the group's rewards differ, without a baseline; else exactly 0.
+    """Return adv_QG = r where the group's rewards differ, without a baseline; else exactly 0.
 
     exact: Xiong et al. 2025 (arXiv:2504.11343) and its authors' code. With rewards of 0 and 1 wrong answers give no
     gradient.

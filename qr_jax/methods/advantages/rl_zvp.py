@@ -18,8 +18,8 @@ def rl_zvp(
     alpha: float = 0.1,  # weight of entropy in groups of equal rewards
     most: float = 1.0,  # largest size of the advantage of a token there
 ) -> Float[Array, "N L"]:
-    """GRPO's advantage in groups that bear signal; in the others +alpha H_t where all are right, and where all are
-    wrong -alpha (max_u H_u - H_t), the largest entropy H being that of the episode's sampled tokens.
+    """Return GRPO's advantage in groups that bear signal; in the others +alpha H_t where all are right, and where all
+    are wrong -alpha (max_u H_u - H_t), the largest entropy H being that of the episode's sampled tokens.
 
     exact: RL-ZVP (arXiv:2509.21880, eq. 5), entropies in nats and without gradient. `most` bounds the size of what a
     group of equal rewards gets a token; the paper has no bound. Rewards above 0 count as right.

@@ -14,8 +14,8 @@ def stratified(
     alpha: float = 0.5,  # the weight of the comparison within a stratum; the rest is GRPO's
     eps: float = 1e-6,  # added to what is divided by, so that it is never 0
 ) -> Float[Array, "Q G"]:
-    """adv_QG = alpha SAN + (1 - alpha) GRPO, SAN = (r - mean) / (std + eps) over the group's valid episodes of as many
-    turns.
+    """Return adv_QG = alpha SAN + (1 - alpha) GRPO, SAN = (r - mean) / (std + eps) over the group's valid episodes of
+    as many turns.
 
     exact: Zhu et al. 2025 (arXiv:2510.06214), n - 1 under the variance; its alpha was not read, .5 is ours. Deviation:
     a stratum is a number of the model's turns, which is one more than that of its searches where each turn makes one.

@@ -39,7 +39,8 @@ def ada_search(
     invalid: str = INVALID,  # what is said after a turn that cannot be read
     last: str = LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
-    """search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act keeps to.
+    """Return search_r1's next move, where a turn acts only if it opens (thoughts aside) with a decision that its act
+    keeps to.
 
     after the abstract: AdaSearch (Lin et al. 2025, arXiv:2512.16883) makes the decision whether to search explicit, so
     that it can be read and scored: the first turn's decision against whether the policy answers right without searches.

@@ -32,7 +32,7 @@ def reseek(
     invalid: str = plain.INVALID,  # what is said after a turn that cannot be read
     last: str = plain.LAST,  # what is said before the last answer
 ) -> Say | Search | Stop:
-    """search_r1's next move; verdicts between <judge> and </judge> are read by the reward alone.
+    """Return search_r1's next move; verdicts between <judge> and </judge> are read by the reward alone.
 
     exact: the code for ReSeek (Li et al. 2025, arXiv:2510.00568; TencentBAC/ReSeek@d5a83308, search/llm_agent): the
     prompt asks for a verdict on what was found, and a turn acts with or without one. Nor does a "no" take the passages

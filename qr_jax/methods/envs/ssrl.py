@@ -22,7 +22,8 @@ def ssrl(
     *,
     prompt: str = PROMPT,  # the first prompt, with {question}
 ) -> Say | Stop:
-    """The question; then the last `<answer>` block of the model's only turn ends the episode, no_action without one.
+    """Ask the question; then the last `<answer>` block of the model's only turn ends the episode, no_action without
+    one.
 
     after the abstract: SSRL, self-search reinforcement learning (arXiv:2508.10874). Deviation: what the model writes
     between information tags is sampled and so is trained on, where theirs masks it; give rollout.turn_tokens room for

@@ -17,7 +17,7 @@ def cispo(
     low: Share = 1.0,  # how far below 1 the ratio counts
     high: NotNegative = 4.0,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """-A clip(ratio, 1 - low, 1 + high) logp, without gradient through the ratio.
+    """Return -A clip(ratio, 1 - low, 1 + high) logp, without gradient through the ratio.
 
     exact: MiniMax 2025 (arXiv:2506.13585, eq. 4 and 5), which has no lower bound (low=1) and does not print its upper
     one: 4 is ours. With low=high=0 it is plain REINFORCE, -A logp. Metrics, without gradient: `ratio`, and indicators

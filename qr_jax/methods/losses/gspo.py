@@ -17,7 +17,8 @@ def gspo(
     low: Share = 3e-4,  # how far below 1 an episode's ratio counts
     high: NotNegative = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the sampled ones.
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, log s the mean of logp - old_logp over the
+    sampled ones.
 
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 7; low and high of its sec. 5.1), whose mean over tokens, then
     episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. One advantage an episode is

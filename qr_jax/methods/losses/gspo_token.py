@@ -17,7 +17,8 @@ def gspo_token(
     low: Share = 3e-4,  # how far below 1 an episode's ratio counts
     high: NotNegative = 4e-4,  # how far above 1
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """max(-A s, -A clip(s, 1 - low, 1 + high)), where s has GSPO's value and the gradient s * d logp of its token.
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)), where s has GSPO's value and the gradient s * d logp of its
+    token.
 
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 13 and 14). With one advantage an episode its value and gradient are
     `gspo`'s; with one a turn or token it is what GSPO means there. learner.reduce=sequence_mean. Metrics as `clip`'s.

@@ -20,7 +20,7 @@ def llds(
     high: float = 0.28,  # as clip's
     dual: float | None = 3.0,  # as clip's
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """clip(...) + weight max(0, old_logp - logp) on the sampled tokens of an episode with A >= 0 whose summed
+    """Return clip(...) + weight max(0, old_logp - logp) on the sampled tokens of an episode with A >= 0 whose summed
     log-probability has fallen.
 
     exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where A of a token decides; here A of

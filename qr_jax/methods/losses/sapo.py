@@ -17,7 +17,7 @@ def sapo(
     tau_positive: Positive = 1.0,  # the gate's sharpness where the advantage is positive
     tau_negative: Positive = 1.05,  # where it is negative or 0
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """-A (4 / tau) sigmoid(tau (ratio - 1)), tau by the sign of A; at ratio 1 its slope is that of -A ratio.
+    """Return -A (4 / tau) sigmoid(tau (ratio - 1)), tau by the sign of A; at ratio 1 its slope is that of -A ratio.
 
     exact: Gao et al. 2025 (arXiv:2511.20347), whose mean over tokens, then episodes, is learner.reduce=sequence_mean.
     Metrics, without gradient: `ratio`, and `gate`, the slope that is left: 1 at ratio 1, 0 far away.

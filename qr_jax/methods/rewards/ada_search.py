@@ -17,8 +17,8 @@ def ada_search(
     weight: NotNegative = 0.5,  # of a right decision
     knows: SomeShare = 0.5,  # the share of right answers without a search from which on the policy knows
 ) -> Scores:
-    """Exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and it
-    does). It knows where at least `knows` of the group's answers without a search are right; without any it is not
+    """Return exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and
+    it does). It knows where at least `knows` of the group's answers without a search are right; without any it is not
     said, and all get exact match alone.
 
     after the abstract: AdaSearch (Lin et al. 2025, arXiv:2512.16883) optimises the decision to search apart from the

@@ -16,7 +16,7 @@ def ai_search_planner(
     cost: NotNegative = 0.05,  # of one of the model's turns: the lambda of utility against cost
     process: NotNegative = 0.1,  # the weight of how rational the search was; 0 for fewer turns alone
 ) -> Scores:
-    """Exact match + process P - cost * turns, P in [0, 1].
+    """Return exact match + process P - cost * turns, P in [0, 1].
 
     after the abstract: AI-SearchPlanner (Mei et al. 2025, arXiv:2508.20368) trains a planner for a frozen model that
     answers, by that model's gain from the search (outcome), its word on the search (process), and a price of turns and

@@ -19,7 +19,8 @@ def atom_searcher(
     steps: Count,  # of the run (train.steps), over which the weight falls to 0
     first: Share = 0.5,  # the weight of the thoughts at the first step
 ) -> Scores:
-    """a T_i + (1 - a) F1_i, a = first (1 - t / steps)_+ at step t; -1 for a bad format. The outcome is exact match.
+    """Return a T_i + (1 - a) F1_i, a = first (1 - t / steps)_+ at step t; -1 for a bad format. The outcome is exact
+    match.
 
     after the abstract: Atom-Searcher (arXiv:2508.12800) adds atomic thought rewards whose weight decays; the linear
     decay from .5 and the -1 are remembered, not read. Stand-in, rule-based: T_i is the share of the episode's searches
@@ -34,7 +35,7 @@ def atom_searcher(
 
 
 def _useful(query: Query, episode: Episode) -> float:
-    """The share of the searches that brought a name for the first time; 0 without searches."""
+    """Return the share of the searches that brought a name for the first time; 0 without searches."""
     names = (*query.entities, *answers.proving(query.answers))
     useful = _format.first_named(names, _format.brought(episode))
     return float(np.mean(np.array(useful) > 0)) if useful else 0.0

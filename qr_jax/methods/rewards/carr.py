@@ -27,7 +27,8 @@ def carr(
     budget: int = 100_000,  # verdicts in it, at most
     key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
 ) -> Scores:
-    """Right: 1 - alpha + alpha R_i / max_j R_j, R the share of the rubrics that lead to the answer. Wrong: 0.
+    """Return for a right answer 1 - alpha + alpha R_i / max_j R_j, R the share of the rubrics that lead to the answer.
+    Wrong: 0.
 
     exact: the mixing rule of C-GRPO (CaRR: arXiv:2601.06021; THUDM/CaRR, alpha .3). Deviation: the best R is that of
     the right episodes, where theirs is the group's. Where the paper's judge fills and supports rubrics (facts with

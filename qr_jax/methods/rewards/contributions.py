@@ -30,7 +30,8 @@ def contributions(
     budget: int = 100_000,  # verdicts in it, at most
     key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
 ) -> Scores:
-    """Exact match; a turn's reward is p_t = u_t v_t: 1 where its search was of use and its reasoning right, else 0.
+    """Return exact match; a turn's reward is p_t = u_t v_t: 1 where its search was of use and its reasoning right, else
+    0.
 
     exact: p_t of CW-GRPO (arXiv:2604.14267; zsxmwjz/CW-GRPO), which learner.advantage=cw_grpo takes. With `url` a
     judge, told the golds, says u_t of the passages and v_t of the turn, in words of ours; a missing verdict makes the

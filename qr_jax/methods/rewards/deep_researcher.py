@@ -10,7 +10,7 @@ from qr_jax.records import Episode, Query, Scores
 
 
 def deep_researcher(query: Query, episodes: Sequence[Episode]) -> Scores:
-    """The best F1 of a gold, in [0, 1]; -1 where the episode is badly formed. The outcome is exact match.
+    """Return the best F1 of a gold, in [0, 1]; -1 where the episode is badly formed. The outcome is exact match.
 
     exact: DeepResearcher (Zheng et al. 2025, arXiv:2504.03160; GAIR-NLP/DeepResearcher, format_and_f1.py). Badly formed
     is an episode without an answer, or with a turn that is neither thoughts nor one kind of act (_format.py).

@@ -17,8 +17,8 @@ def e_grpo(
     *,
     alpha: float = 0.3,  # what a wrong answer is worth whose searches named most entities
 ) -> Scores:
-    """1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities` that
-    episode i's own turns name; 0 where it ended by length or context.
+    """Return 1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities`
+    that episode i's own turns name; 0 where it ended by length or context.
 
     exact: E-GRPO (arXiv:2510.24694, eq. 1 to 5; alpha .3 was best of 0, .1, .3, .5), normalised words for its verbatim
     phrases. A wrong answer without a format is no error here but simply wrong, so it keeps what it named. The outcome

@@ -17,7 +17,8 @@ def ikea(
     most: int = 3,  # searches from which on there is no bonus
     searched: float = 0.05,  # for a wrong answer after a search
 ) -> Scores:
-    """Right: 1 + bonus (1 - n / most)_+ of n searches. Wrong: `searched` if n > 0, else 0. Badly formed: -1.
+    """Return for a right answer 1 + bonus (1 - n / most)_+ of n searches. Wrong: `searched` if n > 0, else 0. Badly
+    formed: -1.
 
     exact: IKEA (Huang et al. 2025, arXiv:2505.07596; hzy312/knowledge-r1: .6, .4, .2 and 0 more for 0 to 3 searches).
     Badly formed is an episode without an answer, or with a turn that is neither thoughts nor one kind of act

@@ -15,7 +15,7 @@ def info_reasoner(
     *,
     weight: float = 0.6,  # of the information gain
 ) -> Scores:
-    """Exact match + weight * information gain; 0 without an answer, and no gain without a search.
+    """Return exact match + weight * information gain; 0 without an answer, and no gain without a search.
 
     exact: the mixing rule of InfoReasoner (Hu et al. 2026, arXiv:2602.00845; dl-m9/InfoReasoner, .6). Stand-in,
     rule-based: where the paper samples answers with and without the passages, clusters them by entailment and takes the

@@ -19,7 +19,8 @@ def o2_searcher(
     weight: NotNegative = 0.5,  # of what counts against the turns
     think: bool = True,  # whether a turn that acts must think
 ) -> Scores:
-    """Exact match - weight * (the sum over the turns of .5 where one acts without a thought, else .1 (acts - 1)_+).
+    """Return exact match - weight * (the sum over the turns of .5 where one acts without a thought, else .1 (acts -
+    1)_+).
 
     exact: the closed questions of O2-Searcher (Mei et al. 2025, arXiv:2505.16582; Acade-Mate/O2-Searcher, main_ppo.py
     and generation.py). Their code counts this and has its weight, .5, and then pays exact match alone, which weight=0

@@ -21,8 +21,8 @@ def overlong(
     buffer_tokens: int = 4096,  # the last tokens before, over which the price grows
     factor: float = 1.0,  # the full price
 ) -> Scores:
-    """`of` less factor times how far an episode's sampled tokens have come through the last `buffer_tokens` before
-    `most_tokens`: 0 before them, factor at their end and beyond.
+    """Return `of` less factor times how far an episode's sampled tokens have come through the last `buffer_tokens`
+    before `most_tokens`: 0 before them, factor at their end and beyond.
 
     exact: Yu et al. 2025 (arXiv:2503.14476, eq. 13). What is right stays what `of` says: with pool.channel=outcome a
     group of equal answers of different lengths bears no signal. Turn rewards of `of` are lost.

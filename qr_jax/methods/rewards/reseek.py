@@ -20,7 +20,7 @@ def reseek(
     wrong_yes: float = -0.6,  # for a "yes" to what holds no gold
     wrong_no: float = -0.3,  # for a "no" to what holds one
 ) -> Scores:
-    """Exact match + the sum over searches of what the verdict on their passages is worth; 0 without an answer.
+    """Return exact match + the sum over searches of what the verdict on their passages is worth; 0 without an answer.
 
     A verdict is right where it says whether a passage holds a gold answer, and a "yes" always is where the episode's
     answer is right. Of several verdicts the first after the passages counts; passages without one count nothing.
@@ -44,7 +44,7 @@ def reseek(
 
 
 def _judged(query: Query, episode: Episode) -> list[tuple[bool, bool]]:
-    """Of each search that was judged: whether the verdict is "yes", and whether a passage holds a gold."""
+    """Return of each search that was judged whether the verdict is "yes", and whether a passage holds a gold."""
     judged, waiting = [], []
     if not answers.proving(query.answers):
         return judged

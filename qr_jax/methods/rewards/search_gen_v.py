@@ -28,7 +28,7 @@ def search_gen_v(
     budget: int = 100_000,  # verdicts in it, at most
     key_env: str = "QR_JAX_JUDGE_KEY",  # the environment variable with its key
 ) -> Scores:
-    """sum_i w_i V_i / sum_i w_i over the rubrics, V 1 for support, 1/2 for partial support and 0 for none.
+    """Return sum_i w_i V_i / sum_i w_i over the rubrics, V 1 for support, 1/2 for partial support and 0 for none.
 
     exact: Search-Gen-V (Ma et al. 2025, arXiv:2510.14660; linyue-ma/Search-Gen-V, whose scale of labels is 2, 1, 0). A
     short answer has one rubric, the gold, held against the answer. Long answers, whose rubrics are made of passages,

@@ -18,8 +18,9 @@ def search_r1_format(
     retrieval: float = 0.0,  # more where a gold answer stands in a passage
     think: bool = True,  # whether good form wants thoughts in each turn
 ) -> Scores:
-    """Right: 1 if well formed, else 1 - structure. Wrong: `structure` if well formed, and `retrieval` more where a gold
-    stands in a passage; else `final` where there is an answer, and 0 where there is none. The outcome is exact match.
+    """Return for a right answer 1 if well formed, else 1 - structure. Wrong: `structure` if well formed, and
+    `retrieval` more where a gold stands in a passage; else `final` where there is an answer, and 0 where there is none.
+    The outcome is exact match.
 
     exact: Search-R1 v0.3 (Jin et al. 2025, arXiv:2505.15117; PeterGriffinJin/Search-R1, train_grpo_format.sh). Well
     formed is every turn that thinks (unless think=false), then acts, and says nothing beside (_format.py). Deviation: a

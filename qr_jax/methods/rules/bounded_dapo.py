@@ -8,7 +8,8 @@ from qr_jax.records import Memory, Outcome
 
 
 def bounded_dapo(pool: Pool, outcome: Outcome) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 0 for every drawn query but the faults: zero-variance and surplus queries are lost for the epoch.
+    """Return the next weight_P: 0 for every drawn query but the faults: zero-variance and surplus queries are lost for
+    the epoch.
 
     exact: Bounded-DAPO, a baseline of Coelho et al. 2026 (arXiv:2606.10709). DAPO (Yu et al. 2025, arXiv:2503.14476)
     draws until its batch is full; bounded, it draws k * B once and trains on what survives. It differs from `grpo` by

@@ -15,7 +15,8 @@ def difficulty_pools(
     thresholds: tuple[float, ...] = (0.0, 0.99, 1.0),  # mean reward up to which a query falls in each pool; they grow
     weights: tuple[float, ...] = (0.5, 1.0, 0.0),  # draw weight of each of these pools
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: a drawn query's is that of the first pool whose threshold its mean valid reward does not exceed.
+    """Return the next weight_P: a drawn query's is that of the first pool whose threshold its mean valid reward does
+    not exceed.
 
     exact: the sampler of prime-rl (PrimeIntellect-ai/prime-rl, orchestrator/curriculum): thresholds are inclusive and
     the last pool takes all that is above; queries never seen weigh 1. Our defaults halve the all-wrong and, as

@@ -22,7 +22,7 @@ def foresee_learnable(
     power: NotNegative = 1.0,  # of the chance; 0: it is foresee
     floor: Share = 0.05,  # smallest chance that is counted
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P = foresee's times max(P(slope > least), floor)^power.
+    """Return the next weight_P = foresee's times max(P(slope > least), floor)^power.
 
     own: opt-in. A query that stays near one half however often it is trained on (a question of two options, a judge
     that guesses) bears signal each time and teaches nothing. The exposure x of a draw is how often its query, and how

@@ -25,7 +25,7 @@ def greso(
     bounds: tuple[float, float] = (0.05, 0.95),  # the least and the largest that it may be
     floor: SomeShare = 0.01,  # least chance of keeping any query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
+    """Return the next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
 
     exact: GRESO (Zheng et al. 2025, arXiv:2506.02177; Infini-AI-Lab/GRESO). A query all of whose last z visits were
     easy is kept with probability max(p_easy^z, floor), and so for hard. After each step but those of the first pass,

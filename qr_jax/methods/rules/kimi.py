@@ -8,7 +8,8 @@ from qr_jax.records import Memory, Outcome
 
 
 def kimi(pool: Pool, outcome: Outcome) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P = 1 - s, s the success rate of a query over all its valid episodes; 1 for those never attempted.
+    """Return the next weight_P = 1 - s, s the success rate of a query over all its valid episodes; 1 for those never
+    attempted.
 
     exact: Kimi k1.5 (Kimi Team 2025, arXiv:2501.12599, prioritised sampling). Filled in: the rate is over all attempts.
     Its curriculum from easy to hard wants difficulty labels, which queries here have not. Nothing is used up but what

@@ -25,7 +25,8 @@ def mopps(
     prior: Prior = (1.0, 1.0),  # right and wrong episodes that every query begins with
     temperature: Positive = 1e-3,  # how fast the weight falls with the distance
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P = exp(-max(|r - target| - band, 0) / temperature), r ~ Beta(a, b) anew each step for every query.
+    """Return the next weight_P = exp(-max(|r - target| - band, 0) / temperature), r ~ Beta(a, b) anew each step for
+    every query.
 
     exact: MoPPS (Qu et al. 2025, arXiv:2507.04632; thu-rllab/MoPPS). Posterior of a drawn query, s of its n valid
     episodes right: a <- decay a + (1 - decay) a0 + s, b likewise with n - s. With `pool.by="largest"` the draw is

@@ -22,8 +22,8 @@ def prompt_replay(
     pause: Natural = 10,  # steps until a query may be replayed again
     most: Natural = 15,  # times that a query is replayed
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 2 - |p - 1/2| for the queries to be replayed, 1 for those that this pass has still to visit, 0 for
-    all others.
+    """Return the next weight_P: 2 - |p - 1/2| for the queries to be replayed, 1 for those that this pass has still to
+    visit, 0 for all others.
 
     after the abstract: Prompt Replay (arXiv:2603.21177): a query whose last pass rate p lies in [low, high] is in the
     buffer; those nearest to 1/2 come first; they fill at most `share` of the batch, `pause` steps after their last

@@ -21,7 +21,8 @@ def remind(
     every: Count = 5,  # so many steps reviews are drawn
     share: Share = 0.1,  # of the batch that reviews take then
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 2 for the queries to be reviewed, 1 for those that this pass has still to visit, 0 for all others.
+    """Return the next weight_P: 2 for the queries to be reviewed, 1 for those that this pass has still to visit, 0 for
+    all others.
 
     after the abstract: ReMind (Qin et al. 2026, arXiv:2606.03087): an all-right query enters the queue with probability
     `chance`; in every `every`-th step reviews take `share` of the batch's places, so that they cost no rollouts. Filled

@@ -19,7 +19,7 @@ def retire(
     at: SomeShare = 0.9,  # the pass rate over all its episodes at which a query retires
     review: Share = 0.0,  # the chance that a pass visits a retired query
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 1 for queries that this pass has still to visit, 0 for all others and for the retired.
+    """Return the next weight_P: 1 for queries that this pass has still to visit, 0 for all others and for the retired.
 
     exact: ScaleRL (Khatri et al. 2025, arXiv:2510.13786): once the pass rate over all of a query's episodes is `at` or
     more, later passes leave it out. Passes are the rule's own: leave `pool.reset_below` at 0, because a reset from

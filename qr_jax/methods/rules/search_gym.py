@@ -17,7 +17,7 @@ def search_gym(
     simple: Count = 1,  # the most hops of a question of the first stage
     steps: Natural = 40,  # of the first stage
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 1 for queries of this stage that the pass has still to visit, 0 for all others.
+    """Return the next weight_P: 1 for queries of this stage that the pass has still to visit, 0 for all others.
 
     after the abstract: SearchGym-RL (Zhang et al. 2026, arXiv:2601.14615) trains in two stages, first on basic and then
     on complex questions of its made world. Filled in: `pool.hops_P` (`hops` of a question's meta) tells which are

@@ -20,8 +20,8 @@ def vcrl(
     late_from: int = 20,  # the first step for which `late` counts
     momentum: Share = 0.9,  # of a query's priority in the bank
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: 1 + priority for queries to be replayed, 1 for those that this pass has still to visit, 0 for all
-    others.
+    """Return the next weight_P: 1 + priority for queries to be replayed, 1 for those that this pass has still to visit,
+    0 for all others.
 
     after the abstract: VCRL (Jiang et al. 2025, arXiv:2509.19803): the variance of k right of G over the largest there
     can be, p = k (G - k) / (floor(G/2) ceil(G/2)), is how much a query teaches. One with p of at least `kappa` (`late`

@@ -23,7 +23,8 @@ def foresee(
     fade_family: float = 0.98,  # factor of a family's evidence after each step
     fade_drawn: float = 0.3,  # factor of a query's evidence when it is drawn again
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P = max(P, floor)^gamma (B / (A + B))^head rho^n, P the chance of a signal group of K samples.
+    """Return the next weight_P = max(P, floor)^gamma (B / (A + B))^head rho^n, P the chance of a signal group of K
+    samples.
 
     Our own rule, opt-in. The pass rate's posterior is Beta(A, B): A = a + nu m, B = b + nu (1 - m), with m = fa / (fa
     + fb) the mean of the query's family (`pool.family_P`; one family where there is none), so that
@@ -38,7 +39,8 @@ def foresee(
         and min(gamma, head, floor) >= 0
         and all(0 <= factor <= 1 for factor in (rho, fade, fade_family, fade_drawn))
     ):
-        given = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, {fade}, {fade_family}, {fade_drawn}"
+        given = f"gamma={gamma}, head={head}, nu={nu}, floor={floor}, rho={rho}, fade={fade}, "
+        given += f"fade_family={fade_family}, fade_drawn={fade_drawn}"
         raise UserError(f"foresee: found {given}; wanted nu above 0, rho and the fades in [0, 1], the others 0 or more")
     family_P = np.zeros(pool.size, np.int64) if pool.family_P is None else pool.family_P
     if family_P.min() < 0 or family_P.max() >= pool.size:
@@ -51,7 +53,7 @@ def foresee(
     for i in range(outcome.grades.valid_QG.shape[1]):
         right_P *= (A_P + i) / (A_P + B_P + i)
         wrong_P *= (B_P + i) / (A_P + B_P + i)
-    signal_P = np.maximum(1 - right_P - wrong_P, max(floor, 0.0))
+    signal_P = np.maximum(1 - right_P - wrong_P, floor)
     return signal_P**gamma * (B_P / (A_P + B_P)) ** head * rho ** memory["trained"], memory
 
 

@@ -13,7 +13,7 @@ def recycle(
     *,
     consumed_weight: float | int = 0.0,  # draw weight of a query that was trained on; 0: not drawn again before a reset
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Next weight_P: accepted queries get `consumed_weight`, all others keep theirs.
+    """Return the next weight_P: accepted queries get `consumed_weight`, all others keep theirs.
 
     Zero-variance and surplus queries stay as likely as queries never seen: no cooldown, no decay, no retry limit
     (Coelho et al. 2026, arXiv:2606.10709).

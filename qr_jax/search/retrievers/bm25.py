@@ -23,12 +23,12 @@ def bm25(
     b: Share = 0.75,  # how much long passages are damped
     stopwords: str | None = "en",  # language of the words that are left out; none: all are kept
 ) -> SearchFunction:
-    """A search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
+    """Return a search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
     If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
-    otherwise it is that of the user's cache folder (`kept_index`). The order is exact, ties at the k-th place included.
-    An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id twice, no word in
-    any passage. Several threads may call the function.
+    otherwise `kept_index` gives it: from 10,000 passages on kept in the user's cache. The order is exact, ties at the
+    k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id
+    twice, no word in any passage. Several threads may call the function.
 
     Words are those of `search/words.py`.
     """
@@ -65,7 +65,8 @@ def _index(corpus: Sequence[Passage], settings: dict[str, Any]) -> bm25_index.In
 
 
 def best(scores_P: np.ndarray, order_P: np.ndarray, k: int, least: float = 0.0) -> np.ndarray:
-    """Places of the k best scores above 0, best first, equal scores by `order_P`; fewer where fewer are above 0.
+    """Return the places of the k best scores above 0, best first, equal scores by `order_P`; fewer where fewer are
+    above 0.
 
     `least`: a score that at least k passages are known to reach.
     """

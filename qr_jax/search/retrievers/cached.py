@@ -24,7 +24,8 @@ def cached(
     max_bytes: Annotated[int, at_least(100_000)] = 1_000_000_000,  # of the file; the oldest results go first
     max_age_s: float | None = None,  # how long a result counts; none: for ever
 ) -> SearchCache:
-    """The search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...), cache=...).
+    """Return the search of `of` behind a cache in the file `cache`, as in use("cached", of=use("http", url=...),
+    cache=...).
 
     A result's key is the retriever's name and settings (its URL and protocol, say), the contents of a model it searches
     with, its corpus if it is given one and BM25's rule of words, query and k. The cache cannot see that a server's

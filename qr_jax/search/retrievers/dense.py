@@ -33,7 +33,8 @@ def dense(
     batch_tokens: Count | None = None,  # embedded at once on a device; none: 1,024 on a CPU, else 32,768
     devices: int | None = None,  # how many of this host's share the search; none: all
 ) -> SearchFunction:
-    """A search by the products of a query's vector with those of title + " " + text: best first, equal scores by id.
+    """Return a search by the products of a query's vector with those of title + " " + text: best first, equal scores by
+    id.
 
     `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
     and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
@@ -109,5 +110,5 @@ def _in_batches(search_batch: SearchFunction) -> SearchFunction:
 
 
 def fingerprint(*, model: str = "minilm", **_: Any) -> str:
-    """SHA-256 of the encoder's files: another encoder finds other passages (evaluation/manifest.py)."""
+    """Return the SHA-256 of the encoder's files: another encoder finds other passages (evaluation/manifest.py)."""
     return embedder.fingerprint(embedder.resolve(model))

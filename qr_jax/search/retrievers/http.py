@@ -31,7 +31,7 @@ def http(
     pause_s: float = 10.0,  # how long nothing is sent then
     response_bytes: int = 16_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
-    """A search that asks the server at `url`; the protocol's path is added to a URL without one.
+    """Return a search that asks the server at `url`; the protocol's path is added to a URL without one.
 
     `batch` queries go in one request (one query, if the protocol takes no more), `at_once` requests at a time. A blank
     query finds nothing and is not sent; a query of more than `query_chars` characters is cut. `token_env` names the

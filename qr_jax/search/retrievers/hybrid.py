@@ -18,7 +18,7 @@ def hybrid(
     constant: NotNegative = 60.0,  # k of 1 / (k + rank): how little the first places count more
     depth: Count = 100,  # passages each part is asked for
 ) -> SearchFunction:
-    """A search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
+    """Return a search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.
 
     `parts` are retrievers with their settings, all over this corpus; each is asked for `depth` passages, or k if that
     is more. Best first, equal scores by id. ValueError: fewer than two parts, a part that is no file of this folder (or

@@ -27,7 +27,7 @@ def mcp(
     timeout_s: float = 20.0,  # of a call, and of the server's start; keep it below rollout.search_deadline_s
     max_bytes: int = 1_000_000,  # of a result; a larger one is a fault
 ) -> SearchFunction:
-    """A search by one tool of an MCP server, a call a query, and at most 16 at once.
+    """Return a search by one tool of an MCP server, a call a query, and at most 16 at once.
 
     A result of JSON is read as passages: a list, or an object with one under "results", "documents" or the like, of
     texts or of objects with "text", "content" or "snippet", "title" and "id" or "url". Any other text is one passage.

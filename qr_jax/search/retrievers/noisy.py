@@ -20,7 +20,7 @@ def noisy(
     done: float = 1.0,  # the share of the run that this run stands for; 1: the end's chance
     seed: int = 0,  # of the coins
 ) -> SearchFunction:
-    """A search that gives a query k other passages of the corpus, drawn anew, in place of what `of` finds, with
+    """Return a search that gives a query k other passages of the corpus, drawn anew, in place of what `of` finds, with
     probability start + (4^done - 1) / 3 (end - start).
 
     exact: ZeroSearch's noise and its curriculum (Sun et al. 2025, arXiv:2505.04588; Alibaba-NLP/ZeroSearch, from 0 to

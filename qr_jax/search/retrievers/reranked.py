@@ -29,7 +29,8 @@ def reranked(
     pause_s: float = 10.0,  # how long nothing is sent then
     response_bytes: int = 16_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
-    """A search for the k passages that the server at `url` ranks best among the first `depth` (k, if more) of `of`.
+    """Return a search for the k passages that the server at `url` ranks best among the first `depth` (k, if more) of
+    `of`.
 
     One query goes in a request, `at_once` requests at a time: Search-R1's own server ranks the documents of all queries
     of a request for each query. The server's scores and order stay. Failures and all other settings are as for `http`;

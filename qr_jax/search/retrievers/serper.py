@@ -29,7 +29,7 @@ def serper(
     pause_s: float = 10.0,  # how long nothing is sent then
     response_bytes: int = 2_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
-    """A search of the web: a page's address is its passage's id, and 1 / place in the list its score.
+    """Return a search of the web: a page's address is its passage's id, and 1 / place in the list its score.
 
     The key comes from the environment variable `key_env`. `country` and `language` are Serper's gl and hl ("us", "en").
     A request has one query, cut to `query_chars` characters; `at_once` run at a time. Blank queries find nothing and

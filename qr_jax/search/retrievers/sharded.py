@@ -22,7 +22,7 @@ def sharded(
     parts: tuple[Use, ...],  # the retrievers, two or more, each with passages of its own, as http has
     at_once: Count = 8,  # searches that run at one time; each asks all parts
 ) -> SearchFunction:
-    """A search for the k passages with the highest scores among the best k of every part; equal scores by id.
+    """Return a search for the k passages with the highest scores among the best k of every part; equal scores by id.
 
     Scores of different parts are compared as they are: a dense retriever's are the same wherever a passage lies, BM25's
     nearly so where passages are dealt by chance (each part counts its own words). A passage that two parts have counts

@@ -42,8 +42,8 @@ def zero_search(
     pause_s: float = 10.0,  # how long nothing is sent then
     response_bytes: int = 1_000_000,  # of an answer; a larger one is refused
 ) -> SearchFunction:
-    """A search whose passages the `model` at the OpenAI-compatible `url` writes: useless ones with probability start +
-    (4^done - 1) / 3 (end - start), else useful ones.
+    """Return a search whose passages the `model` at the OpenAI-compatible `url` writes: useless ones with probability
+    start + (4^done - 1) / 3 (end - start), else useful ones.
 
     exact: the noise and its curriculum (Sun et al. 2025, arXiv:2505.04588; Alibaba-NLP/ZeroSearch: from 0 to .5, 5
     documents). Deviations: the prompt is our own, and the model sees the query alone, not the question and its answer;

@@ -124,6 +124,6 @@ ALL = (WALK, BEGIN, HARDER, ENTITIES, COMPARE, ANSWER, UNIQUE, PLAY)
 
 
 def digest(*prompts: Prompt) -> str:
-    """SHA-256 of these prompts; of none, those of every run (CALL is of runs with tools)."""
+    """Return the SHA-256 of these prompts; of none, those of every run (CALL is of runs with tools)."""
     told = (f"{prompt.name}\0{prompt.text}" for prompt in prompts or ALL)
     return hashlib.sha256("\0".join(told).encode()).hexdigest()

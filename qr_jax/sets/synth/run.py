@@ -56,7 +56,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
     written.
     """
     if asked.teacher is None or "://" not in asked.teacher or asked.model is None:
-        gone = "templates went, and " * (asked.teacher == "templates")
+        gone = "templates were removed; " * (asked.teacher == "templates")
         wanted = f"{gone}a language model writes the questions: --teacher URL --model NAME, an endpoint and its model"
         raise UserError(f"--teacher {asked.teacher}, --model {asked.model}: {wanted}")
     names = GENERATORS
