@@ -182,7 +182,7 @@ def candidates() -> str:
 
 def table() -> str:
     """Each arm's accuracy as tuned, and the finalists' in the two new worlds, the best first; then each rule less plain
-    GRPO in the second stage, by world too, with Holm's p and the plan's verdict.
+    GRPO in the second stage, by world too; with Holm's p and the plan's verdict once all its runs are there.
     """
     rows = [("arm", "as tuned", f"world {WORLD}, half a, 8 seeds", *(f"world {world}, half b" for world in FINAL))]
     for arm in standing():
@@ -190,11 +190,13 @@ def table() -> str:
         new = [[run["accuracy"] for run in read("final", arm, best(arm), world).values()] for world in FINAL]
         rows.append((arm, said(arm, best(arm)), over_seeds(first), *map(over_seeds, new)))
     found = gaps()
-    adjusted = guarded.holm(found)
+    is_over = all(len(values) == sum(map(len, FINAL.values())) for values in found.values())
+    adjusted = guarded.holm(found) if is_over else {}
     compared = [(f"less {finalists()[0]}", "difference", "seeds", "p by Holm", "verdict")]
     for arm, values in found.items():
         p = thousandths(adjusted[arm]) if arm in adjusted else ""
-        compared.append((arm, over_seeds(values, "+"), str(len(values)), p, guarded.verdict(values, "better", "level")))
+        said_of = guarded.verdict(values, "better", "level") if is_over else "none yet"
+        compared.append((arm, over_seeds(values, "+"), str(len(values)), p, said_of))
         for world in FINAL:
             own = gaps([world])[arm]
             compared.append((f"{arm}, world {world}", over_seeds(own, "+"), str(len(own)), "", ""))
