@@ -420,8 +420,8 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/learner/credit.py",
-        "group_N=episode_ME // samples,",
-        "group_N=episode_ME % queries,",
+        "jnp.maximum(batch.episode_ME, 0) // samples",
+        "jnp.maximum(batch.episode_ME, 0) % queries",
         "tests/test_learner.py::test_group_means_are_a_hand_calculation_over_micro_batches_and_on_every_mesh[mesh0]",
     ),
     Mutation(

@@ -31,17 +31,17 @@ def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) ->
 def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L"]:
     """Return the weight of every token in the loss, counted over the whole global batch, copies included."""
     drawn, (queries, samples) = settings.over == "drawn", batch.grades.reward_QG.shape
-    episode_ME = jnp.maximum(batch.episode_ME, 0)  # an empty slot has no token, whatever group it is put in
+    group_ME = jnp.maximum(batch.episode_ME, 0) // samples  # an empty slot has no token, whatever group it is put in
     weight_MEL = reduce.token_weights(
         batch.mask_MEL,
         mode=settings.reduce,
         horizon_tokens=settings.horizon_tokens,
-        group_N=episode_ME // samples,
+        group_N=group_ME,
         groups=queries,
         extra_tokens=batch.beside_tokens + (batch.drawn_tokens if drawn else 0),
         extra_episodes=batch.beside_episodes + (batch.drawn_episodes if drawn else 0),
     )
-    return weight_MEL * batch.weight_QG.reshape(-1)[episode_ME][..., None]
+    return weight_MEL * batch.weight_Q[group_ME][..., None]
 
 
 def to_slots(advantage: jax.Array, batch: Batch) -> tuple[Float[Array, "M E L"], Float[Array, "M E"]]:

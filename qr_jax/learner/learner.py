@@ -263,7 +263,7 @@ def _by_parts(update: Update, spec, state_at, everywhere):
 def _batch_shardings(mesh: Mesh, batch: Batch) -> Batch:
     """Return shardings: rows and episode slots over data and fsdp, all other fields replicated."""
     rows, everywhere = meshes.batch_sharding(mesh, row_axis=1), meshes.replicated(mesh)
-    whole = {"used_M", "grades", "weight_QG", "turns_QG", "gold_logp_NT", *COUNTS}
+    whole = {"used_M", "grades", "weight_Q", "turns_QG", "gold_logp_NT", *COUNTS}
     return Batch(
         **{
             name: jax.tree.map(lambda _, name=name: everywhere if name in whole else rows, getattr(batch, name))

@@ -41,7 +41,7 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_QG: Any  # float32, an episode's weight: how often its group stands in the batch
+    weight_Q: Any  # float32, how often a group stands in the batch
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
     beside_tokens: Any  # int32 [], sampled tokens of copies: the denominators count them
     beside_episodes: Any  # int32 [], those episodes
@@ -113,7 +113,7 @@ def pack(
     counts = drawn_tokens, drawn_episodes, *beside
     return _lay_out(
         opened, grades, micro, rows, row_tokens, per_row, turns_QG=_turns(episodes_by_group, grades),
-        weight_QG=np.repeat(times_Q[:, None], samples, axis=1).astype(np.float32),
+        weight_Q=times_Q.astype(np.float32),
         **{name: np.asarray(count, np.int32) for name, count in zip(COUNTS, counts, strict=True)},
     )  # fmt: skip
 

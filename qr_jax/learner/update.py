@@ -313,7 +313,7 @@ def _by_micro_batch(batch: Batch, value_of: Callable[[Batch], jax.Array]) -> jax
 
 def _micro_batches(batch: Batch) -> Batch:
     """Return the batch without the fields that are not per micro-batch, so that a scan can run over it."""
-    return replace(batch, grades=None, gold_logp_NT=None, weight_QG=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
+    return replace(batch, grades=None, gold_logp_NT=None, weight_Q=None, turns_QG=None, **dict.fromkeys(pack.COUNTS))
 
 
 def _used(micro: Batch):
