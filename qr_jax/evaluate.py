@@ -98,6 +98,7 @@ def measure(
 
 
 def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures alone, without each question's."""
     return {name: value for name, value in figures.items() if name != "details"}
 
 
@@ -105,14 +106,14 @@ def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict
     """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
     rises = {}
     for score in PAIRED:
-        rose_Q = np.array(paired(before, after, score))
+        rose_Q = np.array(paired_gains(before, after, score))
         if len(rose_Q) > 1:
             wide = half_width(float(np.std(rose_Q, ddof=1)) / math.sqrt(len(rose_Q)), len(rose_Q))
             rises[score] = {"mean": float(rose_Q.mean()), "half_width": wide, "questions": len(rose_Q)}
     return rises
 
 
-def paired(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
+def paired_gains(before: Mapping[str, Any], after: Mapping[str, Any], score: str) -> list[float]:
     """List a PAIRED score's rise on each question that both answered; faults, neither right nor wrong, are left out."""
     was, now = (figures["details"].get(score, {}) for figures in (before, after))
     faulted = {name for figures in (before, after) for name in figures["details"].get("faulted", ())}
@@ -189,13 +190,13 @@ def as_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def one_line(figures: Mapping[str, Any]) -> str:
     """Format an evaluation in one line: exact match with its 95 % interval, and Pass@1 where it was asked for."""
-    parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {over(figures)}, 95 %)"]
+    parts = [f"exact match {interval(figures, 'exact_match')} (greedy, {questions_text(figures)}, 95 %)"]
     if "samples" in figures:
         both = f"{interval(figures, 'pass_at_1_exact_match')} (95 %, over questions and runs)"
         if error := run_error(figures, "exact_match"):
             both += f"{error} (one standard error, over runs alone)"
         parts.append(f"Pass@1 of {figures['samples']} samples {both}")
-    return "; ".join([*parts, *faults(figures)])
+    return "; ".join([*parts, *fault_texts(figures)])
 
 
 def interval(figures: Mapping[str, Any], name: str) -> str:
@@ -206,10 +207,10 @@ def interval(figures: Mapping[str, Any], name: str) -> str:
     value = figures.get(name)
     if value is None:
         return "-"
-    low, high = ends(value, figures.get(f"{name}_se"), counted(figures, name))
+    low, high = ends(value, figures.get(f"{name}_se"), scored_questions(figures, name))
     if not math.isclose(high - value, value - low, abs_tol=1e-12):
-        return f"{share(value)} ({share(low)} to {share(high)})"
-    return f"{share(value)} +- {share(high - value)}" if high > low else share(value)
+        return f"{score_text(value)} ({score_text(low)} to {score_text(high)})"
+    return f"{score_text(value)} +- {score_text(high - value)}" if high > low else score_text(value)
 
 
 def run_error(figures: Mapping[str, Any], name: str) -> str:
@@ -218,22 +219,23 @@ def run_error(figures: Mapping[str, Any], name: str) -> str:
     return "" if error is None else f" +- {error:.4f}"
 
 
-def counted(figures: Mapping[str, Any], name: str = "") -> int:
+def scored_questions(figures: Mapping[str, Any], name: str = "") -> int:
     """Count the questions that a score is over: those with at least one answer that is no fault."""
     return figures.get("pass_at_1_counted" if name.startswith("pass_at_1_") else "counted", figures["questions"])
 
 
-def over(figures: Mapping[str, Any]) -> str:
+def questions_text(figures: Mapping[str, Any]) -> str:
     """Say which questions the greedy score is over: "1,000 questions", "3 of 8 questions"."""
-    asked, count = figures["questions"], counted(figures)
+    asked, count = figures["questions"], scored_questions(figures)
     return f"{asked:,} questions" if count == asked else f"{count:,} of {asked:,} questions"
 
 
-def share(value: float) -> str:
+def score_text(value: float) -> str:
+    """Format a score, as .412."""
     return f"{value:.3f}".removeprefix("0") if abs(value) < 1 else f"{value:.2f}"
 
 
-def faults(figures: Mapping[str, Any]) -> list[str]:
+def fault_texts(figures: Mapping[str, Any]) -> list[str]:
     """Report the faults in one text; an empty list if there is none."""
     sampled = figures.get("pass_at_1_faults", 0)
     said = [f"{figures['faults']} of {figures['questions']} ended in a fault and are left out"]

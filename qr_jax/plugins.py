@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent
 RAISED = "raised by"
 # Names of version 0.2, and their names now.
 OLD_CONSTANTS = {"MOST": "MAX_GROUP_SIZE", "ROUNDS": "MAX_ROUNDS", "TURNS": "MAX_TURNS"}
-NO_ROOM = ("tpu", "fuzz", "docs", "dev")  # extras that bring more than what one part of the package needs
+BROAD_EXTRAS = ("tpu", "fuzz", "docs", "dev")  # extras that bring more than what one part of the package needs
 REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"](\w+)['\"]")
 
 
@@ -66,9 +66,8 @@ def extra_with(package: str) -> str | None:
     with suppress(importlib.metadata.PackageNotFoundError):  # a copy of the package that is not installed
         lines = importlib.metadata.requires(ROOT.name) or ()
         found = [match.groups() for line in lines if (match := REQUIRED.match(line))]
-        return next(
-            (extra for name, extra in found if name.replace("_", "-").lower() == wanted and extra not in NO_ROOM), None
-        )
+        narrow = ((name.replace("_", "-").lower(), extra) for name, extra in found if extra not in BROAD_EXTRAS)
+        return next((extra for name, extra in narrow if name == wanted), None)
     return None
 
 

@@ -150,6 +150,7 @@ class Episode:
 
     @property
     def model_turns(self) -> int:
+        """Return how many turns the model took."""
         return int(self.turn_L.max(initial=-1)) + 1
 
 

@@ -87,7 +87,7 @@ def test_gains_are_over_the_questions_that_both_have_answered_with_a_paired_inte
 
 def test_a_score_of_one_question_has_the_widest_interval_and_one_whose_error_is_not_known_none():
     one = {"exact_match": 0.0, "exact_match_se": None, "questions": 1}
-    assert evaluate.interval(one, "exact_match") == f".000 (.000 to {evaluate.share(1.96**2 / (1 + 1.96**2))})"
+    assert evaluate.interval(one, "exact_match") == f".000 (.000 to {evaluate.score_text(1.96**2 / (1 + 1.96**2))})"
     assert evaluate.interval(one | {"questions": 8}, "exact_match") == ".000"
     assert evaluate.interval(one | {"exact_match": None}, "exact_match") == "-"
 
@@ -158,7 +158,7 @@ def test_faults_of_samples_are_shown_and_a_score_over_too_few_is_marked_and_ends
     found = {"questions": 8, "samples": 4, **evaluate._scores(queries, greedy), **evaluate._behaviour(greedy)}
     found |= {f"pass_at_1_{name}": value for name, value in evaluate._scores(queries, sampled).items()}
     text = evaluation_table.format_table(found)
-    (said,) = evaluate.faults(found | {"first_fault": "no route"})
+    (said,) = evaluate.fault_texts(found | {"first_fault": "no route"})
     assert said.endswith("in a fault; the first: no route: INCOMPLETE, do not use the score")
     assert "28 of 32 samples ended in a fault: INCOMPLETE" in text and "INCOMPLETE" in evaluate.one_line(found)
     assert re.search(r"Pass@1 of 4 +8 +28 ", text) and re.search(r"all +8 +0 ", text)
@@ -199,8 +199,11 @@ def test_an_interval_is_over_the_questions_that_count():
     queries = [Query(str(i), "?", ("red sea",)) for i in range(8)]
     found = evaluate._scores(queries, [[episode("red sea" if at else "x", at < 3)] for at in range(8)])
     figures = {"questions": 8, **found}
-    assert evaluate.over(figures) == "3 of 8 questions" and evaluate.over({"questions": 8}) == "8 questions"
-    assert evaluate.counted(figures) == 3 and evaluate.counted({"questions": 8}) == 8
+    assert (
+        evaluate.questions_text(figures) == "3 of 8 questions"
+        and evaluate.questions_text({"questions": 8}) == "8 questions"
+    )
+    assert evaluate.scored_questions(figures) == 3 and evaluate.scored_questions({"questions": 8}) == 8
     assert evaluate.interval(figures, "exact_match") == ".667 (.208 to .939)"  # Wilson's of 2 of 3
 
 

@@ -64,7 +64,7 @@ HERE: Mapping[str, str] = {
     "learner.loss": "loss_algo policy_loss.loss_mode",
     "learner.loss: gspo for sequence": "importance_sampling_level",
     "learner.advantage": "adv_estimator advantage_estimator",
-    "learner.advantage: grpo scales by its group's deviation, dr_grpo does not; none scales by the batch's":
+    "learner.advantage: grpo scales by its group's deviation, dr_grpo does not, reinforce_pp by the batch's":
         "scale_rewards norm_adv_by_std_in_grpo",
     "learner.importance: truncate, or icepop for a mask; learner.importance_by is token or sequence":
         "rollout_is vllm_importance_sampling_correction vllm_importance_sampling_mode",

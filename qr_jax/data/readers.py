@@ -235,4 +235,5 @@ def first(queries: Sequence[Query], n: int | None) -> list[Query]:
 
 
 def digest(query: Query) -> str:
+    """Return the SHA-256 of a query's id, by which questions are dealt."""
     return hashlib.sha256(query.id.encode()).hexdigest()

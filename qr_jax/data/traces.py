@@ -28,6 +28,7 @@ def read_traces(path: str | Path) -> list[Trace]:
 
 
 def trace_of(row: Row) -> Trace:
+    """Read a row as a trace. ValueError for one that lacks `turns` or has others than texts."""
     if "turns" not in row:
         raise UserError(
             f"has no 'turns', the expert's texts in order; fields found: {', '.join(map(str, row))}; without traces: "

@@ -93,7 +93,7 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest `about`, or check it against the folder's."""
     file = folder / "manifest.json"
     if file.is_file():
-        there = None if run_files.wrong(file) else json_text.parsed(file.read_bytes())
+        there = None if run_files.wrong(file) else json_text.parse_or_none(file.read_bytes())
         if not isinstance(there, dict):
             todo = "name another folder with --out, or take that away"
             raise UserError(f"{file} is no manifest of an evaluation; {todo}")

@@ -9,7 +9,7 @@ from qr_jax.lab.columns import aligned
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """Format an evaluation as a table: all questions, then each group of them."""
-    faulty = ("faults",) if evaluate.faults(figures) else ()
+    faulty = ("faults",) if evaluate.fault_texts(figures) else ()
 
     def cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         counts = (str(row["questions"]), *(str(row[column]) for column in faulty))
@@ -36,4 +36,4 @@ def format_table(figures: Mapping[str, Any]) -> str:
         lines.append(
             f"that of Pass@1 counts the chance of both questions and runs; of runs alone, one standard error: {errors}"
         )
-    return "\n".join([*lines, *evaluate.faults(figures)])
+    return "\n".join([*lines, *evaluate.fault_texts(figures)])

@@ -61,7 +61,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
     model, adapters = settings.model, host_local.on_one_device(params, mesh)
     init, whole = settings.train.init, settings.sft.whole and settings.sft.steps
-    of_hub = peft_files.is_one(init) if init else not whole  # else the base is what another stage trained
+    of_hub = peft_files.is_adapter(init) if init else not whole  # else the base is what another stage trained
     base = model_card.base_model(settings) if of_hub else None
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
     trained = model_card.trained(run, runs.last_checkpoint(run)[1])

@@ -51,7 +51,7 @@ def write(settings: Config, agent: Mapping[str, Any], run: Trained | None, folde
 
     `folder` has the model's files, or adapters alone (PEFT's).
     """
-    adapters = peft_files.is_one(folder)
+    adapters = peft_files.is_adapter(folder)
     title = f"# An agent that searches ({agent['environment']['name']})"
     parts = [_front(settings, run, folder), title, _about(settings)]
     parts += ["## Training", *_training(settings, agent, run)] if run else []
@@ -71,7 +71,7 @@ def base_model(settings: Config) -> str | None:
 def _front(settings: Config, run: Trained | None, folder: Path) -> str:
     base, library = base_model(settings), "transformers"
     tags = ["search", "question-answering", "qr_jax", *(["reinforcement-learning", "grpo"] if run and run.step else [])]
-    if peft_files.is_one(folder):
+    if peft_files.is_adapter(folder):
         base, library = read_json(folder / peft_files.CONFIG)["base_model_name_or_path"], "peft"
     of = [f"base_model: {base}", *(["base_model_relation: adapter"] if library == "peft" else [])] if base else []
     lines = [f"library_name: {library}", "pipeline_tag: text-generation", *of]
@@ -153,7 +153,7 @@ def _serving(folder: Path, agent: Mapping[str, Any]) -> Iterator[str]:
     """Yield the parts on serving and publishing a folder that is written but for its card."""
     name = re.sub(r"[^\w.-]+", "-", folder.resolve().name, flags=re.ASCII).strip("-.") or "agent"
     yield "## How to serve it"
-    yield from (_adapter if peft_files.is_one(folder) else _whole)(folder, agent, name)
+    yield from (_adapter if peft_files.is_adapter(folder) else _whole)(folder, agent, name)
     yield from _requests(agent)
     yield "## How to publish it"
     yield f"```bash\nhf upload YOUR_NAME/{name} . --private\n```"

@@ -67,6 +67,7 @@ class Update:
 
     @property
     def with_reference(self) -> bool:
+        """Return True if the update needs the reference model's log-probabilities."""
         return bool(self.settings.kl_weight) or "ref_logp_NL" in self.loss_names
 
     @property
@@ -83,6 +84,7 @@ class Update:
         return bool(self.settings.entropy_weight) or "entropy_NL" in self.loss_names
 
     def init(self, params) -> State:
+        """Return the state before the first update; the reference, where one is needed, is a copy of `params`."""
         # a copy: the step donates its state, and the reference must outlive the first one
         reference = jax.tree.map(jnp.copy, params) if self.with_reference else None
         return State(params, self.transform.init(params), jnp.int32(0), jnp.int32(0), reference)

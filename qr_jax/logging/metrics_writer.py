@@ -75,6 +75,7 @@ class Writer:
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
+        """Close the file."""
         self.sync()
         self._file.close()
         if self._tensorboard is not None:

@@ -100,6 +100,7 @@ def beside(asked: Callable[[], str]) -> None:
 
 
 def is_verbose() -> bool:
+    """Return True if details are printed too."""
     return _STATE.verbose
 
 

@@ -83,6 +83,8 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
+    """A decoder with random weights, as flax's nnx holds it."""
+
     def __init__(self, cfg: ModelConfig, key):
         embed_key, head_key, layers_key = jax.random.split(key, 3)
         self.embed = _normal(embed_key, (cfg.vocab, cfg.width), cfg.width)

@@ -7,5 +7,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SHA256, COMPUTE = "base_sha256", "base_dtype"  # what our files say of the base, in their header
 
 
-def is_one(folder: str | os.PathLike[str]) -> bool:
+def is_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Return True if the folder is PEFT's of an adapter."""
     return (Path(folder) / CONFIG).is_file()

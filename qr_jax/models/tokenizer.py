@@ -209,21 +209,25 @@ class WordTokenizer:
         self._ids = {word: at for at, word in enumerate(self.words)}
 
     def encode(self, text: str) -> list[int]:
+        """Return the words' ids; 2 for an unknown word."""
         return [self._ids.get(word, 2) for word in text.split()]
 
     encode_glue = encode
 
     def encode_data(self, text: str) -> list[int]:
+        """Encode text that must not become a control token: such words are unknown ones."""
         ids = [2 if token in self.added_ids else token for token in self.encode(text)]
         assert self.added_ids.isdisjoint(ids)
         return ids
 
     def piece(self, token: int) -> bytes:
+        """Return the bytes of a token. ValueError for an id that is none."""
         if not 0 <= token < self.size:
             raise UserError(f"id {token} is none of the tokenizer's {self.size} words")
         return self.words[token].encode() + b" "
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Return the words, each with a blank behind it."""
         return b"".join(map(self.piece, ids)).decode()
 
 

@@ -126,7 +126,7 @@ def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = ()
     return jax.jit(to_decode_params, out_shardings=layout(on, shapes))
 
 
-def apart(settings: config.Mesh) -> list[Any]:
+def rollout_only(settings: config.Mesh) -> list[Any]:
     """Return the devices that roll out and do not learn (`mesh.rollout_devices`), none where the learner's do."""
     devices = jax.devices()
     if devices[0].platform == "cpu" and settings.devices:
@@ -138,7 +138,7 @@ def rollout_layout(settings: config.Config, cfg: ModelConfig, mesh: Mesh) -> Kin
     """Choose how a host's devices share its rollouts, or for mesh.rollout=pod how all devices share one."""
     asked = settings.mesh.rollout
     devices = list(mesh.devices.flat) if asked == "pod" else of_host(mesh, jax.process_index())
-    devices = apart(settings.mesh) or devices
+    devices = rollout_only(settings.mesh) or devices
     return choose(asked, cfg, settings.rollout, len(devices), devices[0].platform)
 
 
@@ -156,7 +156,7 @@ def to_rollout_params(
     """
     compute, int8 = stored_as(settings)
     dtype = jnp.dtype(compute)
-    if devices := apart(settings.mesh):
+    if devices := rollout_only(settings.mesh):
         at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params), int8))
         return jax.device_put(incremental.to_decode_params(cfg, params, dtype, int8), at)
     if kind == "one" and jax.process_count() == 1:

@@ -69,6 +69,7 @@ class Pool:
 
     @property
     def size(self) -> int:
+        """Return the number of queries."""
         return len(self.weight_P)
 
 

@@ -55,6 +55,7 @@ def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, lay
 
 @functools.lru_cache(64)
 def nbytes(cfg: ModelConfig, rows: int, positions: int, dtype) -> int:
+    """Return the bytes of a cache of so many rows and positions."""
     parts = jax.tree.leaves(jax.eval_shape(functools.partial(create, cfg, rows, positions, dtype)))
     return sum(part.size * part.dtype.itemsize for part in parts)
 

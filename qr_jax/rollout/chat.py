@@ -94,6 +94,7 @@ class Chat:
         return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 
     def render(self, messages: Sequence[Message], tools: Tools | None) -> str:
+        """Render messages by the tokenizer's chat template; without one, their texts."""
         if self.tokenizer.template is None:
             return "\n\n".join(message["content"] for message in messages)
         special = {"eos_token": self.tokenizer.eos_ids[0], "pad_token": self.tokenizer.pad_id}

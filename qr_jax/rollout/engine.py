@@ -176,6 +176,7 @@ class RolloutState:
         self.seats = SlotScheduler(self.rows, self.laid, order, self.prompt, self.statistics)
 
     def run(self) -> None:
+        """Roll out until all episodes are done; Interrupted once `stop_now()` is True."""
         moved, grown = self.rows.moved, self.rows.grown
         while len(self.done) < self.total:
             if self.stop_now():
@@ -189,6 +190,7 @@ class RolloutState:
     # ---- searches
 
     def ask(self, wishes: list[tuple[EpisodeState, tuple[str | Call, ...]]]) -> None:
+        """Submit one tick's searches, each (episode, queries), as one batch."""
         queries = [query for _, wish in wishes for query in wish]
         for live, wish in wishes:
             live.searching = True
@@ -227,6 +229,7 @@ class RolloutState:
                 self.observe(live, results.by_query)
 
     def observe(self, live: EpisodeState, by_query: Mapping) -> None:
+        """Put a search's passages, or its fault, into the episode; it decodes again, or ends."""
         results = [by_query[query] for query in live.turns[-1].queries]
         faults = [result for result in results if isinstance(result, tools.Fault)]
         if faults:
@@ -312,7 +315,7 @@ class RolloutState:
         ).T
         key_N2 = np.array([self.key[live.query_at, live.sample] for _, live in active])
         start = time.monotonic()
-        chunk, at_N = self.rows.decode(self.laid, slot_N, pending_N, used_N, room_N, key_N2, self.heat(active))
+        chunk, at_N = self.rows.decode(self.laid, slot_N, pending_N, used_N, room_N, key_N2, self.temperatures(active))
         waited = self.statistics.search_wait_s
         self.answer_searches(idle=False)
         token_NC, logp_NC, count_N = (np.asarray(part)[at_N] for part in chunk)
@@ -335,7 +338,7 @@ class RolloutState:
         """Return how many tokens may still be sampled in this turn."""
         return live.room(self.settings)
 
-    def heat(self, active: Sequence[tuple[int, EpisodeState]]) -> float | np.ndarray:
+    def temperatures(self, active: Sequence[tuple[int, EpisodeState]]) -> float | np.ndarray:
         """Return the temperature: of all slots, or an array with one for each of the active."""
         return self.temperature
 
@@ -365,6 +368,7 @@ class RolloutState:
         return tuple(move.queries)
 
     def finish(self, live: EpisodeState, stop: StopReason, answer: str | None = None, fault: str | None = None) -> None:
+        """End an episode, and free its slot and its row."""
         query = self.queries[live.query_at]
         self.done[live.query_at, live.sample] = live.episode(query, self.step, stop, answer, fault)
         self.seats.leave(live)

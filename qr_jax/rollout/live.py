@@ -112,6 +112,7 @@ class EpisodeState:
         return min(left, settings.context_tokens - len(self.ids))
 
     def episode(self, query: Query, step: int, stop: StopReason, answer: str | None, fault: str | None) -> Episode:
+        """Return the episode as it ended."""
         return Episode(
             query=query, sample=self.sample, step=step, ids_L=np.array(self.ids, np.int32),
             mask_L=np.array(self.mask, bool), logp_L=np.array(self.logp, np.float32),

@@ -79,6 +79,7 @@ class SlotScheduler:
                 break
 
     def all_free(self) -> bool:
+        """Return True if no slot and no row of the store is in use."""
         return sorted(self.store_free) == list(range(self.rows.store_count)) and not any(self.slots)
 
     def fill(self) -> None:

@@ -103,6 +103,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def path(self, step: int) -> epath.Path:
+        """Return the folder of the checkpoint of a step."""
         return self.folder / f"step_{step:08d}"
 
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, metrics_bytes: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qr_jax.errors import UserError
 from qr_jax.run import run_files
-from qr_jax.settings.json_text import members, parse, parsed
+from qr_jax.settings.json_text import members, parse, parse_or_none
 from qr_jax.settings.settings import show
 
 LARGEST_BYTES = 64_000_000  # of a file that holds one object
@@ -44,6 +44,7 @@ def number(value: Any, name: str, *, above: float, most: float) -> float:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a value as indented JSON in UTF-8."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -64,7 +65,7 @@ def readable_rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Ro
     value nor a list of them is left out.
     """
     for line in run_files.lines(path) if path.is_file() else ():
-        row = parsed(line)
+        row = parse_or_none(line)
         is_row = isinstance(row, dict) and len(row) <= MOST_NAMES and all(name in row for name in needed)
         # each name once in memory
         yield {sys.intern(name): row[name] for name in row if nested or _is_flat(row[name])} if is_row else None

@@ -47,7 +47,7 @@ def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
 def check_base(settings: Config, first: Policy) -> None:
     """Raise ValueError where the PEFT folder in `train.init` names other weights than the model's as its base."""
     source = settings.train.init
-    if source and first.base_sha256 and peft_files.is_one(source):
+    if source and first.base_sha256 and peft_files.is_adapter(source):
         peft_folder.check_base(source, first.base_sha256, settings.model.compute)
 
 
@@ -57,7 +57,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     if not own.rank:
         return Policy(lora.merged(of_run(source, agent, mesh).whole()))
     frozen, sha256, origin = _base(settings, folder, agent, mesh)
-    if peft_files.is_one(source):
+    if peft_files.is_adapter(source):
         adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
         first = Policy(assemble.place(adapters, mesh), frozen, sha256, own)
         check_base(settings, first)
@@ -79,7 +79,7 @@ def check_start(settings: Config, agent: assemble.Agent) -> None:
     source, own = settings.train.init, settings.model.lora
     if not source:
         return
-    if peft_files.is_one(source):
+    if peft_files.is_adapter(source):
         peft_folder.check(source, agent.cfg, own, settings.model.name)
         return
     checkpoints, step = runs.last_checkpoint(source)

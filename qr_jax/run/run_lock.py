@@ -54,6 +54,7 @@ class RunLock:
         raise Busy(f"{self.folder / NAME} was removed while this process held it: {why}")
 
     def release(self) -> None:
+        """Give the lock up."""
         with contextlib.suppress(OSError):  # a closed file has no lock
             self._file.truncate(0)
         self._file.close()

@@ -322,6 +322,7 @@ class Run:
             os.fsync(file.fileno())
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a file of the run as JSON; process 0 alone does."""
         if hosts.index() == 0:
             _write(self.folder / name, json.dumps(value, indent=2) + "\n")
 

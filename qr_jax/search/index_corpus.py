@@ -262,6 +262,7 @@ def _container_memory() -> Iterator[int]:
 
 
 def gb(count: int) -> str:
+    """Format bytes as gigabytes."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

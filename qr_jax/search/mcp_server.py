@@ -21,7 +21,7 @@ PATH = "/mcp"
 SHOWN = 5  # passages of a search that does not say how many
 
 
-def tools_of(search: SearchFunction, pages: Pages | None, limits: Limits, name: str) -> "MCPServer":
+def make_server(search: SearchFunction, pages: Pages | None, limits: Limits, name: str) -> "MCPServer":
     """Return the server with its tools: `search`, and `open` where there are pages. A search runs alone."""
     check_package()
     from mcp.server.mcpserver import MCPServer
@@ -56,7 +56,7 @@ def _told(passage: Passage) -> dict[str, Any]:
 
 def serve_stdio(search: SearchFunction, *, pages: Pages | None, limits: Limits, name: str) -> None:
     """Answer whoever started this process, over its standard input and output, until the input ends."""
-    tools_of(search, pages, limits, name).run("stdio")
+    make_server(search, pages, limits, name).run("stdio")
 
 
 def serve_http(
@@ -78,7 +78,7 @@ def serve_http(
     own = is_loopback(host)  # then a page in a browser must not reach it by a name of its own
     names = [f"{name}:*" for name in ("127.0.0.1", "localhost", "[::1]")]
     security = TransportSecuritySettings(enable_dns_rebinding_protection=own, allowed_hosts=names * own)
-    app: Any = tools_of(search, pages, limits, name).streamable_http_app(
+    app: Any = make_server(search, pages, limits, name).streamable_http_app(
         streamable_http_path=PATH, stateless_http=True, json_response=True, max_request_body_size=limits.body_bytes,
         transport_security=security, host=host,
     )  # fmt: skip

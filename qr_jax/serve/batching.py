@@ -175,7 +175,7 @@ class Batching(RolloutState):
     def prompt(self, query_at: int) -> tuple[list[int], Say]:
         return self.prompts[query_at]
 
-    def heat(self, active: Sequence[tuple[int, EpisodeState]]) -> np.ndarray:
+    def temperatures(self, active: Sequence[tuple[int, EpisodeState]]) -> np.ndarray:
         return np.array([self.jobs[live.query_at].temperature for _, live in active], np.float32)
 
     def room(self, live: EpisodeState) -> int:

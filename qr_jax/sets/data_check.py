@@ -72,7 +72,7 @@ def check(
 
     A folder or glob is read as its shards, one after another. With `skip_broken` rows that cannot be read are warnings.
     """
-    items, findings, schemas, count, last = _read(one_file(file), columns)
+    items, findings, schemas, count, last = _read(resolve_file(file), columns)
     if skip_broken:
         findings = [replace(one, level="warning") if one.kind in BY_ROW else one for one in findings]
     unanswerable = sum(len(one.rows) for one in findings if one.kind == UNANSWERABLE)
@@ -93,14 +93,15 @@ def check(
     if not sum(schemas.values()) and not findings:
         findings.append(Finding("error", "no rows", "the file has no rows", ()))
     if against is not None:
-        findings += _overlap(items, one_file(against), columns)
+        findings += _overlap(items, resolve_file(against), columns)
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
     counts = _counts(items, count, last) | ({"unanswerable": unanswerable} if unanswerable else {})
     return Checked(str(file), name, items, tuple(findings), counts)
 
 
-def one_file(file: str | Path) -> list[Path]:
+def resolve_file(file: str | Path) -> list[Path]:
+    """Return the files that a name stands for. ValueError for a set, an index, or several names."""
     found = readers.resolve(file)
     if not found:
         wanted = f"one file, JSON lines or Parquet (`qr-jax data convert {file} OUT --to jsonl` writes the set to one)"

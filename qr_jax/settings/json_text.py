@@ -82,7 +82,7 @@ def _outside_strings(body: bytes | bytearray, most_quotes: int, name: str) -> by
     return b"".join(body.split(b'"')[::2])
 
 
-def parsed(text: bytes) -> Any:
+def parse_or_none(text: bytes) -> Any:
     """Return the JSON value, NaN and infinities as None; None for no JSON."""
     try:
         return parse(text, parse_constant=lambda _: None, parse_float=_finite)

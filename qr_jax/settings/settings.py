@@ -41,6 +41,7 @@ class Bound(NamedTuple):
 
 
 def at_least(least: float, why: str = "") -> Bound:
+    """Return the bound of a setting that is at least so much; `why` ends its message."""
     return Bound(f"at least {least:g}{why}", lambda value: value >= least)
 
 
@@ -103,6 +104,7 @@ def names(row: Iterable[object]) -> str:
 
 
 def wrong(name: str, found: Any, wanted: Any) -> UserError:
+    """Return the error for a setting whose value is of another type."""
     return UserError(f"{name} is {show(found)} ({type(found).__name__}); wanted {describe(wanted)}")
 
 
@@ -279,6 +281,7 @@ class Use:
 
 
 def use(name: str, /, **settings: Any) -> Use:
+    """Name a plug-in and its settings, as in `rule=use("recycle")`."""
     return Use(name, settings)
 
 

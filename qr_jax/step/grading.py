@@ -65,6 +65,7 @@ class Group:
 
 
 def from_plain(value: Mapping[str, Any]) -> Group:
+    """Rebuild the group that `to_plain` gave."""
     episodes = tuple(map(plain.episode_from_plain, value["episodes"]))
     return Group(value["index"], value["process"], episodes, Grades(**value["grades"]), Spent(**value["spent"]))
 

@@ -30,6 +30,7 @@ class Watch:
     best_step: int = 0  # after so many steps; 0: the first policy
 
     def to_host(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
         return {"past": dict(self.past), "best": self.best, "best_step": self.best_step}
 
     def after(self, step: int, row: Mapping[str, Any]) -> "Watch":

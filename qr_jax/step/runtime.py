@@ -85,6 +85,7 @@ class RunState:
         return seed + ROLLBACK_SEEDS * self.rollbacks
 
     def to_host(self) -> dict[str, Any]:
+        """Return the state as plain values and numpy arrays, for a checkpoint."""
         counts = {name: getattr(self, name) for name in COUNTS}
         waiting = [group.to_plain() for group in self.waiting]
         more = {"left_out": list(self.left_out), "cost_F": self.cost_F, "watch": self.watch.to_host()}
@@ -377,7 +378,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
     """Choose who rolls out. ValueError where train.overlap would run two programs that wait for one another."""
-    layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.apart(settings.mesh)
+    layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.rollout_only(settings.mesh)
     if (settings.train.overlap or apart) and hosts.count() > 1:
         raise UserError(f"train.overlap and mesh.rollout_devices are for one process, and this run has {hosts.count()}")
     if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":

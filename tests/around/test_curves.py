@@ -56,7 +56,7 @@ def test_accuracy_by_groups_stands_before_and_after_within_0_and_1():
     low, high = series.interval([0.1], [0.1], [9])  # 0 to .296 if it were cut: a table prints Wilson's ends
     assert (low, high) == ([pytest.approx(0.0166, abs=1e-3)], [pytest.approx(0.4227, abs=1e-3)])
     printed = evaluate.interval({"exact_match": 0.1, "exact_match_se": 0.1, "questions": 9}, "exact_match")
-    assert printed == f".100 ({evaluate.share(low[0])} to {evaluate.share(high[0])})"
+    assert printed == f".100 ({evaluate.score_text(low[0])} to {evaluate.score_text(high[0])})"
     assert series.interval([0.0], [0.0], [40])[1] == [pytest.approx(0.0876, abs=1e-4)]  # Wilson's 3.84 / 43.84
     named = {"by_dataset": {"x" * 999: {"exact_match": 0.5}}}
     assert [len(word) for word in curves.by_group(named, {})["by-dataset"]["x"][0]["words"]] == [curves.MOST_LETTERS]

@@ -131,9 +131,9 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
     made_learner, batch = programs.learner()
     shapes = programs.rows()[1]
     return {
-        "state": max(a_device(made_learner.abstract), made["train"].argument_bytes - a_device(batch)),
-        "slots": max(a_device(shapes["slots"]), made["decode"].argument_bytes - laid),
-        "store": max(a_device(shapes["store"]), made["prefill"].argument_bytes - laid),
+        "state": max(bytes_a_device(made_learner.abstract), made["train"].argument_bytes - bytes_a_device(batch)),
+        "slots": max(bytes_a_device(shapes["slots"]), made["decode"].argument_bytes - laid),
+        "store": max(bytes_a_device(shapes["store"]), made["prefill"].argument_bytes - laid),
         "laid": laid,
     }
 
@@ -145,7 +145,7 @@ def own_bytes(made: Mapping[str, ahead.Program], held: Mapping[str, int], reorde
     return added | {"train": made["train"].peak_bytes - held["state"], "hand_over": added["hand_over"] + sent}
 
 
-def a_device(tree: Any) -> int:
+def bytes_a_device(tree: Any) -> int:
     """Return bytes of a tree of shapes on one of its devices, without padding."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
@@ -177,11 +177,12 @@ def least(programs: Programs, name: str, held: Mapping[str, int]) -> int:
     if name == "train":
         return 2 * held["state"]
     if name == "hand_over":
-        return a_device(programs.whole()) + a_device(laid)
+        return bytes_a_device(programs.whole()) + bytes_a_device(laid)
     if name == "decode":
-        return a_device(laid if laid.head is None else replace(laid, embed=None)) + a_device(shapes["slots"])
+        read = laid if laid.head is None else replace(laid, embed=None)
+        return bytes_a_device(read) + bytes_a_device(shapes["slots"])
     last = {part: leaf for part, leaf in laid.layers[-1].items() if part in ("attn_norm", "qkv", "qkv_bias", "k_norm")}
-    return a_device((laid.layers[:-1], last, shapes["new"]))
+    return bytes_a_device((laid.layers[:-1], last, shapes["new"]))
 
 
 def kernel_flops(programs: Programs, program: ahead.Program) -> int:
@@ -232,7 +233,7 @@ def by_arrays(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
     of logits, the mask of cuDNN's attention. Decoding: the keys of one layer, and three arrays of logits. A prefill:
     keys and values of one layer for its rows, and their scores. The hand-over: the copy, and a layer in float32.
     """
-    size, cfg, item = a_device, programs.cfg, programs.compute.itemsize
+    size, cfg, item = bytes_a_device, programs.cfg, programs.compute.itemsize
     made, batch = programs.learner()
     rows, shapes = programs.rows()
     held = {"state": size(made.abstract), **{name: size(shapes[name]) for name in ("slots", "store", "laid")}}

@@ -25,9 +25,9 @@ def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
     _tables(run, {"the cold start": run_state.base, "training": before}, after)
     scores = [f"{evaluate.interval(before, 'exact_match')} before"] if before else []
     scores.append(f"{evaluate.interval(after, 'exact_match')} after")
-    about = f"({evaluate.over(after)}, 95 %)"
-    record = [f"before: {text}" for text in evaluate.faults(before)] if before else []
-    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *record, *evaluate.faults(after)]))
+    about = f"({evaluate.questions_text(after)}, 95 %)"
+    record = [f"before: {text}" for text in evaluate.fault_texts(before)] if before else []
+    run.say("; ".join([f"exact match {', '.join(scores)} {about}", *record, *evaluate.fault_texts(after)]))
     if before:
         run.say(where_it_rose(before, after))
     if run_state.rollouts and not run_state.pool.accepted_P.any() and not run.settings.learner.keep_zero_variance:
@@ -74,7 +74,7 @@ def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str
 
 def where_it_rose(before: Evaluation, after: Evaluation) -> str:
     """Say on how many questions exact match rose and fell, and in which two groups most."""
-    gaps = evaluate.paired(before, after, "exact_match")
+    gaps = evaluate.paired_gains(before, after, "exact_match")
     rose, fell = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     moves: list[tuple[float, str]] = []
     for group in evaluate.GROUPS:

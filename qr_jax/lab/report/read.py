@@ -94,7 +94,7 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json_text.parsed(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
+        found = json_text.parse_or_none(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
     except OSError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -23,7 +23,7 @@ READ = ("config.json", "summary.json", BEFORE, "metrics.jsonl", run_lock.NAME, f
 
 
 @dataclass(frozen=True)
-class Listed:
+class RunEntry:
     """One run. `steps` is what its config asks for; `accuracy` the last greedy exact match, over `questions`.
 
     training: a process writes it; finished: its summary is of its last step; stopped: it was killed or told to stop,
@@ -44,7 +44,7 @@ class Listed:
     reason: str = ""
 
 
-def runs_in(folder: Path) -> list[Listed]:
+def runs_in(folder: Path) -> list[RunEntry]:
     """Return the runs in a folder and below, by name; cold starts belong to their runs. ValueError: no such folder."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
@@ -77,7 +77,7 @@ def _is_run(folder: Path) -> bool:
         return True
 
 
-def _listed_or_why(folder: Path) -> Listed:
+def _listed_or_why(folder: Path) -> RunEntry:
     """Return one run; its errors become its `reason`, so that they do not hide other runs."""
     try:
         return listed(folder)
@@ -85,10 +85,10 @@ def _listed_or_why(folder: Path) -> Listed:
         why = f"{Path(error.filename or folder).name}: {error.strerror}"
     except ValueError as error:
         why = str(error)
-    return Listed(folder, "unreadable", 0, 0, "train", reason=why)
+    return RunEntry(folder, "unreadable", 0, 0, "train", reason=why)
 
 
-def listed(folder: Path) -> Listed:
+def listed(folder: Path) -> RunEntry:
     """Read a run's state from its files, even while it writes them. ValueError or OSError for files that no run has."""
     _check(folder)
     config, summary, before = (_object(folder / name) for name in ("config.json", "summary.json", BEFORE))
@@ -108,7 +108,7 @@ def listed(folder: Path) -> Listed:
     state: State = "finished" if ended else "stopped" if step or before else "not begun"
     if is_held(folder):
         state = "training"
-    return Listed(
+    return RunEntry(
         folder, state, step, steps, stage, _rate(evaluation, "exact_match"), _whole(evaluation, "questions") or None,
         after, _budget(config, last), is_incomplete(evaluation),
     )  # fmt: skip
@@ -136,7 +136,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def format_table(found: list[Listed]) -> str:
+def format_table(found: list[RunEntry]) -> str:
     """Format a line for each run: its folder, state, step and last accuracy."""
     rows = [("run", "state", "step", "exact match")]
     for run in found:
@@ -147,7 +147,7 @@ def format_table(found: list[Listed]) -> str:
     return "\n".join(aligned(rows))
 
 
-def _accuracy(run: Listed) -> str:
+def _accuracy(run: RunEntry) -> str:
     if run.accuracy is None:
         return "-"
     when = f"after step {run.after}" if run.after else "before training"
@@ -189,7 +189,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    value = json_text.parsed(text)
+    value = json_text.parse_or_none(text)
     return value if isinstance(value, dict) else {}
 
 
