@@ -189,10 +189,11 @@ def cell(kept: Mapping[str, Any], figure: str) -> list[float]:
     less 1 of every pool with a jump of 2 or more in which each query is drawn at least twice.
     """
     points = with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
-    paper = [point["same"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
+    fitted = with_ratios(kept["paper"], ("model",))
+    paper = [point["same"][arm] for point in fitted for arm in RECYCLING]
     same = [max(point["same"][arm] for arm in RECYCLING) for point in points]
     best = [max(point["best"][arm] for arm in RECYCLING) for point in points]
-    queries = [point["queries"]["recycle"] for point in with_ratios(kept["paper"], ("model",))]
+    queries = [point["queries"][arm] for point in fitted for arm in RECYCLING]
     found = {"most": [max(same)], "most_of_best": [max(best)], "paper_least": [min(paper)], "paper_most": [max(paper)]}
     found |= {"paper_queries": [max(queries)]}
     taught = [point["jump"] >= 2 and point["per_query"] >= 2 * point["samples"] for point in points]
