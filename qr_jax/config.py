@@ -87,9 +87,8 @@ class Model:
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
     compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; trained weights are float32
-    remat: Literal["none", "full", "attention", "dots"] = (
-        "none"  # what the backward pass computes again: nothing, or all but what is named
-    )
+    # what the backward pass computes again: nothing, all (full), or all but attention or matrix products (dots)
+    remat: Literal["none", "full", "attention", "dots"] = "none"
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
     vocab_block: Count = 8192  # vocabulary entries whose logits exist at once in the learner
     lora: Lora = Lora()

@@ -62,7 +62,7 @@ def test_a_run_without_an_update_says_so(monkeypatch, tmp_path):
         parts = SimpleNamespace(run=run, data=SimpleNamespace(questions=[Query("a", "who ?", ("x",))]))
         whole = {"questions": 2, "exact_match": 0.0, "faults": 0, "details": {"exact_match": {}, "transcripts": {}}}
         monkeypatch.setattr(at_end.evaluate, "interval", lambda evaluation, name: ".000")
-        monkeypatch.setattr(at_end.evaluate, "faults", lambda evaluation: [])
+        monkeypatch.setattr(at_end.evaluate, "fault_texts", lambda evaluation: [])
         monkeypatch.setattr(at_end, "format_table", lambda evaluation: "")
         pool = SimpleNamespace(accepted_P=np.array([drawn]))
         said.clear()
