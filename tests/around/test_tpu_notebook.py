@@ -28,7 +28,7 @@ for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
         exec("".join(cell["source"]), named)
 """
 SMALL = (
-    "data.world.documents=200 data.world.train=40 data.world.dev=8 data.world.traces=20 sft.steps=0 train.steps=80 "
+    "data.world.documents=200 data.world.train=40 data.world.dev=8 data.world.traces=20 sft.steps=0 train.steps=40 "
     "learner.keep_zero_variance=true learner.entropy_weight=0.1 mesh.devices=1"
 )
 
@@ -66,7 +66,7 @@ def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_p
         with said.open("w") as log:
             to = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
             process = subprocess.Popen(command, cwd=folder, env=environment, **to)
-            while stop and "step 2/80" not in said.read_text() and process.poll() is None:
+            while stop and "step 2/40" not in said.read_text() and process.poll() is None:
                 time.sleep(0.05)
             if stop:
                 os.killpg(process.pid, signal.SIGINT)  # as Jupyter's Stop does, to the kernel and what it started
@@ -77,11 +77,11 @@ def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_p
     assert "saving and ending" in first and "run this cell again to go on" in first
     second = session("second", stop=False)
     gone_on = next(line for line in second.splitlines() if line.startswith("going on after step "))
-    assert 2 <= int(gone_on.split()[4]) < 80
+    assert 2 <= int(gone_on.split()[4]) < 40
     assert "\nfinished\n" in second
     run = tmp_path / "second/run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, 81))
+    assert [row["step"] for row in rows] == list(range(1, 41))
     assert (run / "report.html").is_file()
     assert (tmp_path / "keep_exported/model.safetensors").is_file()
-    assert "| steps | 80 |" in (tmp_path / "keep_exported/README.md").read_text()  # of this session, not of the first
+    assert "| steps | 40 |" in (tmp_path / "keep_exported/README.md").read_text()  # of this session, not of the first
