@@ -88,7 +88,7 @@ def moved(found: Mapping[str, Any], verdicts: Sequence[str] = tuple(probe_figure
     arms = [found["probe"][probe_figures.AGAIN[verdict]] for verdict in verdicts]
     known = [arm for arm in arms if arm["queries"]]
     filing, later = (sum(arm["candidates"] * arm["signal"][who] for arm in known) for who in ("filing", "accepting"))
-    return 1 - filing / later
+    return 1 - filing / later if later else float("nan")
 
 
 def kept(arm: str, samples: int) -> list[dict[str, Any]]:

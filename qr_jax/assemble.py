@@ -149,12 +149,12 @@ def searcher(config: Config) -> SearchFunction:
     """Return the config's search function."""
     make = plugins.bind("retriever", config.retriever)
     corpus = passages(config) if plugins.wants_corpus(config.retriever) else None
-    return with_tools(config, make() if corpus is None else search_over(config, make, corpus), corpus)
+    return with_tools(config, make() if corpus is None else search_over(make, corpus), corpus)
 
 
-def search_over(config: Config, make: Callable[..., SearchFunction], corpus: Sequence[Passage]) -> SearchFunction:
-    """Return the bound retriever's search over a corpus; with data.corpus=own over each question's own part of it."""
-    if config.data.corpus == OWN:
+def search_over(make: Callable[..., SearchFunction], corpus: Sequence[Passage]) -> SearchFunction:
+    """Return the bound retriever's search over a corpus; over questions' own paragraphs, over each question's alone."""
+    if hasattr(corpus, "by_question"):  # data.corpus=own; a suite has another corpus
         return plugins.around("sets.own_paragraphs").searching(make, corpus)
     return make(corpus=corpus)
 

@@ -17,6 +17,7 @@ from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import FastTokenizer, WordTokenizer
 from qr_jax.records import Say
 from qr_jax.rollout.chat import Chat
+from qr_jax.serve.conversation import conversation_ids
 
 FIXTURES = Path(__file__).parent / "fixtures"
 QWEN = load_tokenizer(FIXTURES / "qwen3")
@@ -337,6 +338,7 @@ def test_mistral_s_prompts_are_those_of_apply_chat_template(prefix, added, tmp_p
     whole = applied(*said)
     assert whole[: len(opened)] == opened and whole[-len(observed) :] == observed
     assert whole[-len(observed) - 1] == ours.eos_ids[0]
+    assert conversation_ids(chat, said) == whole  # the reply too takes over the blank before it
     assert ours.decode(chat.open(Say("</s> the"))[len(ours.encode_glue("<s>[INST]")) :]).startswith(" </s> the")
 
 

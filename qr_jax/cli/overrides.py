@@ -117,12 +117,13 @@ def _is_whole(config: Any, path: Sequence[str]) -> bool:
     return dataclasses.is_dataclass(value)
 
 
-def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None) -> Any:
-    """Return the section with the setting at `path` replaced by what was typed."""
+def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any = None, of: Any = Any) -> Any:
+    """Return the section with the setting at `path` replaced by what was typed; `of` types a mapping's values."""
     name, rest = path[0], path[1:]
     here, top = before + name, node if top is None else top
     if isinstance(node, Mapping):
-        return {**node, name: _set(node.get(name, {}), rest, text, here + ".", top) if rest else guess(text)}
+        value = _set(node.get(name, {}), rest, text, here + ".", top, of) if rest else read(here, text, of)
+        return {**node, name: value}
     hints = type_hints(type(node))
     if name not in hints:
         raise _unknown(top, before + ".".join(path))
@@ -132,7 +133,8 @@ def _set(node: Any, path: Sequence[str], text: str, before: str = "", top: Any =
     elif _are_plugins(current, rest):
         value = _set_plugin("tool" if name == "tools" else name, current, rest, text, here)
     elif dataclasses.is_dataclass(current) or isinstance(current, Mapping):
-        value = _set(current, rest, text, here + ".", top)
+        of = get_args(hints[name])[1] if isinstance(current, Mapping) else Any
+        value = _set(current, rest, text, here + ".", top, of)
     else:
         raise UserError(f"{here} is one value ({current!r}) and has no setting {'.'.join(rest)!r}; set {here}=...")
     return dataclasses.replace(node, **{name: value})

@@ -67,6 +67,6 @@ def corpus(settings: Config, read: Callable[[], Sequence[Passage]], *, index: st
     passages = read()
 
     def search() -> SearchFunction:
-        return assemble.with_tools(settings, assemble.search_over(settings, make, passages), passages)
+        return assemble.with_tools(settings, assemble.search_over(make, passages), passages)
 
     return Corpus(search, corpus_hash(passages))

@@ -104,7 +104,8 @@ class Player:
         listed = None
         try:
             base = Endpoint(self.endpoint.url.removesuffix(PATH) + "/models", self.endpoint.patience, header)
-            rows = {row.get("id"): row for row in base.get({})["data"]}
+            until = time.monotonic() + min(FIRST_S, self.asking.deadline_s)
+            rows = {row.get("id"): row for row in base.get({}, until)["data"]}
             if row := rows.get(self.asking.model):
                 listed = {name: row[name] for name in LISTED if row.get(name) is not None}
         except (Failed, LookupError, TypeError, AttributeError):

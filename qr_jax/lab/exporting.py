@@ -56,6 +56,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
+    step = runs.last_checkpoint(run)[1]  # before the weights, which a run that trains may replace by later ones
     params, base_sha256 = policy.adapters(run, agent, mesh)
     if base_sha256 is None:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
@@ -64,7 +65,7 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     of_hub = peft_files.is_adapter(init) if init else not whole  # else the base is what another stage trained
     base = model_card.base_model(settings) if of_hub else None
     peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
-    trained = model_card.trained(run, runs.last_checkpoint(run)[1])
+    trained = model_card.trained(run, step)
     _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")
     return folder
 

@@ -72,7 +72,9 @@ def null(
         "seeds": seeds,
         "plays": len(plays),
         "rollouts": every[0]["rollouts"],
-        "bands": {name: _band([values[name] for values in every], seeds) for name in (*NAMES, *COUNTS)},
+        "bands": {
+            name: _band([values[name] for values in every], seeds, counts=name in COUNTS) for name in (*NAMES, *COUNTS)
+        },
         "summary": {name: _band([scalar[name] for scalar in scalars], seeds) for name in scalars[0]},
         "chances": fits.chances,
     }
@@ -179,12 +181,12 @@ def stretches_left(outside: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.max(np.nan_to_num(every), axis=0)[known_T].astype(bool)
 
 
-def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
+def _band(values: Sequence[Any], seeds: int, *, counts: bool = False) -> dict[str, Any]:
     """Return the mean over all plays and the distributions' outer prediction limits; None where no play has a value.
 
     A distribution's interval is its mean over `seeds` plays, plus and minus t s sqrt(1 + 1 / seeds), s the standard
     deviation of plays within a distribution, pooled over distributions. Values are shares and counts: never below 0,
-    and shares (all values at most 1) never above 1.
+    and shares (all values at most 1, unless they are `counts`) never above 1.
     """
     array = np.array(values, float)  # None becomes NaN
     by_member = np.array(np.split(array, len(array) // seeds))
@@ -194,7 +196,8 @@ def _band(values: Sequence[Any], seeds: int) -> dict[str, Any]:
         spread = np.sqrt(np.nanmean(np.nanvar(by_member, axis=1, ddof=1), axis=0))
         times = student.ppf((1 + INSIDE) / 2, len(array) - len(by_member)) * np.sqrt(1 + 1 / seeds)
         half = times * np.nan_to_num(spread)
-        least, most = np.minimum(np.nanmin(array, axis=0), 0), np.where(np.nanmax(array, axis=0) <= 1, 1, np.inf)
+        least = np.minimum(np.nanmin(array, axis=0), 0)
+        most = np.where((np.nanmax(array, axis=0) <= 1) & (not counts), 1, np.inf)
         band = {"mean": np.nanmean(array, axis=0)}
         band |= {"low": np.maximum(np.nanmin(mean_M, axis=0) - half, least)}
         band |= {"high": np.minimum(np.nanmax(mean_M, axis=0) + half, most)}

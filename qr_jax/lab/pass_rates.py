@@ -193,6 +193,8 @@ def read_run(folder: str | Path, last: int | None = None) -> tuple[config.Pool, 
     if not 1 <= pool.samples <= MOST_OUTCOMES // max(size, 1):
         says = f"{size:,} queries with {pool.samples:,} samples each"
         raise UserError(f"{folder} says that its pool has {says}; at most {MOST_OUTCOMES:,} samples are played again")
+    if len(draws.query_D) and draws.query_D.max() >= size:
+        raise UserError(f"{folder}: its ledger draws query {draws.query_D.max():,} of a pool of {size:,}")
     return pool, size, spent[max(spent)], draws
 
 

@@ -158,12 +158,16 @@ def write(
     facts: Mapping[str, Any],
     *,
     passages: bool = True,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Index the corpus, read once, into the folder, with its `passages`; return the manifest, which holds `facts` too.
 
-    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete.
+    Memory holds ids and words but neither texts nor lists. The folder is renamed when it is complete. UserError unless
+    the folder still has the manifest `before`, if one is given: the corpus was read from that index.
     """
     with build_aside(path) as aside:
+        if before is not None and read_manifest(path) != before:
+            raise UserError(f"another process changed the index {path} meanwhile; the same command adds to it")
         new = aside / "new"
         new.mkdir()
         total = CorpusHash()

@@ -41,6 +41,8 @@ def build_aside(path: Path) -> Iterator[Path]:
             raise UserError(f"another process is building {path}; wait for it, or name another folder") from error
         except OSError:
             pass  # a file system without locks
+        if (aside / "old").exists() and not path.exists():  # killed between two renames
+            os.replace(aside / "old", path)
         for left in aside.iterdir():
             log.warning("%s was left by a build that was killed, and is deleted", left)
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -104,7 +104,7 @@ def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: N
     if check:
         refuse(estimated, available_memory(), free_disk(out), out)
     rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
-    return _built(out, itertools.chain(stored, rows), files, settings, [*had, *sources], estimated)
+    return _built(out, itertools.chain(stored, rows), files, settings, [*had, *sources], estimated, before)
 
 
 def _sources(corpus: str) -> tuple[list[Path], list[dict[str, Any]]]:
@@ -117,12 +117,12 @@ def _sources(corpus: str) -> tuple[list[Path], list[dict[str, Any]]]:
 
 def _built(
     out: Path, rows: Iterable[Passage], files: Sequence[Path], settings: Mapping[str, Any], sources: Any,
-    estimated: Estimate,
+    estimated: Estimate, before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the index of these passages; return its manifest. ValueError names where a repeated id stands."""
     start, shown = time.monotonic(), progress(rows, estimated.passages, "passages")
     try:
-        manifest = bm25_index.write(out, shown, settings, {"sources": sources})
+        manifest = bm25_index.write(out, shown, settings, {"sources": sources}, before=before)
     except bm25_index.Repeated as error:
         places = (where for where, passage in readers.stream(files, parsing.passage_of) if passage.id == error.id)
         found = [*itertools.islice(places, 2)]

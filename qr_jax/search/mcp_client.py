@@ -167,7 +167,7 @@ class Connection:
             is_answer = waiting is not None and not is_late and not _is_broken(error)
             if is_answer:
                 self._answered = time.monotonic()
-            elif waiting is None or not is_late or self._answered < began:
+            elif waiting is not None and (not is_late or self._answered < began):
                 self.close()
             if isinstance(error, UserError):
                 raise
@@ -180,7 +180,12 @@ class Connection:
                 ready: Future[Client] = Future()
                 self._closing, self._ended = asyncio.Event(), threading.Event()
                 self._held = asyncio.run_coroutine_threadsafe(self._hold(ready, self._closing, self._ended), self._loop)
-                self._client = ready.result(self.timeout_s)
+                try:
+                    self._client = ready.result(self.timeout_s)
+                except BaseException:  # while the lock is held: the next caller opens another
+                    self._held.cancel()
+                    self._held = self._closing = None
+                    raise
             return self._client
 
     async def _hold(self, ready: "Future[Client]", closing: asyncio.Event, ended: threading.Event) -> None:

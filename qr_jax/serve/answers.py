@@ -4,7 +4,6 @@ import codecs
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 from qr_jax.records import Episode
@@ -23,7 +22,12 @@ class Vocabulary:
     pieces: Sequence[bytes]
     eos_ids: Sequence[int]
 
+    def joined(self, ids: Sequence[int]) -> str:
+        """Return the ids' text, in which a character may stand in several tokens."""
+        return b"".join([self.pieces[token] for token in ids]).decode("utf-8", "replace")
+
     def text(self, token: int) -> str:
+        """Return a token's text by itself."""
         return self.pieces[token].decode("utf-8", "replace")
 
 
@@ -121,7 +125,7 @@ class Sample:
         return choice | self.extras()
 
     def completion_choice(self, index: int) -> dict[str, Any]:
-        text = "".join(map(self.vocabulary.text, self.prompt)) if self.asked.echo else ""
+        text = self.vocabulary.joined(self.prompt) if self.asked.echo else ""
         choice = {"index": index, "text": text + self._text, "finish_reason": self.finish}
         return choice | {"logprobs": self.completion_logprobs(0)} | self.extras() | self.prompt_ids()
 
@@ -156,13 +160,17 @@ class Sample:
         prompt_logp = [None, *self.scores.logp_L[: len(before) - 1].tolist()] if before and self.scores else []
         ids, logp = [*before, *self.ids[begin:]], [*prompt_logp, *self.logp[begin:]]
         tokens = [self.vocabulary.text(token) for token in ids]
-        offsets = list(accumulate(map(len, tokens), initial=0))
+        decoder, offsets = codecs.getincrementaldecoder("utf-8")("replace"), []
+        at = len(self.vocabulary.joined(self.ids[:begin]))
+        for token in ids:
+            offsets.append(at)
+            at += len(decoder.decode(self.vocabulary.pieces[token]))
         first = len(self.prompt) - len(before) + begin
         top = [
             {self.vocabulary.text(token): value for token, value in self._top(first + at)} or None
             for at in range(len(ids))
         ]
-        listed = {"tokens": tokens, "token_logprobs": logp, "text_offset": offsets[:-1]}
+        listed = {"tokens": tokens, "token_logprobs": logp, "text_offset": offsets}
         return listed | {"top_logprobs": top if self.asked.top else None}
 
     def _entry(self, token: int, logp: float) -> dict[str, Any]:

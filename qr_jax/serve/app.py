@@ -80,7 +80,7 @@ class Answering:
         self.samples = [Sample(asked, vocabulary, prompt) for prompt in prompts for _ in range(asked.samples)]
         self.jobs: list[Job] = []
         self.pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
-        self.id, self.created = uuid.uuid4().hex, int(time.time())
+        self.id, self.created, self.failed = uuid.uuid4().hex, int(time.time()), False
 
     async def arriving(self) -> AsyncIterator[tuple[int, Sample, Piece, str]]:
         """Yield each piece with its sample's index, and the text to show; Refused if the engine could not go on."""
@@ -88,6 +88,7 @@ class Answering:
         while left:
             index, piece = await self.pieces.get()
             if piece.error:
+                self.failed = True
                 raise Refused(piece.status, piece.error)
             left -= piece.finish is not None
             yield index, self.samples[index], piece, self.samples[index].add(piece)
@@ -250,7 +251,7 @@ class App(HttpApp):
         self.waiting -= len(answering.samples)
         self.counts.sampled_tokens.inc(sum(len(sample.ids) for sample in answering.samples))
         if any(sample.finish is None for sample in answering.samples):
-            self.counts.left.inc()
+            self.counts.left.inc(not answering.failed)
             for job in jobs:
                 self.batching.cancel(job)
 
@@ -285,9 +286,10 @@ class App(HttpApp):
         try:
             if path == CHAT:
                 first = [_delta(index, {"role": "assistant", "content": ""}) for index in range(len(answering.samples))]
-                yield _event(head | {"choices": first} | answering.samples[0].prompt_ids())
+                ids = {} if self.served.agent else answering.samples[0].prompt_ids()  # an agent's are known at its end
+                yield _event(head | {"choices": first} | ids)
             async for index, sample, piece, text in answering.arriving():
-                begin = len(sample.ids) - len(piece.ids)
+                begin = 0 if piece.episode is not None else len(sample.ids) - len(piece.ids)
                 make = self._chat_chunk if path == CHAT else self._completion_chunk
                 yield _event(head | {"choices": [make(index, sample, begin, text)]})
         except Refused as refused:  # the status is sent already
@@ -301,7 +303,8 @@ class App(HttpApp):
         delta, finish = {"content": text}, sample.finish
         if finish is not None and sample.asked.tools:
             delta, finish = sample.last_delta(text)
-        return _delta(index, delta, finish) | {"logprobs": sample.chat_logprobs(begin)} | sample.extras(begin)
+        more = sample.extras(begin) | (sample.prompt_ids() if sample.episode is not None else {})
+        return _delta(index, delta, finish) | {"logprobs": sample.chat_logprobs(begin)} | more
 
     def _completion_chunk(self, index: int, sample: Sample, begin: int, text: str) -> dict[str, Any]:
         choice = {"index": index, "text": text, "finish_reason": sample.finish}

@@ -207,7 +207,7 @@ def _message(message: Any) -> Mapping[str, str]:
             raise Wrong("messages", f"a message has a part of type {show(other[0].get('type'))}; wanted text alone")
         text = "" if content is None and role == "assistant" else message_text(content)
         read = [(one["function"]["name"], _arguments(one["function"]["arguments"])) for one in calls]
-        return {"role": role, "content": written_calls(text, read) if read else text}
+        return {"role": role, "content": encodable(written_calls(text, read) if read else text)}
     except (RecursionError, json_text.TooDeep):
         raise Wrong("messages", f"the arguments of a call in a {role}'s message are nested too deep") from None
     except (TypeError, LookupError, AttributeError) as error:
@@ -232,4 +232,4 @@ def _prompts(field: _Fields) -> tuple[str | tuple[int, ...], ...]:
     prompts = [prompt] if isinstance(prompt, str) or is_ids(prompt) else list(prompt)
     if not prompts or not all(isinstance(one, str) or is_ids(one) for one in prompts):
         raise Wrong("prompt", "prompt is missing or wrong; wanted a text, a list of token ids, or a list of these")
-    return tuple(one if isinstance(one, str) else tuple(one) for one in prompts)
+    return tuple(encodable(one) if isinstance(one, str) else tuple(one) for one in prompts)

@@ -77,11 +77,11 @@ def _forms(messages: Sequence[Message], tools: Tools) -> Iterator[tuple[Form, To
 
 def _said(chat: Chat, glue: str, text: str) -> list[int]:
     """Return ids of the glue and of what the model said, in which only the dialect's tags may be added tokens."""
-    tokenizer = chat.tokenizer
-    ids = tokenizer.encode(text)
+    tokenizer, blank = chat.tokenizer, " " * glue.endswith(" ")  # which joins the first word, as in a rollout
+    ids = tokenizer.encode(blank + text)
     controls = {token for token in ids if token in tokenizer.added_ids}
     if all(dialect.any_tag().fullmatch(tokenizer.decode([token]).strip()) for token in controls):
-        return chat.joined(glue, "") + ids
+        return tokenizer.encode_glue(glue.removesuffix(" ")) + ids
     return chat.joined(glue, text)
 
 

@@ -118,7 +118,11 @@ def _attempts(paths: Sequence[Path], columns: Columns) -> Iterator[tuple[int, Ro
     before = number = 0
     for path in paths:
         for number, row in readers.attempts(path, columns.first):
-            yield before + number, row if isinstance(row, ValueError) or not columns else columns.of(row)
+            try:
+                row = row if isinstance(row, ValueError) or not columns else columns.of(row)
+            except ValueError as error:  # the row lacks the column that --map names
+                row = error
+            yield before + number, row
         before, number = before + number, 0
 
 

@@ -64,7 +64,6 @@ def read(
     words = [words] if isinstance(words, str | Path) else words
     files, left_out = inputs.find(words)
     said: Counter[str] = Counter(dict.fromkeys(left_out, -1))
-    again: Counter[str] = Counter()  # how often an id that was made here stood already
     found: dict[str, tuple[str, Any]] = {}
     corpus: dict[str, Passage] = {}
     refused: list[tuple[str, str]] = []
@@ -89,9 +88,10 @@ def read(
             said[f"rows whose {NOT_TAKEN.format(name=name)}"] += 1
         name = item.id
         first, other = found.setdefault(name, (where, item))
+        made = 1
         while is_made and other != replace(item, id=other.id):  # another question of the same text
-            again[name] += 1
-            item = replace(item, id=f"{name}-{again[name] + 1}")
+            made += 1
+            item = replace(item, id=f"{name}-{made}")
             first, other = found.setdefault(item.id, (where, item))
         if other != item:
             wrong.append((where, f"id {name!r} stands in {first} too; {readers.UNIQUE}"))
@@ -169,10 +169,12 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         if form == "trl":
             named = _renamed(named, "id", ("id",), said)
             said["rows without an id, named by a hash of their text"] += "id" not in named
+        has_id = "id" in named
         named, beside = _parted(formats.ours(named), said)
         if named.get("answers") == []:
             raise Unanswerable("has no answer: its list of answers is empty")
-        return parsing.query_of(named), False, beside
+        query = parsing.query_of(named)
+        return query, not has_id and query.id == formats.hash_of(query.question), beside
     asks = any(name.lower() in ASKS for name in cells)
     named, beside = _parted(named, said) if asks else (named, [])
     for column in ("id", "question", "answers") if asks else ("id", "title", "text"):

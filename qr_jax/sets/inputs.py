@@ -36,6 +36,9 @@ def find(words: Sequence[str | Path]) -> tuple[list[Input], list[str]]:
     """
     said: list[str] = []
     found = [one for word in words for one in _of_word(str(word), said)]
+    if len({one.name for one in found}) < len({one.file for one in found}):  # of two words, as a shell's */index.md
+        named = _named([one.file for one in found])
+        found = [one._replace(is_document=of_word.is_document) for one, of_word in zip(named, found, strict=True)]
     if len(found) > limits.MOST_TEXT_FILES:
         raise UserError(f"{len(found):,} files are named; at most {limits.MOST_TEXT_FILES:,} are taken")
     if len(words) > 1 or "," not in str(words[0]):

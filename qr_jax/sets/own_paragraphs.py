@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import overload
 
+from qr_jax.data import readers
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query, Say, Search, SearchFunction, Stop, Turn
 from qr_jax.sets import carried
@@ -28,9 +29,12 @@ class OwnParagraphs(Sequence[Passage]):
                     f"data.corpus=own, and question {query.id!r} carries no paragraphs; wanted a column 'context' or "
                     "'paragraphs', as in the files of HotpotQA, 2WikiMultihopQA and MuSiQue; or name files of passages"
                 )
-            self.by_question[query.id] = [
-                known.setdefault(pair, Passage(str(len(known)), *pair)) for pair in pairs
-            ]  # fmt: skip
+            own = [known.setdefault(pair, Passage(str(len(known)), *pair)) for pair in pairs]
+            if self.by_question.setdefault(query.id, own) != own:
+                raise UserError(
+                    f"data.corpus=own, and two questions {query.id!r} (one to train on, one held out) carry other "
+                    f"paragraphs; {readers.UNIQUE}"
+                )
         self._all = list(known.values())
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from qr_jax.config import Config
 from qr_jax.data import readers
 from qr_jax.search.stored import ENDS
 from qr_jax.sets import data_check, formats
+from qr_jax.sets.columns import typed
 from qr_jax.sets.synth.repeats import Repeats
 
 ROWS = [
@@ -51,6 +52,14 @@ def test_errors_and_warnings_name_their_rows(tmp_path):
     assert [one.rows for one in checked.errors] == [(1, 3), (4,), (6,), (7,), (8,)]
     assert checked.counts["hops"] == {"1": 1, "2": 1} and checked.counts["with_gold_passages"] == 1
     assert "different answers" in next(one.text for one in checked.findings if one.kind == "repeated question")
+
+
+def test_a_row_without_the_mapped_column_is_one_error_and_the_rest_is_read(tmp_path):
+    rows = [{"Frage": f"who {at} ?", "id": str(at), "answers": ["x"]} for at in range(5)]
+    rows[1]["Fragen"] = rows[1].pop("Frage")
+    checked = data_check.check(written(tmp_path / "q.jsonl", rows), columns=typed(["question=Frage"], None))
+    assert (checked.counts["rows"], checked.counts["readable"]) == (5, 4)
+    assert [(one.kind, one.rows) for one in checked.errors] == [("unreadable row", (2,))]
 
 
 def test_gold_passages_whose_ids_and_titles_do_not_pair_are_named(tmp_path):

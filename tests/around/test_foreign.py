@@ -228,6 +228,19 @@ def test_rows_without_an_id_are_named_by_their_text_and_numbers_are_texts(tmp_pa
     )
     again, *_ = foreign.read(kept(tmp_path, "r.jsonl", json.dumps(rows[0])))
     assert again[0].id == made[0].id
+    made, said, _ = foreign.read(kept(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [*rows[:2], rows[1]]))))
+    assert len(made) == 2 and "rows that stand there twice, taken once: 1" in said  # the second of a text, again
+    trl = [{"prompt": "How many?", "answer": text} for text in ("7", "8")]
+    made, *_ = foreign.read(kept(tmp_path, "t.jsonl", "\n".join(map(json.dumps, trl))))
+    assert [query.answers for query in made] == [("7",), ("8",)] and made[1].id == f"{made[0].id}-2"
+
+
+def test_documents_of_one_name_in_several_words_are_named_by_their_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.md").write_text(f"# {name}\n\nText of {name}.")
+    made, *_ = foreign.read([tmp_path / "a/index.md", tmp_path / "b/index.md"])
+    assert sorted(one.id for one in made) == ["a/index.md", "b/index.md"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from qr_jax.data import limits, readers
 from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.records import Passage
 from qr_jax.search import bm25_build, bm25_index, index_corpus, kept_index, stored
+from qr_jax.search.build_aside import build_aside
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.search.retrievers.cached import cached
 from qr_jax.sets import tables
@@ -440,6 +441,36 @@ def test_what_cannot_be_added_leaves_the_index_as_it_is(tmp_path, capsys):
         index_corpus.add(str(first), tmp_path / "none")
     assert cli.main(["index", str(out)]) == 2 and "--add FILE OUT adds to one" in capsys.readouterr().err
     assert cli.main(["index", "--add", str(bad), str(out), "k1=2"]) == 2
+
+
+def test_an_index_that_another_process_adds_to_meanwhile_loses_nothing(tmp_path, monkeypatch):
+    first, out = corpus_file(tmp_path), tmp_path / "index"
+    files = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for number, file in enumerate(files):
+        file.write_text(json.dumps({"id": f"9{number}", "text": "new lives"}) + "\n")
+    index_corpus.index(str(first), out, SETTINGS)
+    estimate = index_corpus.estimate
+
+    def meanwhile(*given):
+        monkeypatch.setattr(index_corpus, "estimate", estimate)
+        index_corpus.add(str(files[1]), out)
+        return estimate(*given)
+
+    monkeypatch.setattr(index_corpus, "estimate", meanwhile)
+    with pytest.raises(ValueError, match="another process changed the index"):
+        index_corpus.add(str(files[0]), out)
+    index_corpus.add(str(files[0]), out)
+    assert [passage.id for passage in readers.read_passages(out)][-2:] == ["91", "90"]
+
+
+def test_an_index_whose_build_was_killed_between_two_renames_is_there_again(tmp_path):
+    out = tmp_path / "index"
+    index_corpus.index(str(corpus_file(tmp_path)), out, SETTINGS)
+    aside = tmp_path / ".index.build"
+    aside.mkdir()
+    out.rename(aside / "old")
+    with build_aside(out):
+        assert len(readers.read_passages(out)) == 3
 
 
 def test_another_corpus_s_index_is_replaced_only_where_that_is_asked_for(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from qr_jax import assemble, config
 from qr_jax.cli import cli
 from qr_jax.data.parsing import query_of
+from qr_jax.evaluation import subject
 from qr_jax.records import Search, Turn
 from qr_jax.sets.own_paragraphs import OwnParagraphs, Within, searching
 
@@ -52,6 +53,20 @@ def test_equal_texts_of_two_questions_are_two_searches_and_each_is_a_text():
 def test_a_question_without_paragraphs_is_refused_by_its_id():
     with pytest.raises(ValueError, match="question 'x' carries no paragraphs; wanted a column"):
         OwnParagraphs([query_of({"id": "x", "question": "Who?", "answers": ["Joyce"]})])
+
+
+def test_two_questions_of_one_id_may_only_carry_the_same_paragraphs():
+    one, other = query_of(HOTPOTQA), query_of(MUSIQUE | {"id": "h"})
+    assert len(OwnParagraphs([one, one])) == 2
+    with pytest.raises(ValueError, match="two questions 'h' .* carry other paragraphs; ids must be unique"):
+        OwnParagraphs([one, other])
+
+
+def test_a_suite_s_corpus_is_searched_though_the_run_had_its_questions_own_paragraphs():
+    settings = config.Config(data=config.Data(corpus="own"))
+    whole = OwnParagraphs([query_of(MUSIQUE)])[:]
+    search = subject.corpus(settings, lambda: whole).search()
+    assert titles(search, Within("Joyce", "m"), k=1) == [["Joyce"]]
 
 
 def settings_of(folder: Path, *words):

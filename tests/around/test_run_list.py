@@ -31,6 +31,15 @@ BEFORE = {"exact_match": 0.25, "questions": 1000}
 STEPS = [{"step": 1}, {"step": 2, "eval/exact_match": 0.5, "eval/questions": 200}, {"step": 3}]
 
 
+def test_a_run_that_was_made_longer_is_listed_with_its_last_score(tmp_path):
+    rows = [*STEPS, {"step": 4, "eval/exact_match": 0.6, "eval/questions": 200}]
+    done = {"steps": 3, "after": {"exact_match": 0.4, "questions": 1000}}
+    found = run_list.listed(a_run(tmp_path / "longer", metrics=rows, summary=done, before=BEFORE, steps=8))
+    assert (found.accuracy, found.questions, found.after) == (0.6, 200, 4)
+    found = run_list.listed(a_run(tmp_path / "ended", metrics=STEPS, summary=done, before=BEFORE, steps=3))
+    assert (found.accuracy, found.questions, found.after) == (0.4, 1000, 3)
+
+
 def test_each_state_by_its_files(tmp_path):
     a_run(tmp_path / "a_new")
     (tmp_path / "a_model").mkdir()

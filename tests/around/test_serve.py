@@ -489,6 +489,25 @@ def test_unicode_that_is_cut_between_tokens_streams_whole():
     assert sample.add(Piece(0, "stop", [5], [0.0])) == "E", "what was held back, without the end's own text"
 
 
+def test_an_echo_is_the_prompt_s_text_though_a_character_is_cut_between_tokens():
+    pieces = [bytes([byte]) for byte in "né 東 x".encode()]
+    vocabulary = answers.Vocabulary(pieces, ())
+    body = {"prompt": "a", "echo": True, "logprobs": 0}
+    sample = answers.Sample(asked.read(json.dumps(body).encode(), chat=False, served="m"), vocabulary, range(9))
+    sample.add(Piece(0, "length", [8], [0.0]))
+    choice = sample.completion_choice(0)
+    assert choice["text"] == "né 東 xx"
+    assert choice["logprobs"]["text_offset"] == [0, 1, 1, 2, 3, 3, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_half_an_emoji_is_read_as_a_question_mark(path):
+    message = {"role": "assistant", "content": "\ud83d hello"}
+    body = {"prompt": "\ud83d hello"} if path.endswith("v1/completions") else {"messages": [message]}
+    got = asked.read(json.dumps(body).encode(), chat="chat" in path, served="m")
+    assert (got.messages[0]["content"] if got.messages else got.prompts[0]) == "? hello"
+
+
 # ---- an agent
 
 
@@ -518,6 +537,15 @@ def test_an_agent_answers_as_the_engine_alone_does_while_others_ask():
         assert status == 400 and "one message, of the role user" in answer["error"]["message"]
         _, events = streamed(url, "/v1/chat/completions", messages=[{"role": "user", "content": questions[0]}])
         assert events[-1]["choices"][0]["trajectory"]["question"] == questions[0]
+        messages = [{"role": "user", "content": questions[0]}]
+        _, events = streamed(url, "/v1/chat/completions", messages=messages, temperature=0, return_token_ids=True)
+        assert "prompt_token_ids" not in events[0]
+        last = next(event["choices"][0] for event in events if event["choices"] and "trajectory" in event["choices"][0])
+        whole, sampled = choices[0]["trajectory"]["ids"], choices[0]["trajectory"]["sampled"]
+        assert (
+            last["token_ids"] == choices[0]["token_ids"] == [token for token, is_own in zip(whole, sampled) if is_own]
+        )
+        assert last["prompt_token_ids"] == [token for token, is_own in zip(whole, sampled) if not is_own]
         assert complete(url, temperature=0)["choices"][0]["token_ids"], "completions stay what they are"
 
 

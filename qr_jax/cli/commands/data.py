@@ -125,7 +125,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     if beside:
         formats.check_new(corpus)
         formats.write(beside, corpus, "jsonl")
-    formats.write(items, out, arguments.to)
+    try:
+        formats.write(items, out, arguments.to)
+    except BaseException:
+        if beside:
+            corpus.unlink(missing_ok=True)  # or the next attempt would find it there
+        raise
     for line in said:
         terminal.say(f"{shown}: {line}")
     terminal.result(f"{len(items)} {'passages' if are_passages else 'questions'}: {out}")

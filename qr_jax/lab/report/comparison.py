@@ -102,7 +102,9 @@ def accuracy(found: Mapping[str, Any]) -> dict[str, Any]:
     grid = sorted({x for one in found["rules"].values() for curve in one["curves"] for x, _ in curve})
     series = []
     for at, (label, one) in enumerate(found["rules"].items()):
-        curves = [np.array(curve, float).T for curve in one["curves"]]
+        curves = [np.array(curve, float).T for curve in one["curves"] if curve]
+        if not curves:  # every evaluation was incomplete
+            continue
         y_SX = np.array([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
         known = np.isfinite(y_SX.sum(axis=0)).tolist()
         values = {

@@ -112,7 +112,8 @@ def by_group(before: Row, after: Row) -> dict[str, Chart]:
         for name, table in tables.items():
             rows = [table.get(value, {}) for value in values]
             known = [row.get("exact_match") for row in rows]
-            low, high = interval(known, *([row.get(name) for row in rows] for name in ("exact_match_se", "questions")))
+            counted = [row.get("counted", row.get("questions")) for row in rows]
+            low, high = interval(known, [row.get("exact_match_se") for row in rows], counted)
             tone = "ink" if name.startswith("after") else "quiet"
             series.append({"name": name, "tone": tone, "values": known, "low": low, "high": high})
         labels = [_label(group, value, counts[value]) for value in values]

@@ -100,7 +100,7 @@ def listed(folder: Path) -> RunEntry:
     scored = [
         (one, at) for one, at in evaluations if isinstance(one, Mapping) and _rate(one, "exact_match") is not None
     ]
-    evaluation, after = scored[0] if scored else ({}, None)
+    evaluation, after = max(scored, key=lambda one: one[1], default=({}, None))  # of two at one step the first
     ended = bool(step) and summary.get("steps") == step and not _made_longer(config, summary)
     if not step and (folder / COLD_START / "metrics.jsonl").is_file():
         step = _whole(_metrics(folder / COLD_START / "metrics.jsonl")[0], "step")
