@@ -412,8 +412,8 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
         )
 
 
-def with_parts(use: Use) -> Iterator[Use]:
-    """Yield the retriever and those inside it, at every depth."""
+def with_parts(use: Use, kind: str = "retriever") -> Iterator[Use]:
+    """Yield a plug-in and those of its kind inside it, at every depth: retrievers, or a reward `of` another."""
     yield use
-    for part in inside(settings_of("retriever", use), deep=False):
-        yield from with_parts(part)
+    for part in inside(settings_of(kind, use), deep=False):
+        yield from with_parts(part, kind)

@@ -220,9 +220,10 @@ def take_step(
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
     kept = rollout_and_grade.with_episodes(kept)
+    done = _share_done(settings.train, step, run_state)  # before this step, as its number is: else a budget's last is 1
     run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled, ahead=None)
     with shown(f"step {step + 1}: learning"), named("update"):
-        state, run_state, updated = _update_and_play(runtime, state, run_state, step)
+        state, run_state, updated = _update_and_play(runtime, state, run_state, step, done)
     clock.append(time.monotonic())
     compiles.tell_late(compiled, f"step {step + 1}", runtime.run.say)
     timings = StepTimings(
@@ -254,20 +255,20 @@ def _play(
 
 
 def _update_and_play(
-    runtime: Runtime, state: learner.State, run_state: RunState, step: int
+    runtime: Runtime, state: learner.State, run_state: RunState, step: int, done: float
 ) -> tuple[learner.State, RunState, UpdateResult]:
     """Train as `_update`; with train.overlap play the next step beside it, if there is one, by the policy before."""
     limits = runtime.settings.train
     goes_on = limits.overlap and _within_limits(limits, step + 1, run_state)
     if not goes_on or (after := _drawable(runtime, run_state)) is None:
-        return _update(runtime, state, run_state, step)
+        return _update(runtime, state, run_state, step, done)
     params, start = runtime.to_rollout_params(state), time.monotonic()
 
     def play() -> Ahead:
         groups, _, whole, _ = _play(runtime, params, replace(run_state, pool=after), step + 1)
         return Ahead(tuple(groups), whole, 0, time.monotonic() - start)
 
-    update = partial(_update, runtime, state, run_state, step)
+    update = partial(_update, runtime, state, run_state, step, done)
     (state, run_state, updated), ahead = rollout_and_grade.play_beside(update, play)
     return state, replace(run_state, ahead=replace(ahead, lag=int(bool(updated.metrics)))), updated
 
@@ -277,18 +278,19 @@ def _update(
     state: learner.State,
     run_state: RunState,
     step: int,
+    done: float,
     before_applied: Callable[[], None] = lambda: None,
 ) -> tuple[learner.State, RunState, UpdateResult]:
     """Train on the groups that wait, once there are enough; until then nothing changes.
 
-    Interrupted between two micro-batches that take long where the run is told to stop; the state is then as it was.
+    `done`: the share of the run that is done, for the learning rate. Interrupted between two micro-batches that take
+    long where the run is told to stop; the state is then as it was.
     """
     waiting = run_state.waiting
     if len(waiting) < runtime.settings.pool.min_signal:
         return state, run_state, UpdateResult()
     key = (run_state.seed(runtime.settings.seed), step)
     packed = runtime.batch(state, waiting, run_state.left_out, key)
-    done = _share_done(runtime.settings.train, step, run_state)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
     work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop, before_applied)
     state, metrics = beside(work) if runtime.learner.by_parts else work()

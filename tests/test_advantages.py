@@ -112,8 +112,8 @@ def test_the_advantages_of_a_constant_group_are_zero_bit_by_bit(function, seed):
 
 def test_gfpo_keeps_no_episode_that_left_the_loss():
     """Of 5, 8, 10 and 0 tokens (cut off, rollout.overlong=mask) the first two are kept."""
-    mask_NL = jnp.arange(12)[None] < jnp.array([5, 8, 10, 0])[:, None]
-    adv_QG = gfpo(records.grades([[1, 0, 1, 0]], np.ones((1, 4), bool)), mask_NL, keep=2)
+    graded = records.grades([[1, 0, 1, 0]], np.ones((1, 4), bool))
+    adv_QG = gfpo(graded, turns(5, 8, 10, 0, width=12), keep=2)
     np.testing.assert_allclose(adv_QG, [[0.7071, -0.7071, 0, 0]], atol=1e-4)
 
 
@@ -192,11 +192,11 @@ def test_raft_pp_by_hand():
 def test_reinforce_pp_by_hand():
     """Rewards 1, 0, 0, 0 over 1, 1, 1 and 3 tokens: of 6 tokens the mean is 1/6, the squares 5/6, the std sqrt(1/6)."""
     mask_NL, std = tokens(1, 1, 1, 3), np.sqrt(1 / 6)
-    adv_NL = reinforce_pp(grades_of([1, 0], [0, 0]), mask_NL)
+    adv_NL = reinforce_pp(grades_of([1, 0], [0, 0]), turns(1, 1, 1, 3))
     np.testing.assert_allclose(adv_NL[:, 0], np.array([5 / 6, -1 / 6, -1 / 6, -1 / 6]) / std, rtol=1e-5)
     assert not np.asarray(adv_NL)[~np.asarray(mask_NL)].any()
     # less the group's mean: .5, -.5 and 0 over 2, 1 and 3 tokens have the mean 1/12: the dead group is not 0
-    adv_NL = reinforce_pp(grades_of([1, 0], [0, 0]), tokens(2, 1, 1, 2), baseline="group")
+    adv_NL = reinforce_pp(grades_of([1, 0], [0, 0]), turns(2, 1, 1, 2), baseline="group")
     std = np.sqrt((2 * (5 / 12) ** 2 + (7 / 12) ** 2 + 3 / 144) / 5)
     np.testing.assert_allclose(adv_NL[:, 0], np.array([5, -7, -1, -1]) / 12 / std, rtol=1e-5)
 
@@ -204,23 +204,23 @@ def test_reinforce_pp_by_hand():
 def test_reinforce_pp_compares_the_only_valid_sample_of_a_group_with_nothing():
     """.5, -.5 and 0: mean 0, standard deviation .5. verl leaves the last its reward: .218, -1.091 and .873."""
     graded = grades_of([1, 0], [1, 1], valid=np.array([[True, True], [True, False]]))
-    adv_NL = reinforce_pp(graded, tokens(1, 1, 1, 0), baseline="group")
+    adv_NL = reinforce_pp(graded, turns(1, 1, 1, 0), baseline="group")
     np.testing.assert_allclose(adv_NL[:, 0], [1, -1, 0, 0], atol=1e-5)
-    without_NL = reinforce_pp(graded, tokens(1, 1, 1, 0))
+    without_NL = reinforce_pp(graded, turns(1, 1, 1, 0))
     assert without_NL[2, 0] > 0 > without_NL[1, 0], "the batch's mean alone is subtracted, as in verl"
 
 
 def test_reinforce_pp_of_a_batch_of_one_reward_is_0():
-    np.testing.assert_allclose(reinforce_pp(grades_of([1, 1]), tokens(2, 1)), np.zeros((2, 4)), atol=1e-3)
+    np.testing.assert_allclose(reinforce_pp(grades_of([1, 1]), turns(2, 1)), np.zeros((2, 4)), atol=1e-3)
 
 
 def test_opo_by_hand():
     """Lengths 3 and 1: the baseline of rewards 1 and 0 is 3/4."""
     graded = grades_of([1, 0], [1, 1])
-    assert opo(graded, tokens(3, 1, 3, 1)).tolist() == [[0.25, -0.75], [0, 0]]
+    assert opo(graded, turns(3, 1, 3, 1)).tolist() == [[0.25, -0.75], [0, 0]]
     with_fault = grades_of([1, 0, 0], valid=np.array([[True, True, False]]))
-    assert opo(with_fault, tokens(3, 1, 4)).tolist() == [[0.25, -0.75, 0]]  # the length of a fault does not count
-    np.testing.assert_array_equal(opo(graded, tokens(2, 2, 2, 2)), dr_grpo(graded))
+    assert opo(with_fault, turns(3, 1, 4)).tolist() == [[0.25, -0.75, 0]]  # the length of a fault does not count
+    np.testing.assert_array_equal(opo(graded, turns(2, 2, 2, 2)), dr_grpo(graded))
 
 
 def test_stratified_by_hand():

@@ -169,6 +169,11 @@ def test_another_run_in_the_same_place_is_refused(tmp_path, place):
     assert sorted(files(before)) == ["config.json", "run.lock"]
 
 
+def test_no_lock_is_copied_a_cold_start_s_neither(tmp_path, place):
+    here = write(tmp_path / "here", **{"run.lock": "", "sft/run.lock": "", "sft/config.json": "{}"})
+    assert sorted(bucket._names(here)) == ["sft/config.json"]
+
+
 def test_a_run_begun_without_its_bucket_is_not_begun_anew_there(tmp_path, place):
     here = write(tmp_path / "run", **{"config.json": json.dumps(config.to_json(config.Config()))}, checkpoints__x="")
     lives = replace(config.Config(), train=replace(config.Config().train, bucket=str(place)))

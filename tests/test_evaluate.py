@@ -37,7 +37,7 @@ from qr_jax.models import decoder, hf
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Episode, Query, Trace
-from qr_jax.run import begin, run_files
+from qr_jax.run import begin, run_files, runs
 from qr_jax.sets import formats
 from qr_jax.train import train
 
@@ -107,7 +107,7 @@ def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff", b"[" * 100_000, b'{"questions": "x", "faults": []}'])
 def test_an_evaluation_before_the_cold_start_that_is_none_is_made_again(tmp_path, content):
-    (tmp_path / begin.BASE).write_bytes(content)
+    (tmp_path / runs.BASE).write_bytes(content)
     assert begin._measured_before(SimpleNamespace(folder=tmp_path)) is None
 
 

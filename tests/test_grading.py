@@ -49,6 +49,15 @@ def test_a_fault_of_the_rollout_keeps_its_own_reason():
     assert group.spent.fault == "the retriever is down" and group.spent.ungraded == 0
 
 
+def test_a_group_that_grows_is_graded_anew_with_the_episodes_that_had_no_grade():
+    """A judge that is down in two rounds left 8 of 8 ungraded, and one that is back in the second leaves none."""
+    first = graded(np.full(4, np.nan), [episode(g, answer="here") for g in range(4)])
+    grown = [*grading.before_grading(first), *(episode(g, answer="here") for g in range(4, 8))]
+    assert graded(np.full(8, np.nan), grown).spent.ungraded == 8
+    again = graded(np.ones(8), grown)
+    assert again.spent.ungraded == 0 and again.grades.valid_QG.all()
+
+
 def test_the_reward_says_what_is_correct_or_else_exact_match_does():
     group = [episode(0, answer="here"), episode(1, answer="there")]
     assert graded(np.array([0.2, 0.7]), group).grades.outcome_QG.tolist() == [[1, 0]]

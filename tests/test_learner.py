@@ -369,6 +369,13 @@ def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), (made, metrics), (whole, their_metrics))
 
 
+def test_counts_beside_are_shared_by_the_updates_that_are_made():
+    some = replace(batch(rows=2), beside_tokens=np.int32(30))
+    one = replace(some, used_M=np.arange(len(some.used_M)) == 0)
+    assert [part.beside_tokens for part in learner.parts(one, 4)] == [30]
+    assert [part.beside_tokens for part in learner.parts(some, 2)] == [15, 15]
+
+
 def test_several_updates_by_parts_are_those_of_whole_steps_and_only_the_first_may_be_ended():
     bound, state = build(updates=2)
     some, calls = batch(rows=2), []

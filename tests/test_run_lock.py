@@ -141,6 +141,62 @@ def test_a_ledger_that_is_shorter_than_its_checkpoint_says_is_named(tmp_path):
         run.close()
 
 
+def opened(folder, *words):
+    return runs.Run(folder, config.load("configs/two_layer.py", list(words)), stage="train", say=lambda line: None)
+
+
+def test_a_rollback_that_is_cut_short_goes_on_where_it_went_back_to(tmp_path):
+    """Its lines were cut at once, and later checkpoints went only with its save: a kill between left no way on."""
+    state = {"embed": jnp.zeros(3)}
+    abstract, keeps = jax.eval_shape(lambda: state), "train.keep_checkpoints=3"
+    run = opened(tmp_path, keeps)
+    try:
+        run.go_on(abstract, lambda host: None)
+        for step in (1, 2, 3):
+            run.write_draws([{"step": step}])
+            run.save(step, state, {})
+        went_back = run.go_on(abstract, lambda host: None, step=1)
+        assert went_back is not None and went_back[2] == 1
+        run.checkpoints._clear(run.checkpoints.path(1))  # how the save that follows begins
+    finally:
+        run.close()
+    again = opened(tmp_path, keeps)
+    try:
+        found = again.go_on(abstract, lambda host: None)
+        assert found is not None and found[2] == 1 and again.checkpoints.steps() == [1]
+    finally:
+        again.close()
+
+
+def test_what_another_config_measured_before_the_cold_start_is_measured_again(tmp_path):
+    opened(tmp_path).close()
+    (tmp_path / runs.BASE).write_text("{}")
+    opened(tmp_path).close()
+    assert (tmp_path / runs.BASE).is_file()
+    opened(tmp_path, "seed=9").close()
+    assert not (tmp_path / runs.BASE).exists()
+
+
+def test_a_budget_may_grow_as_the_end_of_a_run_says(tmp_path):
+    opened(tmp_path, "train.max_rollouts=16").close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    opened(tmp_path, "train.max_rollouts=32").close()
+
+
+def test_a_signal_while_a_run_is_closed_does_not_cut_off_what_is_saved(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    run = opened(tmp_path)
+    done, close = [], run.checkpoints.close
+
+    def signalled():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append(close())
+
+    monkeypatch.setattr(run.checkpoints, "close", signalled)
+    run.close()
+    assert done == [None] and signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_it_ends(tmp_path):
     settings = config.load("configs/two_layer.py", [])
     lock = RunLock(tmp_path)

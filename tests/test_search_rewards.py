@@ -113,6 +113,13 @@ def test_reseek_without_its_verdicts_is_exact_match():
     assert free.score_G.tolist() == exact_match(QUERY, episodes).tolist()
 
 
+@pytest.mark.parametrize("name", ["search_r1", "ada_search", "reseek"])
+def test_an_expert_s_turns_are_well_formed_in_every_dialect_of_search_tags(name):
+    write = plugins.beside("env", name, "expert_turn")
+    turns = [write("I search.", ("where is it ?",), None), write("I know.", (), "b")]
+    assert well_formed(replace(episode("b"), turns=tuple(Turn("model", text) for text in turns)), think=True)
+
+
 def test_an_episode_is_well_formed_when_its_turns_think_and_act_and_say_nothing_beside():
     def last(text):
         return replace(episode("Tacoma"), turns=(Turn("model", text),))

@@ -23,7 +23,8 @@ def grades_of(*rewards, valid=None):
 
 
 def lengths(*tokens):
-    return jnp.asarray(np.arange(max(tokens)) < np.array(tokens)[:, None])
+    """turn_NL of episodes of one turn with so many tokens."""
+    return jnp.where(np.arange(max(tokens)) < np.array(tokens)[:, None], 0, -1)
 
 
 def test_pods_keeps_as_many_right_as_wrong_answers_where_there_are_enough():
@@ -62,11 +63,11 @@ def test_no_other_subset_of_the_group_varies_more(rewards, valid_bits, keep):
 
 
 def test_gfpo_learns_from_the_shortest():
-    graded, mask_NL = grades_of([1, 0, 1, 0]), lengths(5, 2, 1, 9)
-    np.testing.assert_allclose(gfpo(graded, mask_NL, keep=2), [[0, -0.70711, 0.70711, 0]], atol=1e-5)
+    graded, turn_NL = grades_of([1, 0, 1, 0]), lengths(5, 2, 1, 9)
+    np.testing.assert_allclose(gfpo(graded, turn_NL, keep=2), [[0, -0.70711, 0.70711, 0]], atol=1e-5)
     third = 1 / np.sqrt(3)  # 1, 0, 1: mean 2/3, std sqrt(1/3)
-    np.testing.assert_allclose(gfpo(graded, mask_NL, keep=3), [[third, -2 * third, third, 0]], atol=1e-5)
-    np.testing.assert_allclose(gfpo(graded, mask_NL, keep=9), grpo(graded), atol=1e-6)
+    np.testing.assert_allclose(gfpo(graded, turn_NL, keep=3), [[third, -2 * third, third, 0]], atol=1e-5)
+    np.testing.assert_allclose(gfpo(graded, turn_NL, keep=9), grpo(graded), atol=1e-6)
 
 
 def test_gfpo_learns_from_the_largest_reward_a_token():

@@ -54,6 +54,8 @@ def test_times_and_rates_by_hand():
         "perf/rollouts_per_s": 2.0,
         "perf/compiles": 4,
     }
+    played = log.StepTimings(statistics, statistics, CLOCK, 4, 1.25, lag=1, played_s=0.0)
+    assert log.times(played, 13, [])["perf/tokens_per_s"] is None  # before a stop: nobody knows in how many seconds
 
 
 def test_shares_by_hand(monkeypatch):

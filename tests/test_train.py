@@ -187,12 +187,24 @@ def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compile
         train(replace(settings, train=replace(settings.train, steps=6)), finished / "whole", say=said.append)
 
 
+def test_the_rate_of_a_budget_s_last_update_is_that_of_a_last_step(tmp_path):
+    """Two steps of 16 rollouts, by steps or by rollouts: lr and half of it. The last update of a budget had rate 0."""
+    base = tiny(tmp_path)
+    how = {"schedule": "linear", "warmup_updates": 0, "keep_zero_variance": True, "entropy_weight": 0.1}
+    base = replace(base, learner=replace(base.learner, **how), sft=config.Sft(steps=0))
+    base = replace(base, pool=replace(base.pool, min_signal=1))
+    for name, limits in (("steps", {"steps": 2}), ("rollouts", {"steps": 100, "max_rollouts": 32})):
+        train(replace(base, train=replace(base.train, **limits)), tmp_path / name, say=lambda line: None)
+        rates = [row["learner/lr"] for row in metrics_writer.read(tmp_path / name)]
+        assert rates == pytest.approx([base.learner.lr, base.learner.lr / 2]), name
+
+
 @pytest.mark.parametrize("text", [b"", b"\xff{", b"[]", b'{"steps": 5}', b'{"steps": 5, "after": 3}'])
 def test_a_damaged_summary_means_that_the_run_has_not_finished(tmp_path, text):
     (tmp_path / "summary.json").write_bytes(text)
     run = SimpleNamespace(folder=tmp_path, settings=tiny(tmp_path), say=None)
     assert driver._finished(run) is None
-    (tmp_path / begin.BASE).write_bytes(text)
+    (tmp_path / runs.BASE).write_bytes(text)
     assert begin._measured_before(run) in (None, json.loads(text) if text.startswith(b"{") else None)
 
 

@@ -88,7 +88,7 @@ def probe(
     used = [
         {name: nearest(steps, policy) for name, policy in one.policies.items()} | {"current": last} for one in picked
     ]  # the filing policy's is never the last checkpoint, which came after it
-    late = sum(policies["filing"] > one.filed - 1 for one, policies in zip(picked, used, strict=True))
+    late = sum(policies["filing"] > one.policies["filing"] for one, policies in zip(picked, used, strict=True))
     if 2 * late > len(picked):
         told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
         told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
@@ -175,7 +175,7 @@ def _row(one: Filed, query: Query, policies: Mapping[str, int], scores) -> dict[
 
     A distance counts the steps from the checkpoint to the policy that it stands for; below 0 it is of a later one.
     """
-    row: dict[str, Any] = {"query": query.id, **asdict(one)}
+    row: dict[str, Any] = {"query": query.id, **asdict(one), "lags": list(one.lags)}
     for name, step in policies.items():
         distance = one.policies.get(name, step) - step
         row[name] = {"step": step, "distance": distance, **scores[one.index, step]}

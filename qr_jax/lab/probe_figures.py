@@ -21,7 +21,8 @@ LEVELS = {"low": 0.025, "high": 0.975}
 
 @dataclass(frozen=True)
 class Filed:
-    """A query and the steps of its two verdicts. Step t of the ledger was rolled out by the policy of t - 1 steps.
+    """A query and the steps of its two verdicts. Step t of the ledger was rolled out by the policy of t - 1 steps, or
+    of `lag` steps fewer where it was played ahead (train.overlap).
 
     `arm`: "hard" or "easy" for a flipped query, as it was filed; "again_hard" or "again_easy" for one drawn again after
     such a verdict, whatever that draw showed, with `accepted` the step of that draw; "fresh" for a query never drawn,
@@ -34,11 +35,17 @@ class Filed:
     accepted: int
     verdict_pass: float | None = None  # the share of right answers in the group that filed it
     signal: bool | None = None  # of one drawn again: whether that group bore signal
+    lags: tuple[int, int] = (0, 0)  # of the two draws
 
     @property
     def policies(self) -> dict[str, int]:
         """Return the steps after which the policies that filed and accepted it were taken."""
-        return {"filing": self.filed - 1, "accepting": self.accepted - 1}
+        return {"filing": self.filed - 1 - self.lags[0], "accepting": self.accepted - 1 - self.lags[1]}
+
+
+def _lags(*draws: Mapping[str, Any]) -> tuple[int, int]:
+    first, second = (draw.get("lag", 0) for draw in draws)
+    return first, second
 
 
 def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed], list[int]]:
@@ -55,7 +62,8 @@ def recycled(draws: Iterable[Mapping[str, Any]], size: int) -> tuple[list[Filed]
         drawn.add(index)
         if draw["accepted"] and index not in found and (before := dead.get(index)):
             share = before["successes"] / before["valid"]
-            found[index] = Filed(index, before["verdict"], before["step"], draw["step"], share)
+            lags = _lags(before, draw)
+            found[index] = Filed(index, before["verdict"], before["step"], draw["step"], share, lags=lags)
         if draw["verdict"] in ("hard", "easy"):
             dead[index] = draw
     return list(found.values()), [index for index in range(size) if index not in drawn]
@@ -75,7 +83,7 @@ def drawn_again(draws: Iterable[Mapping[str, Any]]) -> list[Filed]:
         if before := dead.pop(draw["index"], None):
             share, signal = before["successes"] / before["valid"], draw["verdict"] == "signal"
             arm = AGAIN[before["verdict"]]
-            found.append(Filed(draw["index"], arm, before["step"], draw["step"], share, signal))
+            found.append(Filed(draw["index"], arm, before["step"], draw["step"], share, signal, _lags(before, draw)))
         if draw["verdict"] in AGAIN:
             dead[draw["index"]] = draw
     return found
@@ -100,7 +108,9 @@ def choose(filed: Sequence[Filed], never: Sequence[int], count: int, *, seed: in
     fresh = sorted(never, key=lambda index: order_P[index])[:count]
     lent = sorted(picked, key=lambda one: order_P[one.index])
     steps = [lent[j % len(lent)] for j in range(len(fresh))]
-    return picked + [Filed(at, "fresh", one.filed, one.accepted) for at, one in zip(fresh, steps, strict=True)]
+    return picked + [
+        Filed(at, "fresh", one.filed, one.accepted, lags=one.lags) for at, one in zip(fresh, steps, strict=True)
+    ]
 
 
 def nearest(steps: Sequence[int], policy: int) -> int:

@@ -125,10 +125,11 @@ class Learner:
 
 def parts(batch: Batch, count: int) -> Iterator[Batch]:
     """Yield the batch's parts for `count` updates: every `count`-th micro-batch, where one of them is used."""
+    made = max(min(count, int(np.sum(batch.used_M))), 1)  # the used micro-batches come first
     for number in range(count):
         used_M = batch.used_M & (np.arange(len(batch.used_M)) % count == number)
         if used_M.any():
-            shares = {name: getattr(batch, name) // count for name in COUNTS}
+            shares = {name: getattr(batch, name) // made for name in COUNTS}
             yield replace(batch, used_M=used_M, mask_MEL=batch.mask_MEL & used_M[:, None, None], **shares)
 
 

@@ -23,7 +23,6 @@ from qr_jax.step.runtime import RunState, Runtime, from_host, hops, loading
 from qr_jax.step.services import preflight
 
 MOST_ROLLBACKS = 3
-BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
 PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
 
 
@@ -62,7 +61,7 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:
         base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(rollout_params)
-        run.write_json(BASE, base)
+        run.write_json(runs.BASE, base)
         run_state = replace(run_state, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
     if settings.train.init or settings.sft.steps:
@@ -83,7 +82,7 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
 def _measured_before(run: runs.Run) -> dict[str, Any] | None:
     """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None."""
     try:
-        base = read_json(run.folder / BASE)
+        base = read_json(run.folder / runs.BASE)
         return base if evaluate.one_line(base) and not is_incomplete(base) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None

@@ -156,7 +156,7 @@ def _names(folder: Path | epath.Path, below: str = "") -> Iterator[str]:
         if path.is_dir():
             if path.name not in STAY:
                 yield from _names(path, f"{name}/")
-        elif name != OWN and not path.name.endswith(NOT_FINISHED):
+        elif path.name != OWN and not path.name.endswith(NOT_FINISHED):
             yield name
 
 

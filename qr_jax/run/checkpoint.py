@@ -60,6 +60,7 @@ NOT_AS_WRITTEN = (*committed.NOT_AS_WRITTEN, LookupError, RuntimeError, EOFError
 NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
 NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
+REPLACED = ".replaced"  # ends the name of a checkpoint that is set aside until its successor is whole
 
 
 def _reader_of(saved_format: Any) -> str:
@@ -247,9 +248,34 @@ class Checkpoints:
             raise UserError(f"none of the {len(damaged)} checkpoints in {self.folder} is whole: {todo}")
         return None
 
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, the newest first: of a future that is given up."""
+
+        def forget() -> None:
+            with bucket.as_os_error():
+                for later in [other for other in self._steps() if other > step]:
+                    committed.remove(self.path(later))
+
+        hosts.by_first(forget)
+
+    def put_back(self) -> None:
+        """Give a checkpoint its name again that was set aside for one that a kill left unfinished."""
+
+        def back() -> None:
+            with bucket.as_os_error():
+                for aside in list(self.folder.iterdir()) if self.folder.exists() else []:
+                    place = self.folder / aside.name.removesuffix(REPLACED)
+                    is_aside = aside.name.endswith(REPLACED) and STEP_FOLDER.fullmatch(place.name)
+                    if is_aside and not committed.stands(place):
+                        if place.exists():
+                            committed.remove(place)
+                        aside.rename(place)
+
+        hosts.by_first(back)
+
     def _clear(self, place: epath.Path) -> None:
         """Make `place` an empty folder; a committed folder there (damaged, or of a given-up future) is renamed."""
-        aside = place.parent / f"{place.name}.replaced"
+        aside = place.parent / f"{place.name}{REPLACED}"
         if place.exists():
             if committed.stands(place) and not aside.exists():
                 place.rename(aside)
@@ -280,14 +306,14 @@ class Checkpoints:
         every = [step for step in whole if step == self.best or (self.keep_every and step % self.keep_every == 0)]
         kept = {self.path(step).name for step in (*whole[: self.keep], *every)}
         for path in list(self.folder.iterdir()):
-            if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(".replaced")):
+            if path.name not in kept and STEP_FOLDER.fullmatch(path.name.removesuffix(REPLACED)):
                 committed.remove(path)
 
     def _not_saved(self, step: int, error: BaseException | None) -> OSError:
         """Remove the unfinished folder; the error to raise, which says what happened."""
         if error is None:
             return OSError(f"the checkpoint of step {step} was not written: process 0 could not make its folder")
-        place, aside = self.path(step), self.folder / f"{self.path(step).name}.replaced"
+        place, aside = self.path(step), self.folder / f"{self.path(step).name}{REPLACED}"
         with contextlib.suppress(OSError):  # a write still under way may put a file back: the next commit removes it
             if hosts.index() == 0 and place.exists() and not committed.stands(place):
                 place.rmtree()

@@ -20,12 +20,12 @@ class KeptThread:
 
     def __init__(self, name: str):
         self._name, self._given, self._closed = name, queue.SimpleQueue[Work | None](), threading.Event()
-        self._begun = False
+        self._begun, self._lock = False, threading.Lock()
 
     def submit(
         self, work: Callable[..., Result], *given: Any, then: Work = lambda: None, **named: Any
     ) -> Future[Result]:
-        """Queue the work; return a Future of its result. `then` runs before that is set. One caller at a time."""
+        """Queue the work; return a Future of its result. `then` runs before that is set."""
         done: Future[Result] = Future()
 
         def run() -> None:
@@ -37,11 +37,12 @@ class KeptThread:
             then()
             done.set_exception(error) if error else done.set_result(cast("Result", result))
 
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=_serve, args=(self._given, self._closed), name=self._name, daemon=True).start()
-            weakref.finalize(self, self._given.put, None).atexit = False
-        self._given.put(run)
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                threading.Thread(target=_serve, args=(self._given, self._closed), name=self._name, daemon=True).start()
+                weakref.finalize(self, self._given.put, None).atexit = False
+            self._given.put(run)
         return done
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from qr_jax import assemble, config
 from qr_jax.config import Config
 from qr_jax.errors import UserError
 from qr_jax.models import decoder, lora, peft_files, peft_folder
+from qr_jax.parallel import hosts
 from qr_jax.parallel import mesh as meshes
 from qr_jax.run import checkpoint, runs
 
@@ -124,7 +125,8 @@ def _base(settings: Config, folder: str | Path, agent: assemble.Agent, mesh) -> 
     if source is None:
         host = agent.weights(compute)
         return assemble.place(host, mesh), weights_sha256(host), f"model.name={settings.model.name}"
-    if source == Path(folder) / config.COLD_START and not Path(source).exists():
+    cold_start = Path(folder) / config.COLD_START
+    if source == cold_start and not hosts.by_first(cold_start.exists):  # process 0 alone brings it from a bucket
         raise UserError(f"{source} is not there: it holds the weights under this run's adapters; bring the folder back")
     saved, params = _restored(source, agent, mesh)
     if checkpoint.BASE in saved:

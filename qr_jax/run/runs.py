@@ -27,6 +27,7 @@ from qr_jax.run.run_lock import RunLock
 from qr_jax.settings.settings import few
 
 LEDGER = "ledger.jsonl"
+BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
 POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
@@ -164,6 +165,9 @@ class Run:
                 self._refuse_another(config.from_json(known), kept, now, lives)
             if replaced := self._copy.pull():
                 self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
+        known = self._configs_before.get("config.json")
+        if not goes_on and known and known != json.dumps(config.to_json(self.settings), indent=2) + "\n":
+            (self.folder / BASE).unlink(missing_ok=True)  # measured by an attempt with another config
         if goes_on and (changed := plugin_record.changed_code(kept, now)):
             self.say(f"the code of {few(changed)} changed since this run began; what follows is by the new code")
         self.write_json("config.json", config.to_json(self.settings))
@@ -193,7 +197,8 @@ class Run:
         return (self._copy.json(plugin_record.FILE) if self._copy else None) or {}
 
     def _refuse_another(self, begun: Config, kept: plugin_record.Record, now: plugin_record.Record, where: str) -> None:
-        may = MAY_CHANGE + (PACKING if self.settings.learner.updates == 1 else ())
+        may = MAY_CHANGE + tuple(f"train.max_{name}:" for name in config.BUDGETS)
+        may += PACKING if self.settings.learner.updates == 1 else ()
         reward = plugins.constants("reward", self.settings.reward.name)
         asked = tuple(f"reward.settings.{name}:" for name in reward.get("ENDPOINT", ()))
         every = plugin_record.differing_settings(begun, kept, self.settings, now)
@@ -213,6 +218,7 @@ class Run:
         goes back to the checkpoint in a new attempt.
         """
         self.checkpoints.wait()
+        self.checkpoints.put_back()
         step = self.checkpoints.latest() if step is None else step
         if step is None:
             hosts.by_first(self._check_new)
@@ -225,6 +231,8 @@ class Run:
             check(host)
             with terminal.phase("reading the checkpoint"):
                 restored = self.checkpoints.restore(step, abstract)
+        if self._open and step is not None:
+            self.checkpoints.forget_after(step)  # before their lines go: killed from here on, the run resumes at `step`
         if self._open:
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
@@ -377,8 +385,6 @@ class Run:
 
         After an error in a run of several processes nothing is waited for: the others may be anywhere.
         """
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
         try:
             if hosts.count() == 1 or isinstance(sys.exception(), (SystemExit, type(None))):
                 with terminal.phase("saving"):
@@ -387,8 +393,12 @@ class Run:
             with self._held:
                 self._close_writer()
                 self._open = False
-                if self._copy:
-                    self._copy.close()
+                try:
+                    if self._copy:
+                        self._copy.close()
+                finally:  # only now: a second signal must not end the process while it saves
+                    for number, handler in self._handlers_before.items():
+                        signal.signal(number, handler)
             gc.unfreeze()
 
     def _close_writer(self) -> None:

@@ -156,10 +156,11 @@ def graded(
     before, name = {group.index: group for group in groups}, runtime.settings.reward.name
 
     def grade(index: int) -> Group:
-        episodes = [*(before[index].episodes if index in before else ()), *rolled[index]]
+        episodes = [*(grading.before_grading(before[index]) if index in before else ()), *rolled[index]]
         return grading.grade(runtime.grading.reward, name, index, hosts.index(), runtime.data.queries[index], episodes)
 
-    mine = run_interruptible(lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
+    work = partial(run_interruptible, lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
+    mine = hosts.all_or_none(work)  # what follows is a collective
     if runtime.grading.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
         raise UserError(
             f"reward {name!r} gave rewards of turns, and its file does not declare how many; "

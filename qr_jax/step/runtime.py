@@ -306,6 +306,7 @@ class Runtime:
     def save(self, step: int, state: State, run_state: RunState, *, again: bool = False) -> None:
         """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""
         if self.settings.guards.act == "rollback":
+            self.run.checkpoints.wait()  # the save before this one still spares the best of its time
             self.run.checkpoints.best = run_state.watch.best_step
         self.run.save(step, state.saved(), run_state.to_host() | self.same, again=again)
 
@@ -356,6 +357,8 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     how = {"temperature": settings.rollout.temperature, "overlap": settings.train.overlap}
     learner = make(agent.cfg, settings.model, settings.learner, mesh, **how)
     constants = plugins.constants("reward", settings.reward.name)
+    rewards = plugins.with_parts(settings.reward, "reward")
+    asks = any("ENDPOINT" in plugins.constants("reward", part.name) for part in rewards)
     return Runtime(
         settings=settings,
         run=run,
@@ -365,7 +368,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         devices=_devices(settings, agent, mesh),
         world=World(assemble.environment(settings), search, corpus.sha256),
         drawing=_drawing(settings),
-        grading=Grading(plugins.bind("reward", settings.reward), "ENDPOINT" in constants, constants.get("MAX_TURNS")),
+        grading=Grading(plugins.bind("reward", settings.reward), asks, constants.get("MAX_TURNS")),
         gold_logp=_gold_logp(settings, agent) if learner.needs_gold else None,
         same={
             checkpoint.QUERIES: pool.query_list_hash(query.id for query in queries),

@@ -45,6 +45,16 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     of a search, whatever it raises. Outage for a search that ends late, and where the server that the reward asks gives
     no grade.
     """
+    group, outage = hosts.all_or_none(partial(_tried, runtime))
+    if told := next(filter(None, hosts.gather(outage)), None):  # of any process, on all
+        raise Outage(told)
+    runtime.drawing.rounds(run_state.pool, ())
+    assert group is not None
+    pool.settle(run_state.pool, judged(runtime, run_state, [group], 0), runtime.drawing.rule)
+
+
+def _tried(runtime: Runtime) -> tuple[grading.Group | None, str]:
+    """Search once and grade two made episodes; return their group, and what is out of service ("" if nothing is)."""
     query, name, limits = runtime.data.queries[0], runtime.settings.reward.name, runtime.settings.rollout
     try:
         tools.found(runtime.world.search, [query.question], limits.search_k, **tools.limits(limits))
@@ -53,16 +63,15 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
         if not (url := next((part.settings["url"] for part in parts if part.settings.get("url")), None)):
             raise
         todo = "see that it is up and that this is its URL, then start the same command again"
-        raise Outage(f"the retriever at {url}: {error}; {todo}") from error
-    runtime.drawing.rounds(run_state.pool, ())
+        return None, f"the retriever at {url}: {error}; {todo}"
     episodes = [made_episode(query, 0, query.answers[0]), made_episode(query, 1, None)]
     group = run_interruptible(
         lambda: grading.grade(runtime.grading.reward, name, 0, 0, query, episodes), runtime.run.stop_now
     )
     if group.spent.ungraded and runtime.grading.asks:
         todo = "see that its server is up, then start the same command again"
-        raise Outage(f"{group.spent.fault}, of an answer that was made up; {todo}")
-    pool.settle(run_state.pool, judged(runtime, run_state, [group], 0), runtime.drawing.rule)
+        return group, f"{group.spent.fault}, of an answer that was made up; {todo}"
+    return group, ""
 
 
 def made_episode(query: Query, sample: int, answer: str | None) -> Episode:

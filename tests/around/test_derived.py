@@ -175,14 +175,14 @@ def test_reinforce_pp_whitens_over_the_batch_s_tokens(baseline):
     wanted = np.zeros((Q * G, L))
     wanted[MASK] = (value - value.mean()) / np.sqrt(value.var(ddof=1) + 1e-8)
     np.testing.assert_allclose(
-        jitted(reinforce_pp, baseline=baseline)(graded(MIXED), jnp.asarray(MASK)), wanted, atol=1e-5
+        jitted(reinforce_pp, baseline=baseline)(graded(MIXED), jnp.where(MASK, 0, -1)), wanted, atol=1e-5
     )
 
 
 def test_opo_s_baseline_is_the_mean_reward_of_a_token():
     tokens = [np.repeat(r, n) for r, n in zip(MIXED, MASK.sum(axis=1).reshape(Q, G), strict=True)]
     wanted = MIXED - np.array([[t.mean()] for t in tokens])
-    np.testing.assert_allclose(jitted(opo)(graded(MIXED), jnp.asarray(MASK)), wanted, atol=1e-6)
+    np.testing.assert_allclose(jitted(opo)(graded(MIXED), jnp.where(MASK, 0, -1)), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

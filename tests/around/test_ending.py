@@ -34,21 +34,25 @@ def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
     assert at_end.gained(after, after) is None
 
 
+SPENT = {"rollouts": 3000, "tokens": 0, "searches": 0}
+
+
 def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     settings = Config(train=Train(steps=100, max_rollouts=3000))
     run = SimpleNamespace(folder=Path("my runs/one"), settings=settings)
-    ask, longer, export = at_end.next_commands(run, "who's there ?")
+    ask, longer, export = at_end.next_commands(run, "who's there ?", SPENT)
     assert ask == """ask it:   qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
     assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
     assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     monkeypatch.setenv("PYTHONPATH", ".:my own")
     own = replace(settings, reward=use("mine.mine"))
-    for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?")[:2]:
+    for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?", SPENT)[:2]:
         assert ": " in line and "  PYTHONPATH='.:my own' qr-jax " in line
-    assert at_end.next_commands(run, "who's there ?")[0] == ask
-    assert at_end.longer(Train(steps=100)) == "train.steps=200"
-    assert at_end.longer(Train(steps=40), {"steps": 100}) == "train.steps=200"  # typed for a run that went further
-    assert at_end.longer(Train(steps=40, max_tokens=10), {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
+    assert at_end.next_commands(run, "who's there ?", SPENT)[0] == ask
+    assert at_end.longer(Train(steps=100), SPENT) == "train.steps=200"
+    assert at_end.longer(Train(steps=40), SPENT | {"steps": 100}) == "train.steps=200"  # it went further before
+    assert at_end.longer(Train(steps=40, max_tokens=10), SPENT | {"steps": 100, "tokens": 30}) == "train.max_tokens=60"
+    assert at_end.longer(Train(steps=40, max_tokens=10), SPENT | {"tokens": 9}) == "train.steps=80"  # these ended it
 
 
 def test_a_run_without_an_update_says_so(monkeypatch, tmp_path):

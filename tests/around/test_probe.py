@@ -99,6 +99,12 @@ def test_each_draw_after_a_zero_variance_verdict_counts_whatever_it_showed():
     ]
 
 
+def test_a_draw_that_was_played_ahead_is_of_the_policy_before():
+    draws = [draw(3, 0, "hard"), draw(5, 0, "signal", accepted=True, successes=1)]
+    (one,), _ = recycled([each | {"lag": 1} for each in draws], 1)
+    assert one.policies == {"filing": 1, "accepting": 3} and recycled(draws, 1)[0][0].policies["filing"] == 2
+
+
 def test_of_draws_again_a_sample_is_chosen_that_knows_nothing_of_what_they_showed():
     draws = [draw(1, at, "hard") for at in range(400)]
     draws += [draw(2, at, "signal" if at % 4 == 0 else "hard", successes=at % 4 == 0) for at in range(400)]

@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from qr_jax import evaluate
@@ -38,7 +37,8 @@ def tell(runtime: Runtime, run_state: RunState, after: Evaluation) -> None:
         run.say(f"report: {report(run)}")
     name = gained(before, after) if before else None
     questions = {query.id: query.question for query in runtime.data.questions}
-    for line in next_commands(run, questions[name] if name else runtime.data.questions[0].question):
+    used = {budget: getattr(run_state, budget, 0) for budget in BUDGETS}
+    for line in next_commands(run, questions[name] if name else runtime.data.questions[0].question, used):
         run.say(line)
 
 
@@ -48,8 +48,8 @@ def final_evaluation(runtime: Runtime, after: Evaluation) -> dict[str, Any]:
     return last_evaluation.final(runtime.settings, questions, after, env=world.env, corpus_sha256=world.corpus_sha256)
 
 
-def next_commands(run: runs.Run, question: str) -> list[str]:
-    """Return three commands to go on with, each with what it is for."""
+def next_commands(run: runs.Run, question: str, used: Mapping[str, int]) -> list[str]:
+    """Return three commands to go on with, each with what it is for; `used`: what the run spent of each budget."""
     folder = str(run.folder)
     where = os.environ.get("PYTHONPATH")  # where a plug-in of one's own may stand
     has_own = any("." in use.name for _, use in every_plugin(run.settings))
@@ -57,17 +57,18 @@ def next_commands(run: runs.Run, question: str) -> list[str]:
     asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
     return [
         f"ask it:   {qr_jax} ask {asks} {shlex.quote(question)}",
-        f"go on:    {qr_jax} train {config} {longer(run.settings.train)}",
+        f"go on:    {qr_jax} train {config} {longer(run.settings.train, used)}",
         f"take it:  qr-jax export {asks} --hf {exported}",
     ]
 
 
-def longer(limits: Train, used: Mapping[str, int] = MappingProxyType({})) -> str:
-    """Return the override that lets a finished run go on for as long again: of train.steps, or of its budget.
+def longer(limits: Train, used: Mapping[str, int]) -> str:
+    """Return the override that lets a finished run go on as long again: of its budget if that ended it, or of steps.
 
-    `used`: what the run spent, by name, where that may be more than `limits`.
+    `used`: what the run spent, by name.
     """
-    budget = next((budget for budget in BUDGETS if getattr(limits, f"max_{budget}")), None)
+    spent = {name: limit for name in BUDGETS if (limit := getattr(limits, f"max_{name}")) and used[name] >= limit}
+    budget = next(iter(spent), None)
     name = f"max_{budget}" if budget else "steps"
     return f"train.{name}={2 * max(getattr(limits, name), used.get(budget or 'steps', 0))}"
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from qr_jax.learner.advantages.grpo import grpo
 from qr_jax.records import Grades
@@ -11,7 +11,7 @@ from qr_jax.records import Grades
 
 def gfpo(
     grades: Grades,
-    mask_NL: Bool[Array, "N L"],
+    turn_NL: Int[Array, "N L"],
     *,
     keep: int = 4,  # samples of a group that are kept
     by: Literal["length", "efficiency"] = "length",  # what is kept: the shortest, or most reward a token
@@ -25,7 +25,7 @@ def gfpo(
     leaves the loss (rollout.overlong=mask) has none here, and is not kept. Deviation: dropped samples keep their place
     in the loss's denominator. A group whose kept rewards are equal gets 0, though the pool took it for signal.
     """
-    length_QG = jnp.sum(mask_NL, axis=1).reshape(grades.valid_QG.shape)
+    length_QG = jnp.sum(turn_NL >= 0, axis=1).reshape(grades.valid_QG.shape)  # of all updates' parts, as the grades are
     value_QG = length_QG if by == "length" else -grades.reward_QG / jnp.maximum(length_QG, 1)
     may_QG = grades.valid_QG & (length_QG > 0)
     order_QG = jnp.argsort(jnp.where(may_QG, value_QG, jnp.inf), axis=1, stable=True)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from qr_jax.learner.variance import group_mean
 from qr_jax.records import Grades
@@ -13,7 +13,7 @@ ZERO_VARIANCE = "gradient"  # the batch's mean is no group's: groups of equal re
 
 def reinforce_pp(
     grades: Grades,
-    mask_NL: Bool[Array, "N L"],
+    turn_NL: Int[Array, "N L"],
     *,
     baseline: Literal["none", "group"] = "none",  # what is subtracted before the batch's scale
     eps: float = 1e-8,  # added to what is divided by, so that it is never 0
@@ -28,6 +28,7 @@ def reinforce_pp(
     for its siblings' faults (up to 3.5 standard deviations, seen), and the batch's mean and scale move with it. Such a
     group reaches the learner with learner.keep_zero_variance alone.
     """
+    mask_NL = turn_NL >= 0  # the batch's sampled tokens, also those of other updates' parts
     centre_Q1 = group_mean(grades.reward_QG, grades.valid_QG) if baseline == "group" else 0.0
     value_NL = jnp.broadcast_to((grades.reward_QG - centre_Q1).reshape(-1, 1), mask_NL.shape)
     count = jnp.sum(mask_NL)

@@ -7,7 +7,8 @@ from qr_jax import answers, dialect
 from qr_jax.records import Episode, Passage, Query
 
 ACTS = {"search", "answer", "tool_call"}
-BLOCK = re.compile(rf"<({'|'.join(sorted(ACTS))}|think)>.*?</\1>", re.DOTALL)
+FURTHER = ("decision", "judge")  # of methods/envs: tags that are no acts
+BLOCK = re.compile(rf"<({'|'.join(sorted({*ACTS, *FURTHER}))}|think)>.*?</\1>", re.DOTALL)
 
 
 def well_formed(episode: Episode, *, think: bool = False) -> bool:
@@ -24,8 +25,8 @@ def _turn_is_well_formed(text: str, think: bool) -> bool:
     first = dialect.THINK_TAG.search(text)
     if first and first[0] == "</think>":
         text = f"<think>{text}"
-    blocks, whole = dialect.read(text)
-    kinds = {block.name for block in blocks}
+    blocks, whole = dialect.read(text, FURTHER)
+    kinds = {block.name for block in blocks} - {*FURTHER}
     opens = not think or text.lstrip().startswith("<think>")
     return whole and opens and len(kinds) == 1 and kinds <= ACTS and not BLOCK.sub("", text).strip()
 
