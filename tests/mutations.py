@@ -174,7 +174,7 @@ MUTATIONS = (
     ),
     Mutation(
         "qr_jax/step/rollout_and_grade.py",
-        "[*(before[index].episodes if index in before else ()), *rolled[index]]",
+        "[*(grading.before_grading(before[index]) if index in before else ()), *rolled[index]]",
         "[*rolled[index]]",
         "tests/test_forks.py::test_adaptive_rounds_turn_rewards_entropies_and_golds_train_and_are_told",
     ),
