@@ -1,8 +1,8 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
-Canonically equal texts ("é" in one character or two) are equal. As in the official scorers, whose
-scores these equal on composed texts, unaccented letters, full-width digits, ligatures, unseen characters, curly quotes
-and dashes stay different; `fold`, for questions and leaks, equates all but the first.
+Canonically equal texts ("é" in one character or two) are equal. As in the official scorers, whose scores these equal
+on composed texts, unaccented letters, full-width digits, ligatures, unseen characters, curly quotes and dashes stay
+different; `fold`, for questions and leaks, equates all but the first.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.

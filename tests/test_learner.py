@@ -281,6 +281,18 @@ def test_of_several_updates_each_episode_is_told_the_advantage_of_its_own(shape)
         assert len(ids) and (told_N[ids] == m % 3).all()
 
 
+@pytest.mark.parametrize("name", ["gfpo", "opo"])
+def test_an_advantage_by_lengths_is_the_same_in_each_part_of_a_batch(name):
+    """A group's samples may lie in several parts: all of them are compared in each."""
+    bound, state = build(updates=3, advantage=config.use(name))
+    whole, advantage_of = batch(rows=4), jax.jit(lambda part: bound.train_step(state, part, RATE)[1]["advantage"])
+    wanted_QG = np.asarray(advantage_of(whole))
+    made = list(learner.parts(whole, 3))
+    assert len(made) == 3 and wanted_QG.any()
+    for part in made:
+        np.testing.assert_array_equal(advantage_of(part), wanted_QG)
+
+
 def test_one_program_trains_groups_of_all_widths_up_to_the_stated_most():
     """Four samples at most: groups of 4, of 2 and of 2, 3 and 4 episodes, in batches of one shape."""
     bound, state = build()

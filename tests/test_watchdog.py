@@ -33,7 +33,7 @@ deeds = {
     "beats": lambda: None,
     "refuses": lambda: bucket.opened("s3://bucket/run"),
     "fails": lambda: json.loads("{"),
-    "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "dies": lambda: time.sleep(3) or os.kill(os.getpid(), signal.SIGKILL),
     "freezes": lambda: os.kill(os.getpid(), signal.SIGSTOP),
 }
 last = {"is late": lambda: time.sleep(4), "writes no more": lambda: bucket.opened("s3://bucket/run")}
@@ -41,6 +41,8 @@ last = {"is late": lambda: time.sleep(4), "writes no more": lambda: bucket.opene
 def work(arguments, stage):
     if what == "dies":
         watchdog.FAREWELL_S = 0.0  # nobody is left to hear it
+        hung_up = watchdog.Watchdog._hung_up
+        watchdog.Watchdog._hung_up = lambda dog: time.sleep(2.5 * (who == 0)) or hung_up(dog)  # jax is the first to see it
     if what in last:
         start.PART_S = -2  # with the deadline, a second
     start.begin(config.Mesh(heartbeat_s=deadline_s), coordinator=address, processes=2, process=me)
@@ -111,6 +113,28 @@ def long_runs():
         kill(processes)
 
 
+ABORTED = """
+import ctypes, os, threading, time
+from qr_jax.parallel import watchdog
+with watchdog.abort_delayed():
+    {inside}
+{outside}
+"""
+ABORT = "ctypes.CDLL(None).abort()"
+END_SOON = "threading.Thread(target=lambda: time.sleep(0.5) or os._exit(75)).start()"
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "code"),
+    [(f"{END_SOON}; {ABORT}", "", 75), (END_SOON, ABORT, -signal.SIGABRT)],
+    ids=["watched", "after it"],
+)
+def test_an_abort_of_jax_s_leaves_the_watchdog_time_to_say_what_happened(inside, outside, code):
+    script = ABORTED.format(inside=inside, outside=outside)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+
+
 @pytest.mark.thorough
 def test_two_processes_that_beat_are_left_alone(long_runs):
     for code, out, err in long_runs("beats", 0):
@@ -149,6 +173,12 @@ def test_a_collective_that_breaks_with_a_lost_process_waits_for_its_name():
     assert (code, killed) == (errors.LOST, -signal.SIGKILL), said
     assert f"process 0 of 2: process 1 has not been heard of for {DEADLINE_S:g} s" in said
     assert "this error was held back" in said and "in wait_for_all" in said.split("this error was held back")[1]
+
+
+def test_a_coordinator_that_is_killed_is_named_though_jax_aborts_first():
+    (killed, _, _), (code, _, said) = run_two("dies", 0)
+    assert (killed, code) == (-signal.SIGKILL, errors.LOST), said
+    assert "process 1 of 2: process 0 is gone, and with it the coordinator of this run" in said
 
 
 def test_a_coordinator_that_does_not_answer_is_named():

@@ -299,7 +299,7 @@ def curve(run: Run) -> list[dict[str, float]]:
 def reached(points: Sequence[tuple[float, float]], reach: float) -> float | None:
     """Return where a curve first comes to `reach`, by linear interpolation; None if it never does.
 
-    None also for two points: two points are too few to say where.
+    None also for fewer than three points, which are too few to say where.
     """
     if len(points) < 3:
         return None

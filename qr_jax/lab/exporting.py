@@ -56,8 +56,8 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     settings = runs.load(run)
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
-    step = runs.last_checkpoint(run)[1]  # before the weights, which a run that trains may replace by later ones
-    params, base_sha256 = policy.adapters(run, agent, mesh)
+    _, step = runs.last_checkpoint(run)
+    params, base_sha256 = policy.adapters(run, agent, mesh, step)
     if base_sha256 is None:
         raise UserError(f"{run} trained the whole model, not adapters; `qr-jax export {run} --hf FOLDER` writes it")
     model, adapters = settings.model, host_local.on_one_device(params, mesh)

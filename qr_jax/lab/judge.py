@@ -500,8 +500,7 @@ def format_cost(found: Mapping[str, float], what: str = "judging this model") ->
         f"{what} takes at most {found['requests']:,} requests, and up to {Judge.retries} more for each that fails or "
         f"has no verdict; about {found['tokens_in'] / 1e6:,.1f} million tokens in and {found['tokens_out'] / 1e6:,.1f} "
         f"out: {price:,.0f} dollars at {PRICE[0]:g} and {PRICE[1]:g} a million "
-        f"(GPT-4.1-mini's in 2025); {found['hours']:.1f} hours at {REQUEST_S:g} s a request, "
-        f"{Judge.at_once} at once, "
+        f"(GPT-4.1-mini's in 2025); {found['hours']:.1f} hours at {REQUEST_S:g} s a request, {Judge.at_once} at once, "
         f"{found['hours_at_limit']:.1f} where {LIMITED_TO} a minute are allowed"
     )
 

@@ -3,8 +3,8 @@
 After Schulman 2020, "Approximating KL divergence" (http://joschu.net/blog/kl-approx.html). Values and gradients
 differ, and in a loss only the gradient matters. Over tokens sampled from the policy itself the mean gradient is 0 for
 k1 (as a loss it does nothing; it belongs in a reward), that of KL(policy || reference) for k2, and that of
-KL(reference || policy) for k3. All take and give float32 nats; pass equal finite numbers where nothing
-was sampled.
+KL(reference || policy) for k3. All take and give float32 nats; pass equal finite numbers where nothing was
+sampled.
 """
 
 import jax.numpy as jnp

@@ -243,7 +243,8 @@ class Update:
         """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
 
         Entropies and logp_NL are those of the weights before this update and of the micro-batches that are in it: with
-        learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others.
+        learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others; turn_NL, like the
+        grades, is of the whole batch.
         """
         logp = functools.cache(lambda: self.old_logp(state, batch))
         name, names = self.settings.advantage.name, self.advantage_names

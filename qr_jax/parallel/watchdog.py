@@ -1,13 +1,15 @@
 """Watch whether the other processes of this run are alive: a collective would wait for a lost one without end.
 
 Each process writes heartbeats to the key-value store of jax's coordination service, which is no collective, and reads
-those of the others. It also holds a connection to process 0, which has the store: jax ends a process within two seconds
-of losing the store, with a message that does not say what happened, so our message must come first."""
+those of the others. It also holds a connection to process 0, which has the store: jax aborts a process that loses the
+store, at once or within two seconds, with a message that does not say what happened. So our message must come first."""
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -42,22 +44,39 @@ def watching(deadline_s: float) -> Iterator[None]:
         yield
         return
     dog, stopped = Watchdog(deadline_s), None
-    try:
+    with abort_delayed():
         try:
-            yield
-        except SystemExit as raised:
-            stopped = raised
-        hosts.wait_for_all()  # jax's own wait at an exit ends in an abort of all
-    except BaseException as error:
-        if any(words in str(error).lower() for words in OF_OTHERS):
-            dog.held = error
-            time.sleep(deadline_s * (1 + 1 / BEATS_A_DEADLINE) + POLL_S)  # the watching thread ends us, if it must
-        dog.close(WRONG if isinstance(error, errors.UserError) else FAILED)
-        dog.farewell()
-        raise
-    dog.close(ENDED)
+            try:
+                yield
+            except SystemExit as raised:
+                stopped = raised
+            hosts.wait_for_all()  # jax's own wait at an exit ends in an abort of all
+        except BaseException as error:
+            if any(words in str(error).lower() for words in OF_OTHERS):
+                dog.held = error
+                time.sleep(deadline_s * (1 + 1 / BEATS_A_DEADLINE) + POLL_S)  # the watching thread ends us, if it must
+            dog.close(WRONG if isinstance(error, errors.UserError) else FAILED)
+            dog.farewell()
+            raise
+        dog.close(ENDED)
     if stopped:
         raise stopped
+
+
+@contextlib.contextmanager
+def abort_delayed() -> Iterator[None]:
+    """In this context an abort, which jax calls in a thread of its own, ends this process only after 6 seconds.
+
+    Until then the other threads go on. SIGABRT's handler is the C library's sleep(seconds), whose argument is then the
+    number of the signal: no Python code runs in it, as that might wait for a lock that the aborting thread holds.
+    """
+    library = ctypes.CDLL(None)
+    library.signal.restype, library.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    former = library.signal(signal.SIGABRT, ctypes.cast(library.sleep, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        library.signal(signal.SIGABRT, former)
 
 
 class Watchdog:
@@ -124,7 +143,7 @@ class Watchdog:
     def _wait(self) -> bool:
         """Wait POLL_S, or until the coordinator sends something or hangs up; return True to stop watching.
 
-        jax's own threads see it hang up at the same time, and end this process without saying which process is gone.
+        jax's own threads see it hang up at the same time, and abort this process without saying which process is gone.
         """
         if self.line is None:
             return self.closing.wait(POLL_S)

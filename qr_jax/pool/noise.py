@@ -47,8 +47,8 @@ def first(
     """Return indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
 
     Who finishes early has a large number. So only the largest numbers are raced at first, and more of them as long as
-    one of the others, if it ran at the largest weight, could come in before the last of `count`. At
-    least `count` must have weight.
+    one of the others, if it ran at the largest weight, could come in before the last of `count`. At least
+    `count` must have weight.
     """
     if count == 0:
         return np.empty(0, np.int64)

@@ -100,9 +100,9 @@ def of_run(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None
     return Policy(params, base(settings, run, agent, mesh, host), host[checkpoint.BASE], settings.model.lora)
 
 
-def adapters(run: str | Path, agent: assemble.Agent, mesh) -> tuple[Any, str | None]:
-    """Return a run's last adapters and the hash of their base weights; without adapters the whole model and None."""
-    host, params = _restored(run, agent, mesh)
+def adapters(run: str | Path, agent: assemble.Agent, mesh, step: int) -> tuple[Any, str | None]:
+    """Return a run's adapters of `step` and their base's hash; without adapters the whole model and None."""
+    host, params = _restored(run, agent, mesh, step)
     return params, host.get(checkpoint.BASE)
 
 

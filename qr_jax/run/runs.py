@@ -166,7 +166,7 @@ class Run:
             if replaced := self._copy.pull():
                 self.say(f"{len(replaced)} files here differ from {lives}, which counts: moved to logs/replaced_*")
         known = self._configs_before.get("config.json")
-        if not goes_on and known and known != json.dumps(config.to_json(self.settings), indent=2) + "\n":
+        if not goes_on and known and known != _as_text(config.to_json(self.settings)):
             (self.folder / BASE).unlink(missing_ok=True)  # measured by an attempt with another config
         if goes_on and (changed := plugin_record.changed_code(kept, now)):
             self.say(f"the code of {few(changed)} changed since this run began; what follows is by the new code")
@@ -231,9 +231,9 @@ class Run:
             check(host)
             with terminal.phase("reading the checkpoint"):
                 restored = self.checkpoints.restore(step, abstract)
-        if self._open and step is not None:
-            self.checkpoints.forget_after(step)  # before their lines go: killed from here on, the run resumes at `step`
         if self._open:
+            if step is not None:  # before their lines go: killed from here on, the run resumes at `step`
+                self.checkpoints.forget_after(step)
             self._close_writer()
             self.attempt = checkpoint.next_attempt(self.folder)
         hosts.by_first(lambda: self._discard_after(step or 0, restored[1] if restored else {}))
@@ -332,7 +332,7 @@ class Run:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a file of the run as JSON; process 0 alone does."""
         if hosts.index() == 0:
-            _write(self.folder / name, json.dumps(value, indent=2) + "\n")
+            _write(self.folder / name, _as_text(value))
 
     def leave_config(self) -> None:
         """Give the folder the config again that it had before this attempt, which did nothing."""
@@ -407,6 +407,10 @@ class Run:
                 _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
             self._writer.close()
             self._writer = None
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ PATIENCE = http_post.Patience(timeout_s=30.0, deadline_s=30.0, retries=0, pause_
 SLOW_S = 1.0
 MOST_SEEN, MOST_CHARS = 500, 20_000  # passages whose tags are looked for, and of each as much as a run takes
 MOST_SAID = 600  # characters of a finding
-MOST_PASSAGES = 1000  # of a query that are looked at: passages looked at per query, more than any k
+MOST_PASSAGES = 1000  # of a query that are looked at: more than any k
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Protocol:
     """One peer's protocol: a POST of JSON to `path`, or a GET with a key; several queries at once if `batch`.
 
     `results` reads the answer to a number of queries; ValueError unless it has a list of passages for each query. Of
-    each list it takes the first k passages of each list, and ignores the rest.
+    each list it takes the first passages, up to a number, and ignores the rest.
     """
 
     path: str

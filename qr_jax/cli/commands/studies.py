@@ -32,7 +32,7 @@ def add(command: Any) -> None:
         "memorising:A,B,SHIFT,JUMP when a query is trained on; paper:qwen3_1p7b or paper:qwen3_4b; or a run's folder"
     )
     oracle.add_argument("--rates", default="beta:0.35,0.35", metavar="RATES", help=text)
-    text = "one, several with commas, or all (without dapo)"
+    text = "one, several with commas, or all; dapo is refill with bounded_dapo"
     oracle.add_argument("--rule", default="recycle", metavar="NAMES", help=text)
     oracle.add_argument("--queries", type=whole(1), metavar="N", help="in the pool (10000, or the run's)")
     oracle.add_argument("--accept", type=whole(1), default=32, metavar="N", help="groups a step trains on at most")

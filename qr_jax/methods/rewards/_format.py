@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from qr_jax import answers, dialect
+from qr_jax.methods.envs import ada_search, reseek
 from qr_jax.records import Episode, Passage, Query
 
 ACTS = {"search", "answer", "tool_call"}
-FURTHER = ("decision", "judge")  # of methods/envs: tags that are no acts
+FURTHER = (*ada_search.TAGS, *reseek.TAGS)  # tags that are no acts
 BLOCK = re.compile(rf"<({'|'.join(sorted({*ACTS, *FURTHER}))}|think)>.*?</\1>", re.DOTALL)
 
 

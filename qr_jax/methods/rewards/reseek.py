@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax import answers, dialect
+from qr_jax.methods.envs.reseek import TAGS
 from qr_jax.methods.rewards import _format
 from qr_jax.records import Episode, Query, Scores
-
-TAGS = ("judge",)  # methods/envs/reseek.py's
 
 
 def reseek(
