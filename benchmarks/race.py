@@ -166,6 +166,23 @@ def gaps(worlds: Iterable[int] = FINAL) -> dict[str, list[float]]:
     return found
 
 
+def better() -> str | None:
+    """Return the rule that the plan calls better, by the larger mean if both are; ValueError while runs are missing."""
+    found = gaps()
+    if not is_over(found):
+        raise ValueError("E4 has no verdict yet: run `python -m benchmarks.race final`")
+    arms = [arm for arm, values in found.items() if verdict(values) == "better"]
+    return max(arms, key=lambda arm: float(np.mean(found[arm])), default=None)
+
+
+def is_over(found: Mapping[str, Sequence[float]]) -> bool:
+    return all(len(values) == sum(map(len, FINAL.values())) for values in found.values())
+
+
+def verdict(values: Sequence[float]) -> str:
+    return guarded.verdict(values, "better", "level")
+
+
 def said(arm: str, name: str) -> str:
     """A candidate by its groups, its learning rate, or the setting that sets it apart."""
     return f"groups of 8, {ARMS[arm][name][-1]}" if name == "other" else name
@@ -190,12 +207,11 @@ def table() -> str:
         new = [[run["accuracy"] for run in read("final", arm, best(arm), world).values()] for world in FINAL]
         rows.append((arm, said(arm, best(arm)), over_seeds(first), *map(over_seeds, new)))
     found = gaps()
-    is_over = all(len(values) == sum(map(len, FINAL.values())) for values in found.values())
-    adjusted = guarded.holm(found) if is_over else {}
+    adjusted = guarded.holm(found) if is_over(found) else {}
     compared = [(f"less {finalists()[0]}", "difference", "seeds", "p by Holm", "verdict")]
     for arm, values in found.items():
         p = thousandths(adjusted[arm]) if arm in adjusted else ""
-        said_of = guarded.verdict(values, "better", "level") if is_over else "none yet"
+        said_of = verdict(values) if is_over(found) else "none yet"
         compared.append((arm, over_seeds(values, "+"), str(len(values)), p, said_of))
         for world in FINAL:
             own = gaps([world])[arm]

@@ -215,9 +215,16 @@ def test_a_run_refuses_a_folder_in_use_before_it_writes_and_gives_it_back_when_i
     RunLock(tmp_path).release()
 
 
-def test_how_a_run_s_judge_is_asked_may_change_and_whom_it_asks_may_not(tmp_path):
+@pytest.mark.parametrize("inside", [False, True])
+def test_how_a_run_s_judge_is_asked_may_change_and_whom_it_asks_may_not(tmp_path, inside):
     """ "raise reward.budget, and the same command goes on" was refused."""
-    settings = config.load("configs/two_layer.py", ["reward=judge", "reward.url=http://a/v1", "reward.model=m"])
+    settings, first = config.load("configs/two_layer.py", []), {"url": "http://a/v1", "model": "m"}
+
+    def judged(more):
+        judge = use("judge", **{**first, **more})
+        return replace(settings, reward=use("overlong", of=judge) if inside else judge)
+
+    settings, at = judged({}), "reward.settings.of.settings" if inside else "reward.settings"
     runs.Run(tmp_path, settings, stage="train", say=lambda line: None).close()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     said: list[str] = []
@@ -225,12 +232,13 @@ def test_how_a_run_s_judge_is_asked_may_change_and_whom_it_asks_may_not(tmp_path
         {"budget": 7},
         {"url": "http://b/v1", "timeout_s": 1.0, "retries": 1, "at_once": 2, "key_env": "A_KEY"},
     ):
-        asked = use("judge", **{**settings.reward.settings, **more})
-        runs.Run(tmp_path, replace(settings, reward=asked), stage="train", say=said.append).close()
-    assert "the reward's server is asked otherwise from here on: reward.settings.budget: 100000 there, 7 here" in said
-    with pytest.raises(ValueError, match="other settings .reward.settings.model"):
-        other = use("judge", **{**settings.reward.settings, "model": "n"})
-        runs.Run(tmp_path, replace(settings, reward=other), stage="train", say=said.append)
+        runs.Run(tmp_path, judged(more), stage="train", say=said.append).close()
+    (told, *_) = [
+        line for line in said if line.startswith(f"the reward's server is asked otherwise from here on: {at}")
+    ]
+    assert f"{at}.budget: {None if inside else 100000} there, 7 here" in told  # inside, a default is not kept
+    with pytest.raises(ValueError, match=f"other settings .{at}.model"):
+        runs.Run(tmp_path, judged({"model": "n"}), stage="train", say=said.append)
 
 
 @pytest.fixture

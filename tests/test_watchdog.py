@@ -42,7 +42,7 @@ def work(arguments, stage):
     if what == "dies":
         watchdog.FAREWELL_S = 0.0  # nobody is left to hear it
         hung_up = watchdog.Watchdog._hung_up
-        watchdog.Watchdog._hung_up = lambda dog: time.sleep(2.5 * (who == 0)) or hung_up(dog)  # jax is the first to see it
+        watchdog.Watchdog._hung_up = lambda dog: time.sleep(2.5 * (who == 0)) or hung_up(dog)  # jax sees it first
     if what in last:
         start.PART_S = -2  # with the deadline, a second
     start.begin(config.Mesh(heartbeat_s=deadline_s), coordinator=address, processes=2, process=me)

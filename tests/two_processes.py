@@ -24,7 +24,7 @@ from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import bucket, runs
 from qr_jax.run.checkpoint import Checkpoints, discard_after, next_attempt
-from qr_jax.step import rollout_and_grade
+from qr_jax.step import grading, rollout_and_grade, services
 from qr_jax.step.runtime import Data, Devices, Drawing, Grading, RunState, Runtime, World, families
 from qr_jax.train import take_step
 
@@ -77,6 +77,31 @@ def check_words(me: int) -> None:
     with pytest.raises(RuntimeError, match=r"disagree about the pool .process 0: digest 0, process 1: digest 1."):
         hosts.assert_same(f"digest {me}", "the pool")
     hosts.wait_for_all()
+
+
+def check_outage(me: int) -> None:
+    """What failed on another process alone is asked again too, searches and groups; all end with the reason."""
+
+    def search(queries, k):
+        if queries == ["bad"]:
+            raise ValueError("no such word")
+        return [[] for _ in queries]
+
+    run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
+    limits = config.Rollout(search_retries=0, search_deadline_s=5.0, outage_s=20.0)
+    use = SimpleNamespace(rollout=limits, reward=SimpleNamespace(name="r"))
+
+    def lost(query, episodes):  # all grades of the question, not those of the made episodes that ask whether it is up
+        return Scores(np.array([np.nan if one.turns[-1].author == "env" else 1.0 for one in episodes]))
+
+    runtime: Any = SimpleNamespace(
+        settings=use, run=run, world=SimpleNamespace(search=search), grading=SimpleNamespace(reward=lost),
+        data=SimpleNamespace(queries=[Query("q", "?", ("a",))]),
+    )  # fmt: skip
+    group = grading.grade(lost, "r", 0, me, runtime.data.queries[0], [replace(episode(0), answer="a", stop="answered")])
+    for what, failed, told in (("retriever", "bad", "no such word"), ("reward", group, "could not be graded again")):
+        with pytest.raises(errors.FailsAgain, match=told):
+            services.wait(runtime, errors.ServiceDown("3 of 4 failed", what, [[], [failed]][me]), 0, None)
 
 
 def check_errors_of_the_first(me: int) -> None:
@@ -223,6 +248,7 @@ def main(port: str, me: int, folder: str) -> None:
     check_groups(me)
     check_episodes(me)
     check_words(me)
+    check_outage(me)
     check_errors_of_the_first(me)
     check_checkpoint(me, folder)
     check_group_means(me)

@@ -24,7 +24,7 @@ from qr_jax.run import bucket, checkpoint, json_files, plugin_record, run_files
 from qr_jax.run.kept_thread import Result, run_interruptible
 from qr_jax.run.lease import Lease
 from qr_jax.run.run_lock import RunLock
-from qr_jax.settings.settings import few
+from qr_jax.settings.settings import Use, few
 
 LEDGER = "ledger.jsonl"
 BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
@@ -199,8 +199,7 @@ class Run:
     def _refuse_another(self, begun: Config, kept: plugin_record.Record, now: plugin_record.Record, where: str) -> None:
         may = MAY_CHANGE + tuple(f"train.max_{name}:" for name in config.BUDGETS)
         may += PACKING if self.settings.learner.updates == 1 else ()
-        reward = plugins.constants("reward", self.settings.reward.name)
-        asked = tuple(f"reward.settings.{name}:" for name in reward.get("ENDPOINT", ()))
+        asked = tuple(_asked(self.settings.reward))
         every = plugin_record.differing_settings(begun, kept, self.settings, now)
         if otherwise := [name for name in every if name.startswith(asked)]:
             self.say(f"the reward's server is asked otherwise from here on: {few(otherwise, between='; ')}")
@@ -407,6 +406,15 @@ class Run:
                 _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
             self._writer.close()
             self._writer = None
+
+
+def _asked(reward: Use, at: str = "reward.settings") -> Iterator[str]:
+    """Yield how `differing_settings` begins for each setting by which a reward, or one inside it, asks its server."""
+    for name in plugins.constants("reward", reward.name).get("ENDPOINT", ()):
+        yield f"{at}.{name}:"
+    for name, value in plugins.settings_of("reward", reward).items():
+        if isinstance(value, Use):
+            yield from _asked(value, f"{at}.{name}.settings")
 
 
 def _as_text(value: Mapping[str, Any]) -> str:

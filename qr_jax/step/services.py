@@ -7,8 +7,10 @@ what fails again by itself while other questions are answered: the run ends with
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +116,8 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | Non
         if runtime.run.stops():
             raise Interrupted
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-    if refused := hosts.by_first(lambda: repeated(runtime, down)):
+    failed = _of_all_processes(down)
+    if refused := hosts.by_first(lambda: repeated(runtime, down.what, failed)):
         raise FailsAgain(f"{down}. This is no outage, for the {down.what} answers other questions: {refused}")
     if runtime.run.stops():
         raise Interrupted
@@ -122,15 +125,24 @@ def wait(runtime: Runtime, down: ServiceDown, step: int, retry: RetryState | Non
     return retry
 
 
-def repeated(runtime: Runtime, down: ServiceDown) -> str | None:
+def _of_all_processes(down: ServiceDown) -> Sequence[Any]:
+    """Return the searches or groups that failed on any process; the same on all."""
+    if hosts.count() == 1:
+        return down.failed
+    mine = down.failed if down.what == "retriever" else [group.to_plain() for group in down.failed]
+    every = [one for theirs in hosts.gather(list(mine)) for one in theirs]
+    return every if down.what == "retriever" else [grading.from_plain(one) for one in every]
+
+
+def repeated(runtime: Runtime, what: str, failed: Sequence[Any]) -> str | None:
     """Say why a failed search or group fails twice more, asked alone, while others are answered after each try.
 
     None if there is none such, or if the run is told to stop.
     """
-    again, answer = {"retriever": (_search_again, answers), "reward": (_grade_again, grades)}[down.what]
+    again, answer = {"retriever": (_search_again, answers), "reward": (_grade_again, grades)}[what]
     try:
-        for failed in down.failed[:MOST_ASKED]:
-            work = partial(again, runtime, failed)
+        for one in failed[:MOST_ASKED]:
+            work = partial(again, runtime, one)
             for tried in (1, 2):
                 reason = run_interruptible(work, runtime.run.stop_now)
                 if not reason or not answer(runtime):
