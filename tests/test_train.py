@@ -621,8 +621,8 @@ def test_an_update_uses_what_waited_and_what_was_left_out_beside_it_once(monkeyp
     parts.batch = lambda state, groups, left_out, key: packed.append(left_out) or "all"
     standing = RunState(pool.create(3), waiting=("a", "b"), left_out=(40, 4))
     state = SimpleNamespace(params={}, base=None, updates=0)
-    assert driver._update(parts, state, standing, 0)[:2] == (state, standing) and not packed
-    state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0)
+    assert driver._update(parts, state, standing, 0, 0.5)[:2] == (state, standing) and not packed
+    state, after, updated = driver._update(parts, state, replace(standing, waiting=("a", "b", "c")), 0, 0.5)
     assert (state.updates, after.waiting, after.left_out, packed) == (1, (), (0, 0), [(40, 4)])
     assert state.rate == 0.5 * standing.rate
     assert updated.groups == ("a", "b", "c") and updated.batch == "all"
