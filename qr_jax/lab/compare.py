@@ -23,9 +23,10 @@ from qr_jax.pool import figures
 from qr_jax.run import json_files, runs
 from qr_jax.settings.settings import plain
 
-# Settings that do not make two runs two rules: the seed, and how long a run goes on and what is told of it.
+# Settings that do not make two runs two rules: the seed, how long a run goes on, where it lies and what is told of it.
 FREE = ("seed", "log", "data.world_path", "evaluation.every", "train.steps", "train.max_", "train.keep_")
-FREE += ("train.checkpoint_every", "evaluation.during", "pool.rule", "pool.rounds", "pool.by")
+FREE += ("train.checkpoint_every", "train.bucket", "train.profile", "evaluation.during")
+FREE += ("pool.rule", "pool.rounds", "pool.by")
 LABEL_CHARS = 50  # of settings in a rule's label
 # A run's figures over the last tenth of its steps, each with its null's in `null_control`.
 SHARES = {"zero_variance": "zero_variance_last", "recycled": "recycled_share_last", "ex_hard": "ex_hard_last"}

@@ -8,6 +8,8 @@ import numpy as np
 from qr_jax.evaluation.scores import half_width
 from qr_jax.pool.noise import uniforms
 
+ROUNDING = 1e-20  # a sum of squares of accuracies below which nothing varies
+
 
 def picks(count: int, resamples: int, *key: int) -> np.ndarray:
     """Return int64 [resamples, count]: the questions, of `count`, that each resample takes, a function of the key."""
@@ -42,9 +44,9 @@ def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict
         spread = [(float(score_SN.mean(1).var(ddof=1)) / len(score_SN), len(score_SN) - 1) for score_SN in several]
         variance_S = sum(variance for variance, _ in spread)
         freedom = variance_S**2 / sum(v**2 / seeds for v, seeds in spread) if variance_S else 1.0
-        variance_S *= 1.0 if paired or len(several) > 1 else 1.0 + len(several[0])
-        squared = float(stdtrit(freedom, 0.975)) ** 2 * variance_S
-        variance_N -= sum(map(_noise, several))
+        with_lone = 1.0 if paired or len(several) > 1 else 1.0 + len(several[0])
+        squared = float(stdtrit(freedom, 0.975)) ** 2 * variance_S * with_lone
+        variance_N -= sum(map(_noise, several)) * with_lone
     if variance_N > 0:
         squared += float(stdtrit(count - 1, 0.975)) ** 2 * variance_N
     mean, half = float(gap_N.mean()), squared**0.5 or half_width(0.0, count)
@@ -59,40 +61,47 @@ def seeds_needed(
     `seeds` (of each rule) is the fewest at which Student's two-sided test at .05 finds a true difference of `size` with
     this `power`; `at_least` and `at_most` are those of the ends of the standard deviation's 80 % interval (by chi2: a
     few seeds tell a spread badly). `sd` is of the differences by seed if `paired`, else of one rule's accuracy, pooled.
-    `found` is the power of the seeds that are there. None where a rule has one seed, or nothing varies. Noncentral t:
-    Cohen 1988, chapter 2.
+    `found` is the power of the seeds that are there. None where a rule has one seed, or nothing varies but by rounding.
+    Noncentral t: Cohen 1988, chapter 2.
     """
     from scipy.special import chdtri
 
     several = [own_S - base_S] if paired else [own_S, base_S]
     freedom = sum(len(values) - 1 for values in several)
     squares = sum(float(np.square(values - values.mean()).sum()) for values in several)
-    if min(map(len, several)) < 2 or not squares:
+    if min(map(len, several)) < 2 or squares < ROUNDING:
         return None
     low, sd, high = ((squares / over) ** 0.5 for over in (chdtri(freedom, 0.1), freedom, chdtri(freedom, 0.9)))
     least, seeds, most = (_fewest(size / one, power, paired) for one in (low, sd, high))
-    found = _power(size / sd, min(map(len, several)), paired)
+    found = _power(size / sd / sum(1 / len(values) for values in several) ** 0.5, freedom)
     return {"size": size, "power": power, "sd": sd, "seeds": seeds, "at_least": least, "at_most": most, "found": found}
 
 
 def _fewest(effect: float, power: float, paired: bool) -> int:
     """Return the fewest seeds of a rule with this power, by halving; `effect` in standard deviations."""
+
+    def has_power(seeds: int) -> bool:
+        means = 1 if paired else 2
+        return _power(effect * (seeds / means) ** 0.5, means * (seeds - 1)) >= power
+
     low, high = 1, 2
-    while _power(effect, high, paired) < power:
+    while not has_power(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(effect, middle, paired) >= power else (middle, high)
+        low, high = (low, middle) if has_power(middle) else (middle, high)
     return high
 
 
-def _power(effect: float, seeds: int, paired: bool) -> float:
-    """Return the chance that a two-sided t test at .05 finds a difference of `effect` standard deviations."""
-    from scipy.special import nctdtr, stdtrit
+def _power(errors: float, freedom: int) -> float:
+    """Return the chance that a two-sided t test at .05 finds a difference of so many standard errors.
 
-    freedom, shift = (seeds - 1, effect * seeds**0.5) if paired else (2 * seeds - 2, effect * (seeds / 2) ** 0.5)
-    edge = float(stdtrit(freedom, 0.975))
-    return float(1 - nctdtr(freedom, shift, edge) + nctdtr(freedom, shift, -edge))
+    t^2 is noncentral F: scipy's noncentral t is NaN in its far tail. Its noncentral F is, too, from 37 standard errors
+    on with 4 degrees of freedom or more, where the chance is 1.
+    """
+    from scipy.special import ncfdtr, stdtrit
+
+    return float(np.nan_to_num(1 - ncfdtr(1, freedom, errors**2, stdtrit(freedom, 0.975) ** 2), nan=1.0))
 
 
 def _noise(score_SN: np.ndarray) -> float:

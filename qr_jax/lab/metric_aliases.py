@@ -11,7 +11,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
         "actor/kl_loss": ("learner/kl",), "actor/entropy": ("learner/entropy",),
         "actor/grad_norm": ("learner/grad_norm",), "actor/pg_clipfrac": ("learner/clip_low", "learner/clip_high"),
         "actor/pg_clipfrac_lower": ("learner/dual",), "actor/lr": ("learner/lr",),
-        "response_length/clip_ratio": ("rollout/stop_length",), "num_turns/mean": ("rollout/turns",),
+        "response_length/clip_ratio": ("rollout/stop_length",),
         "tool_call_counts/mean": ("rollout/searches",), "timing_s/gen": ("time/rollout_s",),
         "timing_s/update_actor": ("time/learner_s",), "timing_s/step": ("time/step_s",),
         "perf/time_per_step": ("time/step_s",), "perf/throughput": ("perf/step_tokens_per_s",),
@@ -25,8 +25,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
         "kl": ("learner/kl",), "entropy": ("learner/entropy",), "clip_ratio/low_mean": ("learner/clip_low",),
         "clip_ratio/high_mean": ("learner/clip_high",),
         "clip_ratio/region_mean": ("learner/clip_low", "learner/clip_high"),
-        "tools/call_frequency": ("rollout/searches",), "num_tokens": ("budget/tokens",),
-        "step_time": ("time/step_s",),
+        "tools/call_frequency": ("rollout/searches",), "step_time": ("time/step_s",),
     },
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ AGAIN = ("zero_variance_rate_ex_hard", "zero_variance_rate_ex_easy")  # of those
 NAMES = ("zero_variance_rate", "recycled_share", "seen_share", *figures.ORIGINS, "flipped", *AGAIN)
 MOVES = ("zero_variance_rate", "flipped", *AGAIN)  # the figures that a moving pass rate changes first
 COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
-INSIDE = 0.9  # the share of a frozen policy's figures that the band holds
+INSIDE = 0.9  # the share of a frozen policy's figures that the band holds, for any pass rates that are allowed
 MIXTURE = 97  # the first part of the keys of its random mixtures
 STRANGER_S = 20.0  # that somebody else's run is played
 

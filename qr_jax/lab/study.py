@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qr_jax.cli.overrides import override, read
-from qr_jax.config import BUDGETS, COLD_START, Config, below
+from qr_jax.config import BUDGETS, COLD_START, Config, Pool, below
 from qr_jax.errors import UserError
 from qr_jax.lab import oracle
 from qr_jax.lab.launch import Job, Launcher
 from qr_jax.logging import terminal
 from qr_jax.run import runs
 from qr_jax.settings import checks
-from qr_jax.settings.settings import conform, differences, few
+from qr_jax.settings.settings import Use, conform, differences, few
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,22 @@ def rules(text: str) -> list[Rule]:
 
 
 def _with_rule(settings: Config, rule: Rule, spend: tuple[str, int]) -> Config:
-    """Return the config with this rule (`oracle.sampler`), ended by the step in which the budget is spent alone."""
-    of, (unit, many) = oracle.sampler(rule.name), spend
-    pool = replace(settings.pool, rule=of.rule, rounds=of.rounds, by=of.by)
+    """Return the config with this rule (`oracle.sampler`), ended by the step in which the budget is spent alone.
+
+    The config's own rule keeps its settings. ValueError for rounds or an order of drawing (pool.by) of the config that
+    the rule would replace.
+    """
+    of, (unit, many), pool, usual = oracle.sampler(rule.name), spend, settings.pool, Pool()
+    for name in ("rounds", "by"):
+        given = getattr(pool, name)
+        if given not in (getattr(usual, name), getattr(of, name)) and not any(
+            one.startswith(f"pool.{name}=") for one in rule.carried
+        ):
+            named = given.name if isinstance(given, Use) else given
+            todo = f"give it to the rules that it is meant for: --rules {rule.label}:pool.{name}={named}"
+            raise UserError(f"pool.{name} is {named!r}, which a rule of --rules brings along itself; {todo}")
+    own = pool.rule if pool.rule.name == of.rule.name else of.rule
+    pool = replace(pool, rule=own, rounds=of.rounds, by=of.by)
     settings = override(replace(settings, pool=pool), rule.carried)
     limits = {f"max_{one}": many if one == unit else None for one in BUDGETS}
     steps = -(-many // settings.pool.samples)  # a step of a pool nearly used up may draw a single query

@@ -10,10 +10,12 @@ import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from killed_run import tiny
+from scipy import stats
 
 from qr_jax import config, plugins, train
 from qr_jax.cli import cli
@@ -82,6 +84,31 @@ def test_each_run_of_a_study_has_a_place_of_its_own_in_a_bucket(tmp_path):
     places = [job.settings.train.bucket for job in (cold, *jobs)]
     assert places[0] == "gs://runs/study/sft" and len(set(places)) == len(places)
     assert places[1] == f"gs://runs/study/{jobs[0].folder.relative_to(tmp_path)}"
+
+
+def test_where_its_runs_lie_and_are_traced_makes_no_rule_of_its_own(tmp_path):
+    settings = tiny(tmp_path)
+    settings = replace(settings, train=replace(settings.train, bucket="gs://runs/study"))
+    _, jobs = planned(tmp_path, "recycle,grpo", seeds=2, settings=settings)
+    traced = replace(jobs[0].settings, train=replace(jobs[0].settings.train, profile="10:12"))
+    made = [SimpleNamespace(settings=settings, folder=tmp_path) for settings in (traced, *(job.settings for job in jobs[1:]))]
+    assert [(label, len(of_it)) for label, of_it in compare.grouped(made).items()] == [("recycle", 2), ("grpo", 2)]
+
+
+def test_a_rule_keeps_what_the_config_says_of_it_and_replaces_nothing_unsaid(tmp_path):
+    settings = tiny(tmp_path)
+    own = replace(settings, pool=replace(settings.pool, rule=use("foresee", gamma=0.5)))
+    pools = [job.settings.pool.rule for job in planned(tmp_path, "foresee,grpo,foresee:gamma=0", settings=own)[1]]
+    assert pools == [use("foresee", gamma=0.5), use("grpo"), use("foresee", gamma=0.0)]
+    for name, value in (("rounds", use("refill")), ("by", "largest")):
+        said = replace(settings, pool=replace(settings.pool, **{name: value}))
+        with pytest.raises(ValueError, match=f"pool.{name} is .*brings along itself; .*--rules grpo:pool.{name}="):
+            planned(tmp_path, "grpo", settings=said)
+    refill = replace(settings, pool=replace(settings.pool, rounds=use("refill")))
+    (job,) = planned(tmp_path, "dapo", settings=refill)[1]
+    assert job.settings.pool.rounds == use("refill")
+    (job,) = planned(tmp_path, "grpo:pool.rounds=refill", settings=refill)[1]
+    assert job.settings.pool.rounds == use("refill")
 
 
 def test_another_study_in_the_folder_is_refused_with_what_differs(tmp_path):
@@ -398,6 +425,27 @@ def test_a_difference_needs_as_many_seeds_as_tables_of_power_say(effect, paired,
     needed = seeds_needed(even_S, base_S, effect, paired=paired)
     assert needed["sd"] == pytest.approx(1) and needed["seeds"] == seeds
     assert needed["at_least"] < seeds < needed["at_most"] < 1.6 * seeds
+
+
+def test_the_power_of_a_few_seeds_with_a_large_difference_is_a_number():
+    """Integrated over the variance's distribution by hand; scipy's noncentral t is NaN for most of these."""
+    two = seeds_needed(np.array([0.50, 0.52]), np.array([0.4, 0.4]), 0.1, paired=True)
+    assert two["seeds"] == 3 and two["found"] == pytest.approx(0.567, abs=0.001)
+    even_S = np.array([-1.0, 1.0] * 50) * (99 / 100) ** 0.5
+    for effect, seeds in ((4.75, 3), (7.0, 3), (14.0, 2), (0.001, 7_848_863)):
+        needed = seeds_needed(even_S, np.zeros(100), effect, paired=True)
+        assert needed["seeds"] == seeds and 0 <= needed["found"] <= 1
+    assert seeds_needed(np.array([0.50, 0.52]), np.array([0.40, 0.42]), 0.1, paired=True) is None  # equal but for 3e-17
+
+
+def test_unequal_numbers_of_seeds_find_what_all_of_them_find():
+    own_S, base_S = np.array([0.5, 0.52]), np.linspace(0.4, 0.46, 10)
+    found = seeds_needed(own_S, base_S, 0.03, paired=False)
+    shift, edge = 0.03 / found["sd"] / (1 / 2 + 1 / 10) ** 0.5, stats.t.ppf(0.975, 10)
+    drawn = np.random.default_rng(0).normal(shift, 1, 400_000) / np.sqrt(
+        np.random.default_rng(1).chisquare(10, 400_000) / 10
+    )
+    assert found["found"] == pytest.approx((np.abs(drawn) > edge).mean(), abs=0.003)
 
 
 def test_two_seeds_tell_badly_how_many_are_needed_and_one_does_not_tell():

@@ -23,6 +23,8 @@ from qr_jax.cli.commands.options import (
 from qr_jax.errors import FAILED, UserError
 from qr_jax.logging import terminal
 
+OF_A_STUDY = ("rules", "seeds", "jobs", "every", "questions")  # options of compare that say which runs are made
+
 
 def add(command: Any) -> None:
     """Add these commands' parsers, as `cli.make_parser` adds those of the other commands."""
@@ -71,10 +73,10 @@ def _add_compare(command: Any) -> None:
     text = "a config with its settings, runs' folders, or those that eval --suite wrote"
     made.add_argument("what", nargs="+", metavar="CONFIG|RUN|SUITE", help=text)
     made.add_argument("--rules", metavar="NAMES", help="with commas; the first is the baseline")
-    made.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="runs a rule (default 3)")
+    made.add_argument("--seeds", type=whole(1), metavar="N", help="runs a rule (default 3)")
     made.add_argument("--budget", metavar="UNIT=N", help="rollouts=N, tokens=N or searches=N; of given runs: the unit")
     made.add_argument("--folder", type=Path, metavar="FOLDER", help="of all runs; of given runs: where the page goes")
-    made.add_argument("--jobs", type=whole(1), default=1, metavar="N", help="runs at a time, each on its own cores")
+    made.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time, each on its own cores (default 1)")
     made.add_argument("--every", type=whole(0), metavar="N", help="evaluate every N steps too (evaluation.every)")
     made.add_argument("--questions", type=whole(1), metavar="N", help="of each evaluation (evaluation.questions)")
     made.add_argument("--reach", type=float, default=0.7, metavar="SHARE", help="accuracy to be reached (default .7)")
@@ -105,6 +107,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.folder and os.path.isdir(arguments.folder):
         run_folders.check_folder(arguments.folder, allowed=arguments.trust)
     if os.path.isdir(arguments.what[0]):
+        refuse_given(arguments, OF_A_STUDY, "with runs, which are made already")
         folders = [run for given in arguments.what for run in compare.expand(given)]
         own = all([is_own(arguments, run) for run in folders])
         failed, unit = [], arguments.budget
@@ -129,8 +132,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _compare_suites(arguments: argparse.Namespace) -> int:
     from qr_jax.lab import side_by_side
 
-    names = ("rules", "budget", "folder", "every", "questions", "power")
-    refuse_given(arguments, names, "with scores of a suite, which are made already")
+    refuse_given(
+        arguments, (*OF_A_STUDY, "budget", "folder", "power"), "with scores of a suite, which are made already"
+    )
     with reading("one of these folders"):
         found = side_by_side.paired_scores([Path(what) for what in arguments.what])
     return show(found, arguments.json, side_by_side.format_table)
@@ -150,11 +154,12 @@ def _study(arguments: argparse.Namespace) -> tuple[list[Path], list[Any], str]:
     if lacks:
         raise UserError(f"a config is compared with --{' and --'.join(lacks)} too, or give the folders of runs")
     (path,), typed = arguments.what, list(arguments.overrides)
-    typed += [f"evaluation.{name}={value}" for name in ("every", "questions") if (value := getattr(arguments, name))]
+    given = {name: getattr(arguments, name) for name in ("every", "questions")}
+    typed += [f"evaluation.{name}={value}" for name, value in given.items() if value is not None]
     config = load(arguments, path, typed)
     spend = study.budget(arguments.budget)
-    what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds, "spend": spend}
-    folders, failed = study.study(config, arguments.folder, **what, at_once=arguments.jobs, say=terminal.say)
+    what = {"named": study.rules(arguments.rules), "seeds": arguments.seeds or 3, "spend": spend}
+    folders, failed = study.study(config, arguments.folder, **what, at_once=arguments.jobs or 1, say=terminal.say)
     return folders, failed, spend[0]
 
 

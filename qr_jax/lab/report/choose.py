@@ -33,7 +33,7 @@ def learned(found: Histories) -> list[tuple[Key, Key]]:
             right = draw.get("successes") or 0
             if draw["verdict"] == "hard":
                 wrong = draw["step"]
-            elif wrong is not None and right and draw["step"] > wrong:
+            elif wrong is not None and right and draw["step"] > wrong and draw["verdict"] != "fault":
                 pairs.append((right / draw["valid"], draw["step"], mark(query), (wrong, query), (draw["step"], query)))
     return [pair[3:] for pair in sorted(pairs, reverse=True)[:FIRST]]
 

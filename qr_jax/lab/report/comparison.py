@@ -87,7 +87,8 @@ def seeds_for(rule: str, needed: Mapping[str, Any] | None, size: float) -> str:
     span = f"{needed['at_least']:,} to {needed['at_most']:,} by the 80 % interval of their sd, {needed['sd']:.3f}"
     return (
         f"{rule}: a true difference of {size:g} is found with a power of {needed['power']:g} by {needed['seeds']:,} "
-        f"seeds of each rule ({span}); the seeds that are there find it with {needed['found']:.2f}."
+        f"seeds of each rule ({span}); the seeds that are there find it with {needed['found']:.2f}. This is on these "
+        "questions; the interval of the table allows for others too."
     )
 
 

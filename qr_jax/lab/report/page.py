@@ -215,9 +215,9 @@ def _beside_chance(null: charts.Null, config: Mapping[str, Any]) -> str:
     """Explain the null control's band, how wide its bounds are, and where they say little."""
     samples = config.get("pool", {}).get("samples", "K")
     text = (
-        "The same pool and rule, with pass rates that never move after a query's first draw. The band holds 90 % of "
-        f"{null['plays']} simulated runs, whatever pass rates the run's first draws allow. A policy that learns "
-        "nothing recycles and flips queries too: only what leaves the band says more."
+        "The same pool and rule, with pass rates that never move after a query's first draw. For any pass rates that "
+        f"the run's first draws allow the band holds 90 % of runs, by {null['plays']} simulated ones. A policy that "
+        "learns nothing recycles and flips queries too: only what leaves the band says more."
     )
     for name, words in (("hard", "all wrong"), ("easy", "all right")):
         if bounds := null["chances"][name]:
