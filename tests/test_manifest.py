@@ -43,11 +43,14 @@ def test_like_manifests_do_not_differ_though_models_do():
 
 def test_every_difference_is_named():
     base = Config()
-    settings = replace(base, rollout=replace(base.rollout, search_k=5), env=use("search_r1", think=False))
+    settings = replace(
+        base, rollout=replace(base.rollout, search_k=5, thinking=False), env=use("search_r1", think=False)
+    )
     other = made(settings, corpora={"nq": "tea"}, judge={"model": "j"}, questions={"nq": QUERIES, "popqa": QUERIES})
     names = [line.partition(":")[0] for line in differences(made(), other)]
     assert names == [
-        "questions.popqa", "corpus_sha256.nq", "env.settings.think", "env.prompt_sha256", "decoding.search_k", "judge"
+        "questions.popqa", "corpus_sha256.nq", "env.settings.think", "env.prompt_sha256", "decoding.search_k",
+        "decoding.thinking", "judge",
     ]  # fmt: skip
     assert "decoding.search_k: 3 in the first, 5 in the second" in differences(made(), other)
 
@@ -57,7 +60,7 @@ def test_a_retriever_s_settings_count_but_not_where_its_files_lie():
     assert parts[0]["retriever"]["settings"] == {"of": {"name": "bm25", "settings": {}}} and parts[0] == parts[1]
     one = made(replace(Config(), retriever=use("bm25", k1=1.2)))
     assert one["retriever"]["settings"] == {"k1": 1.2}
-    assert differences(one, made(retriever="none")) == [
+    assert differences(one, made(replace(Config(), retriever=use("none")))) == [
         "retriever.name: 'bm25' in the first, 'none' in the second",
         "retriever.settings.k1: 1.2 in the first, nothing in the second",
     ]
@@ -71,5 +74,9 @@ def test_a_seed_counts_where_answers_are_sampled_and_not_where_they_are_greedy()
 
 def test_the_model_that_a_retriever_searches_with_counts_by_its_contents(monkeypatch):
     monkeypatch.setattr(manifests, "models_of", lambda use, **_: ["beef"] if use.name == "dense" else [])
-    assert made(retriever="dense")["retriever"] == {"name": "dense", "settings": {}, "models": ["beef"]}
+    assert made(replace(Config(), retriever=use("dense")))["retriever"] == {
+        "name": "dense",
+        "settings": {},
+        "models": ["beef"],
+    }
     assert "models" not in made()["retriever"]

@@ -88,10 +88,15 @@ def read_queries(path: str | Path) -> list[Query]:
     if (stored := index_folder(path)) is not None:
         raise UserError(f"{stored} is an index of passages, and questions are wanted; name their file")
     queries = read(path, query_of, lambda query: query.id)
+    tell_refused(path, queries)
+    return queries
+
+
+def tell_refused(path: str | Path, queries: Sequence[Query]) -> None:
+    """Log the gold answers that were refused because they normalise to nothing."""
     refused = [(query.id, *query.meta["refused_answers"]) for query in queries if "refused_answers" in query.meta]
     if refused:
         log.warning("%s: answers that normalise to nothing were refused (id, answers): %s", path, refused)
-    return queries
 
 
 def read_passages(path: str | Path) -> Sequence[Passage]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import Config, use
+from qr_jax.config import Config
 from qr_jax.records import Query
 from qr_jax.run import plugin_record
 from qr_jax.settings.settings import Use, plain
@@ -27,23 +27,23 @@ def manifest(
     samples: int,
     env: Callable,
     model: Mapping[str, Any],
-    retriever: str | None = None,
     judge: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of one score, as JSON holds it.
 
     `questions` are those of each set and `corpora` the SHA-256 of each set's passages (None: the retriever has its
     own); `split` says in words how the questions were chosen. `env` is the bound environment, whose opening text of a
-    fixed question stands for its prompt. `retriever` is given if it is not the config's; `model` says what was measured
-    (its weights' hash, most of all) and `judge` who judged.
+    fixed question stands for its prompt. `model` says what was measured (its weights' hash, most of all) and `judge`
+    who judged.
     """
-    chosen = settings.retriever if retriever in (None, settings.retriever.name) else use(str(retriever))
-    searched = _plugin("retriever", chosen)
-    if models := models_of(chosen):
+    searched = _plugin("retriever", settings.retriever)
+    if models := models_of(settings.retriever):
         searched["models"] = models
     prompt_sha256 = sha256(getattr(env(PROBE, []), "text", ""))
     # A greedy answer depends on neither the sampling nor the seed.
     decoding = {name: getattr(settings.rollout, name) for name in ROLLOUT}
+    if settings.rollout.thinking is not None:
+        decoding["thinking"] = settings.rollout.thinking
     decoding |= (sampling(settings) if samples else GREEDY) | {"samples": samples}
     asked = {name: {"count": len(part), "sha256": questions_sha256(part)} for name, part in questions.items()}
     tools = {"tools": [_plugin("tool", tool) for tool in settings.tools]} if settings.tools else {}

@@ -13,6 +13,7 @@ from qr_jax.data.parsing import ANSWERS, Row
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 
+REWARDS = ("reward_spec", "reward_model")
 QUESTIONS, PASSAGES = ("question", "answers", "supporting", "supporting_titles"), ("title", "text")
 SHOWN = 5  # broken rows that are listed
 NAMED = ("id", *QUESTIONS, *PASSAGES)  # columns that --map may name
@@ -38,7 +39,7 @@ class Columns:
     @property
     def first(self) -> frozenset[str]:
         """Return the columns by which a file's first row is known for one of rows."""
-        return frozenset(name.partition(".")[0] for name in self.theirs.values())
+        return frozenset(part for name in self.theirs.values() for part in (name, name.partition(".")[0]))
 
     def of(self, row: Row) -> Row:
         """Return the row with our names where it has theirs, and its answers as a list; further columns stay.
@@ -47,28 +48,40 @@ class Columns:
         questions and passages read with one map may have their ids in columns of different names.
         """
         for name, other in self.theirs.items():
-            if name in row and other.partition(".")[0] not in row and not (name == "id" and self._maps_others(row)):
+            if name in row and not _stands(other, row) and not (name == "id" and self._maps_others(row)):
                 raise UserError(
                     f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
                 )
-        there = {
-            name: name in row or self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "text")
-        }
+        there = {name: name in row or _stands(self.theirs.get(name, name), row) for name in ("question", "text")}
         if not any(there.values()) and (lacks := next((name for name in there if name in self.theirs), None)):
             raise UserError(f"has no column {self.theirs[lacks]!r} for {lacks}; it has {', '.join(row)[:200]}")
         found = {name: _held(row, other) for name, other in self.theirs.items()}
         found = {name: value for name, value in found.items() if value is not None}
         taken = {other for name, other in self.theirs.items() if name in found and name != other}
         row = {name: value for name, value in row.items() if name not in taken} | found
+        place = next((name for name in REWARDS if isinstance(row.get(name), Mapping)), None)
+        if place and "ground_truth" in row[place]:  # verl's and SkyRL's place for the answers
+            row[place] = {**row[place], "ground_truth": self._apart(row.pop("answers", row[place]["ground_truth"]))}
         column = next((name for name in ANSWERS if isinstance(row.get(name), str)), None)
-        if self.split and column:
-            row[column] = [part for part in map(str.strip, row[column].split(self.split)) if part]
-        return row
+        return row | {column: self._apart(row[column])} if column else row
+
+    def _apart(self, answers: Any) -> Any:
+        """Return answers in one text as a list, where there is a sign between them; in {"target": ...} too."""
+        if isinstance(answers, Mapping):
+            return {**answers, "target": self._apart(answers.get("target"))}
+        if not self.split or not isinstance(answers, str):
+            return answers
+        return [part for part in map(str.strip, answers.split(self.split)) if part]
 
     def _maps_others(self, row: Row) -> bool:
         """Return True if columns of the other kind of file are mapped: of questions where the row is a passage, say."""
-        is_question = any(self.theirs.get(name, name).partition(".")[0] in row for name in ("question", "answers"))
+        is_question = any(_stands(self.theirs.get(name, name), row) for name in ("question", "answers"))
         return any(name in self.theirs for name in (PASSAGES if is_question else QUESTIONS))
+
+
+def _stands(name: str, row: Row) -> bool:
+    """Return True if the row has such a column, or for "a.b" a column "a"."""
+    return name in row or name.partition(".")[0] in row
 
 
 def _held(row: Row, name: str) -> Any:
@@ -102,7 +115,9 @@ class Reader:
         """Read questions as `readers.read_queries` does."""
         if self._is_plain(path):
             return readers.read_queries(path)
-        return _read(path, self.columns, self.skip_broken, parsing.query_of)
+        queries = _read(path, self.columns, self.skip_broken, parsing.query_of)
+        readers.tell_refused(path, queries)
+        return queries
 
     def read_passages(self, path: Any) -> Sequence[Passage]:
         """Read passages as `readers.read_passages` does."""

@@ -79,7 +79,7 @@ def check(
     for name, rows in _grouped({number: item.id for number, item in items.items()}):
         are_same = all(items[row] == items[rows[0]] for row in rows)
         text = f"id {name!r} stands in {len(rows)} rows; {readers.TWICE if are_same else readers.UNIQUE}"
-        findings.append(Finding("error", "repeated id", text, rows))
+        findings.append(Finding("warning" if skip_broken else "error", "repeated id", text, rows))
     questions = {number: item for number, item in items.items() if isinstance(item, Query)}
     passages = {number: item for number, item in items.items() if isinstance(item, Passage)}
     findings += [*_questions(questions), *_passages(passages)]
@@ -90,8 +90,8 @@ def check(
     if len(schemas) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in schemas.most_common())
         findings.append(Finding("warning", "mixed schemas", f"the rows have more than one schema: {listed}", ()))
-    if not sum(schemas.values()) and not findings:
-        findings.append(Finding("error", "no rows", "the file has no rows", ()))
+    if not items and all(one.level == "warning" for one in findings):
+        findings.append(Finding("error", "no rows", "the file has no rows that a run can use", ()))
     if against is not None:
         findings += _overlap(items, resolve_file(against), columns)
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
@@ -239,7 +239,8 @@ OF_QUESTIONS: Mapping[str, tuple[str, Callable[[Query], bool]]] = {
         lambda query: any(list_in(answer) for answer in query.answers),
     ),
     "passages beside": (
-        "passages stand beside the question, which nothing searches; `qr-jax data convert FILE NEW` makes a corpus",
+        "passages stand beside the question, which only data.corpus=own searches; `qr-jax data convert FILE NEW` makes "
+        "a corpus of all",
         _has_passages,
     ),
 }

@@ -68,6 +68,7 @@ def read(
     corpus: dict[str, Passage] = {}
     refused: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
+    made: dict[str, dict[str, str]] = {}  # by an id that was made of a text, the ids of the items with that text
     for where, row in _all_rows(files, encoding, said, columns.first):
         try:
             if isinstance(row, ValueError):
@@ -86,15 +87,11 @@ def read(
         refused += [(where, answer) for answer in getattr(item, "meta", {}).get("refused_answers", ())]
         for name in not_taken(getattr(item, "meta", {})):
             said[f"rows whose {NOT_TAKEN.format(name=name)}"] += 1
-        name = item.id
-        first, other = found.setdefault(name, (where, item))
-        made = 1
-        while is_made and other != replace(item, id=other.id):  # another question of the same text
-            made += 1
-            item = replace(item, id=f"{name}-{made}")
-            first, other = found.setdefault(item.id, (where, item))
+        if is_made:
+            item = replace(item, id=_free_id(item, made.setdefault(item.id, {}), found))
+        first, other = found.setdefault(item.id, (where, item))
         if other != item:
-            wrong.append((where, f"id {name!r} stands in {first} too; {readers.UNIQUE}"))
+            wrong.append((where, f"id {item.id!r} stands in {first} too; {readers.UNIQUE}"))
         said["rows that stand there twice, taken once"] += other == item and other is not item
     shown = files[0].name if len(files) == 1 else " ".join(map(str, words))
     if wrong and (not skip_broken or not found):
@@ -108,6 +105,18 @@ def read(
         where, answer = refused[0]
         said[f"answers that normalise to nothing, left out (the first: {answer[:40]!r} in {where})"] = len(refused)
     return Converted(_of_one_kind(found, shown), _told(said), list(corpus.values()))
+
+
+def _free_id(item: Query | Passage, known: dict[str, str], found: Mapping[str, tuple[str, Any]]) -> str:
+    """Return the id of an item whose id was made here: that of an equal one, else its own, numbered if it is taken."""
+    content, number, name = repr(item), len(known) + 1, item.id
+    if content not in known:
+        free = name if number == 1 else f"{name}-{number}"
+        while free in found and found[free][1] != replace(item, id=free):
+            number += 1
+            free = f"{name}-{number}"
+        known[content] = free
+    return known[content]
 
 
 def _tell_left_out(wrong: Sequence[tuple[str, str]], said: Counter[str]) -> None:
@@ -161,16 +170,21 @@ def _told(said: Counter[str]) -> list[str]:
 def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Passage]]:
     """Make the row's question or passage; return it, whether its id was made here, and the passages in its row."""
     cells = {str(name).strip().lstrip("\ufeff"): value for name, value in row.items()}
-    named = {name: value for name, value in cells.items() if name and value is not None}  # "" is pandas' index
+    empty = {name for name, value in cells.items() if value is None or value != value}  # null, or pandas' NaN
+    named = {name: value for name, value in cells.items() if name and name not in empty}  # "" is pandas' index
     form = formats.schema(named)
     if form not in ("qr_jax", "qr_jax corpus"):
         if form.endswith("corpus"):
             return parsing.passage_of(named), False, []
-        if form == "trl":
+        if form in ("trl", "flashrag"):
             named = _renamed(named, "id", ("id",), said)
             said["rows without an id, named by a hash of their text"] += "id" not in named
         has_id = "id" in named
         named, beside = _parted(formats.ours(named), said)
+        if "id" not in named:
+            named["id"] = formats.hash_of(named["question"]) if isinstance(named.get("question"), str) else None
+        if "answers" in named:
+            named["answers"] = _texts(named["answers"], "answers", said)
         if named.get("answers") == []:
             raise Unanswerable("has no answer: its list of answers is empty")
         query = parsing.query_of(named)
@@ -197,9 +211,9 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         raise Unscorable(f"has the answer {only[:40]!r} alone, of which normalising leaves nothing")
     needed = (("question",), ANSWERS) if asks else (("text", "contents"),)
     lacking = [names for names in needed if not any(name in named for name in names)]
-    empty = [name for name in cells if cells[name] is None and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
-    if lacking and empty:
-        raise UserError(f"nothing stands in {', '.join(map(repr, empty))}; fill it in, or take the row out")
+    blank = [name for name in cells if name in empty and (name.lower() in NEEDED or NUMBERED.fullmatch(name))]
+    if lacking and blank:
+        raise UserError(f"nothing stands in {', '.join(map(repr, blank))}; fill it in, or take the row out")
     text = named.get("question" if asks else "text")
     if asks and ANSWERS in lacking:
         raise UserError(parsing.missing("answers", named, f"none of {', '.join(ANSWERS)}"))

@@ -173,7 +173,9 @@ def _in_value(file: Path, value: Any, said: Counter[str], known: frozenset[str])
             for place, cell in cells.items():
                 found.setdefault(place, {})[name] = cell
         return list(found.values())
-    if {*ASKS} & names and all(isinstance(held, list) for held in value.values()):
+    said_by = [held[0] for held in (value.get("prompt"), value.get("messages")) if isinstance(held, list) and held]
+    is_chat = any(isinstance(one, dict) and "role" in one for one in said_by)
+    if {*ASKS} & names and not is_chat and all(isinstance(held, list) for held in value.values()):
         lengths = {name: len(held) for name, held in value.items()}
         if len({*lengths.values()}) > 1:
             raise UserError(f"{file.name} has columns of unlike length: {lengths}")
@@ -228,7 +230,7 @@ def _is_head(line: str, file: Path) -> bool:
 def _of_table(
     file: Path, text: str, said: Counter[str], known: frozenset[str]
 ) -> Iterator[tuple[int, Row | ValueError]]:
-    """Yield the rows by line. A line whose cells are not as many as the columns is an unreadable row."""
+    """Yield the rows by line. A line with more cells than columns is an unreadable row; the missing ones are empty."""
     lines = io.StringIO(text, newline="")  # str.splitlines would cut at U+2028 too
     head = next((line for line in lines if line.strip()), "")
     lines.seek(0)

@@ -118,7 +118,7 @@ def _also_answers(row: Row) -> list[str]:
     """Gather the accepted answers that stand beside the answer; ValueError names a column that holds anything else."""
     found = []
     for name, held in beside(row):
-        if not holds_answers(name) or not held:
+        if not holds_answers(name) or not held or held != held:  # NaN is pandas' null
             continue
         values = (list_in(held) or [held]) if isinstance(held, str) else in_objects(held)
         if not isinstance(values, list):

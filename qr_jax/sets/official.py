@@ -149,7 +149,9 @@ def frames(row: Row, name: str) -> dict[str, Any]:
         links = None
     if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
         raise UserError(f"field 'wiki_links' must be a list of addresses, and is {field(row, 'wiki_links')[:80]!r}")
-    titles = [unquote(link.partition("#")[0].rpartition("/")[2]).replace("_", " ").strip() for link in links]
+    pages = (link.partition("#")[0] for link in links)
+    named = (page.partition("/wiki/")[2] or page.rpartition("/")[2] for page in pages)  # AC/DC's has a further /
+    titles = [unquote(name).replace("_", " ").strip() for name in named]
     return {
         "id": name, "question": field(row, "Prompt"), "answers": [field(row, "Answer")],
         "type": field(row, "reasoning_types"), "supporting_titles": list(dict.fromkeys(filter(None, titles))),

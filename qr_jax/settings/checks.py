@@ -230,7 +230,15 @@ def _sources(config: Config, trains: bool) -> Iterator[str]:
     """
     data = config.data
     if data.train in MADE_TRACES:
-        if data.corpus != "world" and data.eval == "world":
+        others = [
+            f"data.{name} is {where!r}" for name in ("eval", "corpus") if (where := getattr(data, name)) != "world"
+        ]
+        if trains and others and data.eval != "world":
+            yield (
+                f"data.train is 'world', but {' and '.join(others)}: a world's questions have answers in its own "
+                "passages alone; set data.train to the file of your questions, or leave these out"
+            )
+        elif data.corpus != "world" and data.eval == "world":
             yield (
                 f"data.train and data.eval are 'world', but data.corpus is {data.corpus!r}: its passages say nothing "
                 "of that world; set data.train and data.eval to files of questions, or leave data.corpus out"
@@ -240,6 +248,12 @@ def _sources(config: Config, trains: bool) -> Iterator[str]:
         yield (
             f"data.corpus is 'own', and retriever={config.retriever.name} searches passages of its own; set "
             "retriever=bm25, or another that takes a corpus"
+        )
+    made = {part.name for part in plugins.with_parts(config.retriever)} & {"dense", "cached"}
+    if data.corpus == OWN and made:
+        yield (
+            f"data.corpus is 'own', and retriever={min(made)} would read its model or its file anew for each question; "
+            "set retriever=bm25"
         )
     if data.eval == "world":
         yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"

@@ -10,9 +10,9 @@ import pytest
 from qr_jax import assemble
 from qr_jax.cli import cli
 from qr_jax.config import Config, Data
-from qr_jax.data import readers
+from qr_jax.data import parsing, readers
 from qr_jax.errors import UserError
-from qr_jax.sets import foreign
+from qr_jax.sets import data_check, foreign
 from qr_jax.sets.columns import Columns, typed
 from qr_jax.settings import checks
 
@@ -195,3 +195,28 @@ def test_a_column_that_is_not_there_is_said_where_one_of_our_name_would_be_read_
     with pytest.raises(UserError, match="has no column 'nope' for question, but one of that name; it has id, question"):
         Columns({"question": "nope"}).of({"id": "1", "question": "who ?", "answers": ["a"]})
     assert Columns({"title": "Titel"}).of({"id": "1", "question": "who ?"}) == {"id": "1", "question": "who ?"}
+
+
+def test_answers_of_verl_s_rows_are_mapped_and_split_too():
+    row = {"prompt": [{"role": "user", "content": "Who?"}], "data_source": "d", "extra_info": {"answer": "Ada"}}
+    row["reward_model"] = {"ground_truth": "Ada|Bo"}
+    mapped = parsing.query_of(Columns({"answers": "extra_info.answer"}).of(row))
+    assert mapped.answers == ("Ada",) and mapped.question == "Who?"
+    assert parsing.query_of(Columns(split="|").of(row)).answers == ("Ada", "Bo")
+    row["reward_model"] = {"ground_truth": {"target": "Ada|Bo"}}
+    assert parsing.query_of(Columns(split="|").of(row)).answers == ("Ada", "Bo")
+
+
+def test_a_flat_column_may_have_a_dot_in_its_name(tmp_path):
+    (tmp_path / "q.csv").write_text("id,meta.question,meta.gold\n1,Who?,Ada\n")
+    columns = Columns({"question": "meta.question", "answers": "meta.gold"})
+    (query,) = foreign.read(tmp_path / "q.csv", columns=columns).items
+    assert (query.question, query.answers) == ("Who?", ("Ada",))
+
+
+def test_a_file_without_a_row_that_a_run_can_use_is_an_error_of_data_check(tmp_path):
+    broken = lines(tmp_path / "b.jsonl", [{"id": "1"}])
+    assert [one.kind for one in data_check.check(broken, skip_broken=True).errors] == ["no rows"]
+    row = {"id": "1", "question": "Who?", "answers": ["Ada"]}
+    twice = lines(tmp_path / "t.jsonl", [row, row | {"question": "Where?"}])
+    assert data_check.check(twice).errors and not data_check.check(twice, skip_broken=True).errors

@@ -91,7 +91,10 @@ def test_where_its_runs_lie_and_are_traced_makes_no_rule_of_its_own(tmp_path):
     settings = replace(settings, train=replace(settings.train, bucket="gs://runs/study"))
     _, jobs = planned(tmp_path, "recycle,grpo", seeds=2, settings=settings)
     traced = replace(jobs[0].settings, train=replace(jobs[0].settings.train, profile="10:12"))
-    made = [SimpleNamespace(settings=settings, folder=tmp_path) for settings in (traced, *(job.settings for job in jobs[1:]))]
+    made = [
+        SimpleNamespace(settings=settings, folder=tmp_path)
+        for settings in (traced, *(job.settings for job in jobs[1:]))
+    ]
     assert [(label, len(of_it)) for label, of_it in compare.grouped(made).items()] == [("recycle", 2), ("grpo", 2)]
 
 

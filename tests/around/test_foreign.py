@@ -13,7 +13,7 @@ from qr_jax.data import parsing, readers
 from qr_jax.errors import UserError
 from qr_jax.lab import score
 from qr_jax.records import Query
-from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats, html_text
+from qr_jax.sets import answer_columns, data_check, foreign, foreign_rows, formats, html_text, text_files
 
 TINY = str(Path(__file__).parents[2] / "configs/two_layer.py")
 Q = {"id": "1", "question": "Where is Köln?", "answers": ["Germany", "Deutschland"]}
@@ -543,3 +543,32 @@ def test_data_check_warns_of_a_list_in_a_text_and_of_rows_that_are_the_same(tmp_
     passages = [{"id": "p", "text": "x"}, {"id": "q"}]
     (error,) = data_check.check(kept(tmp_path, "c.jsonl", "\n".join(map(json.dumps, passages)))).errors
     assert error.rows == (2,) and "has neither 'text' nor 'contents'" in error.text
+
+
+def test_rows_of_other_systems_are_mended_as_our_own_are(tmp_path):
+    listed = kept(tmp_path, "q.csv", "id,question,golden_answers\n1,Who?,\"['Ada Byron', 'Ada Lovelace']\"\n")
+    assert only(listed)[0].answers == ("Ada Byron", "Ada Lovelace")
+    row = {"question": "When?", "golden_answers": [1984]}
+    item, said = only(kept(tmp_path, "f.jsonl", json.dumps(row)))
+    assert item.answers == ("1984",) and item.id == formats.hash_of("When?") and "numbers as 'answers'" in said
+    item, said = only(kept(tmp_path, "g.jsonl", json.dumps(row | {"qid": "7"})))
+    assert item.id == "7" and "rows whose 'qid' is 'id' here" in said
+    chat = {"prompt": [{"role": "user", "content": "Who?"}], "answers": ["Ada", "Ada Byron"]}
+    assert only(kept(tmp_path, "t.jsonl", json.dumps(chat)))[0].answers == ("Ada", "Ada Byron")
+
+
+def test_a_missing_answer_that_pandas_wrote_as_nan_is_none(tmp_path):
+    row = {"id": "1", "question": "Who?", "answer1": "Ada", "answer2": float("nan")}
+    assert only(kept(tmp_path, "q.jsonl", json.dumps(row)))[0].answers == ("Ada",)
+    assert parsing.query_of({"id": "1", "question": "?", "answer": "Ada", "answer2": float("nan")}).answers == ("Ada",)
+    with pytest.raises(ValueError, match="nothing stands in 'answer'"):
+        foreign.read(kept(tmp_path, "r.jsonl", json.dumps({"id": "1", "question": "Who?", "answer": float("nan")})))
+
+
+@pytest.mark.parametrize("paragraph", ["天地玄黄,宇宙洪荒。" * 40, "ภาษาไทยไม่มีช่องว่าง" * 40])
+def test_texts_without_blanks_are_cut_into_passages_too(paragraph):
+    found = text_files.passages("\n\n".join([paragraph] * 3), name="d", title="D")
+    assert len(found) > 9 and max(len(one.text) for one in found) <= 2 * text_files.PASSAGE_WORDS
+    assert "".join("".join(one.text.split()) for one in found) == paragraph * 3
+    mixed = text_files.passages("A word, 天地 and others. " * 60, name="d", title="D")
+    assert all("word, 天地 and" in one.text for one in mixed) and len(mixed) == 4  # 16 sentences of six

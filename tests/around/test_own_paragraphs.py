@@ -45,7 +45,7 @@ def test_a_question_searches_its_own_paragraphs_and_a_text_without_a_question_al
 
 def test_equal_texts_of_two_questions_are_two_searches_and_each_is_a_text():
     one, other = Within("born", "h"), Within("born", "m")
-    assert len({one, other, Within("born", "h")}) == 2 and one != other and one != "born" and one != "born"
+    assert len({one, other, Within("born", "h")}) == 2 and one != other and one != "born"
     assert one == Within("born", "h") and json.dumps([one]) == '["born"]' and f"{one}" == "born"
     assert pickle.loads(pickle.dumps(one)) == one
 
@@ -126,6 +126,10 @@ def test_a_run_trains_and_evaluates_in_them(tmp_path, monkeypatch, capsys):
     [
         (["retriever=http", "retriever.url=http://127.0.0.1:1"], "retriever=http searches passages of its own"),
         (["data.eval=world"], "data.eval is still 'world'"),
+        (
+            ["retriever=cached", "retriever.of=bm25", "retriever.cache=c"],
+            "retriever=cached would read its model or its file",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(words, told, tmp_path, capsys):

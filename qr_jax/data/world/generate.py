@@ -36,8 +36,8 @@ class WorldSettings:
     """`seed` changes the facts; counts are entities, questions and traces; shares are of the questions or the traces.
 
     `documents` sizes the world instead of the five entity counts: about that many documents, 200 to 100,000, in the
-    proportions of the default world. Where too few distinct questions of one kind exist, longer chains take their
-    place.
+    proportions of the default world. Where too few distinct questions of one kind exist, the next kind takes their
+    place (intersections, comparisons, chains from the shortest on).
     """
 
     seed: int = 0  # another one, other facts
