@@ -315,7 +315,8 @@ def agent(config: Config) -> Agent:
         return hf.load(path, dtype)[1]
 
     mesh, rollout = config.mesh, config.rollout
-    by_one = mesh.data * mesh.fsdp * mesh.tensor == 1 or mesh.rollout == "one" or jax.default_backend() == "cpu"
+    is_single = mesh.data * mesh.fsdp * mesh.tensor == 1 and mesh.rollout_devices <= 1
+    by_one = is_single or mesh.rollout == "one" or jax.default_backend() == "cpu"
     engine = Lanes if rollout.lanes > 1 and by_one and mesh.rollout in (None, "one") else Engine
     return Agent(cfg, tokenizer, engine(cfg, tokenizer, rollout, compute=model.compute), weights)
 

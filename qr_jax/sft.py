@@ -153,7 +153,10 @@ def sft(
         if resumed and done >= settings.sft.steps:
             if is_alone:
                 say(f"{folder} is finished: a cold start of {done} steps. Nothing was done; --restart begins it anew")
-            return {"steps": done, "loss": None, "wall_s": time.monotonic() - started}
+            summary = {"steps": done, "loss": None, "wall_s": time.monotonic() - started}
+            if not (run.folder / "summary.json").is_file():  # stopped between its last step and that file
+                run.write_json("summary.json", summary)
+            return summary
         search = search or assemble.searcher(settings)
         stop_now = run.stop_now if hosts.count() == 1 else lambda: False  # several stop together, after a step
         # in a thread: a retriever may be slow, or hang

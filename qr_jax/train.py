@@ -128,6 +128,8 @@ def _loop(
         lines.show(step, row, _last_step(settings.train, step, run_state))
         if raised and rolls_back:
             best = run_state.watch.best_step
+            if best == step:  # which is no checkpoint yet
+                runtime.save(step, state, run_state)
             how = {"base": state.base, "to": best, "slower": 0.5}
             state, run_state, step = begin.roll_back(runtime, run_state, raised, **how)
             continue
@@ -176,7 +178,7 @@ def watched(
     if limits.probe_every and step % limits.probe_every == 0:
         with contextlib.suppress(Interrupted):
             params = runtime.to_rollout_params(state)
-            probe = runtime.measure(params, runtime.data.probed, samples=0)
+            probe = runtime.measure(params, runtime.data.probed, samples=0, limit=len(runtime.data.probed))
             row[guards.PROBE] = None if probe["incomplete"] else probe["exact_match"]
     before, watch = run_state.watch, run_state.watch.after(step, row)
     raised = guards.alarms(watch, limits)

@@ -111,9 +111,21 @@ def test_rollback_goes_to_the_best_probe_at_half_the_rate_and_says_so_in_the_che
     assert step == 2 and progress.rate == 0.5 and progress.rollbacks == 1
     assert any("it fell; back to step 2" in text and "0.5 times the learning rate" in text for text in said)
     rates = [row["learner/lr"] for row in metrics_writer.read(tmp_path / "run") if row.get("learner/lr")]
-    assert len(metrics_writer.read(tmp_path / "run")) == 5 and rates[-1] == pytest.approx(rates[0] / 2)
+    rows = metrics_writer.read(tmp_path / "run")
+    assert len(rows) == 5 and rates[-1] == pytest.approx(rates[0] / 2)
+    assert rows[-1]["budget/rollouts"] == 7 * 16  # steps 3 and 4 were paid for twice
     checkpoints, last = last_checkpoint(tmp_path / "run")
     assert last == 5 and checkpoints.host(5)["rate"] == 0.5 and checkpoints.host(2)["rollbacks"] == 1
+
+
+@pytest.mark.thorough
+def test_rollback_to_the_step_that_raised_the_alarm_keeps_it_and_what_was_spent(tmp_path, monkeypatch):
+    """The best probe may be that of the alarm's own step, which is no checkpoint yet."""
+    go, said = run(tmp_path, monkeypatch, "rollback", alarms_at={2})
+    go()
+    assert any("it fell; back to step 2 with other sampling keys" in text for text in said)
+    rows = metrics_writer.read(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5] and rows[-1]["budget/rollouts"] == 5 * 16
 
 
 @pytest.mark.thorough
@@ -133,7 +145,9 @@ def test_a_probe_over_too_few_questions_is_no_probe(tmp_path):
     told = iter([(0.8, False), (0.8, False), (0.0, True), (0.0, True), (0.0, True)])
     parts = SimpleNamespace(settings=settings, to_rollout_params=lambda params: params, run=SimpleNamespace(say=print))
     parts.data = SimpleNamespace(probed=())
-    parts.measure = lambda params, queries, samples: dict(zip(("exact_match", "incomplete"), next(told), strict=True))
+    parts.measure = lambda params, queries, samples, limit: dict(
+        zip(("exact_match", "incomplete"), next(told), strict=True)
+    )
     standing = RunState(pool=None)
     for step in range(1, 6):
         row = {}

@@ -20,7 +20,7 @@ from qr_jax import config, errors
 from qr_jax.learner.reduce import token_weights
 from qr_jax.parallel import alike, hosts, mesh
 from qr_jax.pool import pool
-from qr_jax.records import Ask, Episode, Passage, Query, Scores, Turn
+from qr_jax.records import Ask, Call, Episode, Passage, Query, Scores, Turn
 from qr_jax.rollout.engine import Statistics
 from qr_jax.run import bucket, runs
 from qr_jax.run.checkpoint import Checkpoints, discard_after, next_attempt
@@ -83,7 +83,7 @@ def check_outage(me: int) -> None:
     """What failed on another process alone is asked again too, searches and groups; all end with the reason."""
 
     def search(queries, k):
-        if queries == ["bad"]:
+        if "bad" in queries or any(isinstance(one, Call) for one in queries):
             raise ValueError("no such word")
         return [[] for _ in queries]
 
@@ -99,7 +99,12 @@ def check_outage(me: int) -> None:
         data=SimpleNamespace(queries=[Query("q", "?", ("a",))]),
     )  # fmt: skip
     group = grading.grade(lost, "r", 0, me, runtime.data.queries[0], [replace(episode(0), answer="a", stop="answered")])
-    for what, failed, told in (("retriever", "bad", "no such word"), ("reward", group, "could not be graded again")):
+    call = Call("calculator", '{"of": "bad"}')
+    for what, failed, told in (
+        ("retriever", "bad", "no such word"),
+        ("retriever", call, "no such word"),
+        ("reward", group, "could not be graded again"),
+    ):
         with pytest.raises(errors.FailsAgain, match=told):
             services.wait(runtime, errors.ServiceDown("3 of 4 failed", what, [[], [failed]][me]), 0, None)
 

@@ -11,8 +11,8 @@ bucket. `start` takes the host's lock (exit code 3 when the run is going on) and
 
 `supervise` starts qr-jax again as long as URL/ended says nothing. Exit code 2, a wrong config, ends the run at once;
 others at the fourth time, where no start in between lasted half an hour. Not counted are 75 (another process is gone or
-late) and signals, which another host may have caused: the pause before the next start doubles, up to 5 minutes. But 20
-ends in a row by other signals than SIGTERM end the run. After a SIGTERM to `supervise` the program makes its checkpoint,
+late) and signals, which another host may have caused: the pause before the next start doubles, up to 5 minutes. But the
+21st end in a row by another signal than SIGTERM ends the run. After a SIGTERM to `supervise` the program makes its checkpoint,
 and nothing has ended: `start` goes on with the run.
 TEXT
 }
@@ -23,7 +23,7 @@ restart_s=10                        # before the program is started again
 longest_s=300                       # the longest such pause: less than hosts wait for one another (parallel/start.py)
 look_s="${QR_JAX_LOOK_S:-1}"        # between two looks whether it still runs
 most_restarts=3
-most_signals=20                     # ends by a signal in a row, SIGTERM apart: out of memory at every start, say
+most_signals=20                     # ends by a signal in a row that are gone on from, SIGTERM apart
 lost_s=90                           # at least, after a signal: longer than mesh.heartbeat_s, so that others see it gone
 long_s="${QR_JAX_LONG_S:-1800}"     # a start that lasted so long was no failed one
 wrong_use=2                         # qr-jax's exit code for a wrong config: starting it again would not help

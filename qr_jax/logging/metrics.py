@@ -100,7 +100,7 @@ NAMES: dict[str, Metric] = {
     "rollout/tokens": Metric("tokens", "sampled tokens an episode"),
     "rollout/context_tokens": Metric("tokens", "tokens an episode, prompt and observations included"),
     "rollout/entropy": Metric("nats", "mean -log p of a sampled token: an estimate of the policy's entropy"),
-    "rollout/faults": Metric("", "episodes that ended by a fault"),
+    "rollout/faults": Metric("", "episodes that are faults, those of grading included"),
     **{f"rollout/stop_{stop}": Metric("share", f"episodes that ended by: {stop}") for stop in STOPS},
     "rollout/observations_lent": Metric("share", "tokens of observations that a sample of the same words had computed"),
     "retriever/failed": Metric("", "searches that stayed without a result"),
@@ -140,7 +140,7 @@ NAMES: dict[str, Metric] = {
         "share", "operations the model needs for what was trained on (models/costs.py) in time/learner_s"
     ),
     "perf/decode_bandwidth": Metric(
-        "share", "bytes decoding has to read (weights a step, keys and values in use) in time/decode_s"
+        "share", "bytes decoding has to read (weights a step, keys and values in use) in time/decode_s, on one device"
     ),
     "perf/goodput": Metric("share", "of time/wall_s, in rollouts (with their searches) and updates that stayed"),
     "perf/peak_memory_gib": Metric("GiB", "most memory in use so far: of the fullest device, on CPU of the process"),

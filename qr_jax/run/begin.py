@@ -93,7 +93,8 @@ def roll_back(
 ) -> tuple[learner.State, RunState, int]:
     """Go back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the learning rate.
 
-    `base`: the frozen model under adapters. The result is saved at once, so that an interrupted run resumes from it.
+    `base`: the frozen model under adapters. What was spent since counts on. The result is saved at once, so that an
+    interrupted run resumes from it.
     """
     run, count = runtime.run, run_state.rollbacks + 1
     if count > MOST_ROLLBACKS:
@@ -107,7 +108,8 @@ def roll_back(
     slow = "" if slower == 1 else f" and {run_state.rate * slower:.3g} times the learning rate"
     run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
     state = replace(state, skipped=state.skipped * 0, base=base)
-    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower, ahead=None)
+    spent = {name: getattr(run_state, name) for name in ("rollouts", "tokens", "searches")}
+    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower, ahead=None, **spent)
     runtime.save(step, state, run_state, again=True)
     return state, run_state, step
 

@@ -38,7 +38,7 @@ class Spent:
     valid_episodes: int  # those with sampled tokens
     surprise: float  # nats: -log p of the sampled tokens, added up
     stops: dict[str, int]
-    fault: str | None  # the first one's reason
+    fault: str | None  # the first one's reason, of grading if there is one
     unanswered: int = 0  # faults of searches
     parallel_turns: int = 0  # of the model, that ask several queries at once
 
@@ -90,7 +90,10 @@ def grade(
         replace(episode, valid=False, fault=_fault(name, scores, query, g)) if lost_G[g] else episode
         for g, episode in enumerate(episodes)
     )
-    return Group(index, process, episodes, graded, spent(episodes, ungraded=int(lost_G.sum())))
+    cost = spent(episodes, ungraded=int(lost_G.sum()))
+    if lost_G.any():
+        cost = replace(cost, fault=episodes[int(lost_G.argmax())].fault)
+    return Group(index, process, episodes, graded, cost)
 
 
 def _fault(name: str, scores: Scores, query: Query, g: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from qr_jax import evaluate
@@ -268,7 +269,8 @@ def speed(
 
     `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), with `forwards`
     passes that are forward alone (`Learner.forwards`); work that was not done has no figure. `statistics` are this
-    process's own, and so are the figures of decoding and of memory.
+    process's own, and so are the figures of decoding and of memory. The share of the memory's bandwidth is of one
+    device that decodes in the dtype of `model.compute`; of int8, or of several devices, there is none.
     """
     step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
     row = {
@@ -287,7 +289,9 @@ def speed(
             adapters=lora.count(cfg, settings.model.lora) if settings.model.lora.rank else None,
         )
         row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
-    if statistics.decode_s:
+    as_computed = settings.rollout.weights == settings.rollout.cache == "compute"
+    by_one = jax.default_backend() == "cpu" or jax.local_device_count() == 1 or settings.mesh.rollout == "one"
+    if statistics.decode_s and as_computed and by_one:
         read_bytes = costs.decoding_bytes(
             cfg,
             steps=statistics.decode_steps,

@@ -8,7 +8,7 @@ what fails again by itself while other questions are answered: the run ends with
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from qr_jax import plugins
 from qr_jax.errors import FailsAgain, Interrupted, Outage, ServiceDown
 from qr_jax.parallel import hosts
 from qr_jax.pool import pool
-from qr_jax.records import Episode, Query, Turn
+from qr_jax.records import Call, Episode, Query, Turn
 from qr_jax.rollout import tools
 from qr_jax.run.kept_thread import run_interruptible
 from qr_jax.step import grading
@@ -129,9 +129,11 @@ def _of_all_processes(down: ServiceDown) -> Sequence[Any]:
     """Return the searches or groups that failed on any process; the same on all."""
     if hosts.count() == 1:
         return down.failed
-    mine = down.failed if down.what == "retriever" else [group.to_plain() for group in down.failed]
-    every = [one for theirs in hosts.gather(list(mine)) for one in theirs]
-    return every if down.what == "retriever" else [grading.from_plain(one) for one in every]
+    searches = down.what == "retriever"  # texts, or calls of tools
+    mine = [one if isinstance(one, str) else asdict(one) if searches else one.to_plain() for one in down.failed]
+    every = [one for theirs in hosts.gather(mine) for one in theirs]
+    made = (lambda given: Call(**given)) if searches else grading.from_plain
+    return [one if isinstance(one, str) else made(one) for one in every]
 
 
 def repeated(runtime: Runtime, what: str, failed: Sequence[Any]) -> str | None:
