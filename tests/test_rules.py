@@ -40,6 +40,12 @@ def test_difficulty_pools_weigh_by_the_first_threshold_that_is_not_exceeded():
     assert settle(pool, [0], [SIGNAL], rule).weight_P.tolist() == [2, 2, 0, 1, 1]
 
 
+def test_difficulty_pools_thresholds_are_inclusive_for_rewards_that_float32_rounds_up():
+    for reward in (0.1, 0.2, 0.3, 0.6, 0.7):
+        rule = functools.partial(difficulty_pools, thresholds=(reward, 1.0), weights=(0.25, 1.0))
+        assert settle(pools.create(1), [0], [[reward, reward]], rule).weight_P.tolist() == [0.25]
+
+
 def test_difficulty_pools_leave_invalid_samples_out_of_the_mean():
     rewards, valid = [[1, 1, 0, 0], [0.5, 0.25, 9, 9]], [[True, True, True, False], [True, True, False, False]]
     rule = functools.partial(difficulty_pools, thresholds=(0.375, 2 / 3, 1.0), weights=(3.0, 4.0, 5.0))

@@ -580,6 +580,14 @@ def test_without_a_verdict_an_episode_is_a_fault(reward, monkeypatch):
     assert all(np.isnan(score) or np.isnan(row).any() for score, row in zip(scores.score_G, turns, strict=True))
 
 
+@pytest.mark.parametrize("first", [np.nan, 0.0])
+def test_a_missing_verdict_beside_a_no_is_a_fault_too(first, monkeypatch):
+    answers = iter([[first], [0.0 if np.isnan(first) else np.nan]])
+    monkeypatch.setattr(_judged, "graded", lambda name, asked, bench, texts, budget: next(answers))
+    scores = contributions(QUERY, [episode("Oslo", ("dune", DUNE))], url="http://127.0.0.1:9/v1", model="m")
+    assert np.isnan(scores.turn_GT[0][0])
+
+
 def test_the_budget_counts_all_verdicts_of_the_file_whoever_asked(tmp_path):
     """Four passages and turns by two prompts, and a line of another run."""
     with saying(lambda golds, text: "yes" if "Tacoma" in text else "no") as (url, seen):

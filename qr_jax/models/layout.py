@@ -85,7 +85,7 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(source: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
-    """Return the ValueError that names tensors which are missing, left over or of another shape."""
+    """Raise ValueError that names tensors which are missing, left over or of another shape."""
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     wrong = [f"{n} {given[n]} (wanted {s})" for n, s in wanted.items() if n in given and given[n] != s]
     problems = [

@@ -49,6 +49,8 @@ def build_aside(path: Path) -> Iterator[Path]:
         try:
             yield aside
         finally:
+            if (aside / "old").exists() and not path.exists():  # interrupted between two renames
+                os.replace(aside / "old", path)
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         os.close(opened)

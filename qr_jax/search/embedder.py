@@ -165,19 +165,28 @@ def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").is_file():
         found = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
     elif (folder / "vocab.txt").is_file():
-        lower = _optional(folder / "tokenizer_config.json").get("do_lower_case", True)
-        found = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)._tokenizer
+        found = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=_lowercase(folder))._tokenizer
     else:
         raise UserError(f"{folder.name} has neither tokenizer.json nor vocab.txt")
     found.no_padding()
     return found
 
 
+def _lowercase(folder: Path) -> bool:
+    return _optional(folder / "tokenizer_config.json").get("do_lower_case", True)
+
+
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over the files a vector comes from."""
+    """Return the SHA-256 over the files a vector comes from, and what other files say of pooling, length and case."""
     total = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt"):
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:
                 total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    told = {
+        "pooling": "" if _pooling(folder) == "mean" else "cls",
+        "longest": _optional(folder / "sentence_bert_config.json").get("max_seq_length") or "",
+        "cased": "" if (folder / "tokenizer.json").is_file() or _lowercase(folder) else "cased",
+    }
+    total.update("".join(f"{name} {value}\n" for name, value in told.items() if value).encode())
     return total.hexdigest()

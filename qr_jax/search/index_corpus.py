@@ -25,10 +25,11 @@ SAMPLE_BYTES, SAMPLE_ROWS = 1 << 20, 2000  # of each file
 # Bytes that building takes for a corpus of any size: Python with numpy, and for each word that is sorted at once.
 BASE_BYTES, WORD_BYTES = 100_000_000, 150
 GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
-CONTAINER = (  # files of the limit and of the use
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+CONTAINER = (  # files of the limit, of the use, and of its parts, with the name of the one that can be given back
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (*(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")), "total_inactive_file"),
 )
+GROUPS = Path("/sys/fs/cgroup")
 SPARE = 1.1  # factor on the estimate, for what a sample cannot know
 
 
@@ -59,6 +60,7 @@ def index(
     ValueError if memory or disk would not suffice (`check`), if `out` holds other things or (unless `replace`) an index
     of other files, and for a bad row or a repeated id.
     """
+    out = out.resolve()  # the folder behind a link is built beside itself
     stopwords = bm25_build.stop_words(settings["stopwords"])
     files, sources = _sources(corpus)
     settings = dict(settings) | {"words": bm25_build.RULE}
@@ -81,6 +83,7 @@ def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: N
     The folder is then, byte for byte, the index of its earlier files and these; until it is complete the earlier one
     stays in its place. ValueError if `out` is no index with passages, for a bad row, and for an id that is there.
     """
+    out = out.resolve()
     try:
         before, stored = bm25_index.read_manifest(out), bm25_index.passages(out)
         settings, had = dict(before["settings"]) | {"words": bm25_build.RULE}, list(before["sources"])
@@ -201,6 +204,10 @@ def _head(file: Path) -> tuple[list[bytes], float]:
     """Return the whole lines in the first bytes of a file, and the share of the file that these bytes are."""
     with file.open("rb") as opened:
         raw = opened.read(SAMPLE_BYTES)
+        while file.suffix != ".gz" and b"\n" not in raw and len(raw) < limits.MOST_ROW_BYTES:
+            if not (more := opened.read(SAMPLE_BYTES)):
+                break
+            raw += more
     text, unread = _unzipped(raw) if file.suffix == ".gz" else (raw, 0)
     lines, used = text.split(b"\n"), len(raw) - unread
     is_all = used == file.stat().st_size
@@ -254,9 +261,11 @@ def _machine_memory() -> int | None:
 
 def _container_memory() -> Iterator[int]:
     """Yield the memory left under the limits of control groups, version 2 and 1."""
-    for limit, used in CONTAINER:
+    for limit, used, parts, unused in CONTAINER:
         try:
-            yield max(int(Path(limit).read_text()) - int(Path(used).read_text()), 0)
+            left = int((GROUPS / limit).read_text()) - int((GROUPS / used).read_text())
+            parts_of = dict(line.split() for line in (GROUPS / parts).read_text().splitlines())
+            yield max(left + int(parts_of.get(unused, 0)), 0)  # files that were read are dropped before anything fails
         except (OSError, ValueError):  # absent, or "max"
             continue
 

@@ -44,6 +44,11 @@ class Limits(HttpLimits):
     search_s: float = 30.0  # after this time a request gets 504
     answers_bytes: int = 256_000_000  # of all large answers that are made or sent
 
+    @property
+    def usual_k(self) -> int:
+        """Return the passages of a request that does not say how many."""
+        return min(self.default_k, self.k)
+
     def share(self, query: str, k: int) -> float:
         """Return how much of one search call this query takes."""
         return max(1 / self.batch, k / self.call_passages, len(query) / self.call_chars)

@@ -29,12 +29,20 @@ def make_server(search: SearchFunction, pages: Pages | None, limits: Limits, nam
     from pydantic import Field
 
     server, one_at_a_time = MCPServer(f"qr_jax {name}", log_level="ERROR"), asyncio.Lock()
-    most, chars = Field(ge=1, le=limits.k), Field(max_length=limits.query_chars)
+    most = Field(ge=1, le=limits.k)
 
-    async def searched(query: Annotated[str, chars], k: Annotated[int, most] = min(SHOWN, limits.k)) -> str:
+    async def alone(query: str, k: int) -> Any:
+        async with one_at_a_time:
+            return await asyncio.to_thread(search, [query], k)
+
+    async def searched(query: str, k: Annotated[int, most] = min(SHOWN, limits.k)) -> str:
         """Searches a collection of documents; gives a JSON list of passages, the best first: id, title, text, score."""
-        async with one_at_a_time, asyncio.timeout(limits.search_s):
-            found = await asyncio.to_thread(search, [encodable(query)], k) if query.strip() else [[]]
+        query = encodable(query[: limits.query_chars])
+        try:  # shielded: a search that is late goes on in its thread, and no other one begins before it ends
+            asked = asyncio.shield(asyncio.ensure_future(alone(query, k)))
+            found = await asyncio.wait_for(asked, limits.search_s) if query.strip() else [[]]
+        except TimeoutError:
+            raise ToolError(f"no passages after {limits.search_s:g} s") from None
         return json.dumps([_told(passage) for passage in found[0][:k]], ensure_ascii=False)
 
     async def opened(id: str) -> str:
@@ -87,7 +95,7 @@ def serve_http(
     logging.getLogger("mcp").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app, log_config=None, log_level="error", access_log=False, server_header=False,
-        limit_concurrency=limits.connections, timeout_keep_alive=limits.idle_s,
+        limit_concurrency=limits.connections + 1, timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=limits.grace_s,
     )  # fmt: skip
     say(url + PATH)

@@ -67,7 +67,7 @@ def whole(title: str, paths: Schema, health: str, *, has_token: bool) -> Schema:
 def _asked(limits: Limits) -> Schema:
     """Return a search's request, which every path takes under the names of any of the protocols."""
     texts = {"oneOf": [TEXT, _list(TEXT, limits.queries)]}
-    k = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.k, "default": limits.default_k}
+    k = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.k, "default": limits.usual_k}
     fields = dict.fromkeys(("queries", "query"), texts) | dict.fromkeys(("topk", "k", "top_n"), k)
     fields |= dict.fromkeys(("return_scores", "return_score"), {"type": "boolean", "default": False})
     return {"type": "object", "properties": fields, "anyOf": [{"required": ["queries"]}, {"required": ["query"]}]}

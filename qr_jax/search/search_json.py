@@ -25,7 +25,7 @@ def read_asked(body: bytes, limits: Limits) -> tuple[list[str], int, bool, bool]
     queries = [queries] if single else queries
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise Refused(400, "wanted 'queries', a list of texts, or 'query', a text")
-    k = next((asked[name] for name in ("topk", "k", "top_n") if asked.get(name) is not None), limits.default_k)
+    k = next((asked[name] for name in ("topk", "k", "top_n") if asked.get(name) is not None), limits.usual_k)
     if type(k) is not int or not 1 <= k <= limits.k:
         raise Refused(400, f"wanted a whole number from 1 to {limits.k} of passages")
     if len(queries) > limits.queries:

@@ -11,6 +11,7 @@ from qr_jax.errors import PluginError, UserError
 from qr_jax.records import Call, SearchFunction, call_of
 from qr_jax.settings.settings import Use, plain, show
 
+BUILT_IN = "search"  # the tool that asks the run's retriever
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)  # of a tool or an argument
 MOST_CHARS = 20_000  # of all schemas together
 MOST_WORDS = 1_000  # characters of one text in a schema
@@ -22,9 +23,17 @@ INERT = str.maketrans("<>[]{}|", "‹›()()¦")
 def schemas(tools: Sequence[Use]) -> tuple[Mapping[str, Any], ...]:
     """Return a JSON schema of each tool, as chat templates take it; every text in it is made inert.
 
-    ValueError for two tools of one name, a name that no call could hold, and schemas that are too long.
+    ValueError for two tools of one name, one called as the built-in `search`, whose calls are the retriever's, a name
+    that no call could hold, and schemas that are too long.
     """
-    found = [inert(schema) for tool in tools for schema in _schemas_of(tool)]
+    found = []
+    for tool in tools:
+        found += (own := [inert(schema) for schema in _schemas_of(tool)])
+        if tool.name != BUILT_IN and any(schema["function"]["name"] == BUILT_IN for schema in own):
+            todo = "give it another name, or set prefix=... of an mcp server"
+            raise UserError(
+                f"tool {tool.name!r} is called {BUILT_IN!r}, as the tool that asks the retriever is; {todo}"
+            )
     names = [schema["function"]["name"] for schema in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"tools has {', '.join(twice)} twice; leave one out, or set prefix=... of an mcp server")

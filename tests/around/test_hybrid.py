@@ -27,6 +27,8 @@ def test_fusion_by_hand():
     # c: 1/63 + 1/61; a: 1/61; b and d: 1/62 each, so by id
     assert [one.id for one in found] == ["c", "a", "b", "d"]
     assert [one.score for one in found] == pytest.approx([1 / 63 + 1 / 61, 1 / 61, 1 / 62, 1 / 62])
+    twice = fuse([passages("aab"), passages("b")], 3, 60)  # a part's second a is none
+    assert [one.score for one in twice] == pytest.approx([1 / 62 + 1 / 61, 1 / 61])
     assert [one.id for one in fuse([passages("abc"), passages("cd")], 1)] == ["c"] and fuse([[], []], 3) == []
 
 

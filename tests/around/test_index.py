@@ -615,14 +615,13 @@ def test_an_index_that_would_not_fit_is_not_begun_unless_told_so(tmp_path, monke
 
 
 def test_a_container_s_limit_is_the_memory_there_is(tmp_path, monkeypatch):
-    (tmp_path / "max").write_text("5000\n")
-    (tmp_path / "used").write_text("2000\n")
-    monkeypatch.setattr(
-        index_corpus, "CONTAINER", [(str(tmp_path / "max"), str(tmp_path / "used")), ("/no/1", "/no/2")]
-    )
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4900\n")
+    (tmp_path / "memory.stat").write_text("anon 2000\ninactive_file 2900\n")  # files read once count as used
+    monkeypatch.setattr(index_corpus, "GROUPS", tmp_path)
     monkeypatch.setattr(index_corpus, "_machine_memory", lambda: 9000)
     assert index_corpus.available_memory() == 3000
-    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "memory.max").write_text("max\n")
     assert index_corpus.available_memory() == 9000
 
 
@@ -651,3 +650,27 @@ def test_a_config_takes_an_index_as_its_corpus(tmp_path, monkeypatch):
     assert not checks.problems(config)
     monkeypatch.setattr(bm25_index, "build", None)  # would raise if it were called
     assert assemble.searcher(config)(["novel by Herbert"], 1)[0][0].title == "Dune"
+
+
+def test_behind_a_link_the_folder_it_names_is_the_index(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "index").symlink_to(tmp_path / "disk" / "index")
+    assert index_corpus.index(str(corpus_file(tmp_path)), tmp_path / "index", SETTINGS)["built"]
+    assert (tmp_path / "index").is_symlink() and (tmp_path / "disk" / "index" / "manifest.json").is_file()
+
+
+def test_an_interrupt_between_two_renames_keeps_the_index_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), build_aside(path) as aside:
+        os.replace(path, aside / "old")
+        raise KeyboardInterrupt
+    assert (path / "old.txt").read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_first_row_longer_than_the_sample_is_estimated_too(tmp_path):
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"id": "1", "title": "", "text": "word " * 400_000}) + "\n")
+    lines, share = index_corpus._head(file)
+    assert len(lines) == 1 and share == 1.0

@@ -282,3 +282,9 @@ def test_the_command_is_played_as_a_retriever(corpus, capsys, tmp_path):
     words = ["recall", "--questions", str(questions), "--retriever", "mcp", f"command={served}", "--json"]
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out)["recall"] == 1.0
+
+
+def test_over_http_a_long_query_is_cut_and_one_connection_is_served(corpus):
+    with serving(corpus, "--max-chars", "22", "--max-connections", "1") as url:
+        (passage,) = retriever.mcp(url=url)(["the capital of Norway" + " nonsense" * 9], 1)[0]
+    assert "Oslo" in passage.text

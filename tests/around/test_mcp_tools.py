@@ -150,3 +150,11 @@ def test_a_stranger_s_tools_are_refused_before_anything_starts(tmp_path, monkeyp
         "code outside qr_jax: tool 'mine.tool'",
     ]
     assert not mcp.SERVERS
+
+
+def test_a_tool_may_not_be_called_as_the_one_that_asks_the_retriever(monkeypatch):
+    made = _of_run.schema_of("search", "Searches notes.", {"type": "object", "properties": {"q": {"type": "string"}}})
+    monkeypatch.setattr(_of_run, "_schemas_of", lambda tool: [made])
+    with pytest.raises(ValueError, match="tool 'mine.search' is called 'search', as the tool that asks the retriever"):
+        _of_run.schemas((use("mine.search"),))
+    assert _of_run.schemas((use("search"),))[0]["function"]["name"] == "search"

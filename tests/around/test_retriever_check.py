@@ -53,7 +53,9 @@ def test_our_own_server_has_no_problem():
         found = check(url, calls=2, queries=["frank herbert dune", "novel", "capital of norway"])
         for protocol in ("skyrl", "flashrag", "r1_searcher"):
             assert check(url, protocol, calls=1, queries=["dune", "oslo"])["problems"] == []
+        most = check(url, k=60, calls=1, queries=["dune", "oslo"])
     assert found["problems"] == [] and found["notes"] == [] and found["injection"]["with_tags"] == 0
+    assert most["problems"] == [] and "k: 120 passages are refused, more than a run with k 60 asks" in most["notes"][0]
 
 
 @pytest.mark.parametrize(

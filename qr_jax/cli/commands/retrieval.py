@@ -79,6 +79,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not arguments.mcp:
         server.serve(**how, **where, about=about)
         return 0
+    unread = {"batch": "--batch", "wait_s": "--wait-ms", "queries": "--max-queries"}
+    if given := [flag for name, flag in unread.items() if getattr(arguments, name) is not None]:
+        raise UserError(f"{', '.join(given)} cannot be given with --mcp, whose calls are single searches")
     from qr_jax.search import mcp_server
 
     if arguments.mcp == "stdio":

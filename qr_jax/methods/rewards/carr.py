@@ -30,7 +30,8 @@ def carr(
     """Return for a right answer 1 - alpha + alpha R_i / max_j R_j, R the share of the rubrics that lead to the answer.
     Wrong: 0.
 
-    exact: the mixing rule of C-GRPO (CaRR: arXiv:2601.06021; THUDM/CaRR, alpha .3). Deviation: the best R is that of
+    exact: the paper's mixing rule, C-GRPO (CaRR: arXiv:2601.06021; alpha .3 of THUDM/CaRR, which by its published
+    settings leaves R_i undivided). Deviation: the best R is that of
     the right episodes, where theirs is the group's. Where the paper's judge fills and supports rubrics (facts with
     named entities) and counts those connected to the answer, the rubrics here are `query.entities`, the chain of names
     that an expert passes, the last next to the answer. One counts when one of the episode's own turns names it, what it

@@ -46,7 +46,7 @@ def contributions(
         turns = [(query.question, query.answers, text if passages else "") for text, passages in pairs]
         useful = _judged.graded("contributions", USEFUL, endpoint, found, budget)
         sound = _judged.graded("contributions", SOUND, endpoint, turns, budget)
-        helped = iter(u * v if u and v else min(u, v) for u, v in zip(useful, sound, strict=True))
+        helped = iter(u * v for u, v in zip(useful, sound, strict=True))  # NaN is a missing verdict
         rows = [[next(helped) for _ in rounds] for rounds in parts]
     else:
         rows = [_first_brought(query, rounds) for rounds in parts]

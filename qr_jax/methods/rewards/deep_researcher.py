@@ -14,6 +14,8 @@ def deep_researcher(query: Query, episodes: Sequence[Episode]) -> Scores:
 
     exact: DeepResearcher (Zheng et al. 2025, arXiv:2504.03160; GAIR-NLP/DeepResearcher, format_and_f1.py). Badly formed
     is an episode without an answer, or with a turn that is neither thoughts nor one kind of act (_format.py).
+    Deviations: F1 is SQuAD's over counted words without articles, yes and no by equality, where theirs is over sets of
+    words; and theirs allows words beside the tags.
     """
     f1_G = np.array([answers.f1(episode.answer, query.answers) for episode in episodes])
     formed_G = np.array([_format.well_formed(episode) for episode in episodes], bool)

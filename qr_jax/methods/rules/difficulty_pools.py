@@ -7,6 +7,8 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
 
+ROUNDING = 1e-6  # of a mean of float32 rewards, within which it is a threshold
+
 
 def difficulty_pools(
     pool: Pool,
@@ -31,6 +33,7 @@ def difficulty_pools(
     graded_Q = outcome.verdict_Q != "fault"
     valid_QG, reward_QG = outcome.grades.valid_QG[graded_Q], outcome.grades.reward_QG[graded_Q]
     mean_Q = (reward_QG.astype(np.float64) * valid_QG).sum(axis=1) / valid_QG.sum(axis=1)
+    mean_Q -= ROUNDING  # .2 is a little more in float32
     at_Q = np.minimum(np.searchsorted(thresholds, mean_Q, side="left"), len(weights) - 1)
     weight_P = pool.weight_P.copy()
     weight_P[outcome.drawn_Q[graded_Q]] = np.asarray(weights, np.float64)[at_Q]

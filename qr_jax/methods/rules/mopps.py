@@ -8,9 +8,10 @@ from jaxtyping import Float64
 from qr_jax.pool.noise import uniforms
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
-from qr_jax.settings.settings import Bound, Positive, Share
+from qr_jax.settings.settings import Bound, Share, at_least
 
 DRAWS = "largest"
+Temperature = Annotated[float, at_least(1e-3, ", below which weights round to 0 and leave queries out")]
 Prior = Annotated[tuple[float, float], Bound("two numbers above 0", lambda prior: min(prior) > 0)]
 MOPPS = 3  # the first part of the keys of its random numbers
 
@@ -23,7 +24,7 @@ def mopps(
     band: float = 0.0,  # distance from the target that costs nothing
     decay: Share = 0.5,  # share of the evidence that stays at each draw
     prior: Prior = (1.0, 1.0),  # right and wrong episodes that every query begins with
-    temperature: Positive = 1e-3,  # how fast the weight falls with the distance
+    temperature: Temperature = 1e-3,  # how fast the weight falls with the distance
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Return the next weight_P = exp(-max(|r - target| - band, 0) / temperature), r ~ Beta(a, b) anew each step for
     every query.

@@ -26,8 +26,8 @@ def prompt_replay(
     visit, 0 for all others.
 
     after the abstract: Prompt Replay (arXiv:2603.21177): a query whose last pass rate p lies in [low, high] is in the
-    buffer; those nearest to 1/2 come first; they fill at most `share` of the batch, `pause` steps after their last
-    visit at the earliest, `most` times at most. Filled in: the batch is as large as the last one, ties go to the lower
+    buffer; those nearest to 1/2 come first; they fill at most `share` of the batch, with `pause` steps between two
+    visits at the least, `most` times at most. Filled in: the batch is as large as the last one, ties go to the lower
     index, and the count of replays is never forgotten. It is recycling's opposite: what bore signal returns.
     """
     if low > high:

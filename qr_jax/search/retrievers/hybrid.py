@@ -46,7 +46,7 @@ def fuse(lists: Sequence[Sequence[Passage]], k: int, constant: float = 60.0) -> 
     scores: dict[str, float] = {}
     passages: dict[str, Passage] = {}
     for ranked in lists:
-        for rank, passage in enumerate(ranked, 1):
+        for rank, passage in enumerate({passage.id: passage for passage in ranked}.values(), 1):  # each once
             scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (constant + rank)
             passages.setdefault(passage.id, passage)
     order = sorted(scores, key=lambda name: (-scores[name], name))[:k]

@@ -20,8 +20,8 @@ def noisy(
     done: float = 1.0,  # the share of the run that this run stands for; 1: the end's chance
     seed: int = 0,  # of the coins
 ) -> SearchFunction:
-    """Return a search that gives a query k other passages of the corpus, drawn anew, in place of what `of` finds, with
-    probability start + (4^done - 1) / 3 (end - start).
+    """Return a search that gives a query k other passages of the corpus, or all of fewer, drawn anew, in place of what
+    `of` finds, with probability start + (4^done - 1) / 3 (end - start).
 
     exact: ZeroSearch's noise and its curriculum (Sun et al. 2025, arXiv:2505.04588; Alibaba-NLP/ZeroSearch, from 0 to
     .5), where a model writes the useless documents; here they are real ones. Deviations: a retriever does not know how
@@ -34,10 +34,14 @@ def noisy(
         raise UserError("noisy has an empty corpus; it wants passages to draw from")
 
     def spoilt(query: str, found: Sequence[Passage], k: int) -> list[Passage]:
-        useful = {passage.id for passage in found}
-        places = (_noise.draws(query, k + len(useful) + 1, seed)[1:] * len(corpus)).astype(int)
-        others = [corpus[int(place)] for place in dict.fromkeys(places.tolist())]
-        return [passage for passage in others if passage.id not in useful][:k]
+        useful, count = {passage.id for passage in found}, k + len(found)
+        while True:
+            places = (_noise.draws(query, count + 1, seed)[1:] * len(corpus)).astype(int)
+            drawn = [corpus[place] for place in dict.fromkeys(places.tolist())]
+            others = [passage for passage in drawn if passage.id not in useful]
+            if len(others) >= k or len(drawn) == len(corpus):
+                return others[:k]
+            count *= 2  # some were drawn twice
 
     def search(queries: list[str], k: int) -> list[Sequence[Passage]]:
         pairs = zip(queries, clean(queries, k), strict=True)
