@@ -582,8 +582,8 @@ def test_without_a_verdict_an_episode_is_a_fault(reward, monkeypatch):
 
 @pytest.mark.parametrize("first", [np.nan, 0.0])
 def test_a_missing_verdict_beside_a_no_is_a_fault_too(first, monkeypatch):
-    answers = iter([[first], [0.0 if np.isnan(first) else np.nan]])
-    monkeypatch.setattr(_judged, "graded", lambda name, asked, bench, texts, budget: next(answers))
+    said = iter([first, 0.0 if np.isnan(first) else np.nan])
+    monkeypatch.setattr(_judged, "graded", lambda name, asked, bench, texts, budget: [next(said)] * len(texts))
     scores = contributions(QUERY, [episode("Oslo", ("dune", DUNE))], url="http://127.0.0.1:9/v1", model="m")
     assert np.isnan(scores.turn_GT[0][0])
 

@@ -67,9 +67,9 @@ class Learner:
     ) -> tuple[State, list[dict[str, Any]]]:
         """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
 
-        With `by_parts`, of a batch of several micro-batches, it calls `between` before each one of the first update and,
-        if there is but one update, `before_applied` before the optimizer, up to which the state's arrays may be read; if
-        one of them raises the state is unchanged. Once an update is made the others are made too.
+        With `by_parts` and several micro-batches it calls `between` before each one of the first update and, if there
+        is but one update, `before_applied` before the optimizer, up to which the state's arrays may be read; if one of
+        them raises the state is unchanged. Once an update is made the others are made too.
 
         Several (learner.updates) are over disjoint parts of the batch against one old policy. A part is every
         `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's

@@ -18,7 +18,8 @@ def copies(groups: int, places: int, seed: int, step: int) -> Int64[np.ndarray, 
 
     A copy is not computed twice: it is weight on the group's episodes and tokens in the denominators, which gives the
     gradient of the batch that holds it (pack.py). As all groups have the same chance, copies add noise to the mean over
-    signal groups, and do not bias it where groups have equally many tokens (learner.reduce=sequence_mean: episodes). With several updates a batch each counts an equal part of the copied tokens.
+    signal groups, and do not bias it where groups have equally many tokens (learner.reduce=sequence_mean: episodes).
+    With several updates a batch each counts an equal part of the copied tokens.
     """
     drawn = uniforms(max(places - groups, 0) if groups else 0, FILL, seed, step) * groups
     return 1 + np.bincount(drawn.astype(np.int64), minlength=groups)

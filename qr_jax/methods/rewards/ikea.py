@@ -23,8 +23,8 @@ def ikea(
     exact: IKEA (Huang et al. 2025, arXiv:2505.07596; hzy312/knowledge-r1: .6, .4, .2 and 0 more for 0 to 3 searches).
     Badly formed is an episode without an answer, or with a turn that is neither thoughts nor one kind of act
     (_format.py). Deviations: theirs gives `searched` for no answer after a search, and -1 for an episode without a
-    thought, which are not asked for here. The outcome is exact match: a group of right answers bears signal on the channel
-    "reward" where they took unlike numbers of searches.
+    thought, which are not asked for here. The outcome is exact match: a group of right answers bears signal on the
+    channel "reward" where they took unlike numbers of searches.
     """
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])
     count_G = np.array([_format.searches(episode) for episode in episodes])
