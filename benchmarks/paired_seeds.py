@@ -89,9 +89,12 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 def by_start(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[int, float], float]]:
     """Return the scores after training by arm and cold start, which its seed and its own score tell.
 
-    A run of another machine, whose rounding differs, began from another cold start.
+    A run of another machine, whose rounding differs, began from another cold start. Of replicates it is the mean.
     """
-    return {arm: {(run["seed"], run["before"]): run["after"] for run in runs if run["arm"] == arm} for arm in ARMS}
+    scores: dict[str, dict[tuple[int, float], list[float]]] = {arm: {} for arm in ARMS}
+    for run in runs:
+        scores[run["arm"]].setdefault((run["seed"], run["before"]), []).append(run["after"])
+    return {arm: {start: float(np.mean(after)) for start, after in of.items()} for arm, of in scores.items()}
 
 
 def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

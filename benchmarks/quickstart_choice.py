@@ -1,6 +1,6 @@
-"""E10 of configs/study/plan.md: which size of step and which learning rate the quickstart has with the rule that E4 chose.
+"""E10 of configs/study/plan.md: the size of step and the learning rate of the quickstart with the rule that E4 chose.
 
-    python -m benchmarks.quickstart_choice             # 20 runs of 1 to 3 minutes on 2 cores; resumable
+    python -m benchmarks.quickstart_choice             # 20 runs of 1 to 3 minutes on 2 idle cores; resumable
     python -m benchmarks.quickstart_choice --table     # of what is kept, and make no run
 
 Its figures join results/quickstart_choice.json when a run ends.
@@ -41,14 +41,22 @@ def main() -> None:
             command = "train", quickstart_seeds.CONFIG, f"seed={seed}", *words, "--run", folder
             key = {"command": " ".join(["qr-jax", *command]), "seed": seed, "arm": arm}
             kept_runs.make(NAME, key, partial(quickstart_seeds.trained, command, folder))
-    print(table(kept_runs.kept(NAME)), end="")
+    runs = kept_runs.kept(NAME)
+    print(table(runs), end="")
+    if len(runs) == len(ARMS) * len(quickstart_seeds.CHOSEN):
+        print(f"chosen by the plan: {chosen(runs)}")
 
 
 def chosen(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return the plan's choice: the highest mean of the arms that take no longer than LONGEST, else the one raced."""
-    scores, times = ({arm: values(runs, arm, of) for arm in ARMS} for of in ("after", "wall_s"))
-    fits = [arm for arm in ARMS if np.mean(times[arm]) <= LONGEST * np.mean(times[AS_IT_IS]) and arm != AS_IT_IS]
-    return max(fits, key=lambda arm: np.mean(scores[arm]), default=RACED)
+    fits = [arm for arm in ARMS if arm != AS_IT_IS and ratio(runs, arm) <= LONGEST]
+    return max(fits, key=lambda arm: float(np.mean(values(runs, arm, "after"))), default=RACED)
+
+
+def ratio(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
+    """Return how many times as long an arm's runs took, the median by seed; a busy machine spoils some."""
+    times = (values(runs, arm, "wall_s"), values(runs, AS_IT_IS, "wall_s"))
+    return float(np.median([own / usual for own, usual in zip(*times, strict=False)]))
 
 
 def values(runs: Sequence[Mapping[str, Any]], arm: str, of: str) -> list[float]:
@@ -59,9 +67,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: each arm's exact match after training and how long its runs took."""
     rows = [("queries x samples", "seeds", "exact match after training", "times as long as it is")]
     for arm in ARMS:
-        after, times = (values(runs, arm, of) for of in ("after", "wall_s"))
-        ratio = f"{np.mean(times) / np.mean(values(runs, AS_IT_IS, 'wall_s')):.2f}" if times else ""
-        rows.append((arm, str(len(after)), over_seeds(after), ratio))
+        after, usual = values(runs, arm, "after"), values(runs, AS_IT_IS, "after")
+        rows.append((arm, str(len(after)), over_seeds(after), f"{ratio(runs, arm):.2f}" if after and usual else ""))
     return markdown(rows)
 
 

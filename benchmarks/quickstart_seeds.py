@@ -80,10 +80,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
         ("seed 0 with the rewards shuffled, the control", [0], True),
     ):
         before, after = (of_seeds(runs, seeds, when, shuffled=shuffled) for when in ("before", "after"))
-        each = (
-            " ".join("/".join(f"{score:.3f}" for score in scores) for scores in of_seed) for of_seed in (before, after)
-        )
-        rows.append((called, *each, over_seeds(means(after)) if len(seeds) > 1 else ""))
+        rows.append((called, listed(before), listed(after), over_seeds(means(after)) if len(seeds) > 1 else ""))
     return markdown(rows).replace("0.", ".")
 
 

@@ -35,7 +35,7 @@ def _setting(*words):
     return load(QUICKSTART, [*fixed, *words])
 
 
-s1 = _setting(*PAPER, "pool.oversample=2")  # the paper's proportions: 10,000 queries, K 4, B 32, k 2
+s1 = _setting(*PAPER, "pool.oversample=2")  # the paper's proportions: 10,000 queries, K 4, B 16, k 2
 s2 = _setting(*PAPER)  # the same with k 1
 s3 = _setting(BUDGET, *PROBED)  # 2,000 queries, K 8
 s4 = _setting(BUDGET, *PROBED, "data.train_limit=500")

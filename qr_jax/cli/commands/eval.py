@@ -45,7 +45,7 @@ def add(command: Any) -> None:
     made.add_argument("--world-seed", type=whole(0), metavar="N", help="ask about the synthetic world of this seed")
     add = made.add_argument_group("with --suite").add_argument
     add("--limit", type=whole(1), metavar="N", help="the first N questions of each set by their id's hash")
-    add("--split", choices=("eval", "all"), help="eval (default): without those that training may use")
+    add("--split", choices=("eval", "all"), help="eval (default of qa7): without those that training may use")
     add("--out", type=Path, metavar="FOLDER", help="for answers and score; else in the run, or runs/eval")
     text = "an OpenAI-compatible endpoint; its key: QR_JAX_JUDGE_KEY (OpenAI's own: OPENAI_API_KEY too)"
     add("--judge", metavar="URL", help=text)
@@ -118,6 +118,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _suite(arguments: argparse.Namespace) -> int:
     """Answer and score a suite; return UNSOUND if a set is incomplete, or the judge asked for could not be reported."""
+    from qr_jax import plugins
     from qr_jax.lab import run_folders, suite
 
     suite.sets(arguments.suite)
@@ -132,7 +133,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         from qr_jax.lab.judge import Judge, verdicts_of
 
         Judge(arguments.judge, arguments.judge_model, verdicts_of(arguments.out or place / "any"), **judging)
-    suite.files(arguments.suite, searched=False)  # what the corpora lack is seen with the questions
+    suite.files(arguments.suite, searched=plugins.wants_corpus(config.retriever))
     part = arguments.split or suite.part(arguments.suite)
     if arguments.judge or arguments.dry_run:
         found = _cost(arguments, config, part)
@@ -157,10 +158,12 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 def _cost(arguments: argparse.Namespace, config: Any, part: Any) -> dict[str, Any]:
     """Print, and return, the number of questions and the estimated cost of judging, before the first request."""
+    from qr_jax import plugins
     from qr_jax.lab import judge, suite
 
     samples = config.evaluation.samples if arguments.samples is None else arguments.samples
-    asked, missing = suite.questions(config, arguments.suite, part=part, limit=arguments.limit, searched=False)
+    how = {"part": part, "limit": arguments.limit, "searched": plugins.wants_corpus(config.retriever)}
+    asked, missing = suite.questions(config, arguments.suite, **how)
     found = judge.cost(asked, samples, arguments.judge_tries or 1)
     counts = {name: len(queries) for name, queries in asked.items()}
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
