@@ -561,10 +561,10 @@ def test_a_question_is_verified_in_separate_calls(tmp_path, reason, read, suppor
             assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize(("hidden", "refused"), [(("B",), True), ((), False)])
-def test_a_chain_is_asked_without_each_of_its_passages_and_a_comparison_is_not(tmp_path, hidden, refused):
+@pytest.mark.parametrize(("kind", "refused"), [("walk of 3", True), ("2 rounds", True), ("comparison of 3", False)])
+def test_a_chain_is_asked_without_each_of_its_passages_and_a_comparison_is_not(tmp_path, kind, refused):
     books = library((("A", "red of B"), ("B", "green"), ("C", "blue of B")))
-    made = replace(draft("Which colours?", GOLD), passages=tuple(books.passages), hidden=hidden)
+    made = replace(draft("Which colours?", GOLD), passages=tuple(books.passages), type=kind)
 
     def reply(data, count):
         if "List every" in seen[-1]["messages"][0]["content"]:

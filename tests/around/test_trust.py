@@ -286,6 +286,10 @@ def test_what_is_checked_is_what_retriever_leaves(theirs, tmp_path, capsys):
     assert cli.main(["eval", folder, "--retriever", "hybrid"]) == 2
     assert "code outside qr_jax: retriever 'evil.env.env'" in capsys.readouterr().err
     assert not (tmp_path / "imported").exists()
+    other = ["eval", theirs(retriever=use("evil.env.env")), "--retriever", "http"]  # its settings stand behind it
+    assert cli.main([*other, "retriever.url=http://127.0.0.1:9"]) == 2
+    told = capsys.readouterr().err
+    assert "goes to 127.0.0.1" in told and "needs url" not in told and not (tmp_path / "imported").exists()
     for with_cold_start in (False, True):
         if with_cold_start:
             shutil.copytree(folder, f"{folder}/sft")

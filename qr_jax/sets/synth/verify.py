@@ -32,7 +32,8 @@ def verify(draft: Draft, library: Library, teacher: Teacher) -> None:
         for passage in draft.passages:
             if alike(_answered(teacher, draft.question, (passage,)), draft.answers):
                 raise Refused("answered from one passage", passage.title)
-    if draft.hidden and len(draft.passages) > 2:  # with two of them this has been asked
+    is_chain = not draft.type.startswith("comparison")  # which may be told by two of three
+    if is_chain and len(draft.passages) > 2:  # with two of them this has been asked
         for at, passage in enumerate(draft.passages):
             rest = (*draft.passages[:at], *draft.passages[at + 1 :])
             if alike(_answered(teacher, draft.question, rest), draft.answers):
