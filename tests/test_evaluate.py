@@ -108,7 +108,17 @@ def test_tables_of_many_groups_leave_a_summary_small_enough_to_be_read():
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\xff", b"[" * 100_000, b'{"questions": "x", "faults": []}'])
 def test_an_evaluation_before_the_cold_start_that_is_none_is_made_again(tmp_path, content):
     (tmp_path / runs.BASE).write_bytes(content)
-    assert begin._measured_before(SimpleNamespace(folder=tmp_path)) is None
+    assert begin._measured_before(SimpleNamespace(folder=tmp_path), None) is None
+
+
+def test_an_evaluation_before_the_cold_start_of_other_questions_is_made_again(tmp_path, monkeypatch):
+    """The files behind data.eval may have changed, with the same words in the config."""
+    monkeypatch.setattr(evaluate, "one_line", lambda base: "told")
+    monkeypatch.setattr(begin, "is_incomplete", lambda base: False)
+    run, of = SimpleNamespace(folder=tmp_path), {"questions": "a", "corpus": "b"}
+    (tmp_path / runs.BASE).write_text(json.dumps({"exact_match": 0.5, "of": of}))
+    assert begin._measured_before(run, of) == {"exact_match": 0.5}
+    assert begin._measured_before(run, of | {"questions": "c"}) is None
 
 
 @pytest.mark.parametrize(("faults", "incomplete"), [(0, False), (1, False), (2, True), (20, True)])

@@ -1,6 +1,7 @@
 """The start of a run, its resumption from the last checkpoint, and its rollback to one."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 
 from qr_jax import config, evaluate
 from qr_jax.errors import Interrupted, UserError
+from qr_jax.evaluation.manifest import questions_sha256
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
@@ -60,8 +62,9 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     rollout_params = runtime.to_rollout_params(first)
     warm_up_s = _warm_up(runtime, rollout_params)
     if settings.evaluation.base:
-        base = hosts.by_first(lambda: _measured_before(run)) or runtime.measure(rollout_params)
-        run.write_json(runs.BASE, base)
+        of = {"questions": questions_sha256(runtime.data.questions), "corpus": runtime.world.corpus_sha256}
+        base = hosts.by_first(lambda: _measured_before(run, of)) or runtime.measure(rollout_params)
+        run.write_json(runs.BASE, base | {"of": of})
         run_state = replace(run_state, base=base)
         say(f"before the cold start: {evaluate.one_line(base)}")
     if settings.train.init or settings.sft.steps:
@@ -79,10 +82,15 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     return state, run_state, 0, warm_up_s + seconds
 
 
-def _measured_before(run: runs.Run) -> dict[str, Any] | None:
-    """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None."""
+def _measured_before(run: runs.Run, of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None.
+
+    None also where it was `of` other questions or passages: the files behind a setting may have changed.
+    """
     try:
         base = read_json(run.folder / runs.BASE)
+        if base.pop("of", None) != of:
+            return None
         return base if evaluate.one_line(base) and not is_incomplete(base) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # none, or a damaged one
         return None
