@@ -26,14 +26,7 @@ def schemas(tools: Sequence[Use]) -> tuple[Mapping[str, Any], ...]:
     ValueError for two tools of one name, one called as the built-in `search`, whose calls are the retriever's, a name
     that no call could hold, and schemas that are too long.
     """
-    found = []
-    for tool in tools:
-        found += (own := [inert(schema) for schema in _schemas_of(tool)])
-        if tool.name != BUILT_IN and any(schema["function"]["name"] == BUILT_IN for schema in own):
-            todo = "give it another name, or set prefix=... of an mcp server"
-            raise UserError(
-                f"tool {tool.name!r} is called {BUILT_IN!r}, as the tool that asks the retriever is; {todo}"
-            )
+    found = [inert(schema) for tool in tools for schema in _schemas_of(tool)]
     names = [schema["function"]["name"] for schema in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"tools has {', '.join(twice)} twice; leave one out, or set prefix=... of an mcp server")
@@ -47,7 +40,7 @@ def _schemas_of(tool: Use) -> Sequence[Mapping[str, Any]]:
     given = plugins.check("tool", tool)
     several = plugins.beside("tool", tool.name, "schemas")
     if several is not None:
-        return several(**given)
+        return _none_built_in(tool.name, several(**given))
     said, name = plugins.constants("tool", tool.name), tool.name.rpartition(".")[2]
     if missing := [constant for constant in ("DESCRIPTION", "PARAMETERS") if constant not in said]:
         wanted = 'DESCRIPTION = "What it does." and PARAMETERS = {"text": {"type": "string"}}'
@@ -55,7 +48,16 @@ def _schemas_of(tool: Use) -> Sequence[Mapping[str, Any]]:
     arguments = plain(said["PARAMETERS"])
     needed = [key for key, about in arguments.items() if "default" not in about]
     parameters = {"type": "object", "properties": arguments, "required": needed}
-    return [schema_of(name, said["DESCRIPTION"], parameters)]
+    made = [schema_of(name, said["DESCRIPTION"], parameters)]
+    return _none_built_in(tool.name, made) if "." in tool.name else made
+
+
+def _none_built_in(tool: str, made: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the schemas of a user's file or server; ValueError if one is called as the built-in BUILT_IN."""
+    if any(schema["function"]["name"] == BUILT_IN for schema in made):
+        todo = "give it another name, or set prefix=... of an mcp server"
+        raise UserError(f"tool {tool!r} is called {BUILT_IN!r}, as the tool that asks the retriever is; {todo}")
+    return made
 
 
 def schema_of(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

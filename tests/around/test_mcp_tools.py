@@ -152,9 +152,15 @@ def test_a_stranger_s_tools_are_refused_before_anything_starts(tmp_path, monkeyp
     assert not mcp.SERVERS
 
 
-def test_a_tool_may_not_be_called_as_the_one_that_asks_the_retriever(monkeypatch):
-    made = _of_run.schema_of("search", "Searches notes.", {"type": "object", "properties": {"q": {"type": "string"}}})
-    monkeypatch.setattr(_of_run, "_schemas_of", lambda tool: [made])
-    with pytest.raises(ValueError, match="tool 'mine.search' is called 'search', as the tool that asks the retriever"):
-        _of_run.schemas((use("mine.search"),))
+def test_a_tool_may_not_be_called_as_the_one_that_asks_the_retriever(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "search.py").write_text(
+        "DESCRIPTION, PARAMETERS = 'Notes.', {'q': {'type': 'string'}}\n\n\ndef search(calls):\n    return calls\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="tool 'mine.search.search' is called 'search', as the tool that asks the"):
+        _of_run.schemas((use("mine.search.search"),))
+    made = [_of_run.schema_of("search", "Searches.", {"type": "object", "properties": {}})]
+    with pytest.raises(ValueError, match="tool 'mcp' is called 'search'"):
+        _of_run._none_built_in("mcp", made)
     assert _of_run.schemas((use("search"),))[0]["function"]["name"] == "search"
