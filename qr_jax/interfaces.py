@@ -277,7 +277,9 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="search(queries, k), which gives each query its passages, best first",
         check=check_retriever,
         provided=("corpus",),
-        constants={"DEVICES": bool},  # whether it computes on devices; a server leaves them alone for all others
+        # DEVICES: it computes on devices; a server leaves them alone for all others. SHARED: it reads a model or a file
+        # when it is made; data.corpus=own, which makes one for each question, refuses it.
+        constants={"DEVICES": bool, "SHARED": bool},
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
         made=Contract((), ("queries", "k"), "a list of passages for each query, best first", check_found),
     ),

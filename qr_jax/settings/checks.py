@@ -249,11 +249,12 @@ def _sources(config: Config, trains: bool) -> Iterator[str]:
             f"data.corpus is 'own', and retriever={config.retriever.name} searches passages of its own; set "
             "retriever=bm25, or another that takes a corpus"
         )
-    made = {part.name for part in plugins.with_parts(config.retriever)} & {"dense", "cached"}
-    if data.corpus == OWN and made:
+    parts = (part.name for part in plugins.with_parts(config.retriever))
+    shared = [name for name in parts if plugins.constants("retriever", name).get("SHARED")]
+    if data.corpus == OWN and shared:
         yield (
-            f"data.corpus is 'own', and retriever={min(made)} would read its model or its file anew for each question; "
-            "set retriever=bm25"
+            f"data.corpus is 'own', and retriever={min(shared)} would read its model or its file anew for each "
+            "question; set retriever=bm25"
         )
     if data.eval == "world":
         yield "data.train is files, but data.eval is still 'world'; set data.eval to the files of their questions"

@@ -14,6 +14,7 @@ from qr_jax.search.search_cache import SearchCache
 from qr_jax.settings.settings import Use, at_least, plain
 
 EXAMPLE = {"of": "none", "cache": "runs/searches"}
+SHARED = True
 
 
 def cached(

@@ -16,7 +16,7 @@ from qr_jax.settings.settings import Count
 
 FIRST_K = 8  # searches of so many passages or fewer compile nothing
 
-DEVICES = True
+DEVICES = SHARED = True
 
 
 def dense(
