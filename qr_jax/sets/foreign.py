@@ -176,19 +176,7 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
     if form not in ("qr_jax", "qr_jax corpus"):
         if form.endswith("corpus"):
             return parsing.passage_of(named), False, []
-        if form in ("trl", "flashrag"):
-            named = _renamed(named, "id", ("id",), said)
-            said["rows without an id, named by a hash of their text"] += "id" not in named
-        has_id = "id" in named
-        named, beside = _parted(formats.ours(named), said)
-        if "id" not in named:
-            named["id"] = formats.hash_of(named["question"]) if isinstance(named.get("question"), str) else None
-        if "answers" in named:
-            named["answers"] = _texts(named["answers"], "answers", said)
-        if named.get("answers") == []:
-            raise Unanswerable("has no answer: its list of answers is empty")
-        query = parsing.query_of(named)
-        return query, not has_id and query.id == formats.hash_of(query.question), beside
+        return _of_another_system(named, form, said)
     asks = any(name.lower() in ASKS for name in cells)
     named, beside = _parted(named, said) if asks else (named, [])
     for column in ("id", "question", "answers") if asks else ("id", "title", "text"):
@@ -230,6 +218,21 @@ def _item(row: Row, said: Counter[str]) -> tuple[Query | Passage, bool, list[Pas
         said["rows without an id, named by a hash of their text"] += 1
         named["id"] = formats.hash_of(text if asks else f"{named.get('title', '')}\n{text}")
     return parsing.query_of(named) if asks else parsing.passage_of(named), is_made, beside
+
+
+def _of_another_system(row: Row, form: str, said: Counter[str]) -> tuple[Query, bool, list[Passage]]:
+    """Make the question of a row of FlashRAG, verl, SkyRL or TRL; return what `_item` does."""
+    if form in ("trl", "flashrag"):
+        row = _renamed(dict(row), "id", ("id",), said)
+        said["rows without an id, named by a hash of their text"] += "id" not in row
+    has_id = "id" in row
+    named, beside = _parted(formats.ours(row), said)
+    if "id" not in named:
+        named["id"] = formats.hash_of(named["question"]) if isinstance(named.get("question"), str) else None
+    if "answers" in named:
+        named["answers"] = _texts(named["answers"], "answers", said)
+    query = parsing.query_of(named)
+    return query, not has_id and query.id == formats.hash_of(query.question), beside
 
 
 def _renamed(row: dict[str, Any], column: str, wanted: Sequence[str], said: Counter[str]) -> dict[str, Any]:
