@@ -27,7 +27,7 @@ BASE_BYTES, WORD_BYTES = 100_000_000, 150
 GROWTH = 0.65  # different words grow with this power of the words read (Heaps' law, on its high side)
 CONTAINER = (  # files of the limit, of the use, and of its parts, with the name of the one that can be given back
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    (*(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")), "total_inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
 GROUPS = Path("/sys/fs/cgroup")
 SPARE = 1.1  # factor on the estimate, for what a sample cannot know
@@ -264,10 +264,11 @@ def _container_memory() -> Iterator[int]:
     for limit, used, parts, unused in CONTAINER:
         try:
             left = int((GROUPS / limit).read_text()) - int((GROUPS / used).read_text())
-            parts_of = dict(line.split() for line in (GROUPS / parts).read_text().splitlines())
-            yield max(left + int(parts_of.get(unused, 0)), 0)  # files that were read are dropped before anything fails
         except (OSError, ValueError):  # absent, or "max"
             continue
+        with contextlib.suppress(OSError, ValueError):  # files that were read are dropped before anything fails
+            left += int(dict(line.split() for line in (GROUPS / parts).read_text().splitlines()).get(unused, 0))
+        yield max(left, 0)
 
 
 def gb(count: int) -> str:

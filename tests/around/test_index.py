@@ -621,6 +621,8 @@ def test_a_container_s_limit_is_the_memory_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(index_corpus, "GROUPS", tmp_path)
     monkeypatch.setattr(index_corpus, "_machine_memory", lambda: 9000)
     assert index_corpus.available_memory() == 3000
+    (tmp_path / "memory.stat").unlink()
+    assert index_corpus.available_memory() == 100  # the limit holds without it
     (tmp_path / "memory.max").write_text("max\n")
     assert index_corpus.available_memory() == 9000
 

@@ -38,7 +38,7 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
         raise UserError(f"--step names a run's checkpoint, and {arguments.run} is no run of ours")
     endpoint, retriever = (getattr(arguments, name, None) for name in ("endpoint", "retriever"))
     config, theirs = _config(arguments, run, endpoint)
-    where, is_another = run or arguments.config or arguments.run, retriever not in (None, config.retriever.name)
+    where, another = run or arguments.config or arguments.run, retriever if retriever != config.retriever.name else None
 
     def check_theirs(asked_for: Any) -> None:
         """Check what is asked for by the config.json and the command's words, but for the model that these name."""
@@ -47,14 +47,14 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
             trust.check(theirs, where, trusted=arguments.trust, used=used)
 
     # Before an override's type is read from what the config names; the retriever of --retriever has its settings then.
-    check_theirs(replace(config, retriever=configs.use("none")) if is_another else config)
-    if is_another:
-        config = replace(config, retriever=configs.use(retriever))
+    check_theirs(replace(config, retriever=configs.use("none")) if another else config)
+    if another:
+        config = replace(config, retriever=configs.use(another))
     for name, _ in pairs(arguments.overrides):
         if name.split(".")[-1] in elsewhere.BATCHES:
             raise UserError(f"unknown setting {name}: it is rollout.slots here, how many sequences are written at once")
     config = override(config, arguments.overrides)
-    if arguments.overrides or is_another:
+    if arguments.overrides or another:
         check_theirs(config)
     if endpoint:
         config = replace(config, model=configs.Model())  # which is not loaded, and need not be there
