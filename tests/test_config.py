@@ -286,7 +286,7 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"train": {"steps": 0}}, "train.steps is 0; wanted at least 1 (a cold start alone is `qr-jax sft`)"),
         ({"data": {"trace_worlds": -1}}, "data.trace_worlds is -1; wanted at least 0"),
         ({"data": {"corpus": __file__}}, "its passages say nothing of that world"),
-        ({"data": {"corpus": __file__, "eval": __file__}}, "have answers in its own passages alone; set data.train"),
+        ({"data": {"corpus": __file__, "eval": __file__}}, "data.train is 'world', but data.corpus is"),
         ({"data": {"corpus": "supporting"}}, "data.corpus is 'supporting', which only data.traces may be"),
         ({"data": {"train": "retrieved"}}, "data.train is 'retrieved', which only data.traces may be"),
         ({"learner": {"keep_zero_variance": True}, "pool": {"min_signal": 2}}, "set pool.min_signal=1 or"),

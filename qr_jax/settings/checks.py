@@ -230,17 +230,10 @@ def _sources(config: Config, trains: bool) -> Iterator[str]:
     """
     data = config.data
     if data.train in MADE_TRACES:
-        others = [
-            f"data.{name} is {where!r}" for name in ("eval", "corpus") if (where := getattr(data, name)) != "world"
-        ]
-        if trains and others and data.eval != "world":
+        if data.corpus != "world" and (trains or data.eval == "world"):
+            asked = "data.train and data.eval are" if data.eval == "world" else "data.train is"
             yield (
-                f"data.train is 'world', but {' and '.join(others)}: a world's questions have answers in its own "
-                "passages alone; set data.train to the file of your questions, or leave these out"
-            )
-        elif data.corpus != "world" and data.eval == "world":
-            yield (
-                f"data.train and data.eval are 'world', but data.corpus is {data.corpus!r}: its passages say nothing "
+                f"{asked} 'world', but data.corpus is {data.corpus!r}: its passages say nothing "
                 "of that world; set data.train and data.eval to files of questions, or leave data.corpus out"
             )
         return
