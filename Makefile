@@ -66,8 +66,12 @@ test-3.13:  ## the same on Python 3.13, in .venv-3.13; passed over where there i
 test-slow: $(DEV)  ## the slow tests that .ci/run has: two processes, killed runs, a wheel (a minute on 2 cores)
 	$(BIN)/python -m pytest -m slow tests/test_pods.py tests/around/test_wheel.py
 
-test-all: $(DEV)  ## these, and those of search, sets, lab, methods, cli, docs and benchmarks: 5,500 tests, 22 minutes on 2 cores
-	@echo "5,500 tests, 22 minutes on 2 cores; the first come after a minute"
+test-quick: $(DEV)  ## these, and the quick ones of search, sets, lab, methods, cli, docs and benchmarks, which .ci/run has (20 minutes on 2 cores)
+	@echo "5,700 tests, 20 minutes on 2 cores; the first come after a minute"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not tpu and not peers and not house and not thorough"
+
+test-all: $(DEV)  ## every test that needs nothing more, before a release or after a change of a hot path: 5,900 tests, an hour on 2 cores
+	@echo "5,900 tests, an hour on 2 cores; the first come after a minute"
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes on 2 cores); RUNS= a target, SEED= others, FULL=1

@@ -309,6 +309,7 @@ def test_disco_by_hand():
     np.testing.assert_allclose((moved_NL - adv_NL)[:, 0], [2 * (np.log(2) - 0.1)] * 3 + [0] * 3, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("score", ["logp", "ratio"])
 def test_the_weights_of_disco_give_the_gradient_of_its_objective(score):
     """By autodiff, of two groups with two tokens an episode; the loss is -A logp, the mean over tokens and episodes."""

@@ -62,6 +62,7 @@ def test_two_tokens_by_hand():
 LENGTHS = ([[300], [300]], [[20, 150, 90], [200, 30]], [[1, 2, 140, 3], []])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lengths_N", LENGTHS)
 def test_by_blocks_values_and_gradients_are_those_of_the_plain_formula(lengths_N):
     arrays = inputs(lengths_N, 300)  # three blocks of 100
@@ -83,6 +84,7 @@ def sliding_over(window, slides=True):
     return attend
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("window", "lengths_N"), list(zip((150, 37, 2), LENGTHS, strict=True)))
 def test_a_window_hides_what_is_further_back_in_the_segment(window, lengths_N):
     arrays = inputs(lengths_N, 300)

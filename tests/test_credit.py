@@ -185,6 +185,7 @@ def gold_by_hand(episode):
 jitted_dense = jax.jit(dense)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_gold_s_log_probability_is_given_a_turn_and_trained(mesh):
     bound, state = build(mesh, "by_information")
@@ -205,6 +206,7 @@ def test_the_gold_s_log_probability_is_given_a_turn_and_trained(mesh):
     assert_trained(gradient, np.where(turn_NL == 0, gain_N[:, None], graded.reward_QG.reshape(-1, 1)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", MESHES)
 def test_rewards_of_turns_reach_the_tokens_of_their_turns(mesh):
     """Group q's turns have the rewards q, 0, 0, ... in turn: of 7 valid ones the mean is q / 7."""
@@ -246,6 +248,7 @@ def test_slots_come_back_as_the_episodes_that_were_packed():
     assert not np.asarray(reward_ME).any()
 
 
+@pytest.mark.thorough
 def test_disco_s_exponent_runs_over_groups_that_lie_in_several_micro_batches():
     """The gradient beside that of the objective itself, by a dense pass over all 24 episodes, 4 of each group."""
     ids_NL, mask_NL, _ = episodes_as_tables()

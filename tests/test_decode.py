@@ -63,6 +63,7 @@ def test_log_probabilities_behind_a_prompt_just_past_a_view(words):
         np.testing.assert_allclose(episode.logp_L, expected_L, atol=1e-4, rtol=0)
 
 
+@pytest.mark.thorough
 def test_the_learner_measures_a_gap_below_1e_4_between_its_log_probabilities_and_the_samplers(tmp_path):
     """Engine and learner as training binds them, at a temperature that is not 1."""
     settings = killed_run.tiny(tmp_path)
@@ -219,6 +220,7 @@ def test_write_and_move_by_hand():
     assert np.array_equal(shorter[0][0][0, 0, :, 0], [20, 0])
 
 
+@pytest.mark.thorough
 def test_turned_keys_hold_what_plain_keys_hold():
     """Written, moved, resized and read: the positions alone lie last. Other key/value heads have other numbers."""
     key = jax.random.key(0)
@@ -263,6 +265,7 @@ def test_tiles_go_in_the_smallest_calls_that_are_not_mostly_padding(tiles, sizes
     assert found == sizes
 
 
+@pytest.mark.thorough
 def test_what_is_not_finite_stays_with_the_episodes_that_hold_it():
     """One word's embedding is not a number (heads untied): its episodes are faults, and rows they had serve others."""
     words = WordTokenizer([*vocabulary(), "spoilt"])

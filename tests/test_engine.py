@@ -110,6 +110,7 @@ def test_what_an_evaluation_restricts_the_next_training_rollout_samples_again():
             np.testing.assert_array_equal(one.logp_L, other.logp_L)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("store", [1, 3, 9])
 def test_parked_episodes_come_back_as_they_were(store, few):
     """Slow searches, 4 slots, a store smaller or larger: rows go out and in, and episodes are those of many slots."""
@@ -354,6 +355,7 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(lane
     assert compiles.count() == needed, compiles.told(needed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turned", [True, False])  # a CPU's cache, and the one that accelerators have
 def test_warming_up_for_a_length_leaves_nothing_of_decoding_and_observations_to_compile(turned):
     made = Engine(CFG, WORDS, replace(SETTINGS, slots=16, store=4, context_tokens=150, chunk=7, buckets=(48, 96)))
@@ -411,6 +413,7 @@ def test_the_counter_of_compilations_counts():
     assert compiles.count() == before + 1
 
 
+@pytest.mark.thorough
 def test_episodes_end_where_context_or_turn_tokens_end():
     made = engine(slots=4, buckets=(64,))
     env = functools.partial(words_env, searches=20, letter="a")
@@ -480,6 +483,7 @@ def test_a_turn_ends_at_the_token_that_completes_a_stop_string():
     assert taken((), [0, 1, 2]) == ([3], False, False, "<stop>", 3)
 
 
+@pytest.mark.thorough
 def test_stop_strings_of_a_byte_level_tokenizer_end_turns_across_tokens():
     """Pairs of small letters end a turn; the model's ids are more than the tokenizer's, as Qwen3's are."""
     tokenizer = load_tokenizer(FIXTURES / "qwen3")

@@ -80,6 +80,7 @@ def test_a_reward_without_a_number_is_a_fault_by_name_and_not_a_zero(tmp_path):
     assert all(episode["reward"] is None and "gave nan" in episode["fault"] for episode in lost)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
@@ -96,6 +97,7 @@ def test_a_reward_that_is_never_right_ends_the_run_at_its_first_step(tmp_path, r
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -74,6 +74,7 @@ def by_formulas(params, ids_L):
     return norm(x_LD, params["norm"]) @ params["embed"].T
 
 
+@pytest.mark.thorough
 def test_two_episodes_in_a_row_have_the_logits_of_the_formulas():
     rng, params = np.random.default_rng(0), random_params(CFG)
     parts = [rng.integers(0, CFG.vocab, length) for length in (40, 23)]

@@ -247,6 +247,7 @@ def signs(text: str) -> list[str]:
     return [found[0] for found in SIGNS.finditer(text)]
 
 
+@pytest.mark.thorough
 def test_500_injected_passages_earn_nothing_and_open_nothing_by_dialect_reward_and_tokenizer(capsys):
     by_tokenizer, passages = tokenizers(), hostile_passages()
     assert len(by_tokenizer) == 6 and len({(passage.title, passage.text) for passage in passages}) > 400

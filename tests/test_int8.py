@@ -112,6 +112,7 @@ def test_an_int8_cache_is_put_moved_and_resized_as_its_values():
     assert caches.nbytes(cfg, 3, 8, "int8") == sum(leaf.nbytes for leaf in jax.tree.leaves((k, v)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [{"cache": "int8"}, BOTH])
 def test_episodes_by_int8_are_near_the_learners_log_probabilities(settings):
     params, made = random_params(), engine(**settings)

@@ -192,6 +192,7 @@ def test_the_ratio_is_one_on_the_first_update_and_old_log_probabilities_are_the_
     assert float(again["ratio"]) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_kl_term_keeps_a_reference_that_later_updates_do_not_move():
     bound, state = build(kl_weight=0.1, kl="k3")
     start = jax.tree.map(np.asarray, state.params)
@@ -255,6 +256,7 @@ def test_remat_changes_no_gradient(reference):
         assert_close(gradient(bound, bound.init(decoder.init(CFG, jax.random.key(0))), batch()), reference)
 
 
+@pytest.mark.thorough
 def test_several_updates_a_batch_split_it_and_hold_the_old_policy_still():
     bound, state = build(updates=3)
     whole = batch(rows=4)
@@ -361,6 +363,7 @@ def test_the_rate_is_an_argument_of_the_update_and_among_its_metrics():
     jax.tree.map(np.testing.assert_array_equal, after.params, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sizes", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
 def test_a_step_by_parts_is_the_step_and_what_comes_between_may_end_it(sizes):
     bound, state = build(sizes)

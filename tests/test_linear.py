@@ -8,6 +8,7 @@ import pytest
 from qr_jax.models.linear import linear
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "over", "formula"),
     [

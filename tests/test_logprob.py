@@ -52,6 +52,7 @@ def test_two_words_by_hand():
     assert nothing is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("block", [8, 37, 100])  # 8 does not divide 37: the last block overlaps
 def test_values_and_gradients_are_those_of_the_dense_formula(block):
     hidden_RCD, head_VD, target_RC = inputs()

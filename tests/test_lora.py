@@ -63,6 +63,7 @@ def test_a_bfloat16_sum_is_rounded_once():
     assert float(linear.adapted("q", x, w, of)[0, 0, 0]) == 1 + 2**-7
 
 
+@pytest.mark.thorough
 def test_merged_is_w_plus_alpha_over_rank_times_a_b():
     made = adapters(config.Lora(rank=4, alpha=8.0), b=0.1)
     whole = lora.merged(lora.whole(made, base(), LORA))
@@ -72,6 +73,7 @@ def test_merged_is_w_plus_alpha_over_rank_times_a_b():
     assert "lora" not in whole["layers"] and whole["layers"].keys() == base()["layers"].keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layers", ["attention", "mlp", "all-linear"])
 def test_the_forward_pass_is_that_of_the_merged_weights(layers):
     settings = replace(LORA, layers=layers)
@@ -129,6 +131,7 @@ def reference():
     return gradient(*build(trained=adapters(b=0.1)), batch())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [{"mesh": (2, 2, 2)}, {"mesh": (1, 4, 2)}, {"model": replace(MODEL, remat="full")}])
 def test_the_gradient_is_the_same_on_eight_devices_and_with_remat(how, reference):
     assert_close(gradient(*build(trained=adapters(b=0.1), **how), batch()), reference)
@@ -171,6 +174,7 @@ def test_updates_move_the_adapters_and_not_a_byte_of_the_base(by_parts):
     assert kl[0] < 1e-3 and kl[1] > 10 * kl[0]
 
 
+@pytest.mark.thorough
 def test_the_optimizer_the_gradient_and_the_reference_are_of_the_size_of_the_adapters():
     """Two moments and a counter, and with the KL term no second copy of the base."""
     bound, state = build(kl_weight=0.1)

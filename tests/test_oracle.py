@@ -325,12 +325,14 @@ def test_the_null_control_plays_the_rule_with_the_families_of_the_checkpoint(run
     assert told["bands"] == same["bands"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rates", ["a third impossible", "coins and impossible"])
 def test_the_band_holds_a_pool_that_does_not_move_though_its_rates_are_no_beta(rates):
     """With Beta rates about half of these figures were outside; a tenth is what a 90 % band leaves out."""
     assert null_worlds.played(null_worlds.WORLDS[rates], "recycle", 4, 0.0, seed=0, size=500)["outside"] <= 0.12
 
 
+@pytest.mark.thorough
 def test_the_band_is_left_where_rates_move_after_the_first_draw():
     """A band that is wide enough for everything would hold the pool above, too."""
     still, moved = (
@@ -340,6 +342,7 @@ def test_the_band_is_left_where_rates_move_after_the_first_draw():
     assert moved["stretches"] >= 0.5 > still["stretches"]
 
 
+@pytest.mark.thorough
 def test_in_a_mixed_pool_the_band_has_no_power_though_all_rates_move():
     """Of Beta(.35, .35) first draws allow too much: the band is never left, so inside it nothing follows."""
     moved = null_worlds.played(null_worlds.WORLDS["Beta(.35, .35)"], "recycle", 8, 1.0, seed=0, size=500)

@@ -260,6 +260,7 @@ def test_a_run_that_waits_is_stopped_as_any_other(tmp_path, monkeypatch):
     assert saved == [1]
 
 
+@pytest.mark.thorough
 def test_of_a_lost_step_nothing_is_written_and_an_outage_has_an_exit_code_of_its_own(tmp_path, monkeypatch):
     base = tiny(tmp_path)
     settings = replace(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,7 @@ def test_an_empty_batch_is_all_padding():
     assert not batch.grades.valid_QG.any() and packing_efficiency(batch) == 0
 
 
+@pytest.mark.thorough
 def test_one_episode_a_row_is_the_padded_layout_with_the_same_tokens_and_weights():
     groups = groups_of([[2, 7], [5, 2], [8, 8]])  # 32 tokens: two full rows
     packed = pack(groups, grades_of(groups), rows=2, row_tokens=16, queries=3, samples=2)

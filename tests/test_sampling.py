@@ -63,6 +63,7 @@ def test_a_choice_hangs_on_its_key_and_position_and_not_on_its_slot():
     assert len({tuple(np.asarray(tokens).tolist()) for tokens in later}) == 8
 
 
+@pytest.mark.thorough
 def test_at_temperature_0_the_first_of_the_largest_logits_is_taken():
     logits_VS = np.zeros((16, 2), np.float32)
     logits_VS[[5, 6, 13], 0] = 3
@@ -72,6 +73,7 @@ def test_at_temperature_0_the_first_of_the_largest_logits_is_taken():
     np.testing.assert_allclose(choice.logp_S[0], 3 - np.log(3 * np.exp(3) + 13), atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_margin_is_the_smaller_lead_of_block_and_token():
     logits_VS = np.log(np.array([[0.4], [0.3], [0.2], [0.1]], np.float32))  # blocks (.4, .3) and (.2, .1)
     assert block_size(4) == 2

@@ -185,6 +185,7 @@ def test_pages_are_read_as_browsers_read_them(answer, text):
     assert page.text.startswith(text.replace("URL", url))
 
 
+@pytest.mark.thorough
 def test_pages_of_a_batch_are_read_at_once_and_half_a_page_is_a_fault():
     def page(head, body):
         time.sleep(0.5)
@@ -345,6 +346,7 @@ def hostile_texts() -> list[str]:
     return texts
 
 
+@pytest.mark.thorough
 def test_of_500_hostile_results_none_becomes_a_tag_a_call_or_a_reward(capsys):
     texts, by_tokenizer = hostile_texts(), test_injection.tokenizers()
     assert len(set(texts)) == 500

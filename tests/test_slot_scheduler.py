@@ -1,6 +1,7 @@
 """Who sits where: shared beginnings enter the cache once, and the longest begin first."""
 
 import numpy as np
+import pytest
 import rollouts
 from rollouts import engine, flat, near_ties, random_params, roll, with_system, words_env, world
 
@@ -14,6 +15,7 @@ def test_common_beginnings_by_hand():
     assert [common([1, 2, 3], other) for other in ([1, 2, 4], [1, 2, 3, 4], [2], [])] == [2, 3, 0, 0]
 
 
+@pytest.mark.thorough
 def test_what_all_prompts_share_enters_the_cache_once_and_changes_no_token():
     made, alone = engine(slots=4, buckets=(64,)), engine(slots=4, store=2, buckets=(64,))  # a store of 2 spares no row
     queries, params = world().train[:6], random_params()

@@ -27,6 +27,7 @@ def lengths(*tokens):
     return jnp.where(np.arange(max(tokens)) < np.array(tokens)[:, None], 0, -1)
 
 
+@pytest.mark.thorough
 def test_pods_keeps_as_many_right_as_wrong_answers_where_there_are_enough():
     adv_QG = np.asarray(pods(grades_of([1, 1, 1, 0, 0, 0, 0, 0]), keep=4))
     half = 0.5 / np.sqrt(1 / 3)  # the kept are 1, 1, 0, 0: mean 1/2, std with n - 1 sqrt(1/3)
@@ -40,6 +41,7 @@ def test_pods_of_a_constant_group_is_empty():
         np.testing.assert_array_equal(JITTED[4](grades_of(group)), 0)
 
 
+@pytest.mark.thorough
 def test_pods_of_a_small_group_is_grpo():
     graded = grades_of([1, 0, 0.5, 0, 9], valid=np.array([[True, True, True, True, False]]))
     np.testing.assert_allclose(pods(graded, keep=4), grpo(graded), atol=1e-6)
@@ -83,6 +85,7 @@ def test_gfpo_passes_faults_over_and_gives_equal_rewards_nothing():
     np.testing.assert_array_equal(np.asarray(gfpo(graded, lengths(3, 1, 2, 9), keep=3))[:, 1], 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keep", [2, 4])
 def test_the_advantages_of_a_group_sum_to_zero(keep):
     generator = np.random.Generator(np.random.Philox(3))

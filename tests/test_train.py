@@ -187,6 +187,7 @@ def test_a_finished_run_says_so_and_what_would_extend_it_before_anything_compile
         train(replace(settings, train=replace(settings.train, steps=6)), finished / "whole", say=said.append)
 
 
+@pytest.mark.thorough
 def test_the_rate_of_a_budget_s_last_update_is_that_of_a_last_step(tmp_path):
     """Two steps of 16 rollouts, by steps or by rollouts: lr and half of it. The last update of a budget had rate 0."""
     base = tiny(tmp_path)
@@ -573,6 +574,7 @@ def with_loss(folder, name, **learner):
     )
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_never_finite_ends_the_run_with_its_name(tmp_path):
     with pytest.raises(ValueError, match="none of the first 2 updates was finite; look at loss 'nan_loss.nan_loss'"):
         train(with_loss(tmp_path, "nan_loss.nan_loss", max_nonfinite=2), tmp_path / "run", say=silent)

@@ -168,6 +168,7 @@ def test_a_wrong_setting_that_the_coordinator_alone_has_seen_ends_all_with_its_c
     assert "process 1 of 2: process 0 ended with an error, which its own output tells" in found[1][2]
 
 
+@pytest.mark.thorough
 def test_a_collective_that_breaks_with_a_lost_process_waits_for_its_name():
     (code, _, said), (killed, _, _) = run_two("dies", 1)
     assert (code, killed) == (errors.LOST, -signal.SIGKILL), said

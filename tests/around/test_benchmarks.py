@@ -205,6 +205,7 @@ def test_falls_and_alarms_are_counted_by_hand():
     assert "- early: fell by step 26; probe at 3 and 26" in table
 
 
+@pytest.mark.thorough
 def test_the_paper_s_table_by_hand(tmp_path):
     right = {"grpo": ([1, 1, 0, 0], [1, 0, 0, 0]), "recycle": ([1, 1, 1, 0], [1, 1, 0, 0])}
     runs = [played(tmp_path / f"{rule}{s}", rule=rule, seed=s, right=right[rule][s]) for rule in right for s in (0, 1)]
@@ -464,6 +465,7 @@ def test_the_screen_of_the_methods_is_read_by_hand(tmp_path, monkeypatch):
     assert methods.best() == ["gspo"]
 
 
+@pytest.mark.thorough
 def test_the_screen_runs_what_the_example_configs_are():
     for name, words in methods_of().items():
         settings = study.planned("screen", name, words, 0, "a")[1].settings
@@ -599,6 +601,7 @@ def test_groups_that_only_f1_tells_apart_are_counted_by_hand(tmp_path):
     assert "| by reward (F1 differs) | 2 (0.67) |  |" in channels.table(found)
 
 
+@pytest.mark.thorough
 def test_an_update_reaches_rollouts_by_int8_on_average_whole_and_they_are_further_from_the_learner_than_bfloat16():
     rates = int8_hand_over.measured("two_layer")["rates"]
     assert list(rates) == ["3e-05", "1e-06"]

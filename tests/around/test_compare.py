@@ -159,6 +159,7 @@ def test_a_run_that_fails_shows_its_last_lines_and_the_others_go_on(tmp_path):
     assert any("one: failed with exit code 2" in text and "none.jsonl" in text for text in said)
 
 
+@pytest.mark.thorough
 def test_a_signal_ends_the_runs_and_a_second_study_waits_for_its_folder(tmp_path):
     words = ["compare", str(ROOT / "configs" / "two_layer.py"), f"data.world_path={tmp_path}", "--rules", "grpo"]
     words += ["--budget", "rollouts=32", "--folder", str(tmp_path / "study")]
@@ -303,6 +304,7 @@ def played(
     return folder
 
 
+@pytest.mark.thorough
 def test_rules_are_compared_over_seeds_and_questions_by_hand(tmp_path):
     one = [played(tmp_path / f"a{s}", seed=s, right=right) for s, right in enumerate(([1, 1, 0, 0], [1, 0, 0, 0]))]
     two = [
@@ -365,6 +367,7 @@ def test_the_interval_of_several_seeds_is_that_of_t_over_seeds_where_questions_a
     assert lone["high"] - 0.2 == pytest.approx(4.302653 * 0.1 * (4 / 3) ** 0.5) and lone["seeds"]
 
 
+@pytest.mark.thorough
 def test_seeds_that_contradict_one_another_leave_no_empty_interval(tmp_path):
     """Each question's gap is 0 on the mean over seeds: over questions alone the interval was [0, 0]."""
     right, wrong = [1] * 4, [0] * 4
@@ -469,6 +472,7 @@ def test_where_a_curve_reaches_an_accuracy():
     assert compare.reached(points, 0.4) == 0 and compare.reached(points, 0.9) is None
 
 
+@pytest.mark.thorough
 def test_unequal_budgets_are_compared_with_a_warning_that_has_the_numbers(tmp_path):
     one, two = played(tmp_path / "one"), played(tmp_path / "two", rule="grpo", rollouts=2_600)
     assert compare.compare([one, two], null_seeds=2)["warnings"] == []  # 41 steps against 40: within one step

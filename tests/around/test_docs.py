@@ -295,6 +295,7 @@ def test_the_checks_by_hand_in_an_example_hold(name):
     runpy.run_path(str(ROOT / f"examples/{name}.py"))
 
 
+@pytest.mark.thorough
 def test_the_smallest_plug_ins_train_together(desk):
     from killed_run import tiny  # inside: both start jax, and the other tests need none
 

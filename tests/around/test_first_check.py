@@ -41,6 +41,7 @@ def test_the_kept_columns_are_those_that_causality_segments_and_the_window_leave
     assert {name: KEPT[name] for name in expected} == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compute", first_check.DTYPES)
 def test_eight_devices_come_to_the_kept_values(compute):
     found = first_check.check_learnt(compute, EIGHT, KEPT)
@@ -48,6 +49,7 @@ def test_eight_devices_come_to_the_kept_values(compute):
     assert first_check.check_seen(compute, EIGHT, KEPT)["verdict"] == "pass"
 
 
+@pytest.mark.thorough
 def test_one_wrong_kept_value_fails_its_check_and_the_whole_and_so_does_a_check_that_raises(full_products, tmp_path):
     wrong = copy.deepcopy(KEPT)
     wrong["logp"][7] += 0.01

@@ -490,6 +490,7 @@ def test_a_table_may_be_named_txt(tmp_path):
     assert foreign.read(kept(tmp_path, "t.txt", "Answer, please.\n"))[0][0].text == "Answer, please."
 
 
+@pytest.mark.thorough
 def test_many_rows_of_one_text_and_many_columns_take_no_time_of_their_square(tmp_path):
     same = kept(tmp_path, "q.csv", "question,answers\n" + "".join(f"who?,a{at}\n" for at in range(20_000)))
     began = time.monotonic()

@@ -17,6 +17,7 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_spoilt_input_is_taken_or_refused_as_documented(name, tmp_path):
     counts = run(TARGETS[name], 200, 0, tmp_path)

@@ -26,6 +26,7 @@ def test_every_command_of_an_entry_is_one_that_exists(name):
             assert module == "benchmarks.accelerator"
 
 
+@pytest.mark.thorough
 def test_an_entry_is_run_and_its_figures_are_kept(tmp_path, monkeypatch, capsys):
     words = ("train.steps=1", "mesh.devices=1", "sft.steps=1")
     commands = {"one": queue.training("configs/two_layer.py", *words), "bad": queue.training("configs/nothing.py")}
@@ -39,6 +40,7 @@ def test_an_entry_is_run_and_its_figures_are_kept(tmp_path, monkeypatch, capsys)
     assert not found["bad"]["ended"] and "begun  small" in queue.listed()
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_late_is_stopped_and_saved(tmp_path, monkeypatch, capsys):
     words = ("train.steps=100000", "mesh.devices=1", "sft.steps=1", "evaluation.questions=1")
     monkeypatch.setattr(
@@ -70,6 +72,7 @@ def test_what_is_packed_is_unpacked(tmp_path, monkeypatch):
     assert (tmp_path / "there" / "runs" / "several_hops" / "own.jsonl").read_text() == "own"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", accelerator.ITEM_BYTES)
 def test_a_case_of_decoding_is_measured(kind, monkeypatch):
     for name, value in (("PROMPT_TOKENS", 8), ("NEW_TOKENS", 8)):
@@ -78,6 +81,7 @@ def test_a_case_of_decoding_is_measured(kind, monkeypatch):
     assert found["tokens_a_s"] > 0 and found["largest_gap_nats"] < 0.5 and len(found["samples"]) == 1
 
 
+@pytest.mark.thorough
 def test_updates_of_all_weights_and_of_adapters_are_measured(monkeypatch):
     for name, value in (("ROW_TOKENS", 64), ("RANK", 2), ("VOCAB_BLOCK", 96), ("PROMPT_TOKENS", 4)):
         monkeypatch.setattr(accelerator, name, value)

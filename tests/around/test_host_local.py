@@ -27,6 +27,7 @@ def mesh_of(data, fsdp, tensor):
     return meshes.make_mesh(config.Mesh(data, fsdp, tensor, devices=data * fsdp * tensor))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "mesh"), [("slots", (2, 2, 2)), ("heads", (1, 2, 1)), ("pod", (2, 2, 1))])
 def test_episodes_on_several_devices_are_those_of_one_but_for_near_ties(kind, mesh):
     one = engine(slots=8, store=8, buckets=(64,))
@@ -81,6 +82,7 @@ def test_a_pod_whose_groups_do_not_divide_the_slots_is_refused():
         host_local.choose("pod", CFG, replace(SHAPE, slots=6, store=6), 8, "tpu")
 
 
+@pytest.mark.thorough
 def test_parameters_come_over_in_any_order_of_devices():
     learners = mesh_of(1, 4, 1)
     turned = Mesh(learners.devices[:, ::-1], learners.axis_names, axis_types=learners.axis_types)

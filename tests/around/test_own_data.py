@@ -69,6 +69,7 @@ def test_the_trial_of_the_template_is_one_small_step():
     assert (made.train.steps, made.sft.steps, made.pool.queries, made.pool.samples) == (1, 1, 2, 2)
 
 
+@pytest.mark.thorough
 def test_the_template_trains_two_steps_on_files_beside_it(mine, capsys):
     assert cli.main(["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "--run", "run"]) == 0
     assert "6 expert traces" in capsys.readouterr().out
@@ -94,6 +95,7 @@ def test_questions_without_gold_passages_are_refused_before_anything_is_compiled
     assert "rollout.search_k" not in said and "compiling" not in said
 
 
+@pytest.mark.thorough
 def test_held_out_questions_that_are_trained_on_are_told(mine, capsys):
     """A dry run and a run say so: in other spelling, and by id."""
     train, held_out = ((mine / f"{name}.jsonl").read_text().splitlines() for name in ("train", "dev"))
@@ -129,6 +131,7 @@ def changed(file: Path, **row) -> None:
     file.write_text("".join(json.dumps(old | row if at == 1 else old) + "\n" for at, old in enumerate(rows)))
 
 
+@pytest.mark.thorough
 def test_a_run_over_other_answers_questions_or_held_out_questions_than_before_is_refused_by_name(mine, capsys):
     words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
     assert cli.main([*words, "train.steps=1"]) == 0
@@ -156,6 +159,7 @@ def test_a_run_over_other_answers_questions_or_held_out_questions_than_before_is
     assert "going on after step 1" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_that_kept_no_digests_goes_on_and_says_so(mine, capsys, monkeypatch):
     words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
     with monkeypatch.context() as older:
@@ -170,6 +174,7 @@ def test_a_checkpoint_that_kept_no_digests_goes_on_and_says_so(mine, capsys, mon
     assert cli.main([*words, "train.steps=3"]) == 2, "the checkpoint of step 2 kept them"
 
 
+@pytest.mark.thorough
 def test_a_cold_start_over_other_traces_than_before_is_refused(mine, capsys, monkeypatch):
     turn = "<answer> Norway </answer>"
     rows = [{"id": str(at), "question": f"Where is {place}?", "answers": ["Norway"], "turns": [turn]} for at, place in

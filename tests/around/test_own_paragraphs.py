@@ -94,6 +94,7 @@ def test_the_environment_s_searches_are_of_their_question(tmp_path):
     assert "born in" in shown.text
 
 
+@pytest.mark.thorough
 def test_a_run_trains_and_evaluates_in_them(tmp_path, monkeypatch, capsys):
     """On the world's questions, each with sixty of its documents: no search brings another's."""
     monkeypatch.chdir(tmp_path)

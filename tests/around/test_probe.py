@@ -128,6 +128,7 @@ def replicated(shift, *, seed=0, count=4000, samples=16):
     return rows, 1 - signal / signal_moved
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_draws_again_tell_luck_from_movement_where_first_draws_cannot(shift):
     """A third of the pool is impossible, and four samples do not say so; asking the filing policy again does."""

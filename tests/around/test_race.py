@@ -7,6 +7,7 @@ import pytest
 from benchmarks import race, study
 
 
+@pytest.mark.thorough
 def test_every_arm_has_three_candidates_that_are_runs_and_all_of_a_seed_share_a_cold_start():
     starts = set()
     assert len(race.ARMS) == 13 and all(len(candidates) == 3 for candidates in race.ARMS.values())

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 import tokenizers
 from killed_run import tiny
 from test_gemma import CFG as GEMMA
@@ -44,6 +45,7 @@ def two_steps(model, tmp_path, **changes):
     return rows
 
 
+@pytest.mark.thorough
 def test_a_sentencepiece_like_folder_of_mistral_trains(tmp_path):
     folder = tmp_path / "model"
     cfg = ModelConfig(512, 32, 2, 4, 2, 8, 64, context_tokens=1024, tied=False)
@@ -57,6 +59,7 @@ def test_a_sentencepiece_like_folder_of_mistral_trains(tmp_path):
     two_steps(folder, tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_gemma_3_folder_trains_on_eight_devices(tmp_path):
     """Its windows of 16 are shorter than a prompt; four query heads over two devices, the one of keys on both."""
     named, size = tokenizer_folder(tmp_path / "tokenizer", beyond=True)
@@ -68,6 +71,7 @@ def test_a_gemma_3_folder_trains_on_eight_devices(tmp_path):
     two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8, rollout="slots"))
 
 
+@pytest.mark.thorough
 def test_a_q6_k_gguf_file_trains(tmp_path):
     """Blocks of 256 weights packed by hand: random 6-bit weights, scales of one, and a whole scale that makes them
     about as large as a fresh model's."""

@@ -181,6 +181,7 @@ def test_the_command_prints_json_alone_and_takes_settings_and_several_files(tmp_
     assert found["settings"] == {"k1": 0.9} and found["passages"] == 3 and said.err == ""
 
 
+@pytest.mark.thorough
 def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, capsys):
     corpus, questions = [written(tmp_path / "c.jsonl", CORPUS)], [written(tmp_path / "q.jsonl", QUESTIONS)]
     model, index = str(Path(__file__).parents[1] / "fixtures" / "bert"), str(tmp_path / "vectors")
@@ -205,6 +206,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
             data._recall(Namespace(retriever="cached" if "of.k1" in wrong[0] else "hybrid", overrides=wrong, **shared))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "expected"), [("2wiki", 0.648), ("musique", 0.495)])
 def test_bm25_finds_the_gold_of_real_questions_as_their_readme_says(real_data, name, expected):
     corpus, questions = (f"{real_data}/corpus/{name}.corpus.jsonl.gz", f"{real_data}/dev/{name}.questions.jsonl")

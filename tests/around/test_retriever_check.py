@@ -119,6 +119,7 @@ def test_what_a_server_echoes_of_the_token_is_in_no_finding(monkeypatch, form):
     assert found["problems"] and "MARKER0" not in json.dumps(found) and "[redacted]" in json.dumps(found)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("large", ["text", "id", "field"])
 def test_large_answers_are_not_kept_and_make_no_long_finding(large):
     huge = "x" * 2_000_000

@@ -174,6 +174,7 @@ def test_cached_stands_before_another_retriever(tmp_path):
         assert other(["capital"], 3) != first and other.hits == 0
 
 
+@pytest.mark.thorough
 def test_another_model_in_the_same_folder_is_another_search(tmp_path):
     folder, file = tmp_path / "bert", str(tmp_path / "c")
     shutil.copytree(BERT, folder)

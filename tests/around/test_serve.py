@@ -511,6 +511,7 @@ def test_half_an_emoji_is_read_as_a_question_mark(path):
 # ---- an agent
 
 
+@pytest.mark.thorough
 def test_an_agent_answers_as_the_engine_alone_does_while_others_ask():
     questions = [query.question for query in world().dev[:12]]
     made, how = engine(), {"env": ENV, "search": default_search(), "seed": 0, "step": 0}
@@ -588,6 +589,7 @@ def test_a_run_and_the_folder_that_it_exports_answer_the_same(run, tmp_path):
     assert len({*versions, first.version}) == 3  # a step and a folder each have their own; "tiny" alone would not tell
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_a_run_and_ends_in_order(run, number):
     environment = os.environ | {"LAB_TOKEN": "lab-token-123", "PYTHONPATH": os.pathsep.join(sys.path)}

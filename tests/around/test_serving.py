@@ -53,6 +53,7 @@ def test_a_whole_model_s_card_has_its_own_sizes_and_limits(words, tmp_path, dtyp
     assert "the prompt alone" in card and "LoRA" not in card and "--enable-lora" not in card and "adapters" not in card
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("rank", "room", "base"), [(4, 8, None), (8, 8, "Qwen/Qwen3-0.6B"), (65, 128, None), (513, None, None)]
 )

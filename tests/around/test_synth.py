@@ -93,6 +93,7 @@ def rows(file):
 # ---- the whole of it
 
 
+@pytest.mark.thorough
 def test_killed_twice_and_started_again_no_answer_that_was_kept_is_asked_for_twice(tmp_path, teacher):
     corpus, out = made_corpus(tmp_path / "corpus.jsonl"), tmp_path / "out"
     slow = teacher_server.Teacher(wait_s=0.004)

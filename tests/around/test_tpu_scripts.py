@@ -406,6 +406,7 @@ def test_a_run_that_a_guard_stopped_or_whose_retriever_stayed_away_is_not_starte
     assert f"with exit code {code} while training" in cloud.object("ended").read_text() and len(cloud.starts()) == 1
 
 
+@pytest.mark.thorough
 @linux
 @pytest.mark.parametrize(
     "code, pauses",
@@ -650,6 +651,7 @@ def test_a_host_that_reboots_after_the_end_does_not_start_the_run_again(cloud):
     assert len(cloud.starts()) == 1 and not supervisor(cloud)
 
 
+@pytest.mark.thorough
 @linux
 @pytest.mark.parametrize(
     "call",

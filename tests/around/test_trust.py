@@ -188,6 +188,7 @@ def test_no_command_imports_or_calls_what_a_stranger_s_folder_names(theirs, tmp_
     assert not (tmp_path / "imported").exists() and "evil" not in sys.modules
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["report {}", "compare {} {}", "bug-report {}", "runs {}/.."])
 def test_what_needs_no_leave_reads_and_imports_nothing(theirs, tmp_path, command):
     folder = theirs(env=use("evil.env"), pool=replace(Config().pool, rule=use("evil.env.env")))
