@@ -23,6 +23,8 @@ BEAT = (while sleep 5; do echo "still at work"; done) & trap "kill $$!" EXIT;
 
 PEERS := benchmarks/peers/.venv
 
+QUICK := -n 2 --dist loadfile -m "not slow and not tpu and not peers and not house and not thorough"
+
 .PHONY: $(shell sed -n 's/^\([.a-z0-9-]*\):.*\#\# .*/\1/p' Makefile)
 
 help:  ## what there is to make
@@ -58,7 +60,7 @@ wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs 
 
 test: $(DEV)  ## the core's quick tests: 3,200 tests, some 12 minutes on 2 cores; each small fault of `make mutations` fails one
 	@echo "3,200 tests, some 12 minutes on 2 cores; the first come after a minute"
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/around -m "not slow and not tpu and not peers and not house and not thorough"
+	$(BIN)/python -m pytest $(QUICK) --ignore tests/around
 
 test-3.13:  ## the same on Python 3.13, in .venv-3.13; passed over where there is no python3.13
 	$(if $(PYTHON_313),$(MAKE) smollm2 test VENV=.venv-3.13 PYTHON="$(PYTHON_313)",@echo "passed over: no python3.13 on PATH nor in $(PYENV)")
@@ -68,7 +70,7 @@ test-slow: $(DEV)  ## the slow tests that .ci/run has: two processes, killed run
 
 test-quick: $(DEV)  ## these, and the quick ones of search, sets, lab, methods, cli, docs and benchmarks, which .ci/run has (20 minutes on 2 cores)
 	@echo "5,500 tests, 20 minutes on 2 cores; the first come after a minute"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not tpu and not peers and not house and not thorough"
+	$(BIN)/python -m pytest $(QUICK)
 
 test-all: $(DEV)  ## every test that needs nothing more, before a release or after a change of a hot path: 5,900 tests, an hour on 2 cores
 	@echo "5,900 tests, an hour on 2 cores; the first come after a minute"

@@ -85,6 +85,7 @@ def test_what_sets_up_and_tests_reaches_for_no_address():
         "Makefile",
         ".ci/run",
         ".github/workflows/tests.yml",
+        ".github/workflows/thorough.yml",
         "tpu_scripts/setup.sh",
         "pyproject.toml",
         ".pre-commit-config.yaml",
