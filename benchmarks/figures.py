@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    adapters,
     channels,
     claims,
     cold_starts,
@@ -69,7 +70,8 @@ TABLES_OF = (
 KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {
-    module.NAME: module for module in (cold_starts, paired_seeds, quickstart_seeds, real_agent, single_hop, tool_call)
+    module.NAME: module
+    for module in (adapters, cold_starts, paired_seeds, quickstart_seeds, real_agent, single_hop, tool_call)
 }
 STUDY = {  # of the study's runs
     "rules": study_results.by_setting, "rules_three": study_results.by_setting_three,

@@ -5,10 +5,12 @@
     python -m benchmarks.quickstart_seeds --table     # of what is kept, and make no run
 
 A run is `qr-jax train configs/quickstart.py seed=N`, with a cold start of its own, judged greedily on 1,000 held-out
-questions. Its figures join results/quickstart_seeds.json when it ends. A seed's value is the mean over its runs.
+questions. Its figures join results/quickstart_seeds.json when it ends, with what the preset was then: tables show the
+runs of today's. A seed's value is the mean over its runs.
 """
 
 import argparse
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 
 from benchmarks import interleave, kept_runs
 from benchmarks.tables import markdown, over_seeds
+from qr_jax import config as configs
 
 NAME = "quickstart_seeds"
 CONFIG = "configs/quickstart.py"
@@ -24,6 +27,7 @@ FRESH = range(20, 25)  # no run before these had one of them
 CHOSEN = range(5)  # the preset was chosen on them
 POOR = 7  # its cold start is a poor one
 SHUFFLED = "train.shuffle_rewards=true"  # the control, of seed 0
+FIRST_PRESET = "foresee, 128 x 2 at 0.001"  # of runs that do not say theirs
 KEPT = ("steps", "rollouts", "wall_s", "gains")
 
 
@@ -40,9 +44,18 @@ def main() -> None:
             )
             command = "train", CONFIG, f"seed={seed}", *words, "--run", folder
             key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed}
+            key |= {} if preset() == FIRST_PRESET else {"preset": preset()}
             key |= {"replicate": options.again} if options.again else {}
             kept_runs.make(NAME, key, partial(trained, command, folder))
     print(table(kept_runs.kept(NAME)), end="")
+
+
+@functools.cache
+def preset() -> str:
+    """What configs/quickstart.py trains with: rule, queries x samples, learning rate."""
+    settings = configs.load(interleave.ROOT / CONFIG)
+    pool = settings.pool
+    return f"{pool.rule.name}, {pool.queries} x {pool.samples} at {settings.learner.lr:g}"
 
 
 def trained(command: Sequence[str], folder: str) -> dict[str, Any]:
@@ -56,8 +69,9 @@ def trained(command: Sequence[str], folder: str) -> dict[str, Any]:
 def of_seeds(
     runs: Sequence[Mapping[str, Any]], seeds: Collection[int], when: str, *, shuffled: bool = False
 ) -> list[list[float]]:
-    """Return a list a seed: the exact match of its runs, in the order in which they were made."""
+    """Return a list a seed: the exact match of its runs with today's preset, in the order in which they were made."""
     kind = [run for run in runs if shuffled == (SHUFFLED in run["command"])]
+    kind = [run for run in kind if run.get("preset", FIRST_PRESET) == preset()]
     return [[run[when] for run in kind if run["seed"] == seed] for seed in seeds]
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import claims, kept_runs, null_worlds, study_results  # noqa: E402
+from benchmarks import claims, kept_runs, null_worlds, quickstart_seeds, study_results  # noqa: E402
 
 
 @pytest.fixture(params=claims.PAGES, ids=lambda page: page.name)
@@ -109,6 +109,13 @@ def test_a_changed_run_of_the_quickstart_is_noticed(tmp_path, monkeypatch):
     (tmp_path / "quickstart_seeds.json").write_text(json.dumps(runs))
     monkeypatch.setattr(kept_runs, "file_of", lambda name: tmp_path / f"{name}.json")
     assert claims.written(readme) == readme.replace(".804 +- .042", ".809 +- .047")
+
+
+def test_runs_of_another_preset_of_the_quickstart_are_kept_and_not_counted():
+    runs = kept_runs.kept("quickstart_seeds")
+    others = [run | {"preset": "recycle, 1 x 2 at 1", "after": 0.0} for run in runs]
+    assert quickstart_seeds.table([*others, *runs]) == quickstart_seeds.table(runs)
+    assert quickstart_seeds.of_seeds(others, [20], "after") == [[]]
 
 
 def test_a_figure_without_a_cell_is_refused(page):
