@@ -165,6 +165,8 @@ class Rollout:
     cache: Literal["compute", "int8"] = "compute"  # keys and values likewise, with a scale for each position and head
     # searches go on in one fixed order (repeatable), or as they come
     schedule: Literal["ordered", "arrival"] = "ordered"
+    search_ticks: Count = 1  # further chunks that other episodes decode before an ordered search is waited for
+    search_calls: Count = 4  # of the search function at the same time
     search_deadline_s: Positive = 30.0  # of one batch of searches, retries included
     search_retries: Natural = 3  # further tries of a search that failed
     outage_s: Positive = 3600.0  # how long a step is tried again whose searches or grades mostly fail; then code 5

@@ -179,6 +179,67 @@ def test_a_result_that_has_arrived_is_taken_at_the_next_tick(monkeypatch):
     assert ticks[0] == ticks[1]
 
 
+@pytest.mark.parametrize(("calls", "schedule"), [(1, "arrival"), (4, "arrival"), (4, "ordered")])
+def test_as_many_searches_run_at_once_as_are_allowed_and_change_no_token(calls, schedule, few):
+    made = engine(slots=4, buckets=(64,), schedule=schedule, search_calls=calls, search_ticks=1000)
+    under_way, most, counted, late = [], [], threading.Lock(), slow(1)
+
+    def search(queries, k):
+        with counted:
+            under_way.append(queries)
+            most.append(len(under_way))
+        found = late(queries, k)
+        with counted:
+            under_way.pop()
+        return found
+
+    episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=search))
+    near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
+    assert max(most) == 1 if calls == 1 else 1 < max(most) <= 4
+
+
+def test_a_search_that_is_done_does_not_wait_for_an_earlier_one():
+    """By arrival: the first search does not end before the results of a later one have been taken."""
+    made, begun, taken, found = (
+        engine(slots=4, buckets=(64,), schedule="arrival"),
+        [],
+        threading.Event(),
+        default_search(),
+    )
+
+    def search(queries, k):
+        begun.append(queries)
+        assert len(begun) > 1 or taken.wait(60)
+        return found(queries, k)
+
+    def env(query, turns):
+        if turns and turns[-1].author == "env":
+            taken.set()
+        return words_env(query, turns)
+
+    assert len(flat(roll(made, random_params(), world().train[:8], 3, env=env, search=search))) == 24
+
+
+@pytest.mark.parametrize("ticks", [1, 3])
+def test_an_ordered_search_is_waited_for_after_as_many_chunks_as_are_set(ticks, few, monkeypatch):
+    made, asked, waits = engine(slots=4, buckets=(64,), search_ticks=ticks), {}, []
+    ask, observe = RolloutState.ask, RolloutState.observe
+
+    def noted(state, wishes):
+        asked.update((id(live), state.statistics.ticks) for live, _ in wishes)
+        ask(state, wishes)
+
+    def taken(state, live, by_query):
+        waits.append(state.statistics.ticks - asked[id(live)])
+        observe(state, live, by_query)
+
+    monkeypatch.setattr(RolloutState, "ask", noted)
+    monkeypatch.setattr(RolloutState, "observe", taken)
+    episodes = flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=slow(1)))
+    near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], episodes)
+    assert max(waits) == ticks and waits.count(ticks) > 3
+
+
 class Noted:
     """A part of a chunk that notes when the host reads it, and so waits for the device."""
 

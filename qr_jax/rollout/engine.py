@@ -30,7 +30,6 @@ from qr_jax.rollout.slot_scheduler import SlotScheduler
 from qr_jax.run.kept_thread import KeptThread
 
 PURPOSES = {"train": 0, "greedy": 1, "pass": 2, "ask": 3, "probe": 4}
-ORDERED_TICKS = 2  # an ordered search's episode decodes again this many ticks later, unless all wait
 READS_A_TAG = "the tokenizer reads a tag of the dialect in the environment's text, where it wrote none"
 POLL_S = 0.1  # between two calls of `stop_now` while every episode waits for a search
 
@@ -117,7 +116,7 @@ class Engine:
         not the log-probabilities, so nothing that is trained on has them. With `expected_tokens` (of an episode of each
         query) the longest begin first, so that few are left to decode alone at the end. `params` are the learner's, or
         the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's cost. `searches`: the
-        thread that searches run in; None: one of its own. Raises Interrupted when `stop_now()` turns true, and
+        threads that searches run in; None: its own. Raises Interrupted when `stop_now()` turns true, and
         ValueError for a prompt that does not fit or an environment that breaks its contract; the engine can be used
         again.
         """
@@ -131,7 +130,7 @@ class Engine:
         keys_N2 = self.rows.keys(seed, PURPOSES[purpose], step, *keyed)
         self.rows.restrict(top_p, top_k)
         self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks
-        own, start = KeptThread("searches"), time.monotonic()
+        own, start = KeptThread("searches", self.settings.search_calls), time.monotonic()
         rollout = RolloutState(self, params, queries, order, keys_N2, env, search, searches or own, step, stop_now)
         rollout.temperature = self.settings.temperature if temperature is None else temperature
         self.rollout = rollout
@@ -202,20 +201,26 @@ class RolloutState:
         self.calls.append((self.statistics.ticks, call, [live for live, _ in wishes]))
 
     def answer_searches(self, idle: bool) -> None:
-        """Take the results that are due; when no slot can decode without them (`idle`), the oldest call is due."""
+        """Take the results that are due; when no slot can decode without them (`idle`), wait for those of one call.
+
+        By arrival a call is due when it is done. In order the oldest is due `search_ticks` after it was asked, done or
+        not, so that what decodes together does not depend on how long searches take.
+        """
         while self.calls:
-            asked, call, lives = self.calls[0]
-            arrived = self.settings.schedule == "arrival" and call.done()
-            ordered = self.settings.schedule == "ordered" and self.statistics.ticks - asked >= ORDERED_TICKS - 1
-            if not (arrived or ordered or idle):
+            in_order, ticks = self.settings.schedule == "ordered", self.statistics.ticks - self.calls[0][0]
+            awaited = [call for _, call, _ in self.calls][: 1 if in_order else None]
+            due = ticks >= self.settings.search_ticks if in_order else any(call.done() for call in awaited)
+            if not (due or idle):
                 return
             idle = False
-            self.calls.popleft()
             start = time.monotonic()
-            while not call.done():
+            while not any(call.done() for call in awaited):
                 if self.stop_now():
                     raise Interrupted
-                wait([call], timeout=POLL_S)
+                wait(awaited, timeout=POLL_S, return_when="FIRST_COMPLETED")
+            at = next(at for at, call in enumerate(awaited) if call.done())
+            _, call, lives = self.calls[at]
+            del self.calls[at]
             results = call.result()
             self.statistics.search_wait_s += time.monotonic() - start
             self.statistics.search_s += results.wall_s

@@ -57,7 +57,7 @@ class Lanes(Engine):
         stop_now: Callable[[], bool] = lambda: False,
         **how: Any,
     ) -> list[list[Episode]]:
-        """Roll out as Engine.run does, every query in one lane. Searches are still asked one call at a time."""
+        """Roll out as Engine.run does, every query in one lane. All lanes share the threads of searches."""
         counts = [samples] * len(queries) if isinstance(samples, int) else list(samples)
         keys = list(range(len(queries)) if query_keys is None else query_keys)
         order = np.arange(len(queries))
@@ -66,7 +66,8 @@ class Lanes(Engine):
         engines = [self, *self.others][: max(len(queries), 1)]
         for engine in self.others:
             engine.rollout = None
-        searches, failed, start = KeptThread("searches"), threading.Event(), time.monotonic()
+        searches = KeptThread("searches", self.settings.search_calls)
+        failed, start = threading.Event(), time.monotonic()
         groups: list[list[Episode]] = [[] for _ in queries]
 
         def play(lane: int) -> None:

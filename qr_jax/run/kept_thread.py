@@ -16,11 +16,14 @@ POLL_S = 0.1  # between two calls of `stop_now`
 
 
 class KeptThread:
-    """A daemon thread that does its work in order. (At exit Python would wait for a ThreadPoolExecutor's threads.)"""
+    """Daemon threads that begin their work in order. (At exit Python would wait for a ThreadPoolExecutor's threads.)
 
-    def __init__(self, name: str):
+    By default one, so that no work begins before what was given earlier has ended.
+    """
+
+    def __init__(self, name: str, at_once: int = 1):
         self._name, self._given, self._closed = name, queue.SimpleQueue[Work | None](), threading.Event()
-        self._begun, self._lock = False, threading.Lock()
+        self._at_once, self._begun, self._lock = at_once, 0, threading.Lock()
 
     def submit(
         self, work: Callable[..., Result], *given: Any, then: Work = lambda: None, **named: Any
@@ -38,8 +41,8 @@ class KeptThread:
             done.set_exception(error) if error else done.set_result(cast("Result", result))
 
         with self._lock:
-            if not self._begun:
-                self._begun = True
+            if self._begun < self._at_once:
+                self._begun += 1
                 threading.Thread(target=_serve, args=(self._given, self._closed), name=self._name, daemon=True).start()
                 weakref.finalize(self, self._given.put, None).atexit = False
             self._given.put(run)
@@ -48,7 +51,8 @@ class KeptThread:
     def close(self) -> None:
         """Drop the work that has not begun, and do not wait for the rest."""
         self._closed.set()
-        self._given.put(None)
+        for _ in range(self._at_once):
+            self._given.put(None)
 
 
 def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> None:

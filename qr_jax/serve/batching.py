@@ -46,7 +46,8 @@ class Batching(RolloutState):
         self.made: list[tuple[Job, Piece]] = []
         self._numbers, self._hand_over, self.failed = itertools.count(), hand_over, ""
         nothing = np.zeros((0, 2), np.uint32)
-        super().__init__(engine, params, [], [], nothing, env, search, KeptThread("searches"), 0, lambda: False)
+        searches = KeptThread("searches", engine.settings.search_calls)
+        super().__init__(engine, params, [], [], nothing, env, search, searches, 0, lambda: False)
         self.rows.restrict(1.0, 0)
         self.rows.stop_at_eos()
         self.scoring_row = self.seats.store_free.pop()
