@@ -232,6 +232,7 @@ def take_step(
         whole, own, clock, compiles.count() - compiled, compiles.seconds(compiled),
         lag=ahead.lag if ahead else 0, played_s=ahead and ahead.played_s,
         ahead_s=run_state.ahead.played_s if run_state.ahead else 0.0,
+        beside_s=max(clock[-1] - clock[-2] - updated.seconds, 0.0) if run_state.ahead else 0.0,
     )  # fmt: skip
     record = StepRecord(step, before, groups, kept, outcome, updated, run_state, timings)
     return state, run_state, log.write(runtime, record, state)
@@ -292,12 +293,21 @@ def _update(
     if len(waiting) < runtime.settings.pool.min_signal:
         return state, run_state, UpdateResult()
     key = (run_state.seed(runtime.settings.seed), step)
+    start, waited_s = time.monotonic(), 0.0
+
+    def wait() -> None:
+        nonlocal waited_s
+        ready = time.monotonic()
+        before_applied()
+        waited_s = time.monotonic() - ready
+
     packed = runtime.batch(state, waiting, run_state.left_out, key)
     rate = run_state.rate * runtime.learner.rate(int(state.updates), done)
-    work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop, before_applied)
+    work = partial(runtime.learner.update, state, packed, rate, runtime.run.check_stop, wait)
     state, metrics = beside(work) if runtime.learner.by_parts else work()
+    seconds = time.monotonic() - start - waited_s
     log.check_advantage(runtime, packed, waiting, metrics)
-    return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting)
+    return state, replace(run_state, waiting=(), left_out=(0, 0)), UpdateResult(packed, metrics, waiting, seconds)
 
 
 def _finished(run: runs.Run) -> dict[str, Any] | None:

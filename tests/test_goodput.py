@@ -50,3 +50,13 @@ def test_the_seconds_of_earlier_attempts_are_the_most_that_one_of_them_told(tmp_
     assert goodput.before(tmp_path) == 9.5
     (tmp_path / "logs/attempt_2/wall_s").write_text("11.000\n")
     assert goodput.before(tmp_path) == 11.0
+
+
+def test_a_step_played_beside_an_update_by_hand():
+    """Of the first row's last 6 s the update took 2; of the next step's 5 s of searches 4 lie in the rest of these."""
+    watch = goodput.Goodput({})
+    watch.after(row(10.0, 4.0, 0.0, 2.0) | {"time/beside_s": 4.0}, 10.0)
+    told = watch.after(row(10.0, 0.0, 5.0, 3.0) | {"time/beside_s": 7.0}, 20.0)
+    wanted = {"rollout": (4 + 7) / 20, "search_wait": 4 / 20, "learner": 5 / 20}
+    assert shares(told) == pytest.approx(dict.fromkeys(("evaluation", "start", "restarts", "rest"), 0) | wanted)
+    assert told["perf/goodput"] == pytest.approx(1.0)

@@ -120,14 +120,16 @@ def test_what_the_user_has_set_is_left_alone(machine, platforms):
     platforms(None)
     assert gpu.prepare("float32", {}) == {}  # no plugin: no GPU will start
     machine(plugin="jax-cuda12-plugin", version="0.1")
-    there = {}
-    assert gpu.prepare("float32", there) == there == {
+    there = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    told = gpu.prepare("float32", there)
+    assert told == {
         "XLA_CLIENT_MEM_FRACTION": "0.9",
         "XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0",
     }  # fmt: skip
-    assert (
-        gpu.prepare("float32", {"XLA_FLAGS": ""}) == {"XLA_CLIENT_MEM_FRACTION": "0.9"} == gpu.prepare("bfloat16", {})
-    )
+    assert there == told | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    share = {"XLA_CLIENT_MEM_FRACTION": "0.9"}
+    assert gpu.prepare("float32", {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": ""}) == share
+    assert gpu.prepare("float32", {}) == gpu.prepare("bfloat16", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}) == share
     for name in gpu.MEMORY:
         assert gpu.prepare("bfloat16", {name: ""}) == {}
     platforms("cpu")
@@ -137,7 +139,7 @@ def test_what_the_user_has_set_is_left_alone(machine, platforms):
 @pytest.mark.parametrize(("more", "known"), [("", True), (" --xla_gpu_no_such_flag=false", False)])
 def test_this_jaxlib_knows_the_flags(more, known):
     """XLA ends a process that has a flag it does not know."""
-    environment = {**os.environ, "XLA_FLAGS": gpu.FLOAT32_FLAGS + more}
+    environment = {**os.environ, "XLA_FLAGS": gpu.WHOLE_FLAGS + more}
     done = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True)
     assert (done.returncode == 0) == known
 

@@ -1,5 +1,6 @@
 """Rollouts by int8: matrices with a scale for each output, keys and values with one for each position and head."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -159,7 +160,6 @@ def test_a_run_by_int8_measures_the_gap_and_weighs_by_it(tmp_path):
     assert "rollout.weights='int8'" in line and "learner.importance=truncate" in line
     settings = replace(settings, learner=replace(settings.learner, importance="truncate"))
     train(settings, tmp_path / "run", say=lambda text: None)
-    rows = [
-        line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "sampler_gap/mean" in line
-    ]
-    assert rows and '"sampler_gap/mean": 0.0,' not in rows[0]
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    gaps = [line["sampler_gap/mean"] for line in lines if line.get("sampler_gap/mean")]
+    assert gaps and min(gaps) > 1e-3, "as small as float32's"

@@ -133,6 +133,7 @@ def changed(folder: Path, to: Path, **settings) -> Path:
         ({"r": 0}, {}, "has r = 0, which is not read here"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, "init_lora_weights = 'pissa_niter_4' .whose base is not"),
         ({"base_model_name_or_path": "a/one"}, {"name": "a/two"}, "is an adapter of a/one, and model.name is a/two"),
+        ({"base_model_name_or_path": "a/one"}, {"name": "smollm2"}, "adapter of a/one, and model.name is smollm2"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused_in_one_line(whole, peft, tmp_path, said, model, told):

@@ -65,6 +65,12 @@ def test_queries_are_drawn_as_without_overlap_and_the_first_update_is_the_same(w
     assert "ahead" not in checkpoint.Checkpoints(whole / "on" / "checkpoints").host(5)
 
 
+def gaps(folder):
+    """By step the mean distance of the sampler's log-probabilities from the learner's."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["sampler_gap/mean"] for row in rows if row.get("sampler_gap/mean") is not None}
+
+
 def told_to_stop(monkeypatch, rollout):
     """Send this process a SIGTERM in the `rollout`-th rollout of training, which hears of it at once."""
     run, count = engine.Engine.run, [0]
@@ -194,11 +200,15 @@ def test_several_updates_a_batch_leave_no_policy_to_play_with_beside_them(tmp_pa
 
 
 @pytest.mark.thorough
-def test_devices_of_their_own_for_rollouts_give_the_same_run(whole, tmp_path):
+def test_devices_of_their_own_for_rollouts_give_the_same_run(whole, tmp_path, monkeypatch):
     settings = overlapping(tmp_path)
     apart = replace(settings, mesh=config.Mesh(devices=2, rollout_devices=1))
+    made = []
+    begun = engine.RolloutState.run
+    monkeypatch.setattr(engine.RolloutState, "run", lambda state: made.append(state.rows) or begun(state))
     train(apart, tmp_path / "run", say=silent)
     assert differences(tmp_path / "run", whole / "on", 5) == []
+    assert {rows.mesh for rows in made} == {None}, "one device is not several that share a cache"
 
 
 @pytest.mark.thorough
@@ -210,6 +220,8 @@ def test_two_devices_learn_and_two_roll_out(whole, tmp_path):
     assert drawn[0] == drawn[1]
     found = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
     assert found.steps()[0] == 5
+    ours, theirs = (gaps(folder) for folder in (tmp_path / "run", whole / "on"))
+    assert ours[4] == pytest.approx(theirs[4], rel=0.3) and ours[2] < ours[4] / 100  # one update lies between, not two
 
 
 def test_a_mesh_for_overlap_that_cannot_be_made_says_what_to_set(tmp_path):

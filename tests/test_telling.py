@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qr_jax.cli.overrides import override
 from qr_jax.config import Config
 from qr_jax.learner import pack
 from qr_jax.logging import metrics
@@ -34,7 +35,7 @@ def batch_of(*episodes: Episode) -> pack.Batch:
 
 def speed(batch, statistics, forwards=0, episodes=()):
     tokens = sum(len(episode.ids_L) for episode in episodes)
-    return log.speed(Config(), CFG, tokens, batch, forwards, CLOCK, statistics)
+    return log.speed(Config(), CFG, tokens, batch, forwards, log.StepTimings(statistics, statistics, CLOCK))
 
 
 def test_times_and_rates_by_hand():
@@ -58,13 +59,26 @@ def test_times_and_rates_by_hand():
     assert log.times(played, 13, [])["perf/tokens_per_s"] is None  # before a stop: nobody knows in how many seconds
 
 
+def test_an_update_s_figures_are_of_its_own_seconds_where_the_next_step_is_played_beside_it(monkeypatch):
+    """By hand: of 2 s after settling the update took .5, and its tokens a second are of these."""
+    statistics, alone = Statistics(), log.StepTimings(Statistics(), Statistics(), CLOCK)
+    timings = log.StepTimings(statistics, statistics, CLOCK, ahead_s=1.9, beside_s=1.5)
+    row = log.times(timings, 13, [{"tokens": 20}])
+    assert (row["time/learner_s"], row["time/beside_s"], row["time/ahead_s"]) == (0.5, 1.5, 1.9)
+    assert row["perf/learner_tokens_per_s"] == 40.0
+    batch = batch_of(episode(3, 2))
+    shares = [log.speed(Config(), CFG, 26, batch, 0, of)["perf/mfu"] for of in (alone, timings)]
+    assert shares[1] == pytest.approx(4 * shares[0])
+
+
 def test_shares_by_hand(monkeypatch):
     """The model of tests/test_costs.py on two devices of 1,000 operations and 100 bytes a second."""
     cfg = families.ModelConfig(10, 8, 2, 2, 1, 4, 16, context_tokens=64)
     monkeypatch.setattr(log.peaks, "of", lambda compute: peaks.Peak(1000.0, 100.0, measured=False))
     monkeypatch.setattr(log.peaks, "devices", lambda mesh: 2)
     statistics = Statistics(decode_steps=3, cache_positions=50, decode_s=4.0)
-    row = log.speed(Config(), cfg, 26, batch_of(episode(3, 2)), 0, CLOCK, statistics)
+    timings = log.StepTimings(statistics, statistics, CLOCK)
+    row = log.speed(Config(), cfg, 26, batch_of(episode(3, 2)), 0, timings)
     assert row["perf/step_tokens_per_s"] == 2.0  # 26 tokens in 6.5 s on 2
     flops = 3 * (2 * 1152 * 3 + 4 * 2 * 2 * 4 * 6 + 2 * 10 * 8 * 2)  # 3 tokens, 6 pairs, 2 predicted
     assert row["perf/mfu"] == pytest.approx(flops / 2.0 / 2000)
@@ -95,6 +109,23 @@ def test_decoding_is_held_against_what_it_has_to_read():
 def test_every_name_is_a_listed_metric():
     row = speed(batch_of(episode(7, 3)), Statistics(decode_steps=8, decode_s=0.5))
     assert len(row) == 4 and all(metrics.about(name) for name in row)
+
+
+@pytest.mark.parametrize(
+    ("importance", "lag", "gap", "told"),
+    [
+        ("off", 0, 0.2, "or set learner.importance=truncate"),
+        ("truncate", 0, 0.2, "a higher learner.gap_alarm keeps this line away"),
+        ("off", 1, 0.2, None),
+        ("off", 0, 0.1, None),
+        ("off", 0, None, None),
+    ],
+)
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_gap_between_sampler_and_learner_is_told_with_what_is_not_set_yet(importance, lag, gap, told, overlap):
+    settings = override(Config(), [f"learner.importance={importance}", f"train.overlap={overlap}"])
+    said = log.gap_alarm(settings, {"sampler_gap/mean": gap}, lag)
+    assert (said is None) if told is None else (told in said and "0.200 nats" in said)
 
 
 def group_of(index: int, samples: int) -> grading.Group:

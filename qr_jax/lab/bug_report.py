@@ -15,7 +15,7 @@ from typing import Any
 from qr_jax import plugins
 from qr_jax.cli.commands import doctor
 from qr_jax.config import Config
-from qr_jax.lab import model_card, run_folders
+from qr_jax.lab import run_folders
 from qr_jax.logging import metrics_writer
 from qr_jax.logging.secrecy import redact
 from qr_jax.models import families
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
 def _words() -> frozenset[str]:
     """Collect the texts that reveal nothing about the user: names of plug-ins and presets, and fixed choices."""
     named = {name for kind in plugins.CONTRACTS for name in plugins.names(kind)}
-    return frozenset({"", *named, *families.PRESETS, *model_card.KNOWN, *_choices(Config)})
+    return frozenset({"", *named, *families.PRESETS, *families.HUB_NAMES, *_choices(Config)})
 
 
 def _choices(kind: Any) -> Iterator[str]:

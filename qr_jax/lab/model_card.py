@@ -16,7 +16,6 @@ from qr_jax.models import families, peft_files
 from qr_jax.run.json_files import read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-KNOWN = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # our names of models of the hub
 # The ranks that vLLM takes as --max-lora-rank (vllm/config/lora.py of 0.27); it keeps room for the one that is named.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_RANKS_END = f"vLLM has no room for ranks above {VLLM_RANKS[-1]}: `qr-jax export RUN --hf FOLDER` merges them."
@@ -65,7 +64,7 @@ def base_model(settings: Config) -> str | None:
     """Return the hub's name of the model that the run began with; None if it has none."""
     name = settings.model.name
     of_hub = HUB_ID.fullmatch(name) and not Path(name).exists()
-    return KNOWN.get(name) or (name if of_hub else None)
+    return families.HUB_NAMES.get(name) or (name if of_hub else None)
 
 
 def _front(settings: Config, run: Trained | None, folder: Path) -> str:

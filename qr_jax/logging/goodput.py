@@ -38,14 +38,16 @@ class Goodput:
         self._wall_s = last.get(WALL_S) or 0.0
         self._spent_s = {name: self._wall_s * (last.get(f"time/of_wall_{name}") or 0.0) for name in PHASES}
         self._between = "restarts" if last else "start"  # what the time before the next step goes to
+        self._beside_s = last.get("time/beside_s") or 0.0  # of the row before, in which this step was played
 
     def after(self, row: Mapping[str, Any], wall_s: float) -> dict[str, float]:
         """Add a step's row at the run's second `wall_s`; return the metrics that join it."""
-        names = ("step", "rollout", "learner", "search_wait", "evaluation")
-        step_s, rollout_s, learner_s, wait_s, evaluation_s = (row.get(f"time/{name}_s") or 0.0 for name in names)
-        wait_s = min(wait_s, rollout_s)  # of what was played ahead, the rest
-        spent = {"rollout": rollout_s - wait_s, "search_wait": wait_s, "learner": learner_s, "evaluation": evaluation_s}
-        spent["rest"] = step_s - rollout_s - learner_s
+        names = ("step", "rollout", "learner", "search_wait", "evaluation", "beside")
+        step_s, rollout_s, learner_s, wait_s, evaluation_s, beside_s = (row.get(f"time/{of}_s") or 0.0 for of in names)
+        wait_s = min(wait_s, rollout_s + self._beside_s)  # an update went on meanwhile, in the rest of it
+        spent = {"rollout": rollout_s + beside_s - wait_s, "search_wait": wait_s, "learner": learner_s}
+        spent |= {"evaluation": evaluation_s, "rest": step_s - rollout_s - learner_s - beside_s}
+        self._beside_s = beside_s
         between_s = wall_s - self._wall_s - step_s - evaluation_s
         spent[self._between] = spent.get(self._between, 0.0) + between_s
         for name, seconds in spent.items():

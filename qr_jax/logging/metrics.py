@@ -121,7 +121,8 @@ NAMES: dict[str, Metric] = {
     "time/search_wait_s": Metric("s", "of that, with decoding at a halt"),
     "time/settle_s": Metric("s", "grading, and settling the pool"),
     "time/learner_s": Metric("s", "the train step"),
-    "time/ahead_s": Metric("s", "beside the train step: rolling out the next step (train.overlap)"),
+    "time/ahead_s": Metric("s", "rolling out the next step, beside the train step (train.overlap)"),
+    "time/beside_s": Metric("s", "of that, with the train step ended, or waiting for it to be applied"),
     "time/compile_s": Metric("s", "of all these, compiling"),
     "time/evaluation_s": Metric("s", "evaluation after the step, guards' probes included"),
     # Over all attempts (logging/goodput.py)

@@ -83,6 +83,7 @@ def _gemma3(*sizes: int, window: int, **more: Any) -> ModelConfig:
     return replace(cfg, sliding=tuple(layer % 6 != 5 for layer in range(cfg.layers)))
 
 
+HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # the hub's names of models that we name otherwise
 # Sizes as published in each model's config.json; `quickstart` has 0.37M parameters with its world's 434 words.
 PRESETS: dict[str, ModelConfig] = {
     "two_layer": ModelConfig(512, 32, 2, 4, 2, 8, 64, context_tokens=512, qk_norm=True),

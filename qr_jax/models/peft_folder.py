@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from qr_jax import config
 from qr_jax.errors import UserError
 from qr_jax.models import layout, lora, safetensors_file
-from qr_jax.models.families import ModelConfig
+from qr_jax.models.families import HUB_NAMES, ModelConfig
 from qr_jax.models.peft_files import COMPUTE, CONFIG, SHA256, WEIGHTS
 from qr_jax.run.json_files import read_json, write_json
 from qr_jax.settings.settings import few, show
@@ -43,7 +43,7 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
     if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha) or not covered:
         raise UserError(f"train.init={folder} {differ(theirs, settings)}")
     base = said.get("base_model_name_or_path")
-    if base != name and all(map(_of_hub, (base, name))):
+    if base != name and all(map(_of_hub, (base, on_hub := HUB_NAMES.get(name, name)))) and base != on_hub:
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
     targets = said["target_modules"]

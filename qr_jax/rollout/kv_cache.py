@@ -44,7 +44,7 @@ def views_up_to(positions: int) -> list[int]:
 def mesh_of(laid: DecodeParams) -> Mesh | None:
     """Return the devices that share these parameters; None: they are of one device."""
     layout = laid.norm.sharding
-    dealt = isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES
+    dealt = isinstance(layout, NamedSharding) and layout.mesh.axis_names == AXES and layout.mesh.size > 1
     return layout.mesh if dealt else None  # type: ignore[return-value]
 
 

@@ -42,6 +42,7 @@ class UpdateResult:
     batch: pack.Batch | None = None
     metrics: Sequence[Mapping[str, Any]] = ()  # of each update, on the host
     groups: Sequence[Group] = ()  # of the batch in its order: those that waited, then the step's own
+    seconds: float = 0.0  # what it took, without the wait for episodes that are played beside it
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class StepTimings:
     lag: int = 0  # updates that the rollouts' policy was behind
     played_s: float | None = None  # of the rollouts, where they were played ahead, beside the update before
     ahead_s: float = 0.0  # of the next step's, played beside this update
+    beside_s: float = 0.0  # of the last phase, with the update ended or waiting for them
+
+    @property
+    def learner_s(self) -> float:
+        """The seconds of the update alone."""
+        return max(self.clock[-1] - self.clock[-2] - self.beside_s, 0.0)
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,10 @@ def write(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[st
     row |= cache_figures(runtime.world.search)
     context_tokens = sum(group.spent.context_tokens for group in record.groups)
     trained = record.updated.batch, runtime.learner.forwards
-    row |= speed(settings, runtime.agent.cfg, context_tokens, *trained, timings.clock, timings.own)
+    row |= speed(settings, runtime.agent.cfg, context_tokens, *trained, timings)
     write_episodes(runtime, record)
     runtime.run.write_draws(draws(runtime, record))
-    alarms = (gap_alarm(settings, row), update_alarm(settings, row))
+    alarms = (gap_alarm(settings, row, timings.lag), update_alarm(settings, row))
     for warning in (*alarms, *fault_alarms(record.groups)):
         if warning:
             runtime.run.say(f"step {record.step + 1}: {warning}")
@@ -201,13 +208,22 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
     )
 
 
-def gap_alarm(settings: Config, row: dict[str, Any]) -> str | None:
-    """Warn if learner and sampler differ in the log-probabilities of the sampled tokens."""
-    gap = row.get("sampler_gap/mean")
-    if gap is None or gap <= settings.learner.gap_alarm or settings.train.overlap:  # which holds one update too
+def gap_alarm(settings: Config, row: dict[str, Any], lag: int = 0) -> str | None:
+    """Warn if learner and sampler differ in the log-probabilities of the sampled tokens.
+
+    Of a batch that the policy before sampled (`lag`) the gap holds an update too, and nothing is said.
+    """
+    gap, alarm = row.get("sampler_gap/mean"), settings.learner.gap_alarm
+    if gap is None or gap <= alarm or lag:
         return None
+    if settings.learner.importance != "off":
+        return (
+            f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {alarm}), for which "
+            f"learner.importance={settings.learner.importance} weighs each token: expected of rollout.weights=int8, "
+            "where a higher learner.gap_alarm keeps this line away; else compare their dtypes"
+        )
     return (
-        f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {settings.learner.gap_alarm}): the "
+        f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {alarm}): the "
         "policy is trained on what it did not sample; compare their dtypes, or set learner.importance=truncate"
     )
 
@@ -226,9 +242,9 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
 
 def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Count seconds by phase, and rates; nothing here is compared between runs."""
-    rollout_s, settle_s, learner_s = np.diff(timings.clock).tolist()
-    played_s = rollout_s if timings.played_s is None else timings.played_s
-    beside = {"time/ahead_s": timings.ahead_s} if timings.ahead_s else {}
+    rollout_s, settle_s, _ = np.diff(timings.clock).tolist()
+    learner_s, played_s = timings.learner_s, rollout_s if timings.played_s is None else timings.played_s
+    beside = {"time/ahead_s": timings.ahead_s, "time/beside_s": timings.beside_s} if timings.ahead_s else {}
     statistics, step_s = timings.statistics, timings.clock[-1] - timings.clock[0]
     return {
         "time/step_s": step_s,
@@ -262,17 +278,17 @@ def speed(
     context_tokens: int,
     batch: pack.Batch | None,
     forwards: int,
-    clock: Sequence[float],
-    statistics: Statistics,
+    timings: StepTimings,
 ) -> dict[str, Any]:
     """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
     `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), with `forwards`
-    passes that are forward alone (`Learner.forwards`); work that was not done has no figure. `statistics` are this
-    process's own, and so are the figures of decoding and of memory. The share of the memory's bandwidth is of one
+    passes that are forward alone (`Learner.forwards`); work that was not done has no figure. The figures of decoding
+    and of memory are this process's own. The share of the memory's bandwidth is of one
     device that decodes in the dtype of `model.compute`; of int8, or of several devices, there is none.
     """
-    step_s, learner_s, devices = clock[-1] - clock[0], clock[-1] - clock[-2], peaks.devices(settings.mesh)
+    step_s, devices = timings.clock[-1] - timings.clock[0], peaks.devices(settings.mesh)
+    statistics = timings.own
     row = {
         "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / devices,
         "perf/peak_memory_gib": memory.memory_bytes() / 2**30,
@@ -288,7 +304,7 @@ def speed(
             forwards=forwards,
             adapters=lora.count(cfg, settings.model.lora) if settings.model.lora.rank else None,
         )
-        row["perf/mfu"] = flops / max(learner_s, 1e-9) / (peak.flops_a_s * devices)
+        row["perf/mfu"] = flops / max(timings.learner_s, 1e-9) / (peak.flops_a_s * devices)
     as_computed = settings.rollout.weights == settings.rollout.cache == "compute"
     by_one = jax.default_backend() == "cpu" or jax.local_device_count() == 1 or settings.mesh.rollout == "one"
     if statistics.decode_s and as_computed and by_one:

@@ -59,8 +59,8 @@ def on_gpu(config: Config, card: Card, *, say: Callable[[str], None] = terminal.
 
     They are compiled where jax has its plugin of CUDA, no GPU needed; else their arrays are counted.
     """
-    flags = os.environ.get("XLA_FLAGS", gpu.FLOAT32_FLAGS if config.model.compute == "float32" else "")
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {NO_TUNING}".strip()}
+    flags = f"{gpu.flags(config.model.compute) or ''} {NO_TUNING}".strip()
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     asked = {"config": to_json(config), "card": asdict(card), "compiles": gpu.plugin() is not None}
     return in_a_process(asked, environment, say)
 

@@ -181,10 +181,15 @@ def phases(rows: Sequence[Row]) -> Chart:
 
 
 def _seconds(row: Row) -> dict[str, float]:
-    """Split a step's seconds into phases that add up to it."""
-    found = {name: row.get(f"time/{name}_s") or 0.0 for name in ("decode", "prefill", "search_wait", "settle")}
-    rest = (row.get("time/rollout_s") or 0.0) - found["decode"] - found["prefill"] - found["search_wait"]
-    return found | {"rollout_rest": max(rest, 0.0), "learner": row.get("time/learner_s") or 0.0}
+    """Split a step's seconds into phases that add up to it; of a rollout that was played ahead the wait for it."""
+    named = ("rollout", "decode", "prefill", "search_wait", "settle", "learner", "beside")
+    found = {name: row.get(f"time/{name}_s") or 0.0 for name in named}
+    parts = {name: found[name] for name in ("decode", "prefill", "search_wait")}
+    played_s = sum(parts.values())
+    share = min(found["rollout"] / played_s, 1.0) if played_s else 0.0
+    rest = found["rollout"] - share * played_s + found["beside"]
+    parts = {name: share * seconds for name, seconds in parts.items()}
+    return parts | {"settle": found["settle"], "rollout_rest": max(rest, 0.0), "learner": found["learner"]}
 
 
 def tokens(rows: Sequence[Row]) -> Chart:
