@@ -127,15 +127,15 @@ def table() -> str:
     the plan's verdict.
     """
     rows = every_run()
-    counted = ("updates", "groups with signal")
-    arms: list[Sequence[str]] = [("rule", "steps", *(f"world {world}" for world in SEEDS), *counted, "seeds")]
+    counted = ("updates per run", "signal groups per run")
+    arms: list[Sequence[str]] = [("rule", "form", *(f"accuracy, world {world}" for world in SEEDS), *counted, "seeds")]
     for rule, step in itertools.product(RULES, STEPS):
         each = [[run["accuracy"] for run in rows[rule, step, world].values()] for world in SEEDS]
         runs = [run for world in SEEDS for run in rows[rule, step, world].values()]
         arms.append((rule, step, *map(over_seeds, each), *counts(runs), " + ".join(str(len(one)) for one in each)))
     found = gaps(rows)
     adjusted = holm(found)
-    compared = [("recycle less grpo", "difference", "seeds", "p by Holm", "verdict")]
+    compared = [("recycle minus grpo", "accuracy", "seeds", "p (Holm-corrected)", "verdict")]
     for step, values in found.items():
         p = thousandths(adjusted[step]) if step in adjusted else ""
         said = verdict(values) if step == "guarded" else ""

@@ -21,7 +21,7 @@ from qr_jax.lab.launch import Job
 RUNS, RESULTS = race.RUNS / "labels", interleave.ROOT / "benchmarks/results/labels"
 SEEDS = {2: range(108, 124), 3: range(148, 164)}  # by the world's seed: those of E4 whose cold starts were at hand
 ARM, RULE = "foresee_learnable", "benchmarks.foresee_unlabelled.foresee_unlabelled"
-TO_GRPO, TO_LABELLED = "without labels, less plain GRPO", "without labels, less with labels"
+TO_GRPO, TO_LABELLED = "without labels minus plain GRPO", "without labels minus with labels"
 
 
 def main(words: Sequence[str]) -> int:

@@ -207,14 +207,21 @@ def table() -> str:
     """Each arm's accuracy as tuned, and the finalists' in the two new worlds, the best first; then each rule less plain
     GRPO in the second stage, by world too; with Holm's p and the plan's verdict once all its runs are there.
     """
-    rows = [("arm", "as tuned", f"world {WORLD}, half a, 8 seeds", *(f"world {world}, half b" for world in FINAL))]
+    rows = [
+        (
+            "arm",
+            "tuned setting",
+            f"accuracy, world {WORLD}, half a, 8 seeds",
+            *(f"accuracy, world {world}, half b" for world in FINAL),
+        )
+    ]
     for arm in standing():
         first = [run["accuracy"] for run in read("tuning", arm, best(arm), WORLD).values()]
         new = [[run["accuracy"] for run in read("final", arm, best(arm), world).values()] for world in FINAL]
         rows.append((arm, said(arm, best(arm)), over_seeds(first), *map(over_seeds, new)))
     found = gaps()
     adjusted = guarded.holm(found) if is_over(found) else {}
-    compared = [(f"less {finalists()[0]}", "difference", "seeds", "p by Holm", "verdict")]
+    compared = [(f"minus {finalists()[0]}", "accuracy", "seeds", "p (Holm-corrected)", "verdict")]
     for arm, values in found.items():
         p = thousandths(adjusted[arm]) if arm in adjusted else ""
         said_of = verdict(values) if is_over(found) else "none yet"

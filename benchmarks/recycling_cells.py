@@ -178,7 +178,9 @@ def verdict(found: Mapping[str, Sequence[float]], ratios: Mapping[str, float]) -
 
 def table() -> str:
     """Each cell's accuracies, groups and difference; then the plan's verdict."""
-    rows: list[Sequence[str]] = [("cell", "grpo", "recycle", "groups, recycle over grpo", "recycle less grpo", "seeds")]
+    rows: list[Sequence[str]] = [
+        ("cell", "grpo", "recycle", "groups, recycle over grpo", "recycle minus grpo", "seeds")
+    ]
     found = gaps()
     for cell, values in found.items():
         scores = [over_seeds([run["accuracy"] for run in read(cell, rule).values()]) for rule in RULES]

@@ -34,7 +34,7 @@ BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are h
 SETTINGS = {  # of the report, which is of half b: training questions, and how they are drawn
     "s3": "2,000 in groups of 8", "s6": "2,000 in groups of 4", "s4": "500 in groups of 8",
     "s5": "2,000 hard ones in groups of 8", "s7": "2,000, a third without answer, in groups of 8",
-    "s1": "10,000 in groups of 4, 84,480 rollouts", "s2": "the same, k 1",
+    "s1": "10,000 in groups of 4, 84,480 rollouts, k 2", "s2": "the same, k 1",
 }  # fmt: skip
 RULES = {
     "grpo": "grpo", "grpo_pairs": "grpo, groups of two", "foresee": "foresee", "pairs": "foresee, groups of two",
@@ -150,7 +150,7 @@ def level(setting: str, rule: str, which: str, half: str = "b") -> dict[int, flo
 def by_setting() -> str:
     """The report: a rule a row, a setting a column, and the mean over six; below it the generations, each alone."""
     settings = [setting for setting in SETTINGS if has("grpo", setting, ALL)]
-    rows = [("rule", *(SETTINGS[setting] for setting in settings), "mean of the six")]
+    rows = [("rule: difference from grpo", *(SETTINGS[setting] for setting in settings), "mean of the six")]
     for rule, name in RULES.items():
         if not any(has(rule, setting, ALL) for setting in settings):
             continue

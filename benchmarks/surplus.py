@@ -23,12 +23,12 @@ ROOT = interleave.ROOT
 RUNS, RESULTS, PLAN = ROOT / "runs/surplus", ROOT / "benchmarks/results/surplus", ROOT / "configs/study/plan.md"
 SEEDS = {4: range(300, 308), 5: range(310, 318)}  # by the world's seed
 ARMS = [(rule, k) for rule in guarded.RULES for k in (1, 2)]
-COMPARED = {  # an arm less another
-    "recycle less grpo, k 1": (("recycle", 1), ("grpo", 1)),
-    "recycle less grpo, k 2": (("recycle", 2), ("grpo", 2)),
-    "k 2 less k 1, grpo": (("grpo", 2), ("grpo", 1)),
-    "k 2 less k 1, recycle": (("recycle", 2), ("recycle", 1)),
-    "as in E2: recycle with k 2 less grpo with k 1": (("recycle", 2), ("grpo", 1)),
+COMPARED = {  # an arm minus another
+    "recycle minus grpo, k 1": (("recycle", 1), ("grpo", 1)),
+    "recycle minus grpo, k 2": (("recycle", 2), ("grpo", 2)),
+    "k 2 minus k 1, grpo": (("grpo", 2), ("grpo", 1)),
+    "k 2 minus k 1, recycle": (("recycle", 2), ("recycle", 1)),
+    "as in E2: recycle with k 2 minus grpo with k 1": (("recycle", 2), ("grpo", 1)),
 }
 RULE_1, RULE_2, UPDATES = [*COMPARED][:3]
 CELLS = dict(zip(("rule_1", "rule_2", "k_grpo", "k_recycle", "again"), COMPARED, strict=True))  # their names in pages
@@ -76,7 +76,7 @@ def read(arm: Arm, world: int) -> dict[int, dict[str, Any]]:
 
 
 def gaps() -> dict[str, list[float]]:
-    """By comparison, one arm less the other of each seed that both have, from one cold start; world 4's first."""
+    """By comparison, one arm minus the other of each seed that both have, from one cold start; world 4's first."""
     return {
         name: [gap for world in SEEDS for gap in study_results.paired(read(ours, world), read(theirs, world), name)]
         for name, (ours, theirs) in COMPARED.items()
@@ -95,14 +95,14 @@ def verdict(found: Mapping[str, Sequence[float]]) -> str:
 
 def table() -> str:
     """Each arm's accuracy, updates, and groups with signal; then the differences, Holm's p, and the plan's verdict."""
-    arms: list[Sequence[str]] = [("rule", "k", "accuracy", "updates", "groups with signal", "runs")]
+    arms: list[Sequence[str]] = [("rule", "k", "accuracy", "updates per run", "signal groups per run", "runs")]
     for rule, k in ARMS:
         runs = [run for world in SEEDS for run in read((rule, k), world).values()]
         accuracy = over_seeds([run["accuracy"] for run in runs])
         arms.append((rule, str(k), accuracy, *guarded.counts(runs), str(len(runs))))
     found = gaps()
     adjusted = guarded.holm(found)
-    compared = [("difference", "accuracy", "pairs", "p by Holm")]
+    compared = [("difference", "accuracy", "pairs", "p (Holm-corrected)")]
     for name, values in found.items():
         p = thousandths(adjusted[name]) if name in adjusted else ""
         compared.append((name, over_seeds(values, "+"), str(len(values)), p))
