@@ -35,7 +35,7 @@ from qr_jax import config
 from qr_jax.learner import learner, pack
 from qr_jax.models import costs, decoder, families, layout, lora
 from qr_jax.models.tokenizer import RESERVED, WordTokenizer
-from qr_jax.parallel import compile_cache, compiles
+from qr_jax.parallel import compile_cache, compiles, memory
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Query, Say, Stop, grades
 from qr_jax.rollout.engine import Engine
@@ -43,7 +43,7 @@ from qr_jax.rollout.engine import Engine
 PROMPT_TOKENS, NEW_TOKENS, SAMPLES = 128, 256, 8
 QWEN, SMOLLM2 = families.PRESETS["qwen3_1p7b"], CONFIG
 ROW_TOKENS, RANK, VOCAB_BLOCK = 4096, 16, 16384
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of weights and cache, by what is decoded in
+ITEM_BYTES = {"int8": 1, "bfloat16": 2, "float32": 4}  # of weights and cache, by what is decoded in
 NOT_REACHED = "not reached"
 Remat = Literal["none", "full", "attention", "dots"]
 
@@ -140,7 +140,7 @@ def decode(
     cfg: families.ModelConfig, params, slots: int, kind: str, rounds: int, ceilings: dict[str, float]
 ) -> dict[str, Any]:
     """Samples of one engine; what compiles is apart. Rates are medians; the bound reads weights and live cache once."""
-    words = cfg.vocab - len(RESERVED)
+    words, before = cfg.vocab - len(RESERVED), memory.memory_bytes()
     compute: Any = "bfloat16" if kind == "int8" else kind
     by_int8: Any = "int8" if kind == "int8" else "compute"
     settings = config.Rollout(
@@ -173,14 +173,17 @@ def decode(
         "share_of_bandwidth_bound_whole_run": bound_s / statistics.median(one["seconds"] for one in samples),
         "compiling_runs_s": sum(one["seconds"] for one in compiling),
         "compiles_after": sum(one["compiles"] for one in samples),
-        "largest_gap_nats": gap(cfg, params, groups, compute), "peak_bytes": peak_bytes(), "samples": samples,
+        "largest_gap_nats": gap(cfg, params, groups, compute), "peak_bytes": own_peak(before), "samples": samples,
         "settings": asdict(settings),
     }  # fmt: skip
 
 
-def peak_bytes() -> int:
-    """Return the most bytes that the device has held since the process began; 0 where it does not tell."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+def own_peak(before: int) -> int | None:
+    """Return the device's peak memory if a case raised it from `before`; None: an earlier case held as much or more.
+
+    Devices tell the most since the process began, so that cases go from the smallest to the largest.
+    """
+    return now if (now := memory.memory_bytes()) > before else None
 
 
 def gap(cfg: families.ModelConfig, params, groups, compute: str, count: int = 8) -> float:
@@ -241,7 +244,7 @@ def update_qwen3(options: argparse.Namespace, ceilings: dict[str, float]) -> Cas
 
 
 def updates(cfg: families.ModelConfig, options: argparse.Namespace, ceilings: dict[str, float]) -> Cases:
-    for remat, rank in itertools.product(options.remat, (0, RANK)):
+    for remat, rank in itertools.product(options.remat, (RANK, 0)):
         measured = functools.partial(update, cfg, options.rows, remat, rank, options.rounds, ceilings)
         yield f"{remat}, {f'adapters of rank {rank}' if rank else 'all weights'}", measured
 
@@ -249,10 +252,8 @@ def updates(cfg: families.ModelConfig, options: argparse.Namespace, ceilings: di
 def update(
     cfg: families.ModelConfig, rows: int, remat: Remat, rank: int, rounds: int, ceilings: dict[str, float]
 ) -> dict[str, Any]:
-    """Model operations/s of updates over two micro-batches (costs.training_flops), and their share of the ceiling.
-
-    Under adapters (`rank`) the matrices' own gradients are not computed, so that there is no such count: None.
-    """
+    """Model operations/s of updates over two micro-batches (costs.training_flops), and their share of the ceiling."""
+    before = memory.memory_bytes()
     settings = config.Learner(rows=rows, row_tokens=ROW_TOKENS)
     shape = config.Model(compute="bfloat16", remat=remat, vocab_block=VOCAB_BLOCK, lora=config.Lora(rank))
     made = learner.make(cfg, shape, settings, meshes.make_mesh(config.Mesh(devices=1)))
@@ -273,8 +274,9 @@ def update(
     batch = pack.pack(groups, graded, rows=rows, row_tokens=ROW_TOKENS, queries=len(groups), samples=len(groups[0]))
     predicted = int(batch.mask_MEL.sum())
     flops = costs.training_flops(
-        cfg, tokens=int(lengths.sum()), pairs=int((lengths * (lengths + 1) // 2).sum()), predicted=predicted
-    )
+        cfg, tokens=int(lengths.sum()), pairs=int((lengths * (lengths + 1) // 2).sum()), predicted=predicted,
+        adapters=lora.count(cfg, shape.lora) if rank else None,
+    )  # fmt: skip
     times = []
     for _ in range(rounds + 1):
         start = time.monotonic()
@@ -283,11 +285,11 @@ def update(
         times.append(time.monotonic() - start)
     rate = flops / statistics.median(times[1:])
     return {
-        "share_of_product_rate": None if rank else rate / ceilings["product_flop_a_s"],
-        "model_flop_a_s": None if rank else rate,
+        "share_of_product_rate": rate / ceilings["product_flop_a_s"], "model_flop_a_s": rate,
         "tokens_a_s": float(lengths.sum()) / statistics.median(times[1:]), "compiling_step_s": times[0],
-        "micro_batches": int(batch.used_M.sum()), "packing": pack.packing_efficiency(batch), "peak_bytes": peak_bytes(),
-        "loss": float(metrics["loss"]), "seconds": times[1:], "settings": asdict(settings) | asdict(shape),
+        "micro_batches": int(batch.used_M.sum()), "packing": pack.packing_efficiency(batch),
+        "peak_bytes": own_peak(before), "loss": float(metrics["loss"]),
+        "seconds": times[1:], "settings": asdict(settings) | asdict(shape),
     }  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def level(setting: str, rule: str, which: str, half: str = "b") -> dict[int, flo
 def by_setting() -> str:
     """The report: a rule a row, a setting a column, and the mean over six; below it the generations, each alone."""
     settings = [setting for setting in SETTINGS if has("grpo", setting, ALL)]
-    rows = [("rule: difference from grpo", *(SETTINGS[setting] for setting in settings), "mean of the six")]
+    rows = [("rule", *(SETTINGS[setting] for setting in settings), "mean of the six")]
     for rule, name in RULES.items():
         if not any(has(rule, setting, ALL) for setting in settings):
             continue

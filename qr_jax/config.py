@@ -146,7 +146,7 @@ class Rollout:
     # devices taken as 1
     lanes: Count = 1
     context_tokens: Count = 1024  # prompt, observations and samples of one episode together
-    turn_tokens: Count = 64  # sampled tokens a turn
+    turn_tokens: Count = 64  # sampled tokens per turn
     # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
     # nothing, which Qwen3 takes for true
     thinking: bool | None = None
@@ -154,12 +154,12 @@ class Rollout:
     # the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
     top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0  # as top_p
-    search_k: Count = 3  # passages a query
+    search_k: Count = 3  # passages per query
     observation_tokens: Count = 500  # of one env turn
     passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
     tile: Count = 32  # tokens of a piece in which prompts and observations enter the cache
     buckets: Growing = (64, 256)  # tokens, in tiles, of a call that appends to the cache: the shapes that are compiled
-    chunk: Count = 8  # tokens a dispatch
+    chunk: Count = 8  # tokens per dispatch
     # what rollouts read matrices from: model.compute, or int8 with a scale for each output; learner.importance corrects
     weights: Literal["compute", "int8"] = "compute"
     cache: Literal["compute", "int8"] = "compute"  # keys and values likewise, with a scale for each position and head
@@ -192,7 +192,7 @@ class Learner:
     importance_by: Literal["token", "sequence", "geometric"] = "token"  # whose ratio: a token's, or its episode's
     importance_low: NotNegative = 0.5  # the least such weight
     importance_high: Positive = 2.0  # the largest
-    updates: Count = 1  # optimizer updates a batch, over disjoint parts of it; old log-probabilities come once before
+    updates: Count = 1  # optimizer updates per batch, over disjoint parts of it; old log-probabilities come once before
     gap_alarm: Positive = 0.1  # mean nats between sampler and learner above which a step says so
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: Count = 1024  # of one packed row; an episode must fit one
@@ -213,7 +213,7 @@ class Sft:
     """The cold start: cross-entropy on the model's tokens of expert traces."""
 
     steps: Natural = 0  # 0: no cold start
-    traces: Count = 64  # traces a step
+    traces: Count = 64  # traces per step
     limit: Count | None = None  # traces used in all
     max_tokens: Count = 1024  # longer traces are left out, counted
     whole: bool = False  # with model.lora too it trains the whole model, which is then the base of the adapters
@@ -237,7 +237,7 @@ class Evaluation:
     during: Annotated[int, at_least(1, ": evaluation.every=0 makes no evaluation in between")] | None = None
     # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
     half: Literal["both", "a", "b"] = "both"
-    samples: Natural = 0  # sampled answers a question for Pass@1; 0: greedy only
+    samples: Natural = 0  # sampled answers per question for Pass@1; 0: greedy only
     temperature: Positive = 1.0  # of the sampled answers
     # of the sampled answers: the probability that the likeliest tokens share; 1: off
     top_p: Annotated[float, Bound("a share, more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0

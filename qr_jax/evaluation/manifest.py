@@ -11,7 +11,7 @@ from qr_jax.records import Query
 from qr_jax.run import plugin_record
 from qr_jax.settings.settings import Use, plain
 
-SUBJECT = ("model",)  # the parts that say what was measured, not how: scores are compared because these differ
+SUBJECT = ("model",)  # the parts that name what was measured: they may differ between compared scores
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
 PROBE = Query("manifest", "What is asked here?", ("this",))
 ROLLOUT = ("context_tokens", "turn_tokens", "observation_tokens", "passage_chars", "search_k")

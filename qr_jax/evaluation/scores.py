@@ -16,10 +16,9 @@ MOST_GROUPS, MOST_NAME_BYTES = 64, 120  # a summary with 12 tables is then small
 
 
 def half_width(error: float | None, questions: float | None) -> float:
-    """Return half the 95 % interval of a score with this standard error over so many questions.
+    """Return half the 95 % interval of a score with this standard error over so many questions; 0 if it is unknown.
 
-    If all questions score alike (error 0), or there is only one, it is the one-sided width of Wilson's interval. 0:
-    unknown.
+    If all questions score alike (error 0), or there is only one, it is the one-sided width of Wilson's interval.
     """
     if not (error or questions) or (error is None and questions != 1):
         return 0.0

@@ -13,8 +13,8 @@ from qr_jax.learner.pack import Batch
 
 
 def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) -> jax.Array:
-    """Return values of slots as [N, L], a row an episode in the order of the flattened grades; `empty` where there is
-    no slot.
+    """Return values of slots as [N, L], one row per episode in the order of the flattened grades; `empty` where there
+    is no slot.
 
     Faults, episodes that were dropped and the padding of groups have no slot.
     """
@@ -52,12 +52,12 @@ def to_slots(advantage: jax.Array, batch: Batch) -> tuple[Float[Array, "M E L"],
     """
     at_ME = jnp.maximum(batch.episode_ME, 0)
     filled_ME = batch.episode_ME >= 0
-    if advantage.ndim == 3:  # one a turn
+    if advantage.ndim == 3:  # one per turn
         adv_MET = advantage.reshape(-1, advantage.shape[2])[at_ME]
         adv_MEL = jnp.take_along_axis(adv_MET, jnp.clip(batch.turn_MEL, 0, advantage.shape[2] - 1), axis=2)
-    elif advantage.shape == batch.grades.reward_QG.shape:  # one an episode
+    elif advantage.shape == batch.grades.reward_QG.shape:  # one per episode
         adv_MEL = jnp.broadcast_to(advantage.reshape(-1)[at_ME][..., None], batch.mask_MEL.shape)
-    else:  # one a token
+    else:  # one per token
         adv_MEL = advantage[at_ME]
     reward_ME = jnp.where(filled_ME, batch.grades.reward_QG.reshape(-1)[at_ME], 0.0)
     return jnp.where(filled_ME[..., None] & batch.mask_MEL, adv_MEL, 0.0), reward_ME

@@ -58,7 +58,7 @@ def icepop(
     """Return ratio inside [low, high], 0 outside; masks and denominators stay (IcePop, Ling team 2025,
     arXiv:2510.18855).
 
-    By geometric mean it leaves out whole episodes, as verl's Geo-RS does; that one takes them out of the mask, too.
+    By geometric mean it leaves out whole episodes, as verl's Geo-RS does, which also takes them out of the mask.
     """
     weight_NL = jax.lax.stop_gradient(ratio(old_logp_NL, rollout_logp_NL, mask_NL, by=by))
     return jnp.where((weight_NL >= low) & (weight_NL <= high), weight_NL, 0.0)

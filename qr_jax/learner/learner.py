@@ -24,8 +24,8 @@ from qr_jax.models.families import ModelConfig
 from qr_jax.parallel import hosts, peaks
 from qr_jax.parallel import mesh as meshes
 
-LAPTOP = 1e11  # floating-point operations a second
-LONG = 1e10  # floating-point operations: a tenth of a second of a laptop
+LAPTOP = 1e11  # floating-point operations per second
+LONG = 1e10  # floating-point operations: 0.1 s on a laptop
 
 
 def _nothing() -> None:
@@ -37,10 +37,10 @@ class Learner:
     """The learner's programs, as `make` returns them.
 
     `train_step` is one update, whole; it donates its state. Its metrics are numbers, except "advantage": what the
-    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same by a call
-    for each micro-batch; it calls `between` before each of them and before the optimizer, and if that raises the state
+    advantage plug-in returned for the batch, [Q, G], [Q, G, T] or [Q * G, L]. `step_by_parts` does the same with one
+    call per micro-batch; it calls `between` before each of them and before the optimizer, and if that raises the state
     is unchanged. `gradient` is `train_step` without the optimizer. `old_logp` is the recompute pass for several updates
-    a batch.
+    per batch.
     """
 
     train_step: Callable[..., tuple[State, dict[str, jax.Array]]]
@@ -50,11 +50,11 @@ class Learner:
     init: Callable[..., State]  # of parameters, and of a base under adapters
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
-    updates: int  # a batch
-    by_parts: bool  # whether `update` takes `step_by_parts`: a micro-batch takes long, or episodes are played beside it
+    updates: int  # per batch
+    by_parts: bool  # True: `update` uses `step_by_parts` (a micro-batch takes long, or train.overlap is set)
     overlaps: bool  # train.overlap: a batch is of the policy before the last update
     recorded: bool  # whether the old policy's log-probabilities are those that the sampler recorded
-    forwards: int  # passes of an update over its tokens that are forward alone
+    forwards: int  # forward-only passes of an update over its tokens
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
 
     def update(
@@ -113,10 +113,10 @@ class Learner:
         return functools.partial(self.step_by_parts, **calls) if parted else self.train_step
 
     def _old_policy(self, state: State, batch: Batch) -> tuple[jax.Array, ...]:
-        """Return what a step is given of the old policy: nothing where that is the policy before the step.
+        """Return the old policy's log-probabilities [M, E, L] in a tuple; () where it is the policy before the step.
 
-        Several updates have log-probabilities under `state`; a batch of the policy before has those that it recorded,
-        except with learner.importance, whose weights correct for the policy that sampled.
+        With several updates per batch they are computed under `state`. With overlap the policy before sampled the
+        batch, and its recorded ones are taken, except with learner.importance, whose weights correct for the sampler.
         """
         if self.updates > 1:
             return (self.old_logp(state, batch),)
@@ -144,9 +144,9 @@ def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
 
 
 def takes_long(params: Any, settings: config.Learner) -> bool:
-    """Return True if a micro-batch takes at least a tenth of a second of a laptop, or of an accelerator at its peak.
+    """Return True if a micro-batch takes at least 0.1 s on a laptop, or on an accelerator at its peak.
 
-    A call for each micro-batch is then cheap, and a stop need not wait for all of them. False with several processes,
+    One call per micro-batch is then cheap, and a stop need not wait for all of them. False with several processes,
     which would have to agree before each micro-batch.
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -234,7 +234,7 @@ def _jit_on(function, spec, out, *, donate: bool):
 
 
 def _by_parts(update: Update, spec, state_at, everywhere):
-    """Return a train_step of a call for each micro-batch, before each of which `between` is called."""
+    """Return a train_step of one call per micro-batch, before each of which `between` is called."""
     totals_at = (everywhere, state_at.params, everywhere, everywhere)
     prepare, zeros = jax.jit(update.prepare), jax.jit(update.zeros, out_shardings=totals_at)
     add = jax.jit(

@@ -91,9 +91,9 @@ def pack(
     micro None is ceil(queries * samples / rows), which always suffices. The size of a turn reward's last axis is the
     caller's. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a sampled
-    token. A group counts as if it stood in the batch `copies_Q` times (methods/fill.py). per_row None is 8, or one for
-    each 256 tokens of a longer row, so that the tokens of episodes fill a row, not their number; per_row=1 gives one
-    padded row an episode. With `share` it is twice that, and a group's episodes lie in as few trees as rows have room
+    token. A group counts as if it stood in the batch `copies_Q` times (methods/fill.py). per_row None is 8, or one per
+    256 tokens of a longer row, so that tokens, not the number of episodes, fill a row; per_row=1 gives one padded row
+    per episode. With `share` the default is twice that, and a group's episodes lie in as few trees as rows have room
     for.
     """
     grades = _pad_grades(episodes_by_group, grades, queries, samples)
@@ -119,7 +119,7 @@ def pack(
 
 
 def slots_of_row(row_tokens: int) -> int:
-    """Return how many episodes a row may hold by default: 8, or one for each 256 tokens of a longer row."""
+    """Return how many episodes a row may hold by default: 8, or one per 256 tokens of a longer row."""
     return max(8, row_tokens // 256)
 
 
@@ -214,8 +214,8 @@ def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> l
 def _tree(items: list[_Item]) -> _Tree:
     """Build the tree of episodes that are sorted by their ids.
 
-    A token predicts one other. So what two episodes share ends before the token after which they differ: each of them
-    has a copy of that token.
+    A token in a row has one target, the next id. So two episodes share the tokens before the last one that they have in
+    common, and each has its own copy of that one, which another token follows in each. Equal episodes share all.
     """
     tree = _Tree(items, [], [], np.zeros(0, np.int32), [], [])
     before: list[int] = []

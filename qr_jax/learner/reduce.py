@@ -1,4 +1,4 @@
-"""The denominators: weights a token, counted over the whole global batch, that turn a loss a token into one number."""
+"""The denominators: per-token weights, counted over the global batch, that reduce per-token losses to one number."""
 
 from typing import Literal
 

@@ -72,7 +72,7 @@ class Update:
 
     @property
     def forwards(self) -> int:
-        """Count the passes of an update that are forward alone: reference, old policy, and those of the advantage."""
+        """Count the forward-only passes of an update: reference, old policy, and those of the advantage."""
         recomputed = self.settings.updates > 1
         logps = {"logp_NL"} if recomputed else {"logp_NL", "old_logp_NL"}  # of one update they are the same
         entropy, logp = "entropy_NL" in self.advantage_names, bool(logps & self.advantage_names)
@@ -100,7 +100,7 @@ class Update:
             self.cfg, params, micro.ids_MRC, micro.position_MRC, micro.segment_MRC, micro.last_MRC, compute=compute,
             remat=self.model.remat, attend=self.attend, constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
         )  # fmt: skip
-        # on every device: gathered once, and not once a block (logprob.py)
+        # on every device: gathered once, and not once per block (logprob.py)
         head_VD = jax.lax.with_sharding_constraint(decoder.head_weights(params).astype(compute), everywhere)
         logp_RC, entropy_RC = logprob.token_logprobs(
             hidden_RCD, head_VD, micro.target_MRC, used_RC=_used(micro), block=self.model.vocab_block,
@@ -242,7 +242,7 @@ class Update:
     def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
         """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
 
-        Entropies and logp_NL are those of the weights before this update and of the micro-batches that are in it: with
+        Entropies and logp_NL are under the weights before this update, for the micro-batches that are in it: with
         learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others; turn_NL, like the
         grades, is of the whole batch.
         """

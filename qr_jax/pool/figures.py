@@ -105,7 +105,10 @@ def over_steps(steps: Sequence[Mapping[str, float | int | None]]) -> Figures:
 
 
 def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str | None:
-    """Warn, over two steps or more, if the pool was reset after each, or of `starvation`; otherwise None."""
+    """Return a warning if the pool was reset at every step, or if it starves; else None.
+
+    Give two steps or more: a reset shows as a rise of the epoch from one step to the next.
+    """
     epochs = [int(step["pool/epoch"] or 0) for step in steps]
     if all(before < after for before, after in pairwise(epochs)):
         return (
@@ -116,11 +119,12 @@ def warning(steps: Sequence[Mapping[str, float | int | None]], rule: str) -> str
 
 
 def starvation(figures: Mapping[str, float | int | None]) -> str | None:
-    """Warn with the numbers if few of the drawn groups bear signal, otherwise None.
+    """Return a warning with the numbers if few of the drawn groups bear signal, else None.
 
-    Few: less than a quarter of those that would on questions answered right half of the time, at that group size.
-    The cure fits the case: episodes that are cut, that never search, all wrong or all right, or a pool that
-    starves. A few noisy groups then take a full optimizer step: runs on a small pool then lost what they had learned.
+    Few: under a quarter of the share expected at a pass rate of 1/2, 1 - 2^(1 - K) for K episodes per group. The
+    warning suggests a cure that fits: for episodes that are cut or never search, for groups all wrong or all right, or
+    for a pool that starves. Unless learner.full_groups is set, a few noisy groups take a full optimizer step: that way
+    runs on a small pool lost what they had learned.
     """
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)
     size = int(figures.get("pool/rollouts") or 0) / drawn if drawn else 0.0

@@ -1,4 +1,4 @@
-"""Random numbers on the host, and races run with them: functions of integers, with no generator state to save."""
+"""Random numbers on the host, functions of integers with no state to save, and exponential races (weighted draws)."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def unit(word: Any) -> Any:
 
 
 def race(word: Any, weight: Any, power: int) -> Any:
-    """Return when runners finish: -log(u) / (weight * 2**power): a power of two scales all times and costs no bits."""
+    """Return the finishing times -log(u) / (weight * 2**power), u = unit(word); a power of two scales them exactly."""
     # A logarithm's last bit may differ between kinds of CPU: it moves only two races that agree in all other bits.
     with np.errstate(divide="ignore", over="ignore"):
         return -np.log(unit(word)) / np.ldexp(weight, power)
@@ -44,11 +44,11 @@ def race(word: Any, weight: Any, power: int) -> Any:
 def first(
     word_P: UInt64[np.ndarray, "P"], weight_P: Float64[np.ndarray, "P"], power: int, count: int
 ) -> Int64[np.ndarray, "Q"]:
-    """Return indices of the `count` that finish first, in order, ties by index; who has weight 0 does not run.
+    """Return indices of the `count` entries that finish first, in order, ties by index; one of weight 0 never runs.
 
-    Who finishes early has a large number. So only the largest numbers are raced at first, and more of them as long as
-    one of the others, if it ran at the largest weight, could come in before the last of `count`. At least
-    `count` must have weight.
+    A large number means an early finish, so only the entries with the largest are raced at first. More join them as
+    long as one that is left out could finish before the last of `count`, if it had the largest weight. At least `count`
+    entries must have a weight above 0.
     """
     if count == 0:
         return np.empty(0, np.int64)

@@ -26,7 +26,7 @@ ARRAYS = {
     "zero_variance_P": np.int32, "flipped_P": np.bool_,
 }  # fmt: skip
 
-KINDS = ("family_P", "hops_P")  # integers a query that no step changes, or None
+KINDS = ("family_P", "hops_P")  # one integer per query, which no step changes; or None
 
 Rule = Callable[["Pool", Outcome], tuple[np.ndarray, Memory]]
 
@@ -74,7 +74,7 @@ class Pool:
 
 
 def create(size: int, family_P: Any = None, hops_P: Any = None) -> Pool:
-    """Make a pool of `size` fresh queries of weight 1. `family_P`, `hops_P`: integers a query, for rules."""
+    """Make a pool of `size` fresh queries of weight 1. `family_P`, `hops_P`: one integer per query, for rules."""
     if size < 1:
         raise UserError(f"a pool needs at least 1 query, found {size}")
     columns: dict[str, Any] = {name: np.zeros(size, dtype) for name, dtype in ARRAYS.items()}
@@ -128,8 +128,9 @@ def judge(
 ) -> Outcome:
     """Return the step's Outcome: each group's verdict, and the first `accept` signal groups in draw order.
 
-    `channel` is the values that bear the signal. The Outcome's grades have passed `records.grades`. Rounds of one step
-    are judged together. ValueError where a query is drawn twice or the grades do not hold one row a drawn query.
+    `channel`: the values, rewards or outcomes, that must differ within a group for it to bear signal. The Outcome's
+    grades have passed `records.grades`. Rounds of one step are judged together. ValueError where a query is drawn twice
+    or the grades do not hold one row per drawn query.
     """
     drawn_Q = indices("drawn_Q", drawn_Q, None)
     if len(np.unique(drawn_Q)) != len(drawn_Q):

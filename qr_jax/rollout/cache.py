@@ -1,7 +1,8 @@
 """Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
 
-A cache is a tuple over layers of (k, v), each [rows, K, positions, d], in a dtype, as Int8 or, of keys, Turned. Of an
-Int8 the functions here treat steps and scale [rows, K, positions] alike: what follows the positions' axis is copied.
+A cache is a tuple over layers of (k, v), each [rows, K, positions, d]: arrays of a dtype, Int8, or, keys alone, Turned
+(positions last: [rows, K, d, positions]). Of an Int8 the functions here treat steps and scale [rows, K, positions]
+alike: what follows the positions' axis is copied.
 """
 
 import functools
@@ -22,7 +23,7 @@ Cache = tuple[tuple[Part, Part], ...]
 
 
 def _by_array(change: Callable[..., Any], part: Part, *more: Any) -> Any:
-    """Return keys or values, each array of them changed: `change(array, *more, axis=that of the positions)`."""
+    """Apply `change(array, *more, axis=that of the positions)` to each array of keys or values; return the changed."""
     if isinstance(part, Turned):
         return Turned(change(part.array, *(one.array if isinstance(one, Turned) else one for one in more), axis=3))
     return jax.tree.map(functools.partial(change, axis=2), part, *more)
@@ -75,7 +76,7 @@ def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None, axis: int):
     """Put as `put` into one array, [rows, K, positions, ...] ([rows, K, d, positions] by axis 3) and [R, K, J, ...].
 
     Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
-    and back on TPU, which moves about four times its size a call. `mesh`: where heads lie on several devices (`AT`),
+    and back on TPU, which moves about four times its size per call. `mesh`: where heads lie on several devices (`AT`),
     each writes its own; XLA alone would first gather the whole cache for the merged axis.
     """
     if mesh is not None and mesh.shape["heads"] > 1:

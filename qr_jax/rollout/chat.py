@@ -4,9 +4,9 @@ A template is rendered in jinja's sandbox with what templates written for `trans
 
 Tokens in, tokens out: the template is rendered with sentinels in place of the data and cut at them, once for the prompt
 and once for what stands between two turns of the model; after that only ids are appended. History is never rendered
-again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. Ours, for transformers'
-`apply_chat_template` renders today's date and makes control tokens of data. The ids are its own otherwise: a blank
-between glue and data is encoded with the data, where it joins the first word. Imports no jax.
+again, so what a template does to old turns (Qwen3's drops their thoughts) does not matter here. `apply_chat_template`
+of transformers is not used: it renders today's date and makes control tokens of data. Our ids are otherwise the same: a
+blank between glue and data is encoded with the data, where it joins the first word. Imports no jax.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ class Chat:
         return ids + self.tokenizer.encode_glue(after)
 
     def joined(self, glue: str, data: str) -> list[int]:
-        """Return ids of the glue and of the data after it, which takes over a blank that stands between them."""
+        """Return ids of the glue and of the data after it; a blank at the end of the glue is encoded with the data."""
         blank = " " * glue.endswith(" ")
         return self.tokenizer.encode_glue(glue.removesuffix(" ")) + self.tokenizer.encode_data(blank + data)
 

@@ -352,7 +352,10 @@ class RolloutState:
         return live.complete or self.room(live) <= 0
 
     def _read(self, used_N: np.ndarray, count_N: np.ndarray) -> int:
-        """Return the cached positions that a chunk read, summed over its tokens: of each, those before it."""
+        """Return the cached positions that a chunk read, summed over its tokens; each reads those before it.
+
+        In a layer with a sliding window these are fewer; the mean over layers counts.
+        """
         step_C = np.arange(self.settings.chunk)
         seen_NC = used_N[:, None] + step_C[None] + 1
         seen_X = seen_NC[step_C[None] < count_N[:, None]]

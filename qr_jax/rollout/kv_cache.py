@@ -32,7 +32,7 @@ Tile = tuple[int, Sequence[int], int]  # a row, at most `tile` ids, the position
 
 
 def views_up_to(positions: int) -> list[int]:
-    """List 64, 96, 128, 192, 256, 384, 512, then four an octave (640, 768, 896, 1024, ...), and `positions` last."""
+    """List 64, 96, 128, 192, 256, 384, 512, then four per octave (640, 768, 896, 1024, ...), and `positions` last."""
     views, step = [], SMALLEST_VIEW
     while step < positions:
         parts = (4, 6) if step < 512 else (4, 5, 6, 7)
@@ -158,7 +158,7 @@ class KVCache:
         return calls
 
     def _appending_of(self, laid: DecodeParams, where: str) -> dict[str, partial]:
-        """Return the calls that append as many tiles as the call sizes allow to a cache as it is, by what they do."""
+        """Return, by what they do, the calls that append to a cache as it is, one for each of the call sizes."""
         length, calls = caches.size(self.caches[where])[1], {}
         what, view = ("observations", length) if where == "slots" else ("prompts", self.least)
         for tiles in self.call_sizes:
@@ -271,11 +271,11 @@ class KVCache:
         return call, at_N
 
     def _decode_size(self, slots: int) -> int:
-        """Return how many slots the program decodes that so many need: all."""
+        """Return how many slots the program has that decodes so many: all (CpuCache has smaller programs, too)."""
         return self.slot_count
 
     def append(self, laid: DecodeParams, where: str, work: Sequence[Work]) -> None:
-        """Put known tokens behind what rows hold: cut into tiles, as many of them a call as the call sizes allow."""
+        """Put known tokens behind what rows hold: cut into tiles, as many tiles per call as the call sizes allow."""
         size = self.settings.tile
         tiles = [(row, ids[at : at + size], used + at) for row, ids, used in work for at in range(0, len(ids), size)]
         longest = max((used + len(ids) for _, ids, used in tiles), default=0)
@@ -292,8 +292,9 @@ class KVCache:
         return -(-tokens // self.settings.tile)
 
     def _call_size(self, tiles: int) -> int:
-        """Return the smallest call that holds all tiles, or, if that were more than half padding, the largest they
-        fill.
+        """Return the next call's size in tiles: the smallest size that holds all tiles, or the largest that they fill.
+
+        The latter if no size holds them all, or if more than half of it were padding and they fill a smaller one.
         """
         smaller = [size for size in self.call_sizes if size <= tiles]
         whole = [size for size in self.call_sizes if size >= tiles]

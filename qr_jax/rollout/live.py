@@ -11,7 +11,7 @@ from qr_jax.config import Rollout
 from qr_jax.records import Episode, Query, Say, StopReason, Turn
 
 THOUGHT_SHOWN = re.compile(rb"<think>\s*(</think>\s*)?\Z")
-MOST_SHOWN = 32  # last tokens that are looked at for it
+MOST_SHOWN = 32  # last tokens shown in which THOUGHT_SHOWN is searched
 OPENS, CLOSES = b"<think>", b"</think>"
 
 

@@ -1,10 +1,11 @@
-"""The cache of one CPU device, where a step of decoding costs what its slots compute, and memory is the host's.
+"""The cache of one CPU device, where a step of decoding is bound by compute, and memory is the host's.
 
-Elsewhere a step costs reading the weights, and each further program costs half a minute of compiling. Here idle slots
-are left out of a step, and the store grows by doubling (at full length SmolLM2's, for 16 rows, is .7 GiB). Where
-memory is tight caches are freed between rollouts and given back to the system; a large model's rows are copied
-by a call a layer, and few tokens are appended three layers a call. A program of SmolLM2's 30 takes 2 s to compile and
-holds 25 to 40 MB, one of three 10; its calls take 4 to 9 % longer in all. By one layer it is 7 MB and 7 to 20 %.
+On other devices a step is bound by reading the weights, and each further program costs half a minute of compiling. Here
+idle slots are left out of a step, as each costs its share of compute, and the store grows by doubling (at full length
+SmolLM2's, for 16 rows, is .7 GiB). Where memory is tight, caches are freed between rollouts and given back to the
+system; a large model's rows are copied by one call per layer, and few tokens are appended by one call per three layers.
+A program of SmolLM2's 30 layers takes 2 s to compile and holds 25 to 40 MB. A program of three layers holds 10 MB, and
+its calls take 4 to 9 % longer in all; one of a single layer holds 7 MB, and takes 7 to 20 % longer.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ from qr_jax.rollout.kv_cache import KVCache, mesh_of
 DECODE_PARTS = (2, 8, 32)  # of the slots: where no more can decode, the others are left out of a step
 SMALLEST_DECODE = 8
 LARGEST_PART = 2**28  # bytes of cache rows: a part of the slots is copied out, which must stay cheap and find room
-AT_ONCE = 3  # layers: the fewer, the smaller the program, and the oftener a call asks for the memory of its sums
+AT_ONCE = 3  # layers per call: fewer make smaller programs, but allocate memory for sums more often
 GIVE_BACK_EVERY = 16  # rollouts of a small model
-SMALL_CALL = 256  # tokens: more need so much memory for their sums that asking for it several times a call is slow
+SMALL_CALL = 256  # tokens: more need so much memory for sums that allocating it several times per call is slow
 
 
 class CpuCache(KVCache):
@@ -35,7 +36,7 @@ class CpuCache(KVCache):
 
     turned = True
     decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has
-    by_layer = False  # whether rows are copied, and few tokens appended, by a call of a layer or three
+    by_layer = False  # True: rows are copied by one call per layer, and few tokens appended by one per AT_ONCE layers
     rollouts = 0
     left_bytes = 0  # of a large cache's arrays that were resized since memory was given back
     resizing_large = False
@@ -108,7 +109,7 @@ def append_by_layers(laid, cache, row_T, ids_TI, used_T, count_T, *, cfg, view, 
 
 
 def move_by_layer(program: Callable[..., Any], *of_caches: caches.Cache, **given: Any) -> caches.Cache:
-    """Run `move` or `copy`, a call a layer."""
+    """Run `move` or `copy`, one call per layer."""
     return tuple(program(*layers, **given) for layers in zip(*of_caches, strict=True))
 
 

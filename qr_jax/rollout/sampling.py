@@ -18,7 +18,7 @@ EVERYTHING = Sampling()
 
 
 class Choice(NamedTuple):
-    """Tokens, their log-probabilities (nats, before top-p and top-k), and by how much each choice led."""
+    """Tokens, their log-probabilities (nats, before top-p and top-k), and each choice's margin."""
 
     token_S: jax.Array
     logp_S: jax.Array
@@ -47,13 +47,13 @@ def restrict(logp_SV, sampling: Sampling):
 
 
 def choose(logits_VS, key_S2, position_S, temperature, sampling: Sampling = EVERYTHING) -> Choice:
-    """Choose one token a slot from softmax(logits / temperature), restricted; greedy at temperature 0. The
+    """Choose one token per slot from softmax(logits / temperature), restricted; greedy at temperature 0. The
     temperature is one number, or an array [1, S] with one for each slot.
 
     The vocabulary is cut into blocks of about its square root. A block is drawn by Gumbel-max over the blocks'
     log-probabilities (sums that the softmax has anyway), then a token by Gumbel-max inside it: the same distribution as
-    one Gumbel number a token (Gumbel 1954; a categorical factors so exactly), for 2 sqrt(V) numbers instead of V.
-    One a token took a fifth of a decode step at a vocabulary of 49k on CPU.
+    one Gumbel number per token (Gumbel 1954; a categorical factors so exactly), for 2 sqrt(V) numbers instead of V.
+    One per token took a fifth of a decode step at a vocabulary of 49k on CPU.
     """
     vocab, slots = logits_VS.shape
     size = block_size(vocab)

@@ -1,8 +1,8 @@
 """Scheduling of episodes: those in slots that decode, those in the store of rows that do not, and those to begin.
 
-A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once a
-rollout and copied. Episodes that were shown the same after the same compute it once: a query's samples often search for
-the same words. A searching episode gives up its slot only when another episode wants it.
+A query's prompt is computed once, in the store. What all prompts begin with (the system prompt) is computed once per
+rollout and copied. Episodes with equal histories that are shown the same text compute it once: a query's samples often
+search for the same words. A searching episode gives up its slot only when another episode wants it.
 """
 
 import time
@@ -124,7 +124,7 @@ class SlotScheduler:
         self.statistics.append_s += time.monotonic() - start
 
     def _park(self, wanted: int) -> list[int]:
-        """Move up to `wanted` searching episodes to the store, less a row for the next prompt; return their slots."""
+        """Move up to `wanted` searching episodes to the store, leaving one row for a prompt; return their slots."""
         searching = [(slot, live) for slot, live in enumerate(self.slots) if live and live.searching]
         leaving = searching[: min(wanted, max(len(self.store_free) - 1, 0))]
         moves: list[Move] = []
@@ -170,7 +170,7 @@ class SlotScheduler:
         """Return the ids that the first two prompts both begin with; [] where sharing them is not worth it, or has no
         room.
 
-        Judged by these two prompts, sharing must save more tiles, which are what is computed, than it takes.
+        Judged by these two prompts, sharing must save more tiles (the units of compute) than these ids take themselves.
         """
         first_two = list(dict.fromkeys(query for query, _ in order))[:2]
         if len(first_two) < 2 or self.rows.store_count < PREFIX_STORE:

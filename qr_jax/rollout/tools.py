@@ -12,7 +12,7 @@ from qr_jax.data.characters import cut_before, is_mark, is_unspaced
 from qr_jax.errors import PluginError
 from qr_jax.records import Call, Passage, Query, Say, Search, SearchFunction, Stop, Turn
 
-FIRST_CHARS = 8  # a token, with which fitting begins: few tokens hold more
+FIRST_CHARS = 8  # per token of the budget, tried first: few tokens hold more
 LONG_WORD = 32  # characters; a longer word may be cut inside
 LONG_TITLE = 128  # characters; so much of a title is worth showing without the text, and a longer one may be cut
 FIRST_PAUSE_S = 0.1  # before the first retry; it doubles with each, and half of it or more is waited, at random
@@ -31,7 +31,7 @@ class Fault:
     error: Exception | None = field(default=None, compare=False, repr=False)
 
 
-WRONG = (PluginError, TypeError, AttributeError, LookupError, NameError)  # of code, not of a network
+WRONG = (PluginError, TypeError, AttributeError, LookupError, NameError)  # bugs, not errors of a network
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def fit_observation(
     encode_length: Callable[[str], int],
     budget_tokens: int,
 ) -> tuple[Say | Search | Stop, tuple[Turn, ...]]:
-    """Return the environment's move, the last turn's passages cut until its text has at most `budget_tokens`; and the
-    turns.
+    """Cut the last turn's passages until the environment's text has at most `budget_tokens`; return its move, and the
+    turns so cut.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
     the end of its text, and dropped when no word is left. The first passages of the queries stay: they are cut to one

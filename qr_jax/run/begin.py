@@ -25,7 +25,7 @@ from qr_jax.step.runtime import RunState, Runtime, from_host, hops, loading
 from qr_jax.step.services import preflight
 
 MOST_ROLLBACKS = 3
-PROMPTS = 64  # whose lengths say for how many tokens the first programs are compiled
+PROMPTS = 64  # prompts: the longest sets the length that the first programs are compiled for
 
 
 def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
@@ -99,10 +99,10 @@ def _measured_before(run: runs.Run, of: Mapping[str, Any]) -> dict[str, Any] | N
 def roll_back(
     runtime: Runtime, run_state: RunState, why: str, *, base: Any = None, to: int | None = None, slower: float = 1.0
 ) -> tuple[learner.State, RunState, int]:
-    """Go back to the last checkpoint, or to step `to`, with other sampling keys and `slower` times the learning rate.
+    """Go back to the last checkpoint, or to step `to`, with other sampling keys and the learning rate times `slower`.
 
-    `base`: the frozen model under adapters. What was spent since counts on. The result is saved at once, so that an
-    interrupted run resumes from it.
+    `base`: the frozen model under adapters. What was spent since that step still counts. The result is saved at once,
+    so that an interrupted run resumes from it. ValueError after MOST_ROLLBACKS rollbacks.
     """
     run, count = runtime.run, run_state.rollbacks + 1
     if count > MOST_ROLLBACKS:
@@ -125,8 +125,8 @@ def roll_back(
 def _warm_up(runtime: Runtime, params) -> float:
     """Compile the programs that the first rollout begins with; return the seconds it took.
 
-    On TPU all that decoding and observations need: a host there has 24 cores or more, and each length that an episode
-    is the first to reach would hold up its rollout by half a minute for each program.
+    On TPU also those that decoding and observations need at every length. A host there has 24 cores or more to compile
+    on, and otherwise each length that is reached first would hold up a rollout by half a minute per program.
     """
     before, engine = compiles.count(), runtime.agent.engine
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
@@ -152,7 +152,7 @@ def _compile_update(runtime: Runtime, state: learner.State) -> tuple[learner.Sta
         state = beside(partial(runtime.learner.compile_update, state, empty, runtime.run.check_stop))
     seconds = time.monotonic() - start
     runtime.run.detail(f"the learner's programs compiled: {compiles.told(before)}")
-    peaks.of(runtime.settings.model.compute)  # measured now where nobody says them, and not in the first step
+    peaks.of(runtime.settings.model.compute)  # unknown peaks are measured now, not in the first step
     return state, seconds
 
 

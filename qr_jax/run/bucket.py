@@ -72,8 +72,8 @@ class Copy:
             self._copied, self._pushed_s = marks, time.monotonic()
 
     def _moved(self, own: Mapping[str, Any]) -> list[str]:
-        """Return files of the copy that were moved here to an attempt's `discarded`: a push deletes these and no
-        others.
+        """Return the names of the copy's files that were moved here to an attempt's `discarded`: a push deletes these
+        and no others.
         """
         moved = {re.sub(r"logs/attempt_\d+/discarded/", "", name) for name in own if "/discarded/" in name}
         return sorted(moved & self._copied.keys() - own.keys())

@@ -1,7 +1,7 @@
-"""Checkpoints: one folder a step, which counts only once every byte of it is written and its commit marker stands.
+"""Checkpoints: one folder per step, which counts only once every byte of it is written and its commit marker stands.
 
     checkpoints/step_00000010/
-        state/           the device state, by Orbax, one array a name ("params.layers.q")
+        state/           the device state, by Orbax, one array per name ("params.layers.q")
         host.json        host values: pool, waiting episodes, data position, digests, metrics_bytes; no pickle
         host.npz         the arrays among them
         manifest.json    format, step, the state's arrays, and the size and SHA-256 of every file above
@@ -50,7 +50,7 @@ STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
 BASE = "base_sha256"  # a host value where the state is adapters alone: of the weights under them
-SAME = {  # hashes that a run keeps: what each is of, and what to do where it is another
+SAME = {  # hash that a run keeps -> what it is of, and what to do if it differs
     QUERIES: ("query list", "its pool is of other queries: use that run's data settings, or another run folder"),
     CORPUS: ("passages", "before and after would be measured over two corpora: give back the first, or begin anew"),
     BASE: ("weights under its adapters", "give back the weights that they were trained on, or begin anew"),
@@ -72,7 +72,7 @@ def _reader_of(saved_format: Any) -> str:
 
 
 def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
-    """Return False for Orbax's log of an error, a traceback a thread: it raises it too, and `wait` says what to do."""
+    """Return False for an error in Orbax's log (a traceback per thread): it raises it too; `wait` says what to do."""
     is_its = bool(record.exc_info) and f"{os.sep}orbax{os.sep}" in record.pathname
     return terminal.is_verbose() or not is_its
 
@@ -249,7 +249,7 @@ class Checkpoints:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps, the newest first: of a future that is given up."""
+        """Delete the checkpoints of later steps, which are abandoned; the newest first."""
 
         def forget() -> None:
             with bucket.as_os_error():
@@ -274,7 +274,7 @@ class Checkpoints:
         hosts.by_first(back)
 
     def _clear(self, place: epath.Path) -> None:
-        """Make `place` an empty folder; a committed folder there (damaged, or of a given-up future) is renamed."""
+        """Make `place` an empty folder; a committed folder there (damaged, or of an abandoned step) is renamed."""
         aside = place.parent / f"{place.name}{REPLACED}"
         if place.exists():
             if committed.stands(place) and not aside.exists():
@@ -301,7 +301,7 @@ class Checkpoints:
             self._remove_all_but_newest(step)
 
     def _remove_all_but_newest(self, last: int) -> None:
-        """Keep the `keep` newest up to the step just committed; later folders are of a future that was given up."""
+        """Keep the `keep` newest up to the step just committed; later folders are of abandoned steps."""
         whole = [step for step in self.steps() if step <= last]
         every = [step for step in whole if step == self.best or (self.keep_every and step % self.keep_every == 0)]
         kept = {self.path(step).name for step in (*whole[: self.keep], *every)}
@@ -310,7 +310,7 @@ class Checkpoints:
                 committed.remove(path)
 
     def _not_saved(self, step: int, error: BaseException | None) -> OSError:
-        """Remove the unfinished folder; the error to raise, which says what happened."""
+        """Remove the unfinished folder, put back the one set aside for it, and return the error to raise."""
         if error is None:
             return OSError(f"the checkpoint of step {step} was not written: process 0 could not make its folder")
         place, aside = self.path(step), self.folder / f"{self.path(step).name}{REPLACED}"
@@ -331,7 +331,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def as_written(place: epath.Path, names: str) -> Iterator[None]:
-    """Raise ValueError for files that have their hashes and are not what this program writes."""
+    """Raise ValueError where `names` in `place` cannot be read as what this program writes, or are gone by now."""
     try:
         yield
     except NOT_AS_WRITTEN as error:

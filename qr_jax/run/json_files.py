@@ -1,4 +1,4 @@
-"""JSON in files: one object a file, and the rows of a .jsonl; what json_text bounds is bounded here too."""
+"""JSON in files: one object per file, and the rows of a .jsonl; what json_text bounds is bounded here too."""
 
 import json
 import sys
@@ -35,9 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def number(value: Any, name: str, *, above: float, most: float) -> float:
-    """Return the value of a setting as a float. ValueError unless it is a number above the one bound, at most the
-    other.
-    """
+    """Return the value of a setting as a float. ValueError unless it is a number with `above` < value <= `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= most:
         raise UserError(f"config.json has {name} = {show(value)}; wanted a number above {above:g}, at most {most:g}")
     return float(value)

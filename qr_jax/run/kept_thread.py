@@ -1,4 +1,4 @@
-"""A thread that is kept for calls that may wait for somebody: it holds up neither a signal nor the process's end."""
+"""A daemon thread for calls that may block: it delays neither signals nor the end of the process."""
 
 import queue
 import threading

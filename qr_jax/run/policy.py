@@ -1,4 +1,4 @@
-"""The parameters that a run begins with or has come to: of a model, a checkpoint or a PEFT adapter, with their base.
+"""A run's first or latest parameters, from a model, a checkpoint or a PEFT adapter, with the base under adapters.
 
 A checkpoint with adapters (model.lora) holds them and the hash of the weights under them, not these weights. They are
 the model's own, or those of the run that it began from: a cold start of the whole model, or another run (train.init).
@@ -38,7 +38,7 @@ class Policy:
 
 
 def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
-    """Return the policy that the model itself is, laid over the mesh; adapters are new, and change nothing."""
+    """Return the model, before any training, as a policy laid over the mesh; adapters are new, and change nothing."""
     if not settings.model.lora.rank:
         return Policy(assemble.place(agent.weights(), mesh))
     host = agent.weights(jnp.dtype(settings.model.compute))

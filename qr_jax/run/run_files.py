@@ -25,8 +25,8 @@ class Most:
 
 
 # By a file's name, else by its ending; arrays, which have other names, are not read whole. Hostile JSON takes 20 times
-# its bytes once it is parsed. A quickstart of 100 steps has a config of 4 kB, a summary of 7 kB, 4 kB of metrics a
-# step, 0.4 kB a draw, and 55 bytes a question in evaluation.json; an episode of 100,000 tokens and their
+# its bytes once it is parsed. A quickstart of 100 steps has a config of 4 kB, a summary of 7 kB, 4 kB of metrics per
+# step, 0.4 kB per draw, and 55 bytes per question in evaluation.json; an episode of 100,000 tokens and their
 # log-probabilities would have 3 MB.
 MOST: dict[str, Most] = dict.fromkeys(("config.json", "summary.json"), Most(2**20))
 MOST |= dict.fromkeys(("run.lock", "COMMITTED"), Most(2**12))

@@ -23,9 +23,9 @@ MOST_BYTES = 4096  # of what it says of its holder
 class RunLock:
     """Holds FOLDER/run.lock from `__init__` to `release`; the file says who. ValueError where another process does.
 
-    The lock is flock's, which frees it when its process is killed; `left` is then what that process wrote of itself, as
-    `about` is what this one writes. In a copied folder `left` is None: the process named there may still run, in the
-    folder that was copied. A folder of several machines is guarded where its file system carries locks
+    The lock is flock's, which frees it when its process is killed. `about` is what this process writes of itself, and
+    `left` what a killed holder wrote. It is None without one, and in a copied folder: the process named there may still
+    run, in the folder that was copied. A folder of several machines is guarded where its file system carries locks
     between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
     """
 

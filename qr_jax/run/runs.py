@@ -1,4 +1,4 @@
-"""A run's folder (config, metrics, episodes, checkpoints, a log folder an attempt): its opening and resumption."""
+"""A run's folder (config, metrics, episodes, checkpoints, a log folder per attempt): its opening and resumption."""
 
 import contextlib
 import gc
@@ -34,7 +34,7 @@ POLL_S = 0.5  # how often a process asks whether another one was told to stop
 # what is computed.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
 MAY_CHANGE += ("train.bucket", "train.profile", "rollout.lanes")
-# With one update a step they only cut the batch; with several they say what is in each update.
+# With one update per step they only cut the batch; with several they say what is in each update.
 PACKING = ("learner.rows", "learner.share_prefixes")
 
 
@@ -277,7 +277,7 @@ class Run:
         with terminal.phase("saving"):
             if not gc.get_freeze_count():
                 gc.collect()
-                gc.freeze()  # what stands here stays: to go through 6,000 traces at each checkpoint takes half a second
+                gc.freeze()  # lasting objects: scanning 6,000 traces at each checkpoint takes half a second
             self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
             if memory.is_tight(state):
                 self.checkpoints.wait()  # what is being written would stand in memory beside the next update
@@ -303,7 +303,7 @@ class Run:
         return self._before_s + time.monotonic() - self._started_s
 
     def write_episodes(self, step: int, rows: Mapping[tuple[int, int], Mapping[str, Any]]) -> None:
-        """Write episodes/step_N.jsonl, a row an episode, all or none; N is the step of the line in metrics.jsonl.
+        """Write episodes/step_N.jsonl, one row per episode, all or none; N is the step of the line in metrics.jsonl.
 
         Each process gives its own rows, by position in the draw and sample; process 0 writes all in that order.
         """
@@ -334,7 +334,7 @@ class Run:
             _write(self.folder / name, _as_text(value))
 
     def leave_config(self) -> None:
-        """Give the folder the config again that it had before this attempt, which did nothing."""
+        """Restore the config and the record of plug-ins from before this attempt, which did nothing."""
         if hosts.index() == 0:
             for name, text in self._configs_before.items():
                 _write(self.folder / name, text)
@@ -409,7 +409,10 @@ class Run:
 
 
 def _asked(reward: Use, at: str = "reward.settings") -> Iterator[str]:
-    """Yield how `differing_settings` begins for each setting by which a reward, or one inside it, asks its server."""
+    """Yield the start of `differing_settings`' line for each setting that says how a reward asks its server.
+
+    A reward inside the reward counts too.
+    """
     for name in plugins.constants("reward", reward.name).get("ENDPOINT", ()):
         yield f"{at}.{name}:"
     for name, value in plugins.settings_of("reward", reward).items():
@@ -460,7 +463,8 @@ def kinds(folder: str | Path) -> dict[str, np.ndarray]:
 def _checkpoints(folder: Path) -> Path | epath.Path:
     """Return the folder of a run's checkpoints: its own, or else that in the bucket its config names.
 
-    The bucket of a run's cold start is part of the run's: its own config.json may be a stranger's.
+    Those of a cold start lie in the bucket that its run's config names: its own config.json may be a stranger's, and is
+    not read for it.
     """
     own, run = folder / bucket.CHECKPOINTS, config.begun_by(folder)
     if own.is_dir():

@@ -78,7 +78,7 @@ def grade(
     `reward` is bound and checked (interfaces.py), `name` its name. A score that is no finite number makes its episode a
     fault. Without outcomes from the reward, exact match says what is correct.
     """
-    scores = reward(query, tuple(episodes))  # which a plug-in cannot shorten
+    scores = reward(query, tuple(episodes))  # a tuple: a plug-in cannot shorten it
     outcome_G = scores.outcome_G
     if outcome_G is None:
         outcome_G = [answers.exact_match(episode.answer, query.answers) for episode in episodes]

@@ -1,7 +1,7 @@
 """Guards: alarms that a run raises about itself, from its own figures of each step.
 
 A policy that collapses does so in an order: the gradient's norm rises, then entropy, then fewer episodes end with an
-answer, then accuracy falls. Each alarm holds the last steps against the run's own past.
+answer, then accuracy falls. Each alarm compares the last steps with the run's own past.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +17,13 @@ FIGURES = {  # what is remembered of a step
     "grad_norm": "learner/grad_norm", "entropy": "rollout/entropy", "answered": "rollout/stop_answered",
     "reward": "reward/mean", "searches": "rollout/searches", "probe": PROBE,
 }  # fmt: skip
-WINDOW = 3  # steps whose mean is held against what came before
+WINDOW = 3  # steps whose mean is compared with those before
 LEAST = 10  # steps that must have come before
 
 
 @dataclass(frozen=True)
 class Watch:
-    """The guards' memory, in the checkpoint: a value a step of each figure (NaN: none), and the best probe."""
+    """The guards' memory, in the checkpoint: each figure's value per step (NaN: none), and the best probe."""
 
     past: Mapping[str, np.ndarray] = field(default_factory=lambda: {name: np.zeros(0) for name in FIGURES})
     best: float = -1.0  # the highest probe

@@ -31,7 +31,7 @@ from qr_jax.step.grading import Group
 from qr_jax.step.runtime import RunState, Runtime
 
 KNOWN = ("loss", "grad_norm", "update_norm", "update_scale", "kl", "entropy", "clip_low", "clip_high", "dual", "ratio")
-RECENT = 10  # steps over whose mean the time left is told
+RECENT = 10  # steps whose median time predicts the time left
 STARVED = 5  # steps over which a pool is seen to starve
 
 
@@ -100,7 +100,10 @@ def write(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[st
 
 @dataclass
 class Lines:
-    """A run's lines on the terminal, one a step, with what they need of the last steps."""
+    """Print a run's lines on the terminal, one per step; keep the last steps' rows for them.
+
+    `starved`: whether the last steps gave a warning, which is said once.
+    """
 
     runtime: Runtime
     rows: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT))  # a row takes 14 kB
@@ -171,7 +174,7 @@ def learner_figures(state: learner.State, updated: UpdateResult) -> dict[str, An
 def check_advantage(
     runtime: Runtime, batch: pack.Batch, groups: Sequence[Group], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Raise ValueError, with the advantage's name, if it gave a valid episode too few numbers, or one not finite."""
+    """Raise ValueError, with the advantage's name, if a valid episode got too few numbers or one that is not finite."""
     if not metrics:
         return
     advantage, name = np.asarray(metrics[0]["advantage"]), runtime.settings.learner.advantage.name
@@ -211,7 +214,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 def gap_alarm(settings: Config, row: dict[str, Any], lag: int = 0) -> str | None:
     """Warn if learner and sampler differ in the log-probabilities of the sampled tokens.
 
-    Of a batch that the policy before sampled (`lag`) the gap holds an update too, and nothing is said.
+    With `lag` the policy before sampled the batch, so that the gap spans an update as well: there is no warning.
     """
     gap, alarm = row.get("sampler_gap/mean"), settings.learner.gap_alarm
     if gap is None or gap <= alarm or lag:
@@ -265,7 +268,10 @@ def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, An
 
 
 def cache_figures(search: SearchFunction) -> dict[str, float]:
-    """Return the share of searches read from disk, if the retriever is `cached`; of this process, with evaluations."""
+    """Return the share of this process's searches so far that were read from disk, those of evaluations included.
+
+    Empty if the retriever is not `cached`, or was not asked yet.
+    """
     kept: Any = inspect.unwrap(search)  # of what checks its results (plugins.py)
     if not getattr(kept, "asked", 0):  # search_cache.SearchCache counts what it was asked, and what it had
         return {}
@@ -282,10 +288,10 @@ def speed(
 ) -> dict[str, Any]:
     """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
-    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), with `forwards`
-    passes that are forward alone (`Learner.forwards`); work that was not done has no figure. The figures of decoding
-    and of memory are this process's own. The share of the memory's bandwidth is of one
-    device that decodes in the dtype of `model.compute`; of int8, or of several devices, there is none.
+    `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), in an update with
+    `forwards` forward-only passes (`Learner.forwards`). Work that was not done has no figure. The figures of decoding
+    and of memory are this process's own. The share of the memory's bandwidth is that of one device that decodes in the
+    dtype of `model.compute`; it is left out with int8, and where several devices share a rollout.
     """
     step_s, devices = timings.clock[-1] - timings.clock[0], peaks.devices(settings.mesh)
     statistics = timings.own
@@ -338,7 +344,7 @@ def episode_row(
     """Describe one episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
 
     A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
-    `advantage` is a number, one a turn, or None of a group that waits for its update; `piece` gives a token's bytes.
+    `advantage` is a number, one per turn, or None for a group that waits for its update; `piece` gives a token's bytes.
     """
     turns: list[dict[str, Any]] = [
         {"author": turn.author, "text": turn.text}
@@ -370,9 +376,9 @@ def _pieces(ids: Sequence[int], piece: Callable[[int], bytes]) -> list[str]:
 
 
 def advantages_of(record: StepRecord) -> dict[int, list[Any]]:
-    """Map pool index to the advantage of each sample as the learner used it: a number, or one a turn.
+    """Map pool index to the advantage of each sample as the learner used it: a number, or one per turn.
 
-    None for groups that wait for a later update. An advantage a token is shown by its mean over each turn.
+    None for groups that wait for a later update. A per-token advantage is shown as its mean over each turn.
     """
     if record.updated.batch is None or not record.updated.metrics:
         return {group.index: [None] * group.spent.episodes for group in record.kept}
@@ -392,7 +398,7 @@ def _is_by_token(advantage: np.ndarray, batch: pack.Batch) -> bool:
 
 
 def _trained_with(advantage: np.ndarray, batch: pack.Batch, q: int, g: int, episode: Episode) -> np.ndarray:
-    """Return an episode's part of the advantage of its batch: a number, one a turn it has, or one a token (0: not
+    """Return an episode's part of the advantage of its batch: a number, one per turn it has, or one per token (0: not
     sampled).
     """
     if _is_by_token(advantage, batch):

@@ -13,10 +13,11 @@ FOLDER = "profile"
 
 @contextlib.contextmanager
 def traced(asked: str | None, folder: Path) -> Iterator[Callable[[int], contextlib.AbstractContextManager]]:
-    """Yield what the loop enters for each step: it begins and ends the trace of the steps that train.profile asks for.
+    """Yield a function of a step's number that starts or stops the trace there and returns the step's context.
 
-    A trace goes on until the step behind it begins, so that evaluations and checkpoints between are in it. Each process
-    writes to a folder of its own, and a run that goes on inside the steps asked for writes one more.
+    `asked`: the steps to trace, FROM:TO (train.profile); None: none. A trace goes on until the step after them begins,
+    so that evaluations and checkpoints in between are in it. Each process writes to a folder of its own, and a run that
+    is resumed inside these steps writes one trace more.
     """
     first, end = map(int, asked.split(":")) if asked else (0, 0)
     options = jax.profiler.ProfileOptions()

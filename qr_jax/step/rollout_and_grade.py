@@ -25,7 +25,7 @@ from qr_jax.step import grading
 from qr_jax.step.grading import Group, joined
 from qr_jax.step.runtime import RunState, Runtime
 
-MANY_ROUNDS = 25  # of a step, after which its rounds may be without an end
+MANY_ROUNDS = 25  # rounds of a step after which to suspect an endless loop
 ENDS = "a step ends where it returns None, or where no query is left to draw; MAX_ROUNDS = N in its file sets a limit"
 Updated = TypeVar("Updated")
 Played = TypeVar("Played")
@@ -59,9 +59,10 @@ def collect(
 def draw(
     runtime: Runtime, run_state: RunState, ask: Ask, groups: Sequence[Group], step: int, number: int
 ) -> dict[int, int]:
-    """Draw for round `number`, pool index -> samples: new queries, none drawn before, and those asked more of.
+    """Draw round `number`; return pool index -> samples to make, of new queries and of those that `ask` wants more of.
 
-    Empty if no query is left to draw. ValueError if a group would outgrow what its rounds' file allows.
+    No query is drawn twice in a step. Empty if there is none to draw and none wants more. ValueError for more rounds or
+    samples than the rounds' file allows or, with learner.keep_zero_variance, more queries than a batch has room for.
     """
     name, settings = runtime.settings.pool.rounds.name, runtime.settings.pool
     if runtime.drawing.max_rounds is not None and number >= runtime.drawing.max_rounds:

@@ -67,7 +67,7 @@ class RunState:
 
     pool: pool.Pool
     waiting: tuple[Group, ...] = ()  # accepted groups that wait for others, until there are min_signal
-    left_out: tuple[int, int] = (0, 0)  # sampled tokens and episodes drawn since the last update and not waiting
+    left_out: tuple[int, int] = (0, 0)  # sampled tokens and valid episodes since the last update, in groups not kept
     rollouts: int = 0
     tokens: int = 0
     searches: int = 0
@@ -204,7 +204,7 @@ class World:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The way queries are drawn and return, and for how many a step and a batch have room."""
+    """The recycling rule, the rounds, and the limits on what a step draws and a batch holds."""
 
     rule: pool.Rule
     rounds: Callable[[pool.Pool, tuple[Outcome, ...]], Ask | None]
@@ -380,7 +380,10 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 
 
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
-    """Choose who rolls out. ValueError where train.overlap would run two programs that wait for one another."""
+    """Choose the devices that roll out. ValueError where train.overlap could deadlock two programs on the same devices.
+
+    ValueError also for train.overlap or mesh.rollout_devices with several processes.
+    """
     layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.rollout_only(settings.mesh)
     if (settings.train.overlap or apart) and hosts.count() > 1:
         raise UserError(f"train.overlap and mesh.rollout_devices are for one process, and this run has {hosts.count()}")

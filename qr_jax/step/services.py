@@ -2,8 +2,8 @@
 
 A step most of whose searches or grades failed (`rollout_and_grade.check_answered`) is not counted; the run waits, and
 makes it again. Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has
-ENDPOINT (interfaces.py): another reward's missing grades are its own mistake, which no waiting mends. Nor does it mend
-what fails again by itself while other questions are answered: the run ends with that.
+ENDPOINT (interfaces.py). Any other reward that leaves out grades has a bug, which waiting does not mend; the run does
+not wait for it. Nor does it wait for an input that fails again alone while others are answered: then the run ends.
 """
 
 import time
@@ -25,7 +25,7 @@ from qr_jax.step import grading
 from qr_jax.step.rollout_and_grade import judged
 from qr_jax.step.runtime import RunState, Runtime
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two looks whether it answers, or two tries of a step
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0  # between two checks that the service answers, or two tries of a step
 POLL_S = 0.5
 QUESTION = "Is anybody there?"
 MOST_ASKED = 16  # searches or groups of a failed step that are tried again by themselves
@@ -175,7 +175,7 @@ def _grade_again(runtime: Runtime, group: grading.Group) -> str | None:
 
 
 def grades(runtime: Runtime) -> bool:
-    """Return True if the reward grades an answer that no file of verdicts has; False once the run is told to stop."""
+    """Return True if the reward grades an answer that no cache of verdicts holds; False also once told to stop."""
     query = runtime.data.queries[0]
     episode = made_episode(query, 0, f"{QUESTION} ({time.strftime('%H:%M:%S')})")
     try:

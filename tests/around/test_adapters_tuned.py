@@ -47,7 +47,7 @@ def test_a_choice_without_all_runs_says_what_to_run():
     found = runs(adapters.called(16, 2))[1:]
     with pytest.raises(ValueError, match=r"lacks runs of seeds \[30, 31, 32\]: run `python -m benchmarks.adapters"):
         adapters.chosen(found)
-    assert "in place of the quickstart" not in adapters.table(found)
+    assert "added to the quickstart" not in adapters.table(found)
 
 
 def test_each_candidate_is_the_quickstart_with_adapters_at_a_multiple_of_its_rate():

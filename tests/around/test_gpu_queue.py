@@ -87,9 +87,32 @@ def test_updates_of_all_weights_and_of_adapters_are_measured(monkeypatch):
         monkeypatch.setattr(accelerator, name, value)
     options = argparse.Namespace(remat=["none"], rows=2, rounds=1)
     found = {name: measured() for name, measured in accelerator.updates(TINY, options, CEILINGS)}
-    assert list(found) == ["none, all weights", "none, adapters of rank 2"]
+    assert list(found) == ["none, adapters of rank 2", "none, all weights"]
     assert all(one["tokens_a_s"] > 0 and one["packing"] > 0.5 for one in found.values())
-    assert [one["share_of_product_rate"] is None for one in found.values()] == [False, True]
+    assert all(one["share_of_product_rate"] > 0 for one in found.values())
+
+
+def test_a_case_has_a_peak_of_its_own_only_where_it_raised_the_device_s(monkeypatch):
+    monkeypatch.setattr(accelerator.memory, "memory_bytes", lambda: 70)
+    assert accelerator.own_peak(60) == 70 and accelerator.own_peak(70) is None
+
+
+def test_commands_in_turn_have_the_gpu_and_a_share_of_the_time_each(tmp_path, monkeypatch, capsys):
+    environments, begun = [], queue.subprocess.Popen
+
+    def noted(command, **how):
+        environments.append(how["env"]["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+        return begun(command, **how)
+
+    monkeypatch.setattr(queue.subprocess, "Popen", noted)
+    monkeypatch.setattr(queue, "RUNS", tmp_path / "runs")
+    commands = {"long": ("timeit", "-n1", "-r1", "import time; time.sleep(99)"), "short": ("timeit", "-n1", "-r1")}
+    monkeypatch.setattr(queue, "SAVING_S", 1.0)
+    for in_turn, share in ((True, "0.90"), (False, "0.45")):
+        monkeypatch.setattr(queue, "ENTRIES", {"both": queue.Entry("", commands, in_turn)})
+        queue.run("both", 8 / 60)
+        assert capsys.readouterr().out == "long: exit code -15\nshort: exit code 0\n" and environments == [share] * 2
+        environments.clear()
 
 
 def test_a_case_without_time_left_is_not_reached(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Centred advantage: a reward less the mean of its group, not scaled (Dr. GRPO)."""
+"""Centred advantage: a reward minus the mean of its group, not scaled (Dr. GRPO)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

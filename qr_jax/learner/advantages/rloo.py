@@ -1,4 +1,4 @@
-"""Leave-one-out advantage: a reward less the mean of its siblings' rewards (RLOO)."""
+"""Leave-one-out advantage: a reward minus the mean of its siblings' rewards (RLOO)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

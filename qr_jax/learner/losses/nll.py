@@ -6,5 +6,5 @@ ZERO_VARIANCE = "gradient"  # it reads no advantage at all
 
 
 def nll(logp_NL: Float[Array, "N L"]) -> tuple[Float[Array, "N L"], dict]:
-    """Return -log p a token; the mask (expert's tokens only) and the mean are `reduce.py`'s."""
+    """Return -log p per token; the mask (expert's tokens only) and the mean are `reduce.py`'s."""
     return -logp_NL, {}

@@ -1,4 +1,4 @@
-"""One round a step: draw oversample * queries, then take what came."""
+"""One round per step: draw oversample * queries, then take what came."""
 
 from collections.abc import Sequence
 

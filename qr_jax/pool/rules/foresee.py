@@ -17,22 +17,24 @@ def foresee(
     gamma: float = 1.0,  # power of the chance of signal; 0: it does not count
     head: float = 1.0,  # power of the room to improve: a harder query is drawn more often
     rho: float = 0.6,  # factor for each time a query was trained on since the last reset
-    nu: float = 2.0,  # episodes that a family's mean is worth in each of its queries
+    nu: float = 2.0,  # weight of a family's mean in the pass rate of each of its queries, in episodes
     floor: float = 0.02,  # smallest chance of signal that is counted
     fade: float = 0.97,  # factor of a query's evidence after each step
     fade_family: float = 0.98,  # factor of a family's evidence after each step
     fade_drawn: float = 0.3,  # factor of a query's evidence when it is drawn again
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Return the next weight_P = max(P, floor)^gamma (B / (A + B))^head rho^n, P the chance of a signal group of K
-    samples.
+    """Return the next weight_P, from each query's chance of a signal group, room to improve and times trained on.
 
-    Our own rule, opt-in. The pass rate's posterior is Beta(A, B): A = a + nu m, B = b + nu (1 - m), with m = fa / (fa
-    + fb) the mean of the query's family (`pool.family_P`; one family where there is none), so that
-    P = 1 - prod_{i<K} (A + i)/(A + B + i) - prod_{i<K} (B + i)/(A + B + i). After a step a and b are multiplied by
-    `fade`, fa and fb by `fade_family`; then a drawn query, s of its k valid episodes right, adds 2 s/k to its family's
-    fa and 2 (k - s)/k to its fb, and has a <- fade_drawn a + s, b <- fade_drawn b + k - s. n counts how often it was
-    trained on since the last reset. K is the step's samples a query; a fault teaches nothing. With gamma = head = rho =
-    floor = 0 it is `recycle`.
+    Our own rule, opt-in. A query's pass rate has the posterior Beta(A, B): A = a + nu m, B = b + nu (1 - m). Here a and
+    b (0 at first) are its own evidence for right and for wrong answers, and m = fa / (fa + fb), with fa and fb 1 at
+    first, is the mean of its family: `pool.family_P`, queries alike in dataset, kind and hops; one family where there
+    is none. A group of the step's K samples per query bears signal with the chance
+    P = 1 - prod_{i<K} (A + i)/(A + B + i) - prod_{i<K} (B + i)/(A + B + i), and the weight is
+    max(P, floor)^gamma (B / (A + B))^head rho^n, n being how often the query was trained on since the last reset.
+
+    After a step a and b are multiplied by `fade`, fa and fb by `fade_family`; then a drawn query, s of its k valid
+    episodes right, adds 2 s/k to its family's fa and 2 (k - s)/k to its fb, and has a <- fade_drawn a + s,
+    b <- fade_drawn b + k - s. A fault teaches nothing. With gamma = head = rho = floor = 0 it is `recycle`.
     """
     if not (
         nu > 0
@@ -60,7 +62,7 @@ def foresee(
 def _learned(
     pool: Pool, outcome: Outcome, family_P: np.ndarray, fade: float, fade_family: float, fade_drawn: float
 ) -> dict[str, np.ndarray]:
-    """Return the rule's memory after this step: evidence a query and a family, and how often a query was trained on."""
+    """Return the memory after this step: evidence per query and per family, and how often each query was trained on."""
     families = int(family_P.max()) + 1
     old = pool.memory or {
         "a": np.zeros(pool.size),
