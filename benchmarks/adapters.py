@@ -104,7 +104,7 @@ def table(runs: Runs) -> str:
         arm, less = chosen(runs), gaps(runs)
     except ValueError:
         return markdown(rows)
-    head = ("in place of the quickstart as it is", "seeds", "held-out exact match, less the quickstart's", "verdict")
+    head = ("settings added to the quickstart", "seeds", "held-out exact match minus the quickstart's", "verdict")
     told = f"`{' '.join(settings_of(arm))}`", str(len(less)), over_seeds(less, "+"), verdict(less)
     return f"{markdown(rows)}\n{markdown([head, told])}"
 

@@ -161,12 +161,14 @@ def shortcuts() -> str:
 def speeds() -> str:
     """What is measured, ours, the peer's, the ratio, and what was aimed at where something was."""
     rows = [*rollouts(result("rollout")), *updates(result("learner")), *others(), *tpus(result("tpu"))]
-    return markdown([("measured on two cores, but for the last rows", "qr_jax", "other system", "ratio", "aim"), *rows])
+    measure = "measure (two cores; last eight rows: emulated or compiled)"
+    return markdown([(measure, "qr_jax", "other system", "ratio", "aim"), *rows])
 
 
 def plans() -> str:
     """What `qr-jax plan` says of each config, and how long it took to."""
-    head = ("`qr-jax plan`", "on", "peak a chip, of", "train step alone", "estimate: a step", "all steps", "took")
+    head = ("`qr-jax plan`", "on", "peak memory per chip", "of the train step alone")
+    head += ("time per step, estimated", "all steps, estimated", "planning took")
     return markdown([head, *(planned(one) for one in result("plans").values())])
 
 
@@ -177,7 +179,7 @@ def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     peak = f"{answer['peak_bytes_per_chip'] / GIB:.1f} of {answer['hbm_bytes'] / GIB:.2f} GiB"
     start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
     if not answer["fits"]:
-        return (*start, f"{peak}: {answer['reason']}", "", "", "", took)
+        return (*start, f"{peak}: does not fit", "", "", "", took)
     step_s = answer["seconds"]["step"]
     if answer.get("largest"):
         took += ", with more programs than the others"
@@ -205,7 +207,7 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
             rows.append((text, f"{rate['ours']:.0f}", peer, ratio, aims.get((load, who), "")))
     share = found["share_of_bandwidth_bound"]
     rows.append(
-        ("decoding 16 sequences: share of what reading weights and cache once allows", f"{share:.2f}", "", "", ".60")
+        ("decoding 16 sequences: share of the speed that memory bandwidth allows", f"{share:.2f}", "", "", ".60")
     )
     rows.append(("programs compiled after warm-up", str(found["compiles_after_warmup"]), "", "", "0"))
     return rows
@@ -219,7 +221,8 @@ def updates(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         one = found["loads"][load]
         seconds, ratio = one["seconds"], one["ratios"]["tunix"]["ratio"]
         rows.append((text, f"{seconds['ours']:.1f}", f"Tunix {seconds['tunix']:.1f}", f"{ratio:.2f}", aims[load]))
-    rows.append(("of it, share of a large matrix product's rate", f"{found['share_of_product_rate']:.2f}", "", "", ""))
+    text = "update of 16 x 192 tokens: rate / a large matrix product's"
+    rows.append((text, f"{found['share_of_product_rate']:.2f}", "", "", ""))
     filled = found["packing"]["of_rows"]
     text = "packing: tokens / computed positions, micro-batches of 2 rows of 2,048 (of 16 rows)"
     rows.append((text, f"{filled['2']:.2f} ({filled['16']:.2f})", "", "", ".95"))
@@ -265,7 +268,8 @@ def to_rollout_params(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows += [
             (f"seconds, weights to rollouts {words}, 8 emulated devices", f"{one['seconds']:.2f}",
              f"all-gather first {one['plain_seconds']:.2f}", f"{one['ratio']:.1f}", ""),
-            (f"GB a chip meanwhile, compiled for v5e:4x4, Qwen3-1.7B, {words}", f"{compiled['peak_GB']:.1f}",
+            (f"GB per chip, weights to rollouts {words}, compiled for v5e:4x4, Qwen3-1.7B",
+             f"{compiled['peak_GB']:.1f}",
              f"all-gather first {compiled['plain_peak_GB']:.1f}",
              f"{compiled['plain_peak_GB'] / compiled['peak_GB']:.1f}", ""),
         ]  # fmt: skip
@@ -287,7 +291,7 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (f"{shape}: a decode step's HBM over weights + cache", each(decode, "reads", ".2f"), "", "", "1.25"),
         (f"{shape}: the same in int8, over bfloat16's", of_bytes, "", "", "0.62"),
         (f"{shape}: its temporaries over the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
-        (f"{shape}: GB a chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),
+        (f"{shape}: GB per chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),
     ]  # fmt: skip
 
 
@@ -305,7 +309,8 @@ def recalls() -> str:
     for name, by in found.items():
         each = [f"{share(by[r]['recall'])}, {share(by[r]['all_gold'])}" for r in retrievers]
         rows.append((name, *(f"{by[retrievers[0]][of]:,}" for of in ("questions", "passages")), *each))
-    return markdown([("recall@5, all gold@5", "questions", "passages", *retrievers), *rows])
+    head = ("set (cells: recall@5, share with all gold passages)", "questions", "passages", *retrievers)
+    return markdown([head, *rows])
 
 
 def share(value: float) -> str:

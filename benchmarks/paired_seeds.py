@@ -105,7 +105,7 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def verdicts(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: each arm's difference from the quickstart, and the verdict by the plan's rule."""
-    head = ("in place of the quickstart as it is", "seeds", "held-out exact match, less the quickstart's", "verdict")
+    head = ("settings added to the quickstart", "seeds", "held-out exact match minus the quickstart's", "verdict")
     told = ((arm, less) for arm, less in differences(runs).items() if less)
     rows = [
         (f"`{' '.join(ARMS[arm])}`", str(len(less)), over_seeds(less, "+"), verdict(arm, less)) for arm, less in told

@@ -101,7 +101,8 @@ def beside(plays: Mapping[str, Sequence[Played]]) -> str:
 def by_rule(plays: Mapping[str, Mapping[str, Sequence[Played]]]) -> str:
     """A row a rule: means over the fits of 1.7B, the published counts under them, and 4B's groups and queries."""
     small, large = (plays[model] for model in ("qwen3_1p7b", "qwen3_4b"))
-    rows = [("rule", "1.7B: share of GRPO's groups", *COUNTS.values(), "4B: share of GRPO's groups", "distinct")]
+    heads = [f"1.7B: {name}" for name in COUNTS.values()]
+    rows = [("rule", "1.7B: share of GRPO's groups", *heads, "4B: share of GRPO's groups", "4B: distinct")]
     for rule, found in small.items():
         counts = [mean(play[name] for play in found) for name in COUNTS]
         others = of_grpo(large, rule), mean(play["distinct"] for play in large[rule])
@@ -116,7 +117,7 @@ def by_rule(plays: Mapping[str, Mapping[str, Sequence[Played]]]) -> str:
             known = groups | told
             cells = [f"{known[name]:,.0f}" if name in known else "" for name in COUNTS]
             more = paper_world.published("paper:qwen3_4b", rule, settings).get("signal_groups")
-            rows.append(("published", "", *cells, "", f"{more:,.0f}" if more else ""))
+            rows.append((f"{rule}, published", "", *cells, "", f"{more:,.0f}" if more else ""))
     return markdown(rows)
 
 

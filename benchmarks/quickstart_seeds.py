@@ -86,10 +86,10 @@ def listed(of_seed: Sequence[Sequence[float]]) -> str:
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: a row a kind of seed, runs of one seed joined by "/"; a mean has its interval over seeds."""
-    rows = [("exact match on 1,000 held-out questions", "before", "after", "mean after")]
+    rows = [("exact match on 1,000 held-out questions", "before, by seed (runs split by /)", "after", "mean after")]
     for called, seeds, shuffled in (
-        ("seeds 20 to 24, on which nothing was chosen", FRESH, False),
-        ("seeds 0 to 4, on which the preset was chosen", CHOSEN, False),
+        ("seeds 20 to 24, used for no choice", FRESH, False),
+        ("seeds 0 to 4, used to choose the preset", CHOSEN, False),
         ("seed 7, whose cold start is a poor one", [POOR], False),
         ("seed 0 with the rewards shuffled, the control", [0], True),
     ):

@@ -19,10 +19,10 @@ def learnt() -> str:
         of_runs("quickstart, 0.37M parameters: a synthetic world", *pair(seeds, FRESH)),
         of_runs("the same with shuffled rewards, the control", *pair(seeds, [0], shuffled=True)),
     ]
-    for config, agent in (("tool_call", "up to three searches a turn"), ("one_by_one", "one search a turn")):
+    for config, agent in (("tool_call", "up to three searches per turn"), ("one_by_one", "one search per turn")):
         runs = [run for run in tools if run["config"] == config]
         scores = ([run[when]["all"] for run in runs] for when in ("before", "after"))
-        rows.append(of_runs(f"the same model, {agent}: a synthetic world", *scores))
+        rows.append(of_runs(f"the quickstart's model, {agent}: a synthetic world", *scores))
     for name, questions in (
         ("single_hop", "415 real questions of one hop"),
         ("real_agent", "1,418 real questions of several hops"),
@@ -61,7 +61,7 @@ def screened() -> str:
     """Return Markdown: the methods that led a screen, on five fresh seeds."""
     runs = methods.kept(*methods.FINALS)
     base = runs[methods.BASELINE]
-    rows = [("method", "seeds", "accuracy", "less plain GRPO")]
+    rows = [("method", "seeds", "accuracy", "minus plain GRPO's")]
     for method, of_seed in runs.items():
         gaps = [run["accuracy"] - base[seed]["accuracy"] for seed, run in of_seed.items() if method != methods.BASELINE]
         means = over_seeds([run["accuracy"] for run in of_seed.values()]), over_seeds(gaps, "+")

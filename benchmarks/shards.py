@@ -141,11 +141,11 @@ def planned(rates: Mapping[str, Any], processes: int) -> dict[str, str]:
         "BM25: memory while it is built": f"{takes.memory_bytes / GB:.1f} GB",
         "BM25: disk while it is built": f"{takes.disk_bytes / GB:.1f} GB",
         "BM25: disk, index and texts": f"{takes.index_bytes / GB:.1f} GB",
-        "BM25: queries a second over its part": f"{bm25['queries_a_s'] / times:.0f}",
+        "BM25: queries per second (each asks all processes)": f"{bm25['queries_a_s'] / times:.0f}",
         "dense: embedded on two cores in": f"{share / rates['embedded_a_s'] / 86400:.1f} days",
         "dense: vectors in bfloat16, on disk and in memory": f"{vectors * 2 / GB:.1f} GB",
         "dense: texts, on disk": f"{text_bytes / GB:.1f} GB",
-        "dense: queries a second over its part": f"{searched:.0f}",
+        "dense: queries per second (each asks all processes)": f"{searched:.0f}",
     }
 
 

@@ -284,9 +284,7 @@ def test_the_papers_page_says_what_figure_6_has_of_k_8():
     curves = paper_world.figures()["6"]["curves"]
     more = [at(curves["k4"][name], 230) / at(curves["k8"][name], 230) - 1 for name in ("rescued_hard", "rescued_easy")]
     page = Path(paper_implies.interleave.ROOT, "docs/paper.md").read_text(encoding="utf-8")
-    assert (
-        f"figure 6 at step 230, where a curve of K 8 ends: {100 * more[0]:.0f} and {100 * more[1]:.0f} %" in page
-    )
+    assert f"figure 6 at step 230, where a curve of K 8 ends: {100 * more[0]:.0f} and {100 * more[1]:.0f} %" in page
     assert min(curve[name]["x"][-1] for curve in curves.values() for name in curve) == 230
 
 

@@ -36,6 +36,15 @@ def test_memory_is_what_is_resident_while_a_program_runs_and_its_own():
     held = {"state": 10, "slots": 20, "store": 30, "laid": 40}
     own = {"train": 1, "hand_over": 2, "prefill": 3, "decode": 4}
     assert estimate.phases(held, own) == {"train": 61, "hand_over": 62, "prefill": 103, "decode": 104}
+    beside = {"train": 105, "hand_over": 62, "prefill": 104, "decode": 105}
+    assert estimate.phases(held, own, overlap=True) == beside, "an update and a rollout at the same time"
+
+
+def test_devices_that_roll_out_alone_are_not_planned_and_that_is_said():
+    mesh = Mesh(fsdp=4, rollout_devices=4)
+    assert planned.wrong_mesh(mesh, "v5e:2x4", 8) == (
+        "mesh.rollout_devices=4 is not planned: plan with mesh.rollout_devices=0"
+    )
 
 
 def test_a_config_that_fits_is_not_refused_and_one_that_does_not_is_told_why():

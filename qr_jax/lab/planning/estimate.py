@@ -90,16 +90,20 @@ def kernel_flops(
     return round(found)
 
 
-def phases(held: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
+def phases(held: Mapping[str, int], own: Mapping[str, int], *, overlap: bool = False) -> dict[str, int]:
     """Return bytes of a chip while each program runs: what is resident then, and the program's own.
 
     `held` has the learner's `state`, the engine's caches (`slots` and `store`, kept from step to step) and the `laid`
     copy of the parameters, which is there from the hand-over to the rollout's end. `own` are arguments that
-    are not resident (a batch), temporaries, and results that do not lie in arguments.
+    are not resident (a batch), temporaries, and results that do not lie in arguments. With `overlap` the train step
+    runs beside a rollout (train.overlap=1), so that each holds what the other needs.
     """
     always = held["state"] + held["slots"] + held["store"]
     rollouts = always + held["laid"]
     base = {"train": always, "hand_over": always, "prefill": rollouts, "decode": rollouts}
+    if overlap:
+        beside = rollouts + own["train"]
+        base |= {"train": rollouts + max(own["prefill"], own["decode"]), "prefill": beside, "decode": beside}
     return {name: base[name] + own[name] for name in base}
 
 

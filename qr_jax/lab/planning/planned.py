@@ -76,7 +76,8 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
         return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": time.perf_counter() - start}
     compile_s = time.perf_counter() - start
     held = resident(programs, made)
-    by_phase = estimate.phases(held, own_bytes(made, held, programs.reordered))
+    own = own_bytes(made, held, programs.reordered)
+    by_phase = estimate.phases(held, own, overlap=bool(settings.train.overlap))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
     tiles = -(-settings.rollout.buckets[-1] // settings.rollout.tile)  # of the largest prefill call
     what = estimate.load(
@@ -97,6 +98,8 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
 def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
     """Say why a config's mesh is not one of so many chips; None: it is."""
     product = mesh.data * mesh.fsdp * mesh.tensor
+    if mesh.rollout_devices:
+        return f"mesh.rollout_devices={mesh.rollout_devices} is not planned: plan with mesh.rollout_devices=0"
     if product == chips:
         return None
     sizes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
@@ -216,7 +219,7 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
         own = own_bytes(made, held, reordered=False)
     else:
         held, own = by_arrays(programs)
-    phases = estimate.phases(held, own)
+    phases = estimate.phases(held, own, overlap=bool(settings.train.overlap))
     worst = max(phases, key=lambda name: phases[name])
     fits = phases[worst] <= card.usable_bytes
     return {
