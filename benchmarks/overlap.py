@@ -2,8 +2,9 @@
 
     make quickstart && python -m benchmarks.overlap     # 10 minutes on 2 idle cores; results/overlap.json
 
-Each run begins with the quickstart's last weights and takes `STEPS` steps in a process of its own. "apart": one of two
-emulated devices learns, the other rolls out. Medians are over the steps after the first `SKIPPED`, in which programs
+Each run begins with the quickstart's last weights and takes `STEPS` steps in a process of its own, training on all
+groups, so that an update takes about as long as quick rollouts do. "apart": one of two emulated devices learns, the
+other rolls out. "by arrival": no search is waited for while another episode can decode. Medians are over the steps after the first `SKIPPED`, in which programs
 are made; idle is the share of the two cores that the process did not use in these steps.
 """
 
@@ -30,6 +31,7 @@ CORES = 2
 SECONDS = (0.05, 1.0)  # of a call of the search
 KINDS = {
     "one device": ("mesh.devices=1",),
+    "one device, by arrival": ("mesh.devices=1", "rollout.schedule=arrival"),
     "one device, overlap": ("mesh.devices=1", "train.overlap=1"),
     "apart, overlap": ("mesh.devices=2", "mesh.rollout_devices=1", "train.overlap=1"),
 }
@@ -68,6 +70,7 @@ def main() -> None:
     rows = [
         {"seconds": seconds, "kind": kind}
         | {name: float(np.median([one[name] for one in rounds])) for name in rounds[0]}
+        | {"steps": [one["step"] for one in rounds]}
         for (seconds, kind), rounds in found.items()
     ]
     file = interleave.results("overlap", {"steps": STEPS, "rounds": options.rounds, "rows": rows}, ())
@@ -80,6 +83,7 @@ def play(words: Sequence[str]) -> dict[str, float]:
     from qr_jax.parallel import mesh
 
     fixed = ("retriever=benchmarks.overlap.late", "sft.steps=0", f"train.steps={STEPS}", "rollout.lanes=1", *words)
+    fixed += ("learner.keep_zero_variance=true",)
     fixed += ("evaluation.every=0", "evaluation.questions=8", "train.checkpoint_every=1000", "log.tensorboard=false")
     settings, used, take = config.load("configs/quickstart.py", fixed), [], train.take_step
     mesh.emulate(settings.mesh.devices)

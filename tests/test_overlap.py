@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from killed_run import tiny
@@ -16,10 +17,13 @@ from qr_jax import config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
 from qr_jax.parallel import mesh as meshes
+from qr_jax.pool import pool
 from qr_jax.rollout import engine
-from qr_jax.run import checkpoint
+from qr_jax.rollout.live import Statistics
+from qr_jax.run import begin, checkpoint
 from qr_jax.settings import checks
 from qr_jax.step import rollout_and_grade
+from qr_jax.step.runtime import Ahead, RunState
 from qr_jax.train import train
 from tpu_scripts.same_runs import differences
 
@@ -187,6 +191,14 @@ def test_an_error_of_the_episodes_keeps_the_optimizer_from_running_and_is_the_on
     with pytest.raises(ValueError, match="of the loss"):
         broken = (_ for _ in ()).throw
         rollout_and_grade.play_beside(lambda before_applied: broken(ValueError("of the loss")), lambda: None)
+
+
+def test_a_step_played_ahead_that_a_rollback_gives_up_is_in_the_budget():
+    group = SimpleNamespace(spent=SimpleNamespace(episodes=4))
+    ahead = Ahead((group, group), Statistics(tokens=30, searches=5), 1)
+    so_far = RunState(pool.create(3), rollouts=8, tokens=100, searches=2)
+    assert begin.spent(so_far) == {"rollouts": 8, "tokens": 100, "searches": 2}
+    assert begin.spent(replace(so_far, ahead=ahead)) == {"rollouts": 16, "tokens": 130, "searches": 7}
 
 
 def test_several_updates_a_batch_leave_no_policy_to_play_with_beside_them(tmp_path):

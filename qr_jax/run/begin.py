@@ -116,10 +116,19 @@ def roll_back(
     slow = "" if slower == 1 else f" and {run_state.rate * slower:.3g} times the learning rate"
     run.say(f"{why}; back to step {step} with other sampling keys{slow} (rollback {count})")
     state = replace(state, skipped=state.skipped * 0, base=base)
-    spent = {name: getattr(run_state, name) for name in ("rollouts", "tokens", "searches")}
-    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower, ahead=None, **spent)
+    run_state = replace(from_host(host), rollbacks=count, rate=run_state.rate * slower, ahead=None, **spent(run_state))
     runtime.save(step, state, run_state, again=True)
     return state, run_state, step
+
+
+def spent(run_state: RunState) -> dict[str, int]:
+    """Return the episodes, tokens and searches so far, with those of a step played ahead that is given up."""
+    found = {name: getattr(run_state, name) for name in ("rollouts", "tokens", "searches")}
+    if run_state.ahead:
+        found["rollouts"] += sum(group.spent.episodes for group in run_state.ahead.groups)
+        found["tokens"] += run_state.ahead.statistics.tokens
+        found["searches"] += run_state.ahead.statistics.searches
+    return found
 
 
 def _warm_up(runtime: Runtime, params) -> float:
