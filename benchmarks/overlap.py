@@ -4,8 +4,9 @@
 
 Each run begins with the quickstart's last weights and takes `STEPS` steps in a process of its own, training on all
 groups, so that an update takes about as long as quick rollouts do. "apart": one of two emulated devices learns, the
-other rolls out. "by arrival": no search is waited for while another episode can decode. Medians are over the steps after the first `SKIPPED`, in which programs
-are made; idle is the share of the two cores that the process did not use in these steps.
+other rolls out. "by arrival": no search is waited for while another episode can decode. Medians are over the steps
+after the first `SKIPPED`, in which programs are made; idle is the share of the two cores that the process did not use
+in these steps.
 """
 
 import argparse
