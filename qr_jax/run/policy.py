@@ -86,8 +86,7 @@ def check_start(settings: Config, agent: assemble.Agent) -> None:
     checkpoints, step = runs.last_checkpoint(source)
     host = checkpoints.host(step)
     checkpoint.check_same_model(host, agent.fingerprint)
-    theirs = runs.load(source).model.lora
-    if own.rank and checkpoint.BASE in host and theirs != own:
+    if own.rank and checkpoint.BASE in host and (theirs := runs.load(source).model.lora) != own:
         raise UserError(f"train.init={source} {peft_folder.differ(theirs, own)}")
 
 
