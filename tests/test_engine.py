@@ -703,23 +703,23 @@ def test_decoding_stops_on_the_device_where_a_stop_string_may_be_complete():
 
 
 def test_lanes_give_the_same_episodes_each_time_and_count_both(few):
-    made, slow_search = engine(slots=8, store=4, lanes=2, buckets=(64,)), slow(2)
-    found, calls, at_once = [], threading.Lock(), []
+    made, slow_search = engine(slots=8, store=4, lanes=2, buckets=(64,), search_calls=2), slow(2)
+    found, two, asked = [], threading.BoundedSemaphore(2), []
 
     def search(queries, k):
-        at_once.append(calls.acquire(blocking=False))
+        asked.append(two.acquire(blocking=False))
+        assert asked[-1], "of both lanes together two calls run at once"
         try:
             return slow_search(queries, k)
         finally:
-            if at_once[-1]:
-                calls.release()
+            two.release()
 
     for _ in range(2):
         found.append(flat(roll(made, random_params(), world().train[:8], 3, env=words_env, search=search)))
         assert made.progress() == (24, 24)
         assert made.statistics.tokens == sum(int(episode.mask_L.sum()) for episode in found[-1])
         assert 0 < made.statistics.decode_s < made.statistics.total_s
-    assert all(at_once), "searches are asked one call at a time"
+    assert all(asked)
     for one, other in zip(*found, strict=True):
         assert one.ids_L.tobytes() == other.ids_L.tobytes() and one.logp_L.tobytes() == other.logp_L.tobytes()
     near_ties(few[0], random_params(), keys(few[0], 8, 3), few[1], found[0])
