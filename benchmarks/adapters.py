@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import interleave, kept_runs, quickstart_seeds
-from benchmarks.tables import half_width, markdown, over_seeds
+from benchmarks import interleave, kept_runs, paired_seeds, quickstart_seeds
+from benchmarks.tables import markdown, over_seeds
 from qr_jax import config as configs
 
 NAME = "adapters"
@@ -88,10 +88,7 @@ def gaps(runs: Runs) -> list[float]:
 
 def verdict(less: Sequence[float]) -> str:
     """Return the plan's verdict by the 95 % interval over the seeds; "none yet" while seeds are missing."""
-    if len(less) < len(SEEDS):
-        return "none yet"
-    mean, half = float(np.mean(less)), half_width(less)
-    return "costs nothing that matters" if mean - half > -MARGIN else "costs" if mean + half < 0 else "undecided"
+    return paired_seeds.judged(less, MARGIN)
 
 
 def table(runs: Runs) -> str:

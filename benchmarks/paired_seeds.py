@@ -115,10 +115,15 @@ def verdicts(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def verdict(arm: str, less: Sequence[float]) -> str:
     """Return the plan's verdict on an arm by the 95 % interval over its seeds; "none yet" while seeds are missing."""
+    return judged(less, MARGINS[arm])
+
+
+def judged(less: Sequence[float], margin: float) -> str:
+    """Return whether these differences cost more than the margin; "none yet" of fewer than the plan's ten seeds."""
     if len(less) < len(SEEDS):
         return "none yet"
     mean, half = float(np.mean(less)), half_width(less)
-    return "costs nothing that matters" if mean - half > -MARGINS[arm] else "costs" if mean + half < 0 else "undecided"
+    return "costs nothing that matters" if mean - half > -margin else "costs" if mean + half < 0 else "undecided"
 
 
 if __name__ == "__main__":

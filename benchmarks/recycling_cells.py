@@ -41,6 +41,7 @@ CANDIDATES = {  # pool of 250; updates of a batch, learning rate, samples, rollo
     for updates, rate, (samples, rollouts) in itertools.product((1, 4), ("7e-4", "2e-3"), ((2, 2000), (4, 4000)))
 }  # fmt: skip
 LOSS = ("pool.queries=32", "pool.samples=4", "train.max_rollouts=8000")  # 2,000 questions, one pass
+FITTED = {**CANDIDATES, "one pass": LOSS}
 CELLS: dict[str, tuple[str, ...]] = {}  # by what the map predicts: settings; named in the plan before their first run
 
 
@@ -52,8 +53,7 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     failed: list[Job] = []
     if options.stage == "fit" and not options.table:
-        candidates = {**CANDIDATES, "one pass": LOSS}
-        pairs = [planned("fit", name, words, "grpo", FIT_SEED) for name, words in candidates.items()]
+        pairs = [planned("fit", name, words, "grpo", FIT_SEED) for name, words in FITTED.items()]
         failed = study.make_missing(RUNS, pairs, result, keep_fit, options.jobs)
     elif options.stage == "final" and not options.table:
         for seed in SEEDS:
@@ -141,7 +141,7 @@ def fits() -> str:
     rows: list[Sequence[str]] = [
         ("plain GRPO, pool of 250 but for the last", "exact match", "first rates", "shift", "jump", "predicted")
     ]
-    for name, words in {**CANDIDATES, "one pass": LOSS}.items():
+    for name, words in FITTED.items():
         path = result(planned("fit", name, words, "grpo", FIT_SEED)[1])
         if path.is_file():
             run = json.loads(path.read_text(encoding="utf-8"))

@@ -42,8 +42,8 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
     covered = {*lora.MATRICES[theirs.layers]} <= {*lora.MATRICES[settings.layers]}
     if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha) or not covered:
         raise UserError(f"train.init={folder} {differ(theirs, settings)}")
-    base = said.get("base_model_name_or_path")
-    if base != name and all(map(_of_hub, (base, on_hub := HUB_NAMES.get(name, name)))) and base != on_hub:
+    base, on_hub = said.get("base_model_name_or_path"), HUB_NAMES.get(name, name)
+    if base != on_hub and all(map(_of_hub, (base, on_hub))):
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
     targets = said["target_modules"]
