@@ -195,7 +195,8 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         "single_turn": "tokens/s, single turn: prompt 128, 64 new, 4 questions x 4 samples",
         "single_turn_distinct": "tokens/s, the same with 16 questions",
     }
-    aims = {("multi_turn", "tunix"): "9", ("single_turn", "tunix"): "1.6"}
+    aims = {("multi_turn", "tunix"): "10", ("single_turn", "tunix"): "2"}
+    aims |= {("multi_turn_16_slots", "tunix"): "6", ("multi_turn_50_ms", "tunix"): "9"}
     rows = []
     for load, text in [(load, text) for load, text in names.items() if load in found["loads"]]:
         rate, ratios = found["loads"][load]["tokens_a_s"], found["loads"][load]["ratios"]

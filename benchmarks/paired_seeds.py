@@ -4,9 +4,9 @@
     python -m benchmarks.paired_seeds --again 205 # the quickstart's run of that seed once more, as a replicate
     python -m benchmarks.paired_seeds --table     # of what is kept, and make no run
 
-A run is `qr-jax train configs/quickstart.py seed=N` with the settings of its arm, from the same cold start, judged
-greedily on 1,000 held-out questions. On another machine the cold start differs by rounding: only runs from one are
-compared. Its figures join results/paired_seeds.json when it ends.
+A run is `qr-jax train configs/quickstart.py seed=N` with PRESET, the quickstart's before E4 and E10, and the settings
+of its arm, from the same cold start, judged greedily on 1,000 held-out questions. On another machine the cold start
+differs by rounding: only runs from one are compared. Its figures join results/paired_seeds.json when it ends.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.tables import half_width, markdown, over_seeds, thousandths
 NAME = "paired_seeds"
 MARGINS = {"adapters of rank 16": 0.04, "overlap": 0.02, "int8": 0.02}  # of exact match: less does not matter
 SEEDS = range(200, 210)
+PRESET = ("rule=foresee", "pool.queries=128", "pool.samples=2", "learner.lr=1e-3")
 ARMS = {  # settings
     "the quickstart": (),
     "adapters of rank 16": ("model.lora.rank=16", "learner.lr=2e-3"),  # the rate is the better of two on seed 20
@@ -51,17 +52,16 @@ def main() -> None:
 
 
 def make(seed: int, arm: str, replicate: int = 0) -> None:
-    """Make and keep one run, unless it is kept."""
+    """Make and keep one run, unless it is kept: the first ones do not say PRESET, which needed no words then."""
     folder = f"runs/{NAME}/{arm.replace(' ', '_')}/seed_{seed}" + f"_{replicate}" * bool(replicate)
-    command = "train", CONFIG, f"seed={seed}", *ARMS[arm], "--run", folder
-    key: dict[str, Any] = {"command": " ".join(["qr-jax", *command]), "seed": seed, "arm": arm}
-    key |= {"replicate": replicate} if replicate else {}
+    command = "train", CONFIG, f"seed={seed}", *PRESET, *ARMS[arm], "--run", folder
+    key: dict[str, Any] = {"seed": seed, "arm": arm} | ({"replicate": replicate} if replicate else {})
     kept_runs.make(NAME, key, partial(trained, command, folder))
 
 
 def trained(command: Sequence[str], folder: str) -> dict[str, Any]:
     """Return what a run answers before and after training, by its full weights where it rolls out by int8."""
-    found = quickstart_seeds.trained(command, folder)
+    found = {"command": " ".join(["qr-jax", *command]), **quickstart_seeds.trained(command, folder)}
     if "rollout.weights=int8" not in command:
         return found
     told = {f"{when}_by_int8": found[when] for when in ("before", "after")}

@@ -2,13 +2,15 @@
 
     make bench-peers bench-rollout
     python -m benchmarks.rollout --before ../before --rounds 3    # with an earlier checkout, as published
+    python -m benchmarks.rollout --precision bfloat16 --rounds 3  # beside Tunix in bfloat16: rollout_bfloat16.json
+    python -m benchmarks.rollout --precision int8 --rounds 3      # ours alone: weights and cache in int8
 
-Two loads and three variants (peers/load.py), all at SmolLM2-135M's shape in float32. `multi_turn`: 8 questions x 4
-samples, 3 searches of real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64 tokens; also with 16 slots for
-our 32 episodes, so that they are parked while others decode, and with searches that take 50 ms more. `single_turn`: 16
-prompts of 128 tokens, 64 new ones; `single_turn_distinct` the same with 16 different questions, where no prefill can be
-shared. All turns end after 64 tokens on all sides. Needs HotpotQA's files (QR_JAX_DATA). README.md says what is
-compared and what is not.
+Two loads and three variants (peers/load.py), all at SmolLM2-135M's shape, in float32 unless said otherwise.
+`multi_turn`: 8 questions x 4 samples, 3 searches of real BM25 over HotpotQA, observations of 128 tokens, 4 turns of 64
+tokens; also with 16 slots for our 32 episodes, so that they are parked while others decode, and with searches that take
+50 ms more. `single_turn`: 16 prompts of 128 tokens, 64 new ones; `single_turn_distinct` the same with 16 different
+questions, where no prefill can be shared. All turns end after 64 tokens on all sides. Needs HotpotQA's files
+(QR_JAX_DATA). README.md says what is compared and what is not.
 """
 
 import argparse
@@ -23,8 +25,9 @@ from typing import Any
 from benchmarks import interleave
 from benchmarks.peers import load
 
-GAP_NATS = 1e-4  # between sampler and learner
-GAP_LOGITS = 1e-3  # between two contenders' logits: the same model, or there is nothing to compare
+PRECISIONS = ("float32", "bfloat16", "int8")  # of weights and cache; sums of int8 are float32
+GAP_NATS = {"float32": 1e-4}  # between sampler and learner; elsewhere the gap is kept, and stops nothing
+GAP_LOGITS = 1e-3  # between two contenders' logits in float32: the same model, or there is nothing to compare
 MULTI = load.MULTI_QUERIES * load.MULTI_SAMPLES
 
 
@@ -66,9 +69,11 @@ def main(words: Sequence[str] | None = None) -> None:
         contenders.append(interleave.checkout("before", OURS, options.before, is_theirs=True))
     workers = {one.name: interleave.Worker(one) for one in contenders}
     if not options.no_peers:
-        workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in MODULES.items()}
+        peers = MODULES if options.precision == "float32" else {"tunix": MODULES["tunix"]}
+        workers |= {name: interleave.Worker(interleave.peer(name, module)) for name, module in peers.items()}
+    name = "rollout" if options.precision == "float32" else f"rollout_{options.precision}"
     with tempfile.TemporaryDirectory() as folder:
-        interleave.run("rollout", options, list(workers.values()), lambda: measure(options, workers, folder), show)
+        interleave.run(name, options, list(workers.values()), lambda: measure(options, workers, folder), show)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -80,7 +85,12 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         help="episodes of a multi-turn sample of Tunix (8 of the 32, which take it four minutes)",
     )  # fmt: skip
     parser.add_argument("--concurrency", type=int, default=32, help="Tunix's max_concurrency (32, its default)")
-    return parser.parse_args(words)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and cache (float32)")
+    options = parser.parse_args(words)
+    if options.before and options.precision != "float32":
+        parser.error(f"--before is measured in float32 alone; found --precision {options.precision}")
+    options.no_peers |= options.precision == "int8"  # which no peer has
+    return options
 
 
 def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], folder: str) -> dict[str, Any]:
@@ -91,13 +101,16 @@ def measure(options: argparse.Namespace, workers: dict[str, interleave.Worker], 
         taking = {peer for one in LOADS.values() if one.kind == kind for peer in ("ours", "before", *one.peers)}
         for name, worker in workers.items():
             if name in taking:
-                more = {"concurrency": options.concurrency} if name == "tunix" else {}
+                more: dict[str, Any] = {"concurrency": options.concurrency} if name == "tunix" else {}
                 more |= {"folder": folder} if name == "before" else {}
+                more |= {"precision": options.precision} if name in ("ours", "tunix") else {}
                 prepared[kind][name] = worker.ask("prepare", load_name=kind, **more)
     figures: dict[str, Any] = {
         "ratio_multi_turn_tunix": None, "ratio_single_turn_tunix": None, "share_of_bandwidth_bound": None,
         "compiles_after_warmup": 0, "same_model": same_model(workers, prepared), "prepared": prepared,
-        "options": {name: vars(options)[name] for name in ("rounds", "loads", "tunix_episodes", "concurrency")},
+        "options": {
+            name: vars(options)[name] for name in ("rounds", "loads", "tunix_episodes", "concurrency", "precision")
+        },
         "loads": {},
     }  # fmt: skip
     for name in options.loads:
@@ -142,8 +155,8 @@ def measure_load(options: argparse.Namespace, workers: dict[str, interleave.Work
         own = {"ours": {"with_bounds": True}}
     samples = interleave.interleave(taking, options.rounds, request, own=own)
     rivals, gap = [who for who in samples if who != "ours"], workers["ours"].ask("gap")
-    if not gap["largest_nats"] <= GAP_NATS:
-        raise SystemExit(f"{name}: sampler and learner differ by {gap['largest_nats']} nats; wanted {GAP_NATS} or less")
+    if not gap["largest_nats"] <= (most := GAP_NATS.get(options.precision, float("inf"))):
+        raise SystemExit(f"{name}: sampler and learner differ by {gap['largest_nats']} nats; wanted {most} or less")
     return {
         "tokens_a_s": {who: interleave.median(found, "tokens_a_s") for who, found in samples.items()},
         "ratios": {who: interleave.ratio(samples["ours"], samples[who], "tokens_a_s") for who in rivals},

@@ -69,9 +69,10 @@ def one_turn(query: Query, turns) -> Say | Stop:
     return Stop("answered") if turns else Say(load.prompt(query), stop=load.STOP)
 
 
-def prepare(load_name: str, folder: str = "") -> dict[str, Any]:
+def prepare(load_name: str, folder: str = "", precision: str = "float32") -> dict[str, Any]:
     """Build and warm up; returns the seconds of each. Earlier checkouts keep BM25's index in `folder`."""
     del folder
+    state["precision"] = precision
     compiles.count()
     start = time.monotonic()
     if "params" not in state:
@@ -95,10 +96,11 @@ def prepare(load_name: str, folder: str = "") -> dict[str, Any]:
 def engine_of(load_name: str, slots: int | None) -> Engine:
     """Made when first asked for, and kept."""
     if (load_name, slots) not in state:
-        settings = SETTINGS[load_name]
-        state[load_name, slots] = Engine(
-            CONFIG, load.tokenizer(), replace(settings, slots=slots) if slots else settings
-        )
+        settings, is_int8 = SETTINGS[load_name], state["precision"] == "int8"
+        settings = replace(settings, slots=slots) if slots else settings
+        settings = replace(settings, weights="int8", cache="int8") if is_int8 else settings
+        compute = "float32" if is_int8 else state["precision"]
+        state[load_name, slots] = Engine(CONFIG, load.tokenizer(), settings, compute=compute)
     return state[load_name, slots]
 
 
@@ -166,8 +168,9 @@ def bounds(batch: int, mean_length: float) -> dict[str, Any]:
     Bandwidth and rate are what this machine gives now, the best of several goes (`read_bandwidth`, `product_rate`).
     """
     parameters = costs.parameter_count(CONFIG)
-    weight_bytes = 4 * parameters
-    cache_bytes = batch * mean_length * 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 4
+    each = {"float32": 4, "bfloat16": 2, "int8": 1}[state["precision"]]  # int8's scales are left out
+    weight_bytes = each * parameters
+    cache_bytes = batch * mean_length * 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * each
     ways, rate = read_bandwidth(), product_rate()
     bandwidth = max(ways.values())
     return {

@@ -30,7 +30,7 @@ config = Config(
     env=use("search_r1", max_turns=4),
     retriever=use("bm25"),
     reward=use("f1"),
-    pool=Pool(queries=8, samples=4, rule=use("foresee")),
+    pool=Pool(queries=8, samples=4, rule=use("foresee_learnable")),
     rollout=Rollout(
         slots=16, context_tokens=1024, turn_tokens=64, search_k=2, observation_tokens=320, buckets=(128, 512), chunk=16
     ),

@@ -433,8 +433,9 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
     [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
      ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"), ("tool_call.py", "foresee"),
      ("smollm2_tool_call.py", "recycle"), ("smollm2_tool_call.py:full", "foresee"),
-     ("smollm2_single_hop.py", "foresee"), ("tool_call.py:one_by_one", "foresee"), ("gemma3_1b.py", "foresee"),
-     ("gemma3_1b.py:small", "foresee"), ("gemma3_1b.py:v5e_8", "foresee"),
+     ("smollm2_single_hop.py", "foresee"), ("tool_call.py:one_by_one", "foresee"),
+     ("gemma3_1b.py", "foresee_learnable"), ("gemma3_1b.py:small", "foresee_learnable"),
+     ("gemma3_1b.py:v5e_8", "foresee_learnable"),
      *((f"study/settings.py:s{number}", "grpo") for number in range(1, 8))],
 )  # fmt: skip
 def test_every_config_resolves_without_touching_a_device(name, rule, capsys, real_data):

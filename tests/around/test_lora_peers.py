@@ -1,4 +1,4 @@
-"""PEFT's own library and ours: one adapter, either's folder, the same logits.
+"""PEFT's own library and ours: one adapter, either's folder, the same logits and the same gradient.
 
 Its Python has torch, which ours has not: `make test-peers` makes it, and runs this file.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,7 +29,8 @@ SHAPES = {
     "qwen2": families.ModelConfig(434, 64, 2, 4, 2, 16, 96, 512, qkv_bias=True, tied=False),
     "llama": families.ModelConfig(434, 48, 2, 6, 3, 8, 96, 512),
 }
-# BASE IDS WHAT: logits of the adapter in WHAT, or of a new one that is saved there; float32, printed as JSON.
+# BASE IDS WHAT: logits of the adapter in WHAT, or of a new one that is saved there; float32, printed as JSON. The
+# gradient of the mean cross-entropy of each next id joins it as the adapter WHAT/gradient.
 SCRIPT = """
 import json, os, sys
 import torch
@@ -43,10 +45,14 @@ else:
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)).eval()
     model.save_pretrained(what)
-with torch.no_grad():
-    logits = model(ids).logits
-    with model.disable_adapter():
-        without = model(ids).logits
+with torch.no_grad(), model.disable_adapter():
+    without = model(ids).logits
+adapters = {name: a.requires_grad_() for name, a in model.named_parameters() if "lora_" in name}
+logits = model(ids).logits
+torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+for a in adapters.values():
+    a.data = a.grad
+model.save_pretrained(os.path.join(what, "gradient"))
 print(json.dumps({"logits": logits.tolist(), "without": without.tolist()}))
 """
 
@@ -58,10 +64,33 @@ def theirs(base: Path, what: Path, **settings) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def ours(cfg, base, adapters, settings) -> np.ndarray:
+def ours(cfg, base, adapters, settings) -> jax.Array:
     whole = lora.whole(adapters, base, settings)
     at = np.broadcast_to(np.arange(IDS.shape[1]), IDS.shape)
-    return np.asarray(decoder.logits(cfg, whole, decoder.forward(cfg, whole, IDS, at, np.ones_like(IDS))))
+    return decoder.logits(cfg, whole, decoder.forward(cfg, whole, IDS, at, np.ones_like(IDS)))
+
+
+def our_gradient(cfg, base, adapters, settings) -> dict[str, jax.Array]:
+    """The gradient of the mean cross-entropy of each next id, as SCRIPT's."""
+
+    def loss(adapters):
+        nats = -jax.nn.log_softmax(ours(cfg, base, adapters, settings)[:, :-1])
+        return jnp.take_along_axis(nats, IDS[:, 1:, None], axis=2).mean()
+
+    return jax.grad(loss)(adapters)
+
+
+def assert_same(cfg, base, adapters, settings, found, folder) -> None:
+    """Logits within 1e-4 of what PEFT found, and the gradient of each adapter within 1e-5 of that adapter's largest."""
+    assert np.abs(found["logits"] - found["without"]).max() > 0.1
+    np.testing.assert_allclose(ours(cfg, base, adapters, settings), found["logits"], atol=1e-4, rtol=0)
+    theirs = peft_folder.load(folder / "gradient", cfg, settings, lora.init(cfg, settings, jax.random.key(0)))
+    gradient = our_gradient(cfg, base, adapters, settings)
+    assert gradient.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        largest = np.abs(wanted).max()
+        assert largest > 1e-4, name
+        np.testing.assert_allclose(gradient[name], wanted, atol=1e-5 * largest, rtol=0, err_msg=name)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -83,8 +112,7 @@ def test_peft_computes_with_our_folder_what_we_do(model, layers, tmp_path):
     adapters = {name: a + 0.1 * jax.random.normal(next(keys), a.shape) for name, a in adapters.items()}
     peft_folder.save(tmp_path / "a", cfg, settings, adapters, base=None, base_sha256="0" * 64, compute="float32")
     found = theirs(folder, tmp_path / "a")
-    assert np.abs(found["logits"] - found["without"]).max() > 0.1
-    np.testing.assert_allclose(ours(cfg, base, adapters, settings), found["logits"], atol=1e-4, rtol=0)
+    assert_same(cfg, base, adapters, settings, found, tmp_path / "a")
 
 
 @pytest.mark.peers
@@ -97,5 +125,4 @@ def test_we_compute_with_pefts_folder_what_it_does(model, targets, tmp_path):
     with pytest.raises(ValueError, match="has adapters of rank 4, alpha 16, .* here rank 5, alpha 16"):
         peft_folder.check(tmp_path / "a", cfg, replace(settings, rank=5), str(folder))
     adapters = peft_folder.load(tmp_path / "a", cfg, settings, lora.init(cfg, settings, jax.random.key(0)))
-    assert np.abs(found["logits"] - found["without"]).max() > 0.1
-    np.testing.assert_allclose(ours(cfg, base, adapters, settings), found["logits"], atol=1e-4, rtol=0)
+    assert_same(cfg, base, adapters, settings, found, tmp_path / "a")
