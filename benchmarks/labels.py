@@ -10,6 +10,7 @@ has a result is not made again; a run that was stopped goes on.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ def main(words: Sequence[str]) -> int:
 
 def planned(world: int, seed: int) -> tuple[Job, Job]:
     """E4's cold start of this seed, and E4's run with the rule that reads no labels."""
-    settings = override(race.settings_of("final", ARM, race.best(ARM), world, seed), [f"rule={RULE}"])
-    folder = RUNS / f"world_{world}" / f"seed_{seed}"
-    return study.from_cold_start(race.RUNS, f"without labels, world {world}, seed {seed}", folder, settings)
+    start, labelled = race.planned("final", ARM, race.best(ARM), world, seed)
+    name, folder = f"without labels, world {world}, seed {seed}", RUNS / f"world_{world}" / f"seed_{seed}"
+    settings = override(labelled.settings, [f"rule={RULE}"])
+    return start, replace(labelled, name=name, folder=folder, settings=settings)
 
 
 def result(run: Job) -> Path:

@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks import guarded, interleave, study, study_results
 from benchmarks.tables import markdown, over_seeds, thousandths
 from qr_jax import config as configs
-from qr_jax.config import Config
 from qr_jax.lab.launch import Job
 
 ROOT = interleave.ROOT
@@ -104,15 +103,10 @@ def finish(at_once: int) -> list[Job]:
 
 def planned(stage: str, arm: str, candidate: str, world: int, seed: int) -> tuple[Job, Job]:
     """The cold start and the run of a candidate."""
-    folder = RUNS / place(stage, arm, candidate, world) / f"seed_{seed}"
-    settings = settings_of(stage, arm, candidate, world, seed)
-    return study.from_cold_start(RUNS, f"{arm}, {candidate}, world {world}, seed {seed}", folder, settings)
-
-
-def settings_of(stage: str, arm: str, candidate: str, world: int, seed: int) -> Config:
-    """The settings of a candidate's run."""
     words = [f"seed={seed}", f"data.world.seed={world}", f"evaluation.half={'a' if stage == 'tuning' else 'b'}"]
-    return configs.load(f"{ROOT}/configs/study/settings.py:race", [*words, *ARMS[arm][candidate]])
+    settings = configs.load(f"{ROOT}/configs/study/settings.py:race", [*words, *ARMS[arm][candidate]])
+    folder = RUNS / place(stage, arm, candidate, world) / f"seed_{seed}"
+    return study.from_cold_start(RUNS, f"{arm}, {candidate}, world {world}, seed {seed}", folder, settings)
 
 
 def place(stage: str, arm: str, candidate: str, world: int) -> Path:
