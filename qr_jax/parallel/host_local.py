@@ -26,14 +26,14 @@ from qr_jax.parallel.mesh import whole_everywhere
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
-# Which dimension of a laid array the heads' axis cuts; what is not here is whole on every device.
+# Which dimension of a DecodeParams array the mesh axis `heads` cuts; what is not here is whole on every device.
 CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 CUT |= {"qkv_b": 0, "o_a": 1, "gate_up_b": 1, "down_a": 1}  # of adapters
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide heads and MLP, else "slots" likewise, else
-    "one".
+    """Return `asked` (mesh.rollout). If it is None: "heads" if `devices` divide heads and MLP, else "slots" if they
+    divide slots and store, else "one".
 
     `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
     emulated devices are one machine. ValueError if the devices do not divide what was asked for.

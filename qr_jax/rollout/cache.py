@@ -46,7 +46,7 @@ def create(cfg: ModelConfig, rows: int, positions: int, dtype, *, turned: bool =
 
 @functools.lru_cache(4)
 def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding, turned: bool = False):
-    """Return the program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
+    """Return the program that makes {name: Cache} in this layout; `sizes`: (name, rows, positions)."""
 
     def create_all() -> dict[str, Cache]:
         return {name: create(cfg, rows, positions, dtype, turned=turned) for name, rows, positions in sizes}
@@ -105,7 +105,7 @@ def _put_own(part, new, row_R, used_R, count_R, axis: int):
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
-    """Put as `put` in every layer."""
+    """Return the cache with the buffer put, as by `put`, into every layer."""
     how = row_R, used_R, count_R, mesh
     return tuple(
         tuple(put(part, new, *how) for part, new in zip(*of_layer, strict=True))
