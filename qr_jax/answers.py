@@ -30,7 +30,7 @@ only or other our ours out over own same shall she should so some such than that
 these they this those through to too under until up us very was we were what when where which while who whom whose
 why will with would yes you your yours
 """
-# Dashes and quotes that writers and typesetters exchange; an apostrophe and a hyphen are punctuation of ASCII.
+# Dashes and quotes that writers exchange, made ASCII's hyphen and apostrophe, which `normalise` removes.
 LIKE_ASCII = str.maketrans(dict.fromkeys("‐‑‒–—―−⁃﹘﹣－", "-") | dict.fromkeys("‘’‚‛“”„‟′″‵‶«»‹›ʼʻ´`", "'"))
 FUNCTION_WORDS = frozenset(WORDS_OF_GRAMMAR.split())
 

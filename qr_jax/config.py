@@ -143,9 +143,9 @@ class Rollout:
     slots: Count = 32  # sequences that decode together
     store: Count | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
     # parts of slots and store, each with a thread, so that one's host work overlaps another's decoding; on
-    # several devices taken as 1
+    # several GPUs or TPUs taken as 1, unless mesh.rollout=one
     lanes: Count = 1
-    context_tokens: Count = 1024  # prompt, observations and samples of one episode together
+    context_tokens: Count = 1024  # prompt, observations and sampled tokens of one episode together
     turn_tokens: Count = 64  # sampled tokens per turn
     # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
     # nothing is passed, which Qwen3 takes for true
@@ -190,8 +190,8 @@ class Learner:
     entropy_weight: NotNegative = 0.0  # of the entropy that the loss rewards
     importance: Literal["off", "truncate", "icepop"] = "off"  # weights against the sampler gap (learner/importance.py)
     importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio of a token, or of its episode (last two)
-    importance_low: NotNegative = 0.5  # the least such weight
-    importance_high: Positive = 2.0  # the largest
+    importance_low: NotNegative = 0.5  # icepop: a smaller ratio gets weight 0; truncate has no lower bound
+    importance_high: Positive = 2.0  # truncate: the largest weight; icepop: a larger ratio gets weight 0
     updates: Count = 1  # updates per batch, each on a part of it; old log-probabilities are computed once, before them
     gap_alarm: Positive = 0.1  # a step warns if sampler and learner differ by more, in mean nats per token
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
@@ -233,7 +233,7 @@ class Evaluation:
     # evaluate after each step that reaches a multiple of so many rollouts; 0: as `every` says
     every_rollouts: Natural = 0
     questions: Count | None = None  # None: all of data.eval
-    # questions of the evaluations between the first and the last (every=0 makes none of these); None: as many as those
+    # questions of the evaluations in between (none if every and every_rollouts are 0); None: evaluation.questions
     during: Annotated[int, at_least(1, ": evaluation.every=0 makes no evaluation in between")] | None = None
     # the questions, or half a or b of them by the hash of their ids: tune on a (probes always ask a), report on b
     half: Literal["both", "a", "b"] = "both"

@@ -261,8 +261,9 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
         provided=("tools",),  # JSON schemas of the run's tools
-        # TAGS beside dialect.NAMES and VOCABULARY join the world tokenizer's words. PARALLEL: an expert's searches per
-        # turn. ACTS: the first of these tags in a turn decides (for programs that play an exported agent).
+        # TAGS (further than dialect.NAMES) and VOCABULARY join the world tokenizer's words. PARALLEL: the most searches
+        # of an expert's turn. ACTS: the first of these tags in a turn is its act (for programs that play an exported
+        # agent).
         constants={
             "TAGS": tuple[str, ...],
             "VOCABULARY": tuple[str, ...],
@@ -288,7 +289,8 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("calls",),  # records.Call: call["text"] is the argument of that name
         returns="a text, a Passage or a list of these for each call",
         check=check_called,
-        # search: the retriever's function; corpus: its passages or None; k: rollout.search_k; kept: the tool's dict.
+        # search: the retriever's function; corpus: its passages or None; k: rollout.search_k;
+        # kept: a dict of the tool's own that lives as long as the run.
         provided=("search", "corpus", "k", "kept"),
         constants={"DESCRIPTION": str, "PARAMETERS": Mapping[str, Any]},  # name -> schema; without default: required
         beside=("schemas",),  # (**settings) -> schemas, for one plug-in that offers several tools
@@ -309,6 +311,7 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
         by_name=True,
+        # gold_logp_NT: nats of the gold answer before each turn (learner/pack.py has the others). ZERO_VARIANCE
         # "gradient": groups of equal rewards have one too; they reach the learner only with learner.keep_zero_variance.
         constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # it needs turn rewards
     ),

@@ -2,8 +2,9 @@
 
 Axes: Q queries of a step, G samples of one query (a group), N episodes (N = Q * G), T turns, L tokens of an episode,
 P queries of the pool, F families of queries, R packed rows, C columns of a packed row, M micro-batches, E episode slots
-of a micro-batch, S slots, V vocabulary, D model width, H heads, K key/value heads, B positions of the cache, X others.
-In rollout/ T is tiles, I the ids of a tile, and C the tokens of a chunk.
+of a micro-batch, S slots, V vocabulary, D model width, H heads, K key/value heads, d size of a head, B positions of the
+cache, X others. In rollout/ T is tiles, I the ids of a tile, and C the tokens of a chunk; in models/ G is the query
+heads of a key/value head.
 
 An array's name ends in its axes: `reward_QG` is [queries, samples]. This file imports no jax.
 """

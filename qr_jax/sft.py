@@ -107,7 +107,7 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
 
 
 def _learner_settings(settings: Config) -> config.Learner:
-    """Return the cold start's learner, every setting that it takes by name; all else is the class's default.
+    """Return the cold start's learner settings: those it takes are named here; all else is the class's default.
 
     `learner` gives the batch shapes and Adam's constants; `sft` gives schedule, clipping and weight decay.
     """

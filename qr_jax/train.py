@@ -94,7 +94,7 @@ def _loop(
     step: int,
     entered: Callable[[int], Any] = contextlib.nullcontext,
 ) -> tuple[learner.State, RunState]:
-    """Loop over the steps, each within what `entered` returns for it.
+    """Loop over the steps, each in the context manager that `entered` returns for it.
 
     A SIGTERM during a rollout or between slow micro-batches, or a plug-in's error, saves the state after the previous
     step; a SIGTERM later in a step saves that step once it is done, without its evaluation.

@@ -54,7 +54,7 @@ NAMES: dict[str, Metric] = {
     **{f"pool/accepted_{origin}": Metric("", f"accepted groups: {what}") for origin, what in ORIGINS.items()},
     **{f"pool/zero_variance_rate_{o}": Metric("share", f"zero-variance rate of: {w}") for o, w in ORIGINS.items()},
     **{f"pool/{origin}": Metric("share", f"share of the accepted groups: {what}") for origin, what in ORIGINS.items()},
-    # Where the pool stands after the step
+    # The guards, and where the pool stands after the step
     "guards/alarms": Metric("", "figures about which a guard raises an alarm (step/guards.py)"),
     "probe/exact_match": Metric("share", "greedy accuracy on the guards' questions"),
     "pool/size": Metric("", "queries in the pool"),

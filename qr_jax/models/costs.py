@@ -40,8 +40,8 @@ def training_flops(
     prompts and observations included, padding not; `pairs` those of a token and one it attends to (`attended`), so an
     episode of n tokens has n(n + 1)/2 where no layer slides; `predicted` the tokens whose log-probability is trained,
     the only ones that need the head. `forwards` is the number of further passes that are forward alone (old or
-    reference policy). With `adapters` (their parameter count) the model's own matrices need no gradient: one of their
-    three passes. What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
+    reference policy). With `adapters` (their parameter count) the model's own matrices need no gradient: only
+    two passes. What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
     """
     passes = 3 + forwards
     matrices = 2 * matrix_parameters(cfg) * tokens + 2 * cfg.vocab * cfg.width * predicted

@@ -26,7 +26,7 @@ FEW_LAYERS = (
 
 
 def _normal(key, shape, inputs):
-    """Draw from a normal of variance 1 / inputs: with one std for all (.02) a small model starts to copy later."""
+    """Draw from a normal of variance 1 / inputs: with one std for all (.02) a small model learns to copy later."""
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * inputs**-0.5)
 
 

@@ -1,6 +1,6 @@
 """Layouts in which a host's own devices share its rollouts, and the transfer of the learner's parameters to them.
 
-"heads": each device has its heads' part of the weights and of the cache, and a layer's two sums go over all devices.
+"heads": each device has its heads' part of the weights and of the cache, and a layer's two all-reduces go over all.
 "slots": each has all weights and its own rows of the cache. "one": one device decodes alone. In these three no
 collective of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as
 arrays of this process alone. "pod": all hosts' devices share one rollout by heads and slots (rollout/together.py), for

@@ -1,8 +1,8 @@
 """Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
 
 A cache is a tuple over layers of (k, v), each [rows, K, positions, d]: arrays of a dtype, Int8, or, keys alone, Turned
-(positions last: [rows, K, d, positions]). Of an Int8 the functions here treat steps and scale [rows, K, positions]
-alike: what follows the positions' axis is copied.
+(positions last: [rows, K, d, positions]). The functions here treat an Int8's steps and its scale [rows, K, positions]
+alike (models/quantized.py): what follows the positions' axis is copied.
 """
 
 import functools

@@ -78,7 +78,7 @@ class Leader:
 def together(
     engine: Engine, params: Any, work: Callable[[], Result], otherwise: Result, *, stop_now: Callable[[], bool]
 ) -> Result:
-    """Run `work`, which runs the engine, on process 0 and return its result; the others lend devices: `otherwise`.
+    """Run `work`, which runs the engine, on process 0 and return its result; the rest lend devices, return `otherwise`.
 
     `params`: as `host_local.to_rollout_params` lays them out for a pod. Every process calls `stop_now`, so that each
     can tell the others of a SIGTERM; process 0 decides.

@@ -60,7 +60,7 @@ def check_there(folder: Path) -> None:
 
 
 def check_writable(folder: Path, option: str = "--run", todo: str = "") -> None:
-    """Raise ValueError if the folder cannot be made or written into: `option` names another, or `todo` is done."""
+    """Raise ValueError if the folder cannot be made or written into; it advises `option` (another folder) or `todo`."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
         raise UserError(f"{there} is a file; {todo or f'give {option} the name of a folder, which may be new'}")

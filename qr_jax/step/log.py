@@ -259,7 +259,7 @@ def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, An
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
         "time/compile_s": timings.compile_s,
-        "perf/tokens_per_s": statistics.tokens / played_s if played_s else None,  # None: played before a stop
+        "perf/tokens_per_s": statistics.tokens / played_s if played_s else None,  # None: played by an earlier attempt
         "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
         "perf/compiles": timings.compiled,

@@ -229,8 +229,9 @@ def check_graded(groups: Sequence[Group]) -> None:
 def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[[], Played]) -> tuple[Updated, Played]:
     """Run `update` in a thread and `play`, of the next step, in this one (train.overlap=1); return both results.
 
-    `update` is given a function to call before it changes what `play` reads. It returns when `play` has ended, and
-    raises Interrupted if `play` failed. An error of `play` is raised after the update ended; else the update's.
+    `update` is given a function to call before it changes what `play` reads. That function returns when `play` has
+    ended, and raises Interrupted if `play` failed. An error of `play` is raised after the update ended; else the
+    update's.
     """
     ended, failed = threading.Event(), threading.Event()
 

@@ -158,7 +158,7 @@ def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> 
 
 
 def families(queries: Sequence[Query]) -> np.ndarray:
-    """Number the queries' kinds for rules: by dataset, kind and hops, in order of first appearance."""
+    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance."""
     seen: dict[tuple, int] = {}
     names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
     return np.array([seen.setdefault(name, len(seen)) for name in names])
@@ -289,7 +289,7 @@ class Runtime:
         )
 
     def check(self, host: dict[str, Any]) -> None:
-        """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
+        """Raise ValueError if a checkpoint's host values are of another query list or model, or no run's."""
         checkpoint.check_same(host, checkpoint.QUERIES, self.same[checkpoint.QUERIES])
         if told := unchanged.check(host, self.data.by_setting()):
             self.run.say(told)

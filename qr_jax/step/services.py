@@ -44,7 +44,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
     """Call search, rounds, reward and rule once, on the first question and two artificial episodes; keep nothing.
 
     One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
-    of a search, whatever it raises. Outage if the search times out, or if the reward's server gives
+    an error of the search is raised as it is. Outage if a search by URL times out, or if the reward's server gives
     no grade.
     """
     group, outage = hosts.all_or_none(partial(_tried, runtime))

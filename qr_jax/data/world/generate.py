@@ -58,7 +58,7 @@ class WorldSettings:
     trace_comparison: float = 0.06  # share of the traces
     trace_intersection: float = 0.04  # share of the traces
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
-    trace_garbled: float = 0.2  # share of nonsense phrases in traces: the policy must not settle what they mean
+    trace_garbled: float = 0.2  # share of nonsense phrases in traces, so that what an unseen phrase means stays open
     arithmetic: float = 0.0  # share of questions: sums and differences of two numeric facts, which the world then has
     trace_arithmetic: float = 0.0  # share of the traces; an expert computes with the tool calculator
     impossible: float = 0.0  # share of training questions with a gold answer that no passage or vocabulary contains

@@ -94,7 +94,7 @@ def posed(
 
 
 def comparisons(facts: Facts) -> Iterator[Problem]:
-    """Yield endless comparisons in a seeded order: a relation's object, of the one of two entities with a given object.
+    """Yield endless comparisons in a seeded order: one relation picks one of two entities, another is asked of it.
 
     The question never contains the answer, so guessing one of the two entities never scores.
     """

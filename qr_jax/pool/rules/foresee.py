@@ -27,8 +27,8 @@ def foresee(
 
     Our own rule, opt-in. A query's pass rate has the posterior Beta(A, B): A = a + nu m, B = b + nu (1 - m). Here a and
     b (0 at first) are its own evidence for right and for wrong answers, and m = fa / (fa + fb), with fa and fb 1 at
-    first, is the mean of its family: `pool.family_P`, queries alike in dataset, kind and hops; one family where there
-    is none. A group of the step's K samples per query bears signal with the chance
+    first, is the mean of its family: `pool.family_P`, queries alike in dataset, kind, type and hops; one family where
+    there is none. A group of the step's K samples per query bears signal with the chance
     P = 1 - prod_{i<K} (A + i)/(A + B + i) - prod_{i<K} (B + i)/(A + B + i), and the weight is
     max(P, floor)^gamma (B / (A + B))^head rho^n, n being how often the query was trained on since the last reset.
 
