@@ -38,6 +38,7 @@ from benchmarks import (
     recycling_map,
     remat,
     results_page,
+    several_hops,
     shapes,
     shards,
     silence,
@@ -80,6 +81,7 @@ TRAINED = {
         quickstart_choice,
         quickstart_seeds,
         real_agent,
+        several_hops,
         single_hop,
         tool_call,
     )
