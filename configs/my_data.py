@@ -14,6 +14,9 @@ traces from them: an expert searches for each title and then answers. Without go
 model that can already search in this dialect. `qr-jax data convert` makes such files. Index a corpus of more than about
 100,000 passages once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
+The rule, foresee_learnable, learns of a question from others of the same "type" and "hops", where rows have these;
+without them it was not measured (rule=retire reads none).
+
 SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores. `configs/my_data.py:trial`, one short step,
 shows that all parts fit together, but rarely makes an update: that needs a group with right and wrong answers. To learn
 something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16 rollout.slots=64), and run
