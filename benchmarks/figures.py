@@ -24,18 +24,21 @@ from benchmarks import (
     guarded,
     interleave,
     kept_runs,
+    labels,
     memory,
     methods,
     null_worlds,
     paired_seeds,
     paper_implies,
     quickstart,
+    quickstart_choice,
     quickstart_seeds,
     race,
     real_agent,
     recycling_map,
     remat,
     results_page,
+    several_hops,
     shapes,
     shards,
     silence,
@@ -71,7 +74,17 @@ KEPT = {made.__name__.rpartition(".")[2]: made for made in TABLES_OF}
 # The modules that train, and make a table of the runs that are kept.
 TRAINED = {
     module.NAME: module
-    for module in (adapters, cold_starts, paired_seeds, quickstart_seeds, real_agent, single_hop, tool_call)
+    for module in (
+        adapters,
+        cold_starts,
+        paired_seeds,
+        quickstart_choice,
+        quickstart_seeds,
+        real_agent,
+        several_hops,
+        single_hop,
+        tool_call,
+    )
 }
 STUDY = {  # of the study's runs
     "rules": study_results.by_setting, "rules_three": study_results.by_setting_three,
@@ -145,7 +158,7 @@ def costs() -> str:
 def about(name: str) -> str:
     """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
     made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
-    made |= {"guarded": guarded, "surplus": surplus, "race": race}
+    made |= {"guarded": guarded, "surplus": surplus, "race": race, "labels": labels}
     return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
@@ -323,7 +336,7 @@ TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
 TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
-TABLES |= {"race": race.table, "race_candidates": race.candidates}
+TABLES |= {"race": race.table, "race_candidates": race.candidates, "labels": labels.table}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

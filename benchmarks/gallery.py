@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave, kept_runs
+from benchmarks.paired_seeds import PRESET
 
 FOLDER = interleave.ROOT / "docs/gallery"
+QUICKSTART = ("configs/quickstart.py", *PRESET, "seed=206")
 RUNS = {  # the words of `qr-jax train`
-    "quickstart": ("configs/quickstart.py", "seed=206"),
-    "adapters": ("configs/quickstart.py", "seed=206", "model.lora.rank=16", "learner.lr=2e-3"),
-    "overlap": ("configs/quickstart.py", "seed=206", "train.overlap=1"),
-    "control": ("configs/quickstart.py", "seed=206", "train.shuffle_rewards=true"),
+    "quickstart": QUICKSTART,
+    "adapters": (*QUICKSTART, "model.lora.rank=16", "learner.lr=2e-3"),
+    "overlap": (*QUICKSTART, "train.overlap=1"),
+    "control": (*QUICKSTART, "train.shuffle_rewards=true"),
 }
 GROUPS = 12  # with their episodes, which are most of a report's size
 DATA = re.compile('<script type="application/json" id="(run|episodes)-data">(.*?)</script>', re.DOTALL)

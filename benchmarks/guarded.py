@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks import interleave, study, study_results
-from benchmarks.tables import markdown, over_seeds, thousandths
+from benchmarks.tables import markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
@@ -137,7 +137,7 @@ def table() -> str:
     adjusted = holm(found)
     compared = [("recycle minus grpo", "accuracy", "seeds", "p (Holm-corrected)", "verdict")]
     for step, values in found.items():
-        p = thousandths(adjusted[step]) if step in adjusted else ""
+        p = p_text(adjusted[step]) if step in adjusted else ""
         said = verdict(values) if step == "guarded" else ""
         compared.append((step, over_seeds(values, "+"), str(len(values)), p, said))
     return markdown(arms) + "\n" + markdown(compared)

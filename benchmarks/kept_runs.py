@@ -1,5 +1,6 @@
 """Training runs, each kept in results/NAME.json when it ends: none is made twice, and one that was stopped goes on."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from benchmarks import interleave
 from qr_jax.evaluation.scores import INCOMPLETE
 
 Figures = dict[str, Any]
+PLAN = interleave.ROOT / "configs/study/plan.md"
 
 
 def file_of(name: str) -> Path:
@@ -23,9 +25,10 @@ def kept(name: str) -> list[Figures]:
 
 
 def make(name: str, key: Mapping[str, Any], run: Callable[[], Figures]) -> None:
-    """Keep `key`, what `run` gives, and the commit and device it ran on, unless a run of that key is kept."""
+    """Keep `key`, what `run` gives, and the plan's hash, commit and device, unless a run of that key is kept."""
     if not any(key.items() <= one.items() for one in kept(name)):
-        one = {**key, **interleave.commit(), "device": device(), **run()}
+        plan = hashlib.sha256(PLAN.read_bytes()).hexdigest()
+        one = {**key, "plan_sha256": plan, **interleave.commit(), "device": device(), **run()}
         interleave.results(name, {"runs": [*kept(name), one]}, ())
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, default=0, metavar="NUMBER", help="make a further run of each seed")
     options = parser.parse_args()
     if not options.table:
-        for seed, *words in (*((seed,) for seed in (*FRESH, *CHOSEN, POOR)), (0, SHUFFLED)):
+        for seed, *words in (*((seed,) for seed in FRESH), (0,), (0, SHUFFLED), (POOR,), *((seed,) for seed in CHOSEN)):
             folder = f"runs/{NAME}/{'shuffled' if words else f'seed_{seed}'}" + f"_{options.again}" * bool(
                 options.again
             )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import guarded, interleave, study, study_results
-from benchmarks.tables import markdown, over_seeds, thousandths
+from benchmarks.tables import markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
@@ -166,6 +166,23 @@ def gaps(worlds: Iterable[int] = FINAL) -> dict[str, list[float]]:
     return found
 
 
+def at_equal(tokens: str) -> dict[str, list[float]]:
+    """As `gaps`, over the last 30 % of the tokens that the pair's cheaper run spent; `tokens`: sampled or trained.
+
+    Not planned. A run's tokens per rollout are taken as constant, because its evaluations say rollouts alone.
+    """
+    base, *others = finalists()
+    found: dict[str, list[float]] = {arm: [] for arm in others}
+    for arm, world in itertools.product(others, FINAL):
+        theirs, ours = (read("final", name, best(name), world) for name in (base, arm))
+        for seed in sorted({*ours} & {*theirs}):
+            spent = {"ours": ours[seed][f"tokens_{tokens}"], "theirs": theirs[seed][f"tokens_{tokens}"]}
+            shares = {name: min(spent.values()) / count for name, count in spent.items()}
+            own = study_results.accuracy(ours[seed], round(BUDGET * shares["ours"]))
+            found[arm].append(own - study_results.accuracy(theirs[seed], round(BUDGET * shares["theirs"])))
+    return found
+
+
 def better() -> str | None:
     """Return the rule that the plan calls better, by the larger mean if both are; ValueError while runs are missing."""
     found = gaps()
@@ -217,13 +234,30 @@ def table() -> str:
     adjusted = guarded.holm(found) if is_over(found) else {}
     compared = [(f"minus {finalists()[0]}", "accuracy", "seeds", "p (Holm-corrected)", "verdict")]
     for arm, values in found.items():
-        p = thousandths(adjusted[arm]) if arm in adjusted else ""
+        p = p_text(adjusted[arm]) if arm in adjusted else ""
         said_of = verdict(values) if is_over(found) else "none yet"
         compared.append((arm, over_seeds(values, "+"), str(len(values)), p, said_of))
         for world in FINAL:
             own = gaps([world])[arm]
             compared.append((f"{arm}, world {world}", over_seeds(own, "+"), str(len(own)), "", ""))
-    return f"{markdown(rows)}\n{markdown(compared)}"
+    return f"{markdown(rows)}\n{markdown(compared)}\n{costs()}"
+
+
+def costs() -> str:
+    """What a run of each finalist spends in the second stage, and each rule's lead at equal tokens."""
+    head = ("in a run of the second stage", "updates", "tokens sampled", "tokens trained on")
+    rows = [(*head, f"minus {finalists()[0]} at equal tokens sampled", "at equal tokens trained on")]
+    gaps_of = [at_equal(tokens) for tokens in ("sampled", "trained")]
+    for arm in finalists():
+        spent = [mean_of(arm, what) for what in ("steps", "tokens_sampled", "tokens_trained")]
+        rows.append((arm, *spent, *(over_seeds(found.get(arm, []), "+") for found in gaps_of)))
+    return markdown(rows)
+
+
+def mean_of(arm: str, what: str) -> str:
+    """The mean over an arm's runs of the second stage of a count that their results have."""
+    counts = [run[what] for world in FINAL for run in read("final", arm, best(arm), world).values()]
+    return f"{np.mean(counts):,.0f}" if counts else ""
 
 
 if __name__ == "__main__":

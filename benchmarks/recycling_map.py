@@ -186,7 +186,8 @@ def with_ratios(points: Sequence[Point], common: Sequence[str]) -> list[Point]:
 
 def cell(kept: Mapping[str, Any], figure: str) -> list[float]:
     """Recycling's groups over plain GRPO's at the same K, where they are most, or of the paper's pools; `taught`: those
-    less 1 of every pool with a jump of 2 or more in which each query is drawn at least twice.
+    less 1 of every pool with a jump of 2 or more in which each query is drawn at least twice; `queries`: the different
+    queries over plain GRPO's, less 1, of every pool.
     """
     points = with_ratios(kept["points"], ("shape", "shift", "jump", "per_query"))
     fitted = with_ratios(kept["paper"], ("model",))
@@ -196,6 +197,8 @@ def cell(kept: Mapping[str, Any], figure: str) -> list[float]:
     queries = [point["queries"][arm] for point in fitted for arm in RECYCLING]
     found = {"most": [max(same)], "most_of_best": [max(best)], "paper_least": [min(paper)], "paper_most": [max(paper)]}
     found |= {"paper_queries": [max(queries)]}
+    others = [max(point["queries"][arm] for arm in RECYCLING) for point in points]
+    found |= {"most_queries": [max(others)], "queries": [ratio - 1 for ratio in others]}
     taught = [point["jump"] >= 2 and point["per_query"] >= 2 * point["samples"] for point in points]
     found |= {"taught": [ratio - 1 for ratio, has in zip(same, taught, strict=True) if has]}
     return found[figure]
@@ -204,13 +207,14 @@ def cell(kept: Mapping[str, Any], figure: str) -> list[float]:
 def by_shape(points: Sequence[Point]) -> str:
     """How many pools an arm wins, and its largest ratio, by how the pool begins."""
     rows = [("pool begins at", "pools", *(f"{told}: more groups (at most)" for told in TOLD.values()))]
-    rows[0] += ("either recycle: more than GRPO's best K (at most)",)
+    rows[0] += ("either recycle: more than GRPO's best K (at most)", "more different queries than GRPO (at most)")
     for shape in SHAPES:
         own = [point for point in points if point["shape"] == shape]
         if own:
             cells = [won([point["same"][arm] for point in own]) for arm in TOLD]
             either = [max(point["best"][arm] for arm in RECYCLING) for point in own]
-            rows.append((shape, str(len(own)), *cells, won(either)))
+            queries = [max(point["queries"][arm] for arm in RECYCLING) for point in own]
+            rows.append((shape, str(len(own)), *cells, won(either), won(queries)))
     return markdown(rows)
 
 

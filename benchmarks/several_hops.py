@@ -10,7 +10,6 @@ A run's figures join results/several_hops.json when it ends; a run that was stop
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import random
@@ -32,7 +31,7 @@ from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import made_traces
 
 NAME = "several_hops"
-CONFIG, PLAN = "configs/study/several_hops.py", interleave.ROOT / "configs/study/plan.md"
+CONFIG = "configs/study/several_hops.py"
 RUNS = interleave.ROOT / "runs" / NAME
 KINDS = {"hotpotqa": "bridge", "2wiki": "compositional"}  # the type of question that is kept of each set
 PARAGRAPHS = 10  # of each question, gold ones among them, as the sets' own files have
@@ -46,7 +45,7 @@ RECIPES = {
 }
 SERIES = single_hop.SERIES | {
     "searches": "rollout/searches", "grad_norm": "learner/grad_norm", "update": "learner/update_norm",
-    "step_s": "time/step_s",
+    "update_scale": "learner/update_scale", "step_s": "time/step_s",
 }  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     for part in () if options.table else options.parts:
         PARTS[part](options.only)
-    print(tables(kept_runs.kept(NAME)), end="")
+    print(table(kept_runs.kept(NAME)), end="")
 
 
 # ---- questions
@@ -159,8 +158,7 @@ def from_cold(arm: str, folder: Path, *words: str) -> dict[str, Any]:
     cold = RUNS / f"cold_{arm}"
     kept_runs.qr_jax("sft", f"{CONFIG}:{arm}", "--run", cold)
     kept_runs.qr_jax("train", f"{CONFIG}:{arm}", f"train.init={cold}", "sft.steps=0", *words, "--run", folder)
-    plan = hashlib.sha256(PLAN.read_bytes()).hexdigest()
-    return {"plan": plan, **single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
+    return {**single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
 
 
 def by_type(folder: Path) -> list[dict[str, Any]]:
@@ -217,7 +215,7 @@ def trained(name: str) -> dict[str, Any]:
 # ---- tables
 
 
-def tables(kept: Sequence[Mapping[str, Any]]) -> str:
+def table(kept: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: the ceiling, the signal of each frozen arm by type, and the recipes with their curves."""
     parts = {part: [one for one in kept if one["part"] == part] for part in PARTS}
     told = []

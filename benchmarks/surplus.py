@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import guarded, interleave, study, study_results
-from benchmarks.tables import half_width, markdown, over_seeds, thousandths
+from benchmarks.tables import half_width, markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
@@ -104,7 +104,7 @@ def table() -> str:
     adjusted = guarded.holm(found)
     compared = [("difference", "accuracy", "pairs", "p (Holm-corrected)")]
     for name, values in found.items():
-        p = thousandths(adjusted[name]) if name in adjusted else ""
+        p = p_text(adjusted[name]) if name in adjusted else ""
         compared.append((name, over_seeds(values, "+"), str(len(values)), p))
     return f"{markdown(arms)}\n{markdown(compared)}\nVerdict of the plan: {verdict(found)}.\n"
 

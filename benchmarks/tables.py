@@ -24,6 +24,11 @@ def half_width(values: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
+def p_text(value: float) -> str:
+    """Three digits after the point; "<0.001" below half of the last one."""
+    return "<0.001" if value < 0.0005 else thousandths(value)
+
+
 def thousandths(value: float, sign: str = "") -> str:
     """Three digits after the point; what is then 0 has no sign, whether it came from above or from below."""
     text = f"{value:{sign}.3f}"

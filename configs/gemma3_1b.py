@@ -1,4 +1,4 @@
-"""Gemma-3-1B learns to search for real multi-hop questions: HotpotQA, 2WikiMultihopQA and MuSiQue.
+"""Gemma-3-1B learns to answer real multi-hop questions by searching: HotpotQA, 2WikiMultihopQA and MuSiQue.
 
     qr-jax train configs/gemma3_1b.py --dry-run                          # the resolved settings; needs no model
     qr-jax train configs/gemma3_1b.py                                    # one GPU of 40 GB or more
@@ -7,11 +7,11 @@
     qr-jax train configs/gemma3_1b.py:small                              # the 270M model
 
 The hub gives google/gemma-3-1b-it to those who have accepted Gemma's terms there. Questions, passages and traces are
-those of configs/smollm2_multihop.py. Gemma's chat template has neither system nor tool messages. So, also with
-env=tool_call, the first user message lists the tools before the question, and passages come in user messages.
+those of configs/smollm2_multihop.py. Gemma's chat template has neither system nor tool messages. So with env=tool_call
+the first user message lists the tools before the question, and passages come in user messages.
 
-Compiled and planned for v5e:2x4, and rehearsed with random weights of a small shape; not run at this size, so neither
-time nor accuracy is known.
+This config was compiled and planned for v5e:2x4, and tried with a small model of random weights. It was not run at
+this size, so neither time nor accuracy is known.
 """
 
 from dataclasses import replace

@@ -1,11 +1,12 @@
-"""Neighbouring methods: each config holds what its method changes in plain GRPO on the quickstart's task.
+"""Neighbouring methods: each config is plain GRPO on the quickstart's task with the changes of one method.
 
     qr-jax train configs/methods.py:gspo             # any name below; `grpo` changes nothing
-    make bench-methods                               # all of them, 15,000 rollouts, two seeds (hours; resumable)
+    make bench-methods       # the screen: all of them, 15,000 rollouts each, two seeds (hours; resumable)
 
-A step has 128 rollouts. Each method's file describes the method; `python -m benchmarks.figures methods` shows how it
-trains. Nothing here is tuned. Losses that differ from GRPO only after a first update make two updates a batch; compare
-them with `grpo_two_updates`. `keep_zero_variance` is for methods that learn from groups of equal rewards too.
+A step has 128 rollouts. Each method's file describes the method; `python -m benchmarks.figures methods` shows the
+results. Nothing here is tuned. A loss that differs from GRPO's only after a batch's first update gets two updates a
+batch; compare it with `grpo_two_updates`. `keep_zero_variance` is for methods that learn from groups of equal rewards,
+too.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ TWO = ["learner.updates=2"]
 EPISODES = ["learner.reduce=sequence_mean"]
 DEAD = ["learner.keep_zero_variance=true"]
 WORD_LEVEL = [f"env.{name}={words}" for name, words in QUICKSTART.env.settings.items() if name != "think"]
-ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # rewards of turns; the score is exact match
+ENTITIES = ["reward=e_grpo", "reward.alpha=0.001", "pool.channel=outcome"]  # turn rewards; the score: near exact match
 FEWER = ["pool.queries=8"]
 
 METHODS = {
@@ -56,22 +57,22 @@ METHODS = {
     "carr": ["reward=carr"],
     "ikea": ["reward=ikea"],
     "deep_researcher": ["reward=deep_researcher"],
-    "atom_searcher": ["reward=atom_searcher", "reward.steps=118"],  # of 128 rollouts: the screen's 15,000
+    "atom_searcher": ["reward=atom_searcher", "reward.steps=118"],  # steps of 128 rollouts: the screen's 15,000
     "info_reasoner": ["reward=info_reasoner"],
-    "search_gen_v": ["reward=search_gen_v", "reward.chain=0.5"],  # the world's answers are one word: all or nothing
+    "search_gen_v": ["reward=search_gen_v", "reward.chain=0.5"],  # chain: answers of one word alone are all or nothing
     "o2_searcher": ["reward=o2_searcher", "reward.think=false"],
-    "ai_search_planner": ["reward=ai_search_planner"],  # with reward.process=0 the price of turns alone
+    "ai_search_planner": ["reward=ai_search_planner"],  # with reward.process=0 only the price of turns is left
     "contributions": ["reward=contributions", "learner.advantage=cw_grpo"],
     "search_r1_format": ["reward=search_r1_format", "reward.think=false"],  # the world's experts write no thoughts
     # environments and retrievers
     "ada_search": ["env=ada_search", *WORD_LEVEL, "reward=ada_search"],
     "reseek": ["env=reseek", *WORD_LEVEL, "reward=reseek"],
-    "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search of six finds nothing of use
+    "noisy": ["retriever=noisy", "retriever.of=bm25", "retriever.done=0.5"],  # one search in six gets useless passages
     # how many samples a query gets
     "ar3po": ["rounds=ar3po", "pool.samples=4"],
     "reinforce_ada": ["rounds=reinforce_ada", "pool.samples=4"],
     "speed": ["rounds=speed", *FEWER, "pool.samples=4", "rounds.further=12", "rounds.max_rounds=4"],
-    "pilot_commit": ["rounds=pilot_commit", *FEWER, "rounds.further=8", "rounds.max_rounds=2"],  # of 8, 1 to 6 right
+    "pilot_commit": ["rounds=pilot_commit", *FEWER, "rounds.further=8", "rounds.max_rounds=2"],  # if 1 to 6 of 8 right
     "knapsack": ["rounds=knapsack", "rounds.most=32", "pool.samples=2"],
     # what is trained on, and what is drawn
     "pods": ["learner.advantage=pods"],
@@ -80,7 +81,7 @@ METHODS = {
     **{name: [f"rule={name}"] for name in ("kimi", "vcrl", "remind", "retire", "prompt_replay", "search_gym")},
 }
 
-# These ask a model behind a server, or are for a model that knows facts by itself: they are not screened.
+# Not part of the screen: these ask a model behind a server, or need a model that knows facts by itself.
 SERVER = "http://127.0.0.1:8000/v1"
 NOT_SCREENED = {
     "zero_search": ["retriever=zero_search", f"retriever.url={SERVER}", "retriever.model=engine", "retriever.done=0.5"],
@@ -88,7 +89,7 @@ NOT_SCREENED = {
     "ssrl": ["env=ssrl", "env.prompt={question} ", "retriever=none", "sft.steps=0", "rollout.turn_tokens=96"],
 }
 
-# What these do depends on earlier passes over the pool, and 15,000 rollouts pass the 2,000 queries once.
+# These differ from GRPO only from the second pass over the pool on; 15,000 rollouts pass the 2,000 queries once.
 LATER_PASSES = ("kimi", "vcrl", "remind", "retire", "prompt_replay", "knapsack")
 
 config = override(QUICKSTART, BASE)

@@ -11,13 +11,16 @@ Files are JSON lines (also .gz) or Parquet:
 
 `supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start makes 150
 traces from them: an expert searches for each title and then answers. Without gold passages set sft.steps=0 and take a
-model that can already search in this dialect. `qr-jax data convert` makes such files. A corpus of more than some
-100,000 passages is indexed once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
+model that can already search in this dialect. `qr-jax data convert` makes such files. Index a corpus of more than about
+100,000 passages once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
 
-SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores; `configs/my_data.py:trial`, one short step,
-shows that all parts fit together, but for an update: that wants a group with right and wrong answers, which is rare at
-first. To learn something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16
-rollout.slots=64), and run `qr-jax plan` first. The accuracy to expect on your data is unknown.
+The rule, foresee_learnable, learns of a question from others of the same "type" and "hops", where rows have these;
+without them it was not measured (rule=retire reads none).
+
+SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores. `configs/my_data.py:trial`, one short step,
+shows that all parts fit together, but rarely makes an update: that needs a group with right and wrong answers. To learn
+something, take a larger model on a GPU or TPU (model=Qwen/Qwen3-1.7B model.compute=bfloat16 rollout.slots=64), and run
+`qr-jax plan` first. The accuracy to expect on your data is unknown.
 """
 
 from dataclasses import replace

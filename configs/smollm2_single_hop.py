@@ -5,9 +5,9 @@
 
 Questions and passages are read from QR_JAX_DATA (default ../shared/data); the hash of a question's id assigns 70 %
 (906) to training and the others to evaluation. The cold start needs no gold passages: an expert searches for the
-question itself, and answers if the passage found holds an accepted answer, as for .68 of the questions. What remains
-to learn is reading. An episode is one search, one passage and an answer, some 250 tokens. This learning rate was the
-best of three; with it three seeds gained .05: `python -m benchmarks.single_hop`.
+question itself, and answers if the passage found holds an accepted answer, which is so for .68 of the questions. What
+remains to learn is reading. An episode is one search, one passage and an answer, some 250 tokens. This learning rate
+was the best of three; with it three seeds gained .05: `python -m benchmarks.single_hop`.
 """
 
 from qr_jax.config import Config, Data, Evaluation, Learner, Model, Pool, Rollout, Sft, Train, use

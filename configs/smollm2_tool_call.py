@@ -2,11 +2,11 @@
 
     make smollm2
     qr-jax train configs/smollm2_tool_call.py           # the laptop preset, on 2 cores
-    qr-jax train configs/smollm2_tool_call.py:full      # a cold start that is long enough, and GRPO: one GPU
+    qr-jax train configs/smollm2_tool_call.py:full      # a longer cold start, then GRPO; for one GPU
 
-Questions, passages and sizes are those of `smollm2_multihop.py`. Passages come in a message of role "tool", as the
-model's own chat template writes it. The prompt describes the search function, because the template has no place for
-functions. An expert asks for a comparison's two titles in one turn.
+Questions, passages and the laptop preset's steps are those of `smollm2_multihop.py`. Passages come in a message of role
+"tool", as the model's own chat template writes it. The prompt describes the search function, because the template has
+no place for functions. An expert asks for a comparison's two titles in one turn.
 
 After the full size's cold start the model answers .19 of the held-out questions; 40 steps of GRPO at this learning rate
 added nothing over three seeds, and one of them lost accuracy (docs/measurements.md, `python -m benchmarks.real_agent`).

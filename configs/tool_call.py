@@ -1,7 +1,7 @@
 """The paper's agent on the quickstart's world: searches called in JSON, up to three at once.
 
     qr-jax train configs/tool_call.py                # parallel searches
-    qr-jax train configs/tool_call.py:one_by_one     # the same questions with search_r1, a search a turn
+    qr-jax train configs/tool_call.py:one_by_one     # the same questions with search_r1, one search per turn
 
 The world is twice as large as the quickstart's and has 378 comparisons and 372 intersections among 3,000 held-out
 questions. The two searches of an intersection are independent and list up to three persons each, so a search shows

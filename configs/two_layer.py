@@ -1,4 +1,4 @@
-"""Two steps of a two-layer model on the synthetic world: they test the whole loop in under a minute on a laptop.
+"""Two steps of a two-layer model on the synthetic world: a test of the whole loop, half a minute on a laptop.
 
 qr-jax train configs/two_layer.py            # two steps teach nothing that could be measured
 """

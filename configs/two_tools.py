@@ -5,7 +5,7 @@
 
 70 % of the questions ask for a sum or a difference of two numbers; the others are chains of one or two hops. Each
 subject has two numbers. The traces show one of each relation's four phrasings and one of each operation's two
-wordings, so the model must find out in GRPO what the others mean. All else is as in the quickstart. `python -m
+wordings; the model must learn what the others mean in GRPO. All else is as in the quickstart. `python -m
 benchmarks.two_tools` makes the table over seeds.
 """
 

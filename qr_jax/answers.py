@@ -1,8 +1,8 @@
 """Is this answer right? Normalisation, exact match, F1 and cover match of one answer against its golds.
 
-Canonically equal texts ("é" in one character or two) are equal. As in the official scorers, whose scores these equal
-on composed texts, unaccented letters, full-width digits, ligatures, unseen characters, curly quotes and dashes stay
-different; `fold`, for questions and leaks, equates all but the first.
+Canonically equal texts ("é" in one character or two) are equal. On composed texts the scores equal the official
+scorers': letters with and without accents differ, and so do full-width digits, ligatures, unseen characters, curly
+quotes and dashes from plain ones. `fold`, for finding repeated or leaked questions, ignores all these but accents.
 
 An answer of None, or one that normalises to nothing, never scores; nor does a gold that normalises to nothing match
 anything (in five public systems it matches every answer): `check_answers` refuses it when queries are loaded.
@@ -20,7 +20,7 @@ from qr_jax.records import Query
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
-# Golds that prove nothing by standing in a passage; nor does a gold of function words alone.
+# A gold like these proves nothing when a passage contains it; nor does one of function words only.
 SAYS_NOTHING = CLOSED_ANSWERS | {"true", "false", "na", "no answer", "unknown", "not applicable", "not available"}
 WORDS_OF_GRAMMAR = """
 a about above after all also am an and any are as at be because been before being below between both but by can
@@ -30,7 +30,7 @@ only or other our ours out over own same shall she should so some such than that
 these they this those through to too under until up us very was we were what when where which while who whom whose
 why will with would yes you your yours
 """
-# Dashes and quotes that writers and typesetters exchange; an apostrophe and a hyphen are punctuation of ASCII.
+# Dashes and quotes that writers exchange, made ASCII's hyphen and apostrophe, which `normalise` removes.
 LIKE_ASCII = str.maketrans(dict.fromkeys("‐‑‒–—―−⁃﹘﹣－", "-") | dict.fromkeys("‘’‚‛“”„‟′″‵‶«»‹›ʼʻ´`", "'"))
 FUNCTION_WORDS = frozenset(WORDS_OF_GRAMMAR.split())
 
@@ -38,12 +38,12 @@ FUNCTION_WORDS = frozenset(WORDS_OF_GRAMMAR.split())
 def normalise(text: str) -> str:
     """Compose by NFC and follow SQuAD (Rajpurkar et al. 2016, 1606.05250): lower case, single spaces, neither ASCII
     punctuation nor articles. Canonically equal texts become the same, and what was normalised stays as it is."""
-    # composed again: a small letter may have a form with its mark that the capital lacks, and a sign between them goes
+    # composed again: after lower() and the removal of punctuation, a letter and its mark may compose
     return " ".join(ARTICLES.sub(" ", nfc(nfc(text).lower().translate(PUNCTUATION))).split())
 
 
 def fold(text: str) -> str:
-    """Normalise after NFKC and case folding, without what nobody sees, to tell whether two questions are one.
+    """Return the text after NFKC, case folding and `normalise`, without invisible characters, to compare questions.
 
     "１９８２" is "1982", and so is "19" and "82" with a soft hyphen between; curly quotes are straight ones, and dashes
     are hyphens.
@@ -52,7 +52,7 @@ def fold(text: str) -> str:
 
 
 def proving(golds: Iterable[str]) -> list[str]:
-    """Keep the golds whose standing in a passage says something: not yes or no, function words, single characters."""
+    """Return the golds whose presence in a passage means something: not yes/no, function words, single characters."""
     return [gold for gold in golds if _says_something(normalise(gold))]
 
 
@@ -63,8 +63,8 @@ def _says_something(normal: str) -> bool:
 def first_in(text: str, golds: Iterable[str]) -> str | None:
     """Return the first of the golds that stands in the text word for word, both normalised, and proves something.
 
-    That is a `proving` gold, or an acronym in its capitals: US does not stand in "told us", nor AIDS in "It aids", but
-    it does in a text without capitals. In a script without blanks every character counts as a word. None: no gold does.
+    That is a `proving` gold, or an acronym in capitals: US is not in "told us", nor AIDS in "It aids", but AIDS is in a
+    text that has no capitals at all. In a script without blanks every character is a word. None: no gold does.
     """
     held, spelled = in_words(normalise(text)), in_words(_spelled(text))
     return next((gold for gold in golds if in_words(normalise(gold)) in held and _proves(gold, spelled)), None)
@@ -87,7 +87,7 @@ def _spelled(text: str) -> str:
 
 
 def in_words(normal: str) -> str:
-    """Put a normalised text between single blanks: it then stands in another such word for word, or not at all."""
+    """Put a normalised text between blanks, so that `in` finds it in another such text only as whole words."""
     return f" {' '.join(spread(normal).split())} "
 
 

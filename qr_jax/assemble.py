@@ -29,8 +29,8 @@ from qr_jax.records import Passage, Query, SearchFunction, Trace
 from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.lanes import Lanes
 
-UNREADABLE = 0.05  # share of the questions' words that the model's vocabulary may lack
-OTHER_WORLDS = 1_000_000  # seeds of worlds for traces lie above those a user would give
+UNREADABLE = 0.05  # largest share of the questions' words that may be missing from the model's vocabulary
+OTHER_WORLDS = 1_000_000  # trace worlds' seeds start above any a user would give
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def passages(config: Config) -> Sequence[Passage]:
 
 
 def _reader(config: Config) -> Any:
-    """Return the module that reads files, or the reader that heeds what data.map and its neighbours say of them."""
+    """Return the module that reads files, or a reader that applies data.map, answer_split and skip_broken."""
     data = config.data
     if not (data.map or data.answer_split or data.skip_broken):
         return readers
@@ -153,14 +153,14 @@ def searcher(config: Config) -> SearchFunction:
 
 
 def search_over(make: Callable[..., SearchFunction], corpus: Sequence[Passage]) -> SearchFunction:
-    """Return the bound retriever's search over a corpus; over questions' own paragraphs, over each question's alone."""
+    """Return the bound retriever's search over a corpus; with data.corpus=own, each question searches only its own."""
     if hasattr(corpus, "by_question"):  # data.corpus=own; a suite has another corpus
         return plugins.around("sets.own_paragraphs").searching(make, corpus)
     return make(corpus=corpus)
 
 
 def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage] | None = None) -> SearchFunction:
-    """Return the search function, which then answers calls of the config's tools too. `corpus` is what it searches."""
+    """Return a search function that also answers calls of the config's tools. `corpus`: the passages it searches."""
     if not config.tools:
         return search
     reads = any("corpus" in plugins.signature("tool", tool.name).settings for tool in config.tools)
@@ -185,8 +185,8 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     """Return expert traces for the cold start, each with the search function its passages come from.
 
     "supporting" and "retrieved" make them of training questions only. With `data.trace_worlds` the synthetic world's
-    traces come from worlds of other facts, each with its own corpus: then no answer can be remembered, and copying is
-    what is learned.
+    traces come from worlds with other facts, each with its own corpus, so that the model learns to copy answers from
+    passages, not to remember them.
     """
     name = config.data.traces
     if name == "world" and config.data.trace_worlds:
@@ -322,7 +322,7 @@ def agent(config: Config) -> Agent:
 
 
 def for_one(config: Config) -> Config:
-    """Give the config room for a single sequence: its agent is asked one question at a time, or not at all."""
+    """Return the config with room for a single sequence, for an agent that is asked one question at a time."""
     return replace(config, rollout=replace(config.rollout, slots=1, store=1, lanes=1))
 
 

@@ -33,12 +33,12 @@ from qr_jax.settings.settings import (
     successor,
     with_new_names,
 )
-from qr_jax.settings.settings import use as use  # a config file imports all it needs from here
+from qr_jax.settings.settings import use as use  # exported: a config file imports it from here
 
 log = logging.getLogger(__name__)
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
-LARGEST_BYTES = 2**26  # of a config.json that is read at all; a stranger's has less (run_files.py)
-LARGEST_SEED = 2**32 - 1 - 3 * 65536  # 32 bits, and each of the 3 rollbacks that a run may make adds 65,536
+LARGEST_BYTES = 2**26  # largest config.json that is read; run_files.py allows a stranger's run 2**20
+LARGEST_SEED = 2**32 - 1 - 3 * 65536  # seeds have 32 bits; up to 3 rollbacks add 65,536 each
 COLD = ": logits divided by less are beyond float32, and what is sampled then is not what the learner trains on"
 WHOLE = ": tokens would come from a restricted distribution, and the learner's log-probabilities are of the whole "
 WHOLE += "vocabulary, so that every importance weight would be wrong (the answers that an evaluation samples may be "
@@ -87,34 +87,34 @@ class Model:
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
     compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; trained weights are float32
-    # what the backward pass computes again: nothing, all (full), or all but attention or matrix products (dots)
+    # what the backward pass recomputes: nothing, all (full), all but attention, or all but matrix products (dots)
     remat: Literal["none", "full", "attention", "dots"] = "none"
-    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows: splash on TPU, cudnn on GPU in bf16
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # auto: splash on TPU, cudnn on GPU in bf16
     vocab_block: Count = 8192  # vocabulary entries whose logits exist at once in the learner
     lora: Lora = Lora()
 
 
 @dataclass(frozen=True)
 class Data:
-    """The source of the questions: "world", files (JSONL, Parquet, Arrow, ours or a peer's rows; comma-separated;
-    a glob, a folder of shards or of save_to_disk), or
-    tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
+    """The questions, corpus and traces. Questions come from the synthetic "world", from files (JSONL, Parquet or
+    Arrow in our format or another system's; comma-separated; a glob, a folder of shards or of save_to_disk), or from
+    a set, tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
     # "world", an index folder, files of passages (JSONL, also gz; Parquet; comma-separated), a set's own (tfds:NAME);
     # "own": each question searches the paragraphs that its row carries (`context` or `paragraphs`)
     corpus: str = "world"
-    # the cold start's, of an expert: "world", "supporting" (by gold titles), "retrieved" (one search), or a JSONL file
+    # expert traces for the cold start: "world", "supporting" (by gold titles), "retrieved" (one search), or JSONL
     traces: str = "world"
-    trace_worlds: Natural = 0  # worlds of other facts that "world" traces come from; 0: from the run's own world
+    trace_worlds: Natural = 0  # how many worlds with other facts the "world" traces come from; 0: the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
-    train_share: Share = 0.7  # share of the questions that sha256 deals to train
-    train_limit: Count | None = None  # questions of each file (or of the world), the first by the hash of their ids
+    train_share: Share = 0.7  # share of the questions that split=sha256 deals to train
+    train_limit: Count | None = None  # most questions per file (or world): those whose ids have the smallest hashes
     eval_limit: Count | None = None  # as data.train_limit
     # columns of the files by other names, as data.map.question=Frage data.map.answers=Antwort; "a.b" is b inside a
     map: Mapping[str, str] = field(default_factory=dict)
-    answer_split: str | None = None  # the sign between answers that stand in one text, as |
+    answer_split: str | None = None  # separator between several answers in one text, such as |
     skip_broken: bool = False  # rows of these files that cannot be read are left out, counted and listed
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's WorldSettings
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)
@@ -129,9 +129,9 @@ class Pool:
     oversample: Count = 1  # k: k * B queries are drawn
     rule: Use = Use("recycle")  # which queries return, and how likely they are drawn
     rounds: Use = Use("once")  # how often a step draws
-    channel: Literal["reward", "outcome"] = "reward"  # which of the two must differ for a group to bear signal
-    by: Literal["chance", "largest"] | None = None  # how weights choose; None: as the rule's file says
-    reset_below: Share = 0.0  # share of eligible queries under which the pool is reset before a draw; 0: never
+    channel: Literal["reward", "outcome"] = "reward"  # which value must differ within a group for it to bear signal
+    by: Literal["chance", "largest"] | None = None  # draw by weighted chance or largest first; None: as the rule says
+    reset_below: Share = 0.0  # reset the pool before a draw if a smaller share of its queries is eligible; 0: never
     on_exhausted: Literal["reset", "stop"] = "reset"  # when nothing is left to draw
     min_signal: Count = 1  # accepted groups an update waits for
 
@@ -142,13 +142,13 @@ class Rollout:
 
     slots: Count = 32  # sequences that decode together
     store: Count | None = None  # cache rows for prompts and for episodes whose search runs; None: as many as slots
-    # parts of slots and store, each with a thread: one's host work is done while another decodes; on several
-    # devices taken as 1
+    # parts of slots and store, each with a thread, so that one's host work overlaps another's decoding; on
+    # several GPUs or TPUs taken as 1, unless mesh.rollout=one
     lanes: Count = 1
-    context_tokens: Count = 1024  # prompt, observations and samples of one episode together
+    context_tokens: Count = 1024  # prompt, observations and sampled tokens of one episode together
     turn_tokens: Count = 64  # sampled tokens per turn
     # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
-    # nothing, which Qwen3 takes for true
+    # nothing is passed, which Qwen3 takes for true
     thinking: bool | None = None
     temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # of sampling
     # the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
@@ -157,50 +157,50 @@ class Rollout:
     search_k: Count = 3  # passages per query
     observation_tokens: Count = 500  # of one env turn
     passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
-    tile: Count = 32  # tokens of a piece in which prompts and observations enter the cache
-    buckets: Growing = (64, 256)  # tokens, in tiles, of a call that appends to the cache: the shapes that are compiled
-    chunk: Count = 8  # tokens per dispatch
-    # what rollouts read matrices from: model.compute, or int8 with a scale for each output; learner.importance corrects
+    tile: Count = 32  # tokens of one tile: prompts and observations enter the cache in tiles
+    buckets: Growing = (64, 256)  # compiled sizes, in tokens (whole tiles), of a call that appends to the cache
+    chunk: Count = 8  # tokens that each slot decodes per device dispatch
+    # dtype of the weight matrices in rollouts: model.compute, or int8 with a scale per output (see learner.importance)
     weights: Literal["compute", "int8"] = "compute"
     cache: Literal["compute", "int8"] = "compute"  # keys and values likewise, with a scale for each position and head
-    # searches go on in one fixed order (repeatable), or as they come
+    # episodes go on after their searches in one fixed order (repeatable), or as results arrive
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_ticks: Count = 1  # further chunks that other episodes decode before an ordered search is waited for
     search_calls: Count = 4  # of the search function at the same time
     search_deadline_s: Positive = 30.0  # of one batch of searches, retries included
     search_retries: Natural = 3  # further tries of a search that failed
-    outage_s: Positive = 3600.0  # how long a step is tried again whose searches or grades mostly fail; then code 5
-    overlong: Literal["keep", "mask"] = "keep"  # mask: what ended by length or context leaves the loss, not its group
+    outage_s: Positive = 3600.0  # how long a step is retried if most of its searches or grades fail; then exit code 5
+    overlong: Literal["keep", "mask"] = "keep"  # mask: cut episodes (length, context) count in the group, not the loss
 
 
 @dataclass(frozen=True)
 class Learner:
     """Learning from a step's groups: advantages, the loss, and the update by AdamW."""
 
-    advantage: Use = Use("grpo")  # how much better than its group an episode was
+    advantage: Use = Use("grpo")  # computes how much better an episode is than its group
     loss: Use = Use("clip")  # of a token
-    # a token's weight: one over all tokens, over its episode's, over its group's (the paper's), or over horizon_tokens
+    # a token's weight: 1 / the number of all tokens, of its episode's, of its group's (the paper), or horizon_tokens
     reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
     horizon_tokens: Count = 1024  # the denominator's length for fixed_length
     keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
-    fill: bool = False  # places of pool.queries without a signal group repeat those that have one, by chance (DUPO)
+    fill: bool = False  # random signal groups are repeated until the batch has pool.queries groups (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
     kl_weight: NotNegative = 0.0  # of that divergence in the loss; 0: no reference model is kept
     entropy_weight: NotNegative = 0.0  # of the entropy that the loss rewards
-    importance: Literal["off", "truncate", "icepop"] = "off"  # rollout-learner weights (importance.py)
-    importance_by: Literal["token", "sequence", "geometric"] = "token"  # whose ratio: a token's, or its episode's
-    importance_low: NotNegative = 0.5  # the least such weight
-    importance_high: Positive = 2.0  # the largest
-    updates: Count = 1  # optimizer updates per batch, over disjoint parts of it; old log-probabilities come once before
-    gap_alarm: Positive = 0.1  # mean nats between sampler and learner above which a step says so
+    importance: Literal["off", "truncate", "icepop"] = "off"  # weights against the sampler gap (learner/importance.py)
+    importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio of a token, or of its episode (last two)
+    importance_low: NotNegative = 0.5  # icepop: a smaller ratio gets weight 0; truncate has no lower bound
+    importance_high: Positive = 2.0  # truncate: the largest weight; icepop: a larger ratio gets weight 0
+    updates: Count = 1  # updates per batch, each on a part of it; old log-probabilities are computed once, before them
+    gap_alarm: Positive = 0.1  # a step warns if sampler and learner differ by more, in mean nats per token
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: Count = 1024  # of one packed row; an episode must fit one
-    share_prefixes: bool = False  # compute what a group's samples begin with once (not with splash's attention)
+    share_prefixes: bool = False  # compute the common prefix of a group's samples only once (not with attention=splash)
     lr: Positive = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
     warmup_updates: Natural = 0  # over which the rate rises from 0
-    full_groups: Natural = 0  # signal groups of a whole update; fewer scale it by groups / this, after Adam. 0: off
+    full_groups: Natural = 0  # an update of fewer signal groups is scaled by groups / full_groups, after Adam; 0: off
     weight_decay: NotNegative = 0.0  # AdamW's
     betas: Betas = (0.9, 0.95)  # Adam's
     eps: Positive = 1e-8  # Adam's
@@ -230,16 +230,16 @@ class Evaluation:
 
     # steps; 0: only before and after training
     every: Annotated[int, at_least(0, " (0 evaluates before and after training alone)")] = 0
-    # or rollouts: after the step that reaches a multiple of them, whatever a step costs; 0: as `every` says
+    # evaluate after each step that reaches a multiple of so many rollouts; 0: as `every` says
     every_rollouts: Natural = 0
     questions: Count | None = None  # None: all of data.eval
-    # questions of the evaluations between the first and the last (every=0 makes none of these); None: as many as those
+    # questions of the evaluations in between (none if every and every_rollouts are 0); None: evaluation.questions
     during: Annotated[int, at_least(1, ": evaluation.every=0 makes no evaluation in between")] | None = None
-    # halves of the questions, by the hash of their ids: what is tuned or guarded reads a, what is reported reads b
+    # the questions, or half a or b of them by the hash of their ids: tune on a (probes always ask a), report on b
     half: Literal["both", "a", "b"] = "both"
     samples: Natural = 0  # sampled answers per question for Pass@1; 0: greedy only
     temperature: Positive = 1.0  # of the sampled answers
-    # of the sampled answers: the probability that the likeliest tokens share; 1: off
+    # of the sampled answers: nucleus sampling's share of probability; 1: off
     top_p: Annotated[float, Bound("a share, more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
     top_k: Annotated[int, at_least(0, " (0 is off)")] = 0  # of the sampled answers: the likeliest tokens alone; 0: off
     base: bool = False  # also the model as it is before the cold start
@@ -249,15 +249,15 @@ class Evaluation:
 class Guards:
     """Alarms over a run's own figures (step/guards.py), and what is done about one."""
 
-    # stop: save and end with exit code 4; rollback: back to the best probe's checkpoint, at half the learning rate
+    # stop: save, end with exit code 4; rollback: go to the best probe's checkpoint, halve the learning rate
     act: Literal["warn", "stop", "rollback"] = "warn"
-    probe_every: Natural = 0  # steps between probes: greedy accuracy on held-out questions of half a; 0: none
+    probe_every: Natural = 0  # steps between probes (greedy accuracy on half `a` of the held-out questions); 0: none
     probe_questions: Count = 100  # of one probe
-    fall: Positive = 0.08  # under the best probe, twice in a row
-    grad_norm: Positive = 4.0  # times its median
-    entropy: Positive = 2.0  # times its median
-    answered: Positive = 0.15  # under the median share of episodes that end with an answer
-    searches: Positive = 0.5  # times its median, where the reward has not fallen
+    fall: Positive = 0.08  # alarm if two probes in a row are this far below the best
+    grad_norm: Positive = 4.0  # alarm above so many times its past median
+    entropy: Positive = 2.0  # alarm above so many times its past median
+    answered: Positive = 0.15  # alarm if the share of episodes with an answer is this far below its past median
+    searches: Positive = 0.5  # alarm below this multiple of its past median, if the reward has not fallen
 
 
 PACKAGE = Path(__file__).resolve().parent  # its folder configs has the repository's configs, in a wheel too
@@ -288,13 +288,13 @@ class Train:
         int, at_least(1, " (a number above train.steps saves at the beginning and the end alone)")
     ] = 10
     keep_checkpoints: Count = 2  # the newest so many
-    keep_every: Natural = 0  # besides, those of every so many steps, whole, for `qr-jax probe`; 0: none
-    # gs://BUCKET/PATH, or a folder that all hosts see: checkpoints go there, and copies of what else is in the run's
-    # folder; None: the run's folder has them, which then all hosts must see
+    keep_every: Natural = 0  # also keep those of every so many steps, for `qr-jax probe`; 0: none
+    # gs://BUCKET/PATH, or a folder that all hosts see: gets the checkpoints and a copy of the rest of the run's
+    # folder; None: checkpoints are in the run's folder, which all hosts must then see
     bucket: str | None = None
     # a run's folder to start from (its last checkpoint's weights), or a PEFT adapter's for model.lora
     init: str | None = None
-    # 1: the next step's episodes are played beside the update, by the policy before it; its ratios are against that one
+    # 1: roll out the next step during the update, with the policy before it; ratios are against that policy
     overlap: Overlap = 0
     # steps FROM:TO, as in 10:12 (the two after the tenth), of which a trace for xprof is written to RUN/profile
     profile: Steps | None = None
@@ -308,15 +308,15 @@ class Mesh:
     data: Count = 1  # devices with a whole copy of the model each, over parts of the batch
     fsdp: Count = 1  # devices that share a copy and split the batch
     tensor: Count = 1  # devices that share each layer
-    # on a CPU alone: how many devices to emulate, over all processes; along data where all axes are 1. A GPU or
-    # TPU takes no notice, so that one config starts on all
+    # on CPU only: how many devices to emulate, over all processes, on axis data if all axes are 1. A GPU or TPU
+    # ignores it, so that one config runs on all of them
     devices: Count | None = None
-    # a host's devices share a rollout by key/value heads or by slots, or one decodes; None: heads or slots, whichever
-    # they divide, and one on CPU; pod: the devices of all hosts share one rollout, of a model too large for a host
+    # how a host's devices share a rollout: by key/value heads, by slots, or one decodes alone; None: the first of
+    # these that divides (on CPU one); pod: all hosts' devices share one, for a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None
-    # with train.overlap, of one process: its last so many devices roll out and do not learn
+    # with train.overlap in one process: how many devices (the last ones) only roll out
     rollout_devices: Natural = 0
-    heartbeat_s: Positive = 60.0  # a process silent for so long ends the run on all the others
+    heartbeat_s: Positive = 60.0  # if a process is silent for so long, the run ends on all others
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ class Config:
     data: Data = Data()
     env: Use = Use("search_r1")  # the dialect of searches and answers
     retriever: Use = Use("bm25")  # what searches ask
-    tools: tuple[Use, ...] = ()  # what an environment for several tools may call (docs/tools.md)
+    tools: tuple[Use, ...] = ()  # tools that env=several_tools may call (docs/tools.md)
     reward: Use = Use("exact_match")  # what an answer is worth
     pool: Pool = Pool()
     rollout: Rollout = Rollout()
@@ -364,7 +364,7 @@ def chosen_plugins(config: Config) -> dict[str, Use]:
 
 
 def every_plugin(config: Config) -> list[tuple[str, Use]]:
-    """List (kind, plug-in) of all that a config names, tools too."""
+    """List (kind, plug-in) for each plug-in that a config names, tools included."""
     return [*chosen_plugins(config).items(), *(("tool", tool) for tool in config.tools)]
 
 

@@ -16,7 +16,7 @@ OBSERVED = ("information", "tool_response")  # what an environment shows stands 
 THINK_TAG = re.compile(r"</?think>")
 OBSERVATION_BEGUN = re.compile(rf"<({'|'.join(OBSERVED)})>[^<>]*\Z")
 WHOLE_THOUGHT = "<think>(?:(?!</think>).)*</think>"
-THOUGHT = re.compile(r"<think>.*?(?=</think>|\Z)", re.DOTALL)  # to its end or, unfinished, the text's
+THOUGHT = re.compile(r"<think>.*?(?=</think>|\Z)", re.DOTALL)  # up to its closing tag or, without one, the text's end
 LATER_THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)  # with the blanks before it
 
 # Characters that are not seen: soft hyphen, joiners, direction marks, variation selectors, fillers, tag characters.
@@ -28,7 +28,7 @@ UNSEEN = (
 LESS, GREATER, BAR = "<\uff1c\ufe64", ">\uff1e\ufe65", "|\uff5c\u2502"
 SLASHES = r"/\\\u2044\u2215\uff0f"
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"  # as Qwen3's template has it
-# Names that other models know a thought or an observation by: those that stand for nothing else, and usual words.
+# Other models' names of a thought or an observation: SURE ones mean nothing else, USUAL ones are ordinary words.
 MADE = tuple(f"{maker}{made}" for maker in ("tool", "function") for made in ("response", "result", "output"))
 SURE = ("thinking", "think", "thought", "reasoning", "scratchpad", *MADE)
 USUAL = (
@@ -38,15 +38,15 @@ USUAL = (
     *("output", "response", "retrieved"),
 )
 HTML = r"(?:a|b|i|u|s|p|q|em|tt|br|hr|ul|ol|li|h[1-6]|sub|sup|kbd|var|pre|code|mark|small|strong)(?![\w:.-])"
-GAP = r"[^!-,.-^`a-{}~]"  # all but letters, digits and marks of ASCII, and of these - _ |
-LEAD = r"[^!-,.0-\[\]-^`a-{}~]{0,8}"  # that, and slashes
+GAP = r"[^!-,.-^`a-{}~]"  # any character but ASCII letters, digits and punctuation; of punctuation - _ | do count
+LEAD = r"[^!-,.0-\[\]-^`a-{}~]{0,8}"  # up to 8 of GAP's characters or slashes
 ENDS = rf"(?:(?:begin|start|end){GAP}*(?:of{GAP}*)?)?"
 # What may stand before a name: begin of, chain_of_, seed:, ant (in antThinking).
 FIRST = rf"(?:{ENDS}|(?:[^\W_]{{1,16}}[:_▁.-]{{1,2}}){{1,3}}|(?-i:[A-Za-z][a-z]{{0,15}}(?=[A-Z])))"
 ENTITY = "&(?:amp;)*"
 OPENS = rf"(?:[{LESS}◁⟨]|‹(?=[{BAR}])|{ENTITY}(?:lt|#0*60|#x0*3c);?)"
 CLOSES = rf"(?:[{GREATER}▷⟩]|{ENTITY}(?:gt|#0*62|#x0*3e);?)"
-# Control signs that end a model's message, or begin no other one.
+# Control tokens that end a model's message, or at least begin no new one.
 END = r"</s>|<(?:eos|end_of_turn)>|<[|｜](?:im_end|end[\w▁]*|eo[tms](?:_id)?|call|return)[|｜]>"
 KEPT = rf"{END}|<\|python_tag\|>"
 
@@ -80,12 +80,12 @@ def like_a_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
 def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
     """Match a tag that a model may not write outside its thoughts and acts, unless it is among the further ones.
 
-    It is an observation's, which only the environment makes, or a thought's in another form than `<think>`. A tag is
-    told by its bare name: case, blanks, separators, unseen characters and an HTML entity in a bracket's place do not
-    matter, nor does the style of the brackets: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
+    That is an observation's tag, which only the environment writes, or a thought's in another form than `<think>`. Only
+    the bare name counts: case, blanks, separators, unseen characters, the style of the brackets and HTML entities in
+    their place do not matter: `<thinking_process>`, `<|begin▁of▁thought|>`, `&lt;ToolResponse&gt;`,
     `[TOOL_RESULTS]`, `{think}`, `(think)`, `<!-- think -->`, `<unused94>thought`, `<|channel|>analysis<|message|>`. A
-    name that prose uses too (USUAL) counts alone in its tag, or with attributes, and in angle brackets, or square ones
-    and capitals. `‹think›`, as `neutralise` leaves it, is no tag.
+    name that is an ordinary word too (USUAL) counts only alone in its tag or with attributes, in angle brackets, or in
+    capitals in square brackets. `‹think›`, as `neutralise` leaves it, is no tag.
 
     Or it is a tag of another dialect (`_foreign`).
     """
@@ -101,10 +101,10 @@ def forbidden_tag(further: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 
 def _foreign(further: tuple[str, ...]) -> str:
-    """Return a pattern of a tag that is not of the environment, nor plain HTML: one that closes, or one that begins a
-    line.
+    """Return a pattern of a tag that is neither the environment's nor plain HTML: a closing one, or one at the start of
+    a line.
 
-    A tag in the middle of a line, never closed, is prose (vector<int>). Or it begins another message: `<|im_start|>`.
+    An opening tag within a line is prose (vector<int>). It also matches what begins another message: `<|im_start|>`.
     """
     ours = rf"(?!</?(?:{either(further)})>)"
     name = rf"(?!(?i:{HTML}))[^\W\d][\w:.-]*"
@@ -152,9 +152,9 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
     `further` names tags beside NAMES: an environment of another dialect has its own (TAGS in its file).
 
     Strict: lower-case tags without attributes, opened and closed by one name, nothing of the dialect in between.
-    Thoughts are opaque and no blocks; when the first think tag closes, the chat template opened it, and all before it
-    was thought. An unfinished thought or block is a tag out of place. A `forbidden_tag` outside thoughts and blocks
-    spoils the whole turn, which then has no blocks. Never raises.
+    Thoughts are skipped, and are no blocks. If the first think tag is `</think>`, the chat template opened the thought,
+    and all text before it is thought. An unfinished thought or block is a tag out of place. A `forbidden_tag`
+    outside thoughts and blocks makes the whole turn invalid: it has no blocks. Never raises.
     """
     text = after_begun(text)
     if forbidden_tag(further).search(_emptied(text, further)):
@@ -174,7 +174,7 @@ def read(text: str, further: tuple[str, ...] = ()) -> tuple[tuple[Block, ...], b
 
 
 def after_begun(text: str) -> str:
-    """Return the text after a thought that the chat template began: its first think tag closes."""
+    """Return the text after a thought that the chat template began (the text's first think tag is then `</think>`)."""
     first_think = THINK_TAG.search(text)
     return text[first_think.end() :] if first_think and first_think[0] == "</think>" else text
 
@@ -209,10 +209,10 @@ def closing(turn: str) -> str:
 def continued(turn: str, begun: str, further: tuple[str, ...] = ()) -> str:
     """Return the part of an expert's turn that follows `begun`, the chat template's own beginning of a thought.
 
-    `begun` is "" where the template begins none, and an empty thought where it is told not to think. The message then
-    has one thought, closed (`_of_one_thought`): a turn without a thought closes the one begun; after an empty thought
-    the turn's own is left out; a turn written under a template that begins thoughts (as `read` tells: its first think
-    tag closes) gets its `<think>` where none is begun.
+    `begun` is "" if the template begins no thought, and an empty thought if it is told not to think. The message then
+    has exactly one closed thought (`_of_one_thought`). A turn without a thought closes the one begun; after an empty
+    thought the turn's own is left out; a turn whose first think tag is `</think>`, written for a template that begins
+    thoughts, gets its `<think>` back if none is begun.
     """
     first = THINK_TAG.search(turn)
     if first and first[0] == "</think>":
@@ -231,7 +231,7 @@ def continued(turn: str, begun: str, further: tuple[str, ...] = ()) -> str:
 
 
 def _of_one_thought(turn: str, further: tuple[str, ...]) -> str:
-    """Join the thoughts before a turn's first act, and leave out later ones: they may be about what the act brings.
+    """Return the turn with the thoughts before its first act joined; later ones, which may be about results, left out.
 
     Every act stays. So does a later thought where the model writes its own observations (`further` names their tag).
     """

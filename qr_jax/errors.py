@@ -1,10 +1,10 @@
-"""The errors that qr_jax raises on purpose, by whose they are, and the exit codes of its commands."""
+"""The errors that qr_jax raises on purpose, by who can mend them, and the exit codes of its commands."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-# A command's exit codes. FAILED may pass if the same command is started again; USER_ERROR would not. A supervisor does
-# not start a run again that ended with GUARD_STOP or SERVICE_DOWN. LOST (sysexits.h, EX_TEMPFAIL): another process of
+# A command's exit codes. After FAILED the same command may succeed; after USER_ERROR it cannot. A supervisor does not
+# restart a run that ended with GUARD_STOP or SERVICE_DOWN. LOST (sysexits.h, EX_TEMPFAIL): another process of
 # the run is gone or late, so start the same command on all. INTERRUPTED: Ctrl-C, as shells have it. UNSOUND: what the
 # command found has faults, does not fit or is incomplete.
 FAILED, USER_ERROR, GUARD_STOP, SERVICE_DOWN, LOST, INTERRUPTED = 1, 2, 4, 5, 75, 130
@@ -25,7 +25,7 @@ class PluginError(UserError):
 
 
 class Busy(OSError):
-    """Another machine has the run: this process ends with LOST, and the same command may go on with it later."""
+    """Another process or machine holds the run: this one ends with exit code LOST; the same command may resume it."""
 
 
 class Interrupted(Exception):
@@ -49,7 +49,7 @@ class ServiceDown(Exception):
 
 
 class Outage(Exception):
-    """A service answered nothing for longer than it is waited for (rollout.outage_s, --deadline-s)."""
+    """A service gave no answer within the longest wait (rollout.outage_s, --deadline-s)."""
 
 
 class FailsAgain(Exception):

@@ -1,8 +1,8 @@
 """Evaluation of a policy by greedy and sampled answers to held-out questions: EM, F1, cover match, standard errors.
 
-Pass@1 is the mean correctness over n sampled answers; greedy is a figure of its own. It has an interval over questions
-and runs, and the paper's standard error over runs alone (run r is the r-th sample of every question). The paper's 66.0
-is of a judge's verdicts (GPT-4.1-mini's): no exact match here compares with it.
+Pass@1 is the mean correctness over n sampled answers; the greedy score is separate. Pass@1 has an interval over
+questions and runs, and the paper's standard error over runs only (run r is the r-th sample of every question). The
+paper's average of 66.0 comes from a judge (GPT-4.1-mini) and cannot be compared with exact match here.
 """
 
 import json
@@ -37,9 +37,9 @@ from qr_jax.rollout.together import Dealt
 from qr_jax.run import run_files, runs
 
 SCORES = {"exact_match": answers.exact_match, "f1": answers.f1, "cover_match": answers.cover_match}
-PAIRED = ("exact_match", "f1")  # kept of each question
-SHOWN = 100  # questions whose episodes an evaluation keeps in words
-GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta: a table each
+PAIRED = ("exact_match", "f1")  # scores kept per question, to compare two evaluations
+SHOWN = 100  # number of questions whose episodes an evaluation keeps as text
+GROUPS = ("dataset", "kind", "hops", "type")  # keys of a question's meta; each gets a table of scores
 
 
 def measure(
@@ -56,7 +56,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return greedy scores, and Pass@1 over `samples` answers when there are any, of the evaluation questions.
 
-    `limit`: of the first so many questions (None: `evaluation.questions`). Faulty episodes are left out of the means
+    `limit`: only the first so many (None: `evaluation.questions`). Faulty episodes are left out of the means
     and counted. Means come with `_se`, the standard error over questions, Pass@1 with `_by_run` and `_run_error` too
     (`scores.over_runs`). `details` holds each question's exact match and F1, and the first 100 episodes in
     words. Interrupted once `stop_now()` is True.
@@ -121,7 +121,7 @@ def paired_gains(before: Mapping[str, Any], after: Mapping[str, Any], score: str
 
 
 def _scores(queries: Sequence[Query], groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Return each score's mean over the questions that count (of means over valid samples) and its standard error."""
+    """Return each score's mean over questions with a valid sample (each its samples' mean), and its standard error."""
     row: dict[str, Any] = {"counted": sum(any(episode.valid for episode in group) for group in groups)}
     for name, score in SCORES.items():
         means = [
@@ -159,7 +159,7 @@ def _by(queries, groups, names) -> dict[str, dict[str, Any]]:
 
 
 def _behaviour(groups: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-    """Count searches, tokens and endings an episode, and the share of model turns that were well formed."""
+    """Return searches and tokens per episode, how episodes ended, and the share of well-formed model turns."""
     episodes = [episode for group in groups for episode in group]
     count = max(len(episodes), 1)
     turns = sum(turn.author == "model" for episode in episodes for turn in episode.turns)
@@ -202,7 +202,7 @@ def one_line(figures: Mapping[str, Any]) -> str:
 def interval(figures: Mapping[str, Any], name: str) -> str:
     """Format a score and the half width of its 95 % interval over questions, as in .460 +- .031.
 
-    An interval that would leave 0 to 1 is given by its ends, which are Wilson's: .950 (.764 to .991).
+    If that interval would go below 0 or above 1, Wilson's ends are given: .950 (.764 to .991).
     """
     value = figures.get(name)
     if value is None:
@@ -260,8 +260,8 @@ def evaluate(
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
     `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
-    to runs/eval/ and the folder's name. `opened`: a model that plays elsewhere; `run` is then its name alone.
-    `step`: a checkpoint (None: the last); the others replace the config's. Without `settings`, ValueError for a run
+    to runs/eval/ and the folder's name. `opened`: a model behind an endpoint; `run` is then its name alone.
+    `step`: a checkpoint (None: the last). Other arguments replace settings. Without `settings`, ValueError for a run
     that this user neither made nor allowed, and that asks for what may do harm, unless `trusted`.
     """
     is_run = opened is None and config.is_run(run)

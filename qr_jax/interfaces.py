@@ -1,4 +1,4 @@
-"""The contract of each kind of plug-in: the map of the code base, and the table that loader, learner and tests read.
+"""The contract of each kind of plug-in: what it is given and must return. Loader, learner and tests read this table.
 
 A plug-in is one function in one file of its kind's folders, with the file's name. Parameters before the `*` are the
 data it is given, those after it its settings. Naming it in a config (`use("name", setting=...)`) is all the
@@ -18,7 +18,7 @@ from qr_jax.dialect import encodable
 from qr_jax.errors import PluginError, UserError
 from qr_jax.records import Ask, Call, Passage, Say, Scores, Search, Stop, StopReason
 
-# float32 nats: now, before the update, under the sampler, of the first policy; then what else a token has
+# in float32 nats: logp under the current, the old, the sampling and the reference policy; then other token values
 LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entropy_NL", "adv_NL", "mask_NL", "turn_NL")
 
 
@@ -26,15 +26,15 @@ LOSS_ARRAYS = ("logp_NL", "old_logp_NL", "rollout_logp_NL", "ref_logp_NL", "entr
 class Contract:
     """One kind of plug-in. `check(result, *given, **named)` returns what the run uses, or raises PluginError."""
 
-    folders: tuple[str, ...]  # of qr_jax: that of the core, and that of the neighbouring methods
+    folders: tuple[str, ...]  # in qr_jax: the core's, then that of further methods
     given: tuple[str, ...]  # the data before the `*`
     returns: str
     check: Callable[..., Any]
-    by_name: bool = False  # True: the function takes those of `given` that it names; False: all of them, by position
+    by_name: bool = False  # True: the function gets only those of `given` that it names; False: all, by position
     provided: tuple[str, ...] = ()  # keyword parameters that the run gives where the signature has them
     constants: Mapping[str, Any] = field(default_factory=dict)  # what the file may declare: name -> type
     beside: tuple[str, ...] = ()  # functions that may stand in the same file
-    made: "Contract | None" = None  # of the function that it returns
+    made: "Contract | None" = None  # the contract of the function that the plug-in returns
 
 
 def shown(value: Any) -> str:
@@ -91,7 +91,7 @@ def check_rounds(result: Any, pool: Any, so_far: Sequence[Any], /, **_: Any) -> 
 
 
 def check_growth(name: str, ask: Ask, samples: Mapping[int, int], most: int) -> None:
-    """Raise ValueError if further samples make a group, of `samples` now, larger than its rounds' file allows."""
+    """Raise ValueError if `ask.more` would grow a group beyond `most`; `samples` maps pool index to its size now."""
     for index, count in ask.more.items():
         if samples[index] + count > most:
             raise UserError(
@@ -164,7 +164,7 @@ def _passage(item: Any) -> Passage:
 
 
 def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) -> Scores:
-    """Check an array or Scores, return Scores; numbers that are not finite stay: they are faults, which are counted."""
+    """Return an array or Scores as checked Scores; numbers that are not finite stay, and count as faults later."""
     scores = result if isinstance(result, Scores) else Scores(result)
     size, outcome_G, turn_GT = len(episodes), scores.outcome_G, scores.turn_GT
     score_G = _numbers(scores.score_G, (size,), "scores")
@@ -182,11 +182,11 @@ def check_reward(result: Any, query: Any, episodes: Sequence[Any], /, **_: Any) 
 
 
 def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
-    """Check one advantage a sample, a turn or a token; at trace time, by shape and type."""
+    """Return the advantages, one per sample, turn or token, after checking shape and type at trace time."""
     shape, tokens = getattr(result, "shape", None), _shape_NL(given)
     if not _is_float(result) or shape is None or len(shape) not in (2, 3) or 0 in shape[2:]:
         raise PluginError(shown(result))
-    if grades is None:  # the learner, which knows them, holds the shape to it
+    if grades is None:  # the learner, which has the grades, checks the shape
         return result
     groups, samples = grades.reward_QG.shape
     by_token = len(shape) == 2 and shape[0] == groups * samples and tokens in (None, shape)
@@ -198,7 +198,7 @@ def check_advantage(result: Any, /, grades: Any = None, **given: Any) -> Any:
 
 
 def check_loss(result: Any, /, **given: Any) -> Any:
-    """Check (loss a token, metrics a token); at trace time, by shape and type."""
+    """Return (loss per token, metrics per token) after checking shape and type at trace time."""
     shape = _shape_NL(given)
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
         raise PluginError(shown(result))
@@ -233,7 +233,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _shape_NL(given: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Return the shape of the arrays a token that were given; None where there is none."""
+    """Return the shape of the given per-token arrays; None if there are none."""
     shapes = (value.shape for name, value in given.items() if name.endswith("_NL") and value is not None)
     return next(shapes, None)
 
@@ -244,7 +244,7 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("pool", "outcome"),
         returns="(weight_P, memory): a finite draw weight of 0 or more for each query of the pool, and arrays by name",
         check=check_rule,
-        constants={"DRAWS": Literal["chance", "largest"]},  # how its weights are meant; without it by chance
+        constants={"DRAWS": Literal["chance", "largest"]},  # how weights draw; default: by chance
     ),
     "rounds": Contract(
         folders=("pool/rounds", "methods/rounds"),
@@ -261,8 +261,9 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="Say(text, role, (stop, ...)), Search((query, ...)) or Stop(reason, answer) (records.py)",
         check=check_env,
         provided=("tools",),  # JSON schemas of the run's tools
-        # Its tags beside dialect.NAMES and words, which the world's vocabulary gets; an expert's searches a turn; the
-        # tags of which the first in a turn decides, for those who play an exported agent.
+        # TAGS (further than dialect.NAMES) and VOCABULARY join the world tokenizer's words. PARALLEL: the most searches
+        # of an expert's turn. ACTS: the first of these tags in a turn is its act (for programs that play an exported
+        # agent).
         constants={
             "TAGS": tuple[str, ...],
             "VOCABULARY": tuple[str, ...],
@@ -277,8 +278,8 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="search(queries, k), which gives each query its passages, best first",
         check=check_retriever,
         provided=("corpus",),
-        # DEVICES: it computes on devices; a server leaves them alone for all others. SHARED: it reads a model or a file
-        # when it is made; data.corpus=own, which makes one for each question, refuses it.
+        # DEVICES: it computes on accelerators (a search server opens them for no other). SHARED: it reads a model or a
+        # file when it is made, so data.corpus=own, which makes a retriever per question, refuses it.
         constants={"DEVICES": bool, "SHARED": bool},
         beside=("fingerprint",),  # (**settings) -> SHA-256 of the model it searches with, for caches and manifests
         made=Contract((), ("queries", "k"), "a list of passages for each query, best first", check_found),
@@ -288,19 +289,20 @@ CONTRACTS: Mapping[str, Contract] = {
         given=("calls",),  # records.Call: call["text"] is the argument of that name
         returns="a text, a Passage or a list of these for each call",
         check=check_called,
-        # The retriever's search function, its passages where there are some, rollout.search_k, and a dict of its own.
+        # search: the retriever's function; corpus: its passages or None; k: rollout.search_k;
+        # kept: a dict of the tool's own that lives as long as the run.
         provided=("search", "corpus", "k", "kept"),
-        constants={"DESCRIPTION": str, "PARAMETERS": Mapping[str, Any]},  # name -> JSON schema; no default: needed
-        beside=("schemas",),  # (**settings) -> schemas of the tools that it is, where they are several
+        constants={"DESCRIPTION": str, "PARAMETERS": Mapping[str, Any]},  # name -> schema; without default: required
+        beside=("schemas",),  # (**settings) -> schemas, for one plug-in that offers several tools
     ),
     "reward": Contract(
         folders=("rewards", "methods/rewards"),
         given=("query", "episodes"),
         returns="a number for each episode of the group (NaN: a fault), or Scores (records.py)",
         check=check_reward,
-        # MAX_TURNS: it rewards turns, with room for so many, doubled where an episode has more. ENDPOINT: it asks a
-        # server by these settings, which may change in a run; a step that it mostly leaves ungraded is made again.
-        # VERDICTS: the most that an episode can need of the server; the settings `budget` and `cache` count them.
+        # MAX_TURNS: it rewards turns; there is room for so many, doubled if an episode has more. ENDPOINT: settings of
+        # the server it asks, which may change within a run; a step that is mostly ungraded is repeated. VERDICTS: the
+        # most that one episode needs from the server; the settings `budget` and `cache` count them.
         constants={"MAX_TURNS": int, "ENDPOINT": tuple[str, ...], "VERDICTS": int},
     ),
     "advantage": Contract(
@@ -309,8 +311,9 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="a float array [Q, G], one a turn [Q, G, T] or one a token [Q * G, L]",
         check=check_advantage,
         by_name=True,
-        # "gradient": groups of equal rewards get one too. They reach the learner with learner.keep_zero_variance alone.
-        constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # of turn rewards
+        # gold_logp_NT: nats of the gold answer before each turn (learner/pack.py has the others). ZERO_VARIANCE
+        # "gradient": groups of equal rewards have one too; they reach the learner only with learner.keep_zero_variance.
+        constants={"ZERO_VARIANCE": Literal["none", "gradient"], "WANTS_TURNS": bool},  # it needs turn rewards
     ),
     "loss": Contract(
         folders=("learner/losses", "methods/losses"),
@@ -321,4 +324,4 @@ CONTRACTS: Mapping[str, Contract] = {
         constants={"ZERO_VARIANCE": Literal["none", "gradient"]},
     ),
 }
-EXAMPLE = "EXAMPLE"  # what any kind's file may declare: settings that the plug-in cannot do without, for tests
+EXAMPLE = "EXAMPLE"  # any plug-in's file may declare it: values for its required settings, for tests

@@ -1,7 +1,7 @@
 """Plug-ins by name: a folder's file is its function; a dotted name is a function's import path.
 
-A plug-in is imported to be checked: a stranger's config is refused (trust.py) before any of its names comes here. What
-each kind is given and must return stands in interfaces.py.
+Checking a plug-in imports it, so trust.py refuses a stranger's config before any name in it reaches this module.
+interfaces.py says what each kind is given and must return.
 """
 
 import difflib
@@ -34,12 +34,12 @@ ROOT = Path(__file__).parent
 RAISED = "raised by"
 # Names of version 0.2, and their names now.
 OLD_CONSTANTS = {"MOST": "MAX_GROUP_SIZE", "ROUNDS": "MAX_ROUNDS", "TURNS": "MAX_TURNS"}
-BROAD_EXTRAS = ("tpu", "fuzz", "docs", "dev")  # extras that bring more than what one part of the package needs
+BROAD_EXTRAS = ("tpu", "fuzz", "docs", "dev")  # extras for more than one part of the package
 REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"](\w+)['\"]")
 
 
 def around(name: str, *, optional: bool = False) -> Any:
-    """Import a module from around the core by its name in qr_jax, when it is used: the core imports none itself.
+    """Import a module outside the core on first use, by its name within qr_jax: the core imports none itself.
 
     ValueError that says what to install if a package that it needs is missing. `optional`: None if that or the module
     itself is not there.
@@ -73,7 +73,7 @@ def extra_with(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One keyword-only parameter: its type, with its bound (Any where no config can hold it), and its default."""
+    """One keyword-only parameter: its type with its bound (Any: a config cannot give it), and its default."""
 
     type: Any
     required: bool
@@ -218,7 +218,7 @@ def draws_by(rule: Use, by: str | None) -> Any:
 
 
 def wants_corpus(retriever: Use) -> bool:
-    """Return True if a retriever is to be given passages. One made of other retrievers is if any of those is."""
+    """Return True if a retriever needs passages, itself or, if made of other retrievers, through one of them."""
     corpus = signature("retriever", retriever.name).settings.get("corpus")
     if corpus is None or corpus.required:
         return corpus is not None
@@ -232,9 +232,9 @@ def settings_of(kind: str, use: Use) -> dict[str, Any]:
 
 
 def check(kind: str, use: Use) -> dict[str, Any]:
-    """Return the settings in the types of the signature; ValueError on what it does not take, lacks or mistypes.
+    """Return the settings in the signature's types. ValueError for an unknown, missing or mistyped one.
 
-    Its constants are checked with them.
+    The constants of its file are checked too.
     """
     parameters = signature(kind, use.name)
     _check_data(kind, use.name, parameters.data)
@@ -290,7 +290,7 @@ def checked(kind: str, name: str, function: Callable[..., Any], contract: Contra
         freeze(data)
         try:
             result = function(*data, **named)
-        except Exception as error:  # what is said of it must say whose it was
+        except Exception as error:  # the message must name the plug-in
             frozen = ", which may not change what it is given (copy it first: np.array(it))"
             error.add_note(f"{RAISED} {kind} {name!r}{frozen if 'read-only' in str(error) else ''}")
             outside = getattr(error, "lines_outside", None)
@@ -386,7 +386,7 @@ def _hint(kind: str, name: str) -> str:
 
 
 def _lost(kind: str, name: str) -> str:
-    """Suggest what to do if Python finds no such module; it looks in the current folder only if told to."""
+    """Suggest what to do if Python finds no such module (it searches the current folder only with PYTHONPATH)."""
     top = name.partition(".")[0]
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder: write PYTHONPATH=. before the command"
@@ -413,7 +413,7 @@ def _check_data(kind: str, name: str, data: tuple[str, ...]) -> None:
 
 
 def with_parts(use: Use, kind: str = "retriever") -> Iterator[Use]:
-    """Yield a plug-in and those of its kind inside it, at every depth: retrievers, or a reward `of` another."""
+    """Yield a plug-in and all of its kind nested in it, such as a retriever's retrievers or a reward's setting `of`."""
     yield use
     for part in inside(settings_of(kind, use), deep=False):
         yield from with_parts(part, kind)

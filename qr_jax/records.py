@@ -2,8 +2,9 @@
 
 Axes: Q queries of a step, G samples of one query (a group), N episodes (N = Q * G), T turns, L tokens of an episode,
 P queries of the pool, F families of queries, R packed rows, C columns of a packed row, M micro-batches, E episode slots
-of a micro-batch, S slots, V vocabulary, D model width, H heads, K key/value heads, B positions of the cache, X others.
-In rollout/ T is tiles, I the ids of a tile, and C the tokens of a chunk.
+of a micro-batch, S slots, V vocabulary, D model width, H heads, K key/value heads, d size of a head, B positions of the
+cache, X others. In rollout/ T is tiles, I the ids of a tile, and C the tokens of a chunk; in models/ G is the query
+heads of a key/value head.
 
 An array's name ends in its axes: `reward_QG` is [queries, samples]. This file imports no jax.
 """
@@ -20,14 +21,14 @@ from qr_jax.settings import json_text
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # 1.2e-38: XLA flushes what is smaller, numpy does not
 
-# answered; no_action, turns: ended by the environment; length, context: cut; fault: not the model's doing
+# answered; ended by the environment: no_action, turns; cut: length, context; not the model's fault: fault
 StopReason = Literal["answered", "no_action", "length", "turns", "context", "fault"]
 Verdict = Literal["signal", "easy", "hard", "fault"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question. `entities` are the names an expert passes through, `meta` what a reader knows (hops, kind, ...)."""
+    """One question. `entities`: names on an expert's way to the answer; `meta`: its row's other columns."""
 
     id: str
     question: str
@@ -46,13 +47,13 @@ class Passage:
     score: float = 0.0
 
     def scored(self, score: float) -> "Passage":
-        """Copy with this score, in a third of the time of `dataclasses.replace`, which a search would notice."""
+        """Return a copy with this score; `dataclasses.replace` takes three times as long, which slows searches."""
         return Passage(self.id, self.title, self.text, score)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool; `arguments` is an object of JSON in one form, so that equal calls are equal (`call_of`)."""
+    """A call of a tool; `arguments` is a JSON object in one canonical form (`call_of`), so equal calls are equal."""
 
     tool: str
     arguments: str
@@ -98,8 +99,8 @@ class Trace:
 class Say:
     """An environment's move: show `text` to the model and let it write until one of the `stop` strings.
 
-    `role` is the chat role the text is given in: "user" or "tool" open a message of the template, "inline" goes on
-    inside the model's own message. `tools` are JSON schemas for the template, read on the first move only. `text` is
+    `role` is the text's chat role: "user" and "tool" open a new message of the template, "inline" continues the
+    model's own message. `tools` are JSON schemas for the template, read on the first move only. `text` is
     data: no token of it is an added token of the tokenizer, whatever it contains.
     """
 
@@ -159,7 +160,7 @@ class Scores:
     """A reward's result where an array does not suffice: more than one number an episode.
 
     `score_G` trains; NaN is a fault. `outcome_G` says what is correct (1; by default exact match does). `turn_GT` holds
-    a number for each of the model's turns: a sequence an episode, as long as the episode has turns.
+    a number for each of the model's turns: one sequence per episode, as long as the episode has model turns.
     """
 
     score_G: Any
@@ -169,12 +170,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Grades:
-    """Rewards of a step, a row a query.
+    """Rewards of a step, one row per query.
 
     `reward_QG` trains; `outcome_QG` (0 or 1; None: the reward) decides easy and hard. `turn_reward_QGT` holds a reward
     for each of the model's turns where `turn_valid_QGT` is True; both are None where the reward gives none.
 
-    Ragged groups are padded with valid False. `grades` makes one from host numbers and applies the rules on them.
+    Smaller groups are padded, with valid_QG False. The function `grades` makes one from numpy values and cleans them.
     """
 
     reward_QG: Any
@@ -216,7 +217,7 @@ def grades(reward_QG, valid_QG, outcome_QG=None, turn_reward_QGT=None, turn_vali
 
 @dataclass(frozen=True)
 class Ask:
-    """A round's request: `draw` further queries this step, `more` (pool index -> count) samples of queries drawn."""
+    """A round's request: draw `draw` new queries, and make `more` (pool index -> count) samples of drawn ones."""
 
     draw: int
     more: Mapping[int, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The cold start: cross-entropy on the model's own tokens of expert traces, by the learner that RL uses.
+"""The cold start: cross-entropy on the expert's tokens of traces, with the learner that RL uses.
 
 A trace is played through the environment and the real retriever, so what stands between the expert's turns is what the
 model will meet; only the expert's tokens are trained.
@@ -107,9 +107,9 @@ def demonstrations(settings: Config, agent: assemble.Agent, search: SearchFuncti
 
 
 def _learner_settings(settings: Config) -> config.Learner:
-    """Return the cold start's learner, every setting that it takes by name; all else is the class's default.
+    """Return the cold start's learner settings: those it takes are named here; all else is the class's default.
 
-    From `learner` come the shapes of batches and the constants of Adam, from `sft` the schedule and the bounds.
+    `learner` gives the batch shapes and Adam's constants; `sft` gives schedule, clipping and weight decay.
     """
     batches, schedule = settings.learner, settings.sft
     return config.Learner(
@@ -129,9 +129,9 @@ def sft(
     say: Callable[[str], None] = terminal.say,
     within: runs.Run | None = None,
 ) -> dict[str, Any]:
-    """Train on the traces in a run folder, with checkpoints and metrics like any other. Returns the summary.
+    """Train on the expert traces, with checkpoints and metrics in `folder` like any run. Return the summary.
 
-    `agent` and `search`: made from the settings if None. `within`: the run that it is the cold start of. SystemExit if
+    `agent` and `search`: made from the settings if None. `within`: the run whose cold start this is. SystemExit if
     it was told to stop.
     """
     if not within:
@@ -186,7 +186,7 @@ def sft(
 
 
 def _every(settings: Config) -> int:
-    """Return how many steps lie between two checkpoints: the cold start has four."""
+    """Return the steps between two checkpoints: a quarter of the cold start's, at least 1."""
     return max(settings.sft.steps // 4, 1)
 
 

@@ -5,8 +5,8 @@
     state = update(state, groups)              advantages -> loss -> optimizer, on the accepted groups
     row   = log.write(record)                  write ledger and episodes; return the row of metrics
 
-They stand in `step/rollout_and_grade.py`, `pool/pool.py`, `learner/update.py` and `step/log.py`. Coelho et al. 2026,
-arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all that step t needs.
+The functions are in `step/rollout_and_grade.py`, `pool/pool.py`, `learner/update.py` and `step/log.py`; the method is
+of arXiv:2606.10709. Steps count from 0; checkpoint t is written after t steps and holds all that step t needs.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ from qr_jax.step.grading import Group
 from qr_jax.step.log import StepRecord, StepTimings, UpdateResult
 from qr_jax.step.runtime import Ahead, RunState, Runtime, advanced
 
-AT_END = "lab.report.at_end"  # the module that tells what a run changed
+AT_END = "lab.report.at_end"  # module that writes the report and final evaluation at the end of a run
 
 
 def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = terminal.say) -> dict[str, Any]:
-    """Train by a config in a run folder, or go on with the run that is there. Returns the summary (summary.json).
+    """Train by a config, or resume the run in the folder. Return the summary (also in summary.json).
 
     ValueError for wrong input; SystemExit, with a code of errors.py, for a guard, an outage or a signal.
     """
@@ -94,10 +94,10 @@ def _loop(
     step: int,
     entered: Callable[[int], Any] = contextlib.nullcontext,
 ) -> tuple[learner.State, RunState]:
-    """Loop over the steps, each within what `entered` returns for it.
+    """Loop over the steps, each in the context manager that `entered` returns for it.
 
-    A SIGTERM in a rollout or between micro-batches that take long, or a plug-in's error, saves the step before; a later
-    SIGTERM saves the step in progress, without its evaluation.
+    A SIGTERM during a rollout or between slow micro-batches, or a plug-in's error, saves the state after the previous
+    step; a SIGTERM later in a step saves that step once it is done, without its evaluation.
     """
     settings, run, lines = runtime.settings, runtime.run, log.Lines(runtime)
     rolls_back = settings.guards.act == "rollback"
@@ -149,7 +149,7 @@ def _loop(
 def _step_or_wait(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
-    """Take a step, again after each outage; where that ends the run, the step before is saved."""
+    """Take a step, and repeat it after an outage; if the outage ends the run, save the previous step."""
     retry: services.RetryState | None = None
     try:
         while True:
@@ -170,7 +170,7 @@ def _step_or_wait(
 def watched(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int, row: dict[str, Any]
 ) -> tuple[RunState, str]:
-    """Return the run state after the guards saw the step's row (to which a probe is added), and their new alarms.
+    """Return the run state with the step's row added to the guards' memory, and new alarms; a probe is added to `row`.
 
     An alarm that the step before raised too is not new.
     """
@@ -199,7 +199,7 @@ def take_step(
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
     """Take one step; return the learner's state, the run state and the metrics (None: the pool is used up).
 
-    Before the state changed it raises Interrupted if the run was told to stop, and ServiceDown if most searches or
+    Raises, before any state changes, Interrupted if the run was told to stop, and ServiceDown if most searches or
     grades failed.
     """
     settings, clock, compiled = runtime.settings, [time.monotonic()], compiles.count()
@@ -222,7 +222,7 @@ def take_step(
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
     kept = rollout_and_grade.with_episodes(kept)
-    done = _share_done(settings.train, step, run_state)  # before this step, as its number is: else a budget's last is 1
+    done = _share_done(settings.train, step, run_state)  # without this step: else a budget's last step has share 1
     run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled, ahead=None)
     with shown(f"step {step + 1}: learning"), named("update"):
         state, run_state, updated = _update_and_play(runtime, state, run_state, step, done)
@@ -260,7 +260,7 @@ def _play(
 def _update_and_play(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int, done: float
 ) -> tuple[learner.State, RunState, UpdateResult]:
-    """Train as `_update`; with train.overlap play the next step beside it, if there is one, by the policy before."""
+    """Update as `_update`; with train.overlap roll out the next step meanwhile, by the policy before the update."""
     limits = runtime.settings.train
     goes_on = limits.overlap and _within_limits(limits, step + 1, run_state)
     if not goes_on or (after := _drawable(runtime, run_state)) is None:

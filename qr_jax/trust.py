@@ -1,4 +1,4 @@
-"""Somebody else's run: nothing outside qr_jax is imported, no host asked, no bucket read, unless `--trust`.
+"""Somebody else's run: without `--trust` no code outside qr_jax is imported, no host asked and no bucket read.
 
 A Python config is its user's own code. A config.json may be anybody's: a command that would act by one that this user
 neither made nor allowed is refused by `check` before anything that it names is imported, asked or written. Commands
@@ -34,17 +34,17 @@ from qr_jax.settings.settings import Use, inside, plain
 
 log = logging.getLogger(__name__)
 
-# Settings of our plug-ins: a server's address, the end of a name that names a secret, and files that are written.
+# Names of plug-in settings: a server's address, the suffix of settings that name a secret, files that are written.
 URL, SECRET, WRITTEN = "url", "_env", ("cache", "index")
-STARTED, HOSTS = "command", "hosts"  # the program that one starts, and whose pages a tool reads
+STARTED, HOSTS = "command", "hosts"  # a program that a plug-in starts; hosts whose pages a tool reads
 NOTED: set[str] = set()  # hashes of what this process noted while the home could not be written
 
 
 def check(config: Config, where: str | Path, *, trusted: bool, used: Config | None = None) -> None:
     """Raise ValueError if a stranger's config asks for what may do harm, with all that it asks for.
 
-    `trusted` allows the config, from now on. `used` is the config as the command's words change it: they may take the
-    place of what the config asks for, or let a setting of it count that had no effect. `where` is the run's folder, or
+    `trusted` allows the config, from now on. `used` is the config with the command's overrides, which may replace what
+    the config asks for, or activate a setting that had no effect. `where` is the run's folder, or
     the config's file; the other runs that its weights come from are checked too.
     """
     path = Path(where)
@@ -57,7 +57,7 @@ def check(config: Config, where: str | Path, *, trusted: bool, used: Config | No
 
 
 def _of_its_run(folder: Path, trusted: bool) -> list[str]:
-    """List what a cold start in the folder may ask for: what its run does, where that is this user's, or allowed."""
+    """List what a cold start in the folder may ask for: what its run asks for, if this user made or allowed it."""
     if not (run := begun_by(folder)):
         return []
     config = load(run / "config.json")
@@ -79,7 +79,7 @@ def check_sources(config: Config, folder: Path | None = None, *, trusted: bool) 
         seen.add(source)
         try:
             theirs = load(source / "config.json")
-        except ValueError:  # whoever needs it reads it by the same function
+        except ValueError:  # reported by whoever loads it next, with the same function
             continue
         if not begun_by(source) and not is_allowed(theirs, trusted=trusted) and (listed := asks(theirs)):
             raise _refused(source, listed)
@@ -134,7 +134,7 @@ def asks(config: Config) -> list[str]:
 
 def asks_of(kind: str, chosen: Use) -> list[str]:
     """List what a plug-in asks for, and the plug-ins inside it. Nothing outside qr_jax is imported for this."""
-    if "." in chosen.name and not chosen.name.startswith("qr_jax."):  # what its settings mean only its code knows
+    if "." in chosen.name and not chosen.name.startswith("qr_jax."):  # only its code knows what its settings mean
         return [f"code outside qr_jax: {kind} {chosen.name!r}"]
     if "." in chosen.name and chosen.name not in {f"{module}.{name}" for name, module in plugins.modules(kind).items()}:
         return [f"a function of qr_jax that is no {kind}: {chosen.name!r}"]
@@ -144,7 +144,7 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
     if command := values.get(STARTED):
         words = command if isinstance(command, str) else " ".join(command)
         found.append(f"{kind} {chosen.name!r}: to start the program {words!r}")
-    if URL not in settings:  # an encoder's model; a server's is its own
+    if URL not in settings:  # an encoder loads its model; a server's model is not loaded here
         found += _of_hub(f"the model of {kind} {chosen.name!r}:", values.get("model"))
     elif not settings[URL].required and settings[URL].default == values[URL] == "":
         return found  # a judge that is not asked: nothing is sent, and no verdict kept
@@ -159,7 +159,7 @@ def asks_of(kind: str, chosen: Use) -> list[str]:
 
 
 def _of_hub(what: str, model: Any) -> list[str]:
-    """Return the wish for a model of the hub: its name is organisation/model, and no folder here."""
+    """Return [the request for a hub model], if `model` is ORGANISATION/MODEL and no local folder; else []."""
     if isinstance(model, str) and model.count("/") == 1 and model[0] not in "./~" and not os.path.exists(model):
         return [f"{what} {model!r} from the hub, where your token goes, too"]
     return []
@@ -200,7 +200,7 @@ def note(text: str) -> None:
 
 def _text(config: Config) -> str:
     """Return the config's settings that differ from the defaults, so that a new setting leaves older runs allowed."""
-    with contextlib.suppress(ValueError):  # as it is read again: 1 where a number may have a fraction is 1.0
+    with contextlib.suppress(ValueError):  # as it is read from JSON: an integer in a float setting becomes 1.0
         config = from_json(to_json(config))
     return json.dumps(_besides(plain(config), plain(Config())), sort_keys=True)
 

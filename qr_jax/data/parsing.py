@@ -1,4 +1,4 @@
-"""One row of a file -> a query or a passage. The rows of other systems are made ours in sets/ first."""
+"""Turn a row of a file into a query or a passage. sets/ first converts the rows of other systems."""
 
 import json
 import re
@@ -26,9 +26,9 @@ class Unanswerable(UserError):
 
 
 def query_of(row: Row) -> Query:
-    """Make a query of a row of questions, a peer's too (sets/formats.py).
+    """Return the query of a row, also of other systems' rows (sets/formats.py).
 
-    ValueError: what column is missing or wrong, and what looks right; Unanswerable: the row says that it has no answer.
+    ValueError says which column is missing or wrong, and which looks right. Unanswerable if the row says it has none.
     """
     if _is_ours(row):
         answers = tuple(dict.fromkeys(texts(row, "answers", most_chars=limits.MOST_QUESTION_CHARS)))
@@ -39,7 +39,7 @@ def query_of(row: Row) -> Query:
     for name in ("supporting", "supporting_titles"):
         if row.get(name):
             meta[name] = list(texts(row, name, most_chars=limits.MOST_QUESTION_CHARS))
-    for name in ("dataset", "kind", "hops", "type"):  # a table each of an evaluation
+    for name in ("dataset", "kind", "hops", "type"):  # an evaluation makes a table of each
         if isinstance(meta.get(name), str):
             one_text(meta[name], repr(name), empty=True, most_chars=limits.MOST_ID_CHARS)
     hops = str(meta.get("hops"))
@@ -55,7 +55,7 @@ def query_of(row: Row) -> Query:
 
 
 def _as_ours(row: Row) -> tuple[Row, tuple[str, ...]]:
-    """Return a peer's row as ours, with its answers; without qr_jax.sets, a row that has our columns as it stands."""
+    """Return another system's row in our columns, with its answers; without qr_jax.sets only rows with our columns."""
     if formats := plugins.around("sets.formats", optional=True):
         return formats.as_ours(row)
     if lacking := sorted(OURS - row.keys()):

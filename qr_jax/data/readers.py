@@ -1,7 +1,7 @@
 """Read JSONL files (also .gz) as queries and passages; split and limit queries by hash.
 
-Parquet, question sets and rows of other systems are read around the core, in sets/. An unreadable row is an error with
-the file's name and the row's number; nothing is skipped but empty lines."""
+sets/ reads Parquet, question sets and other systems' rows. An unreadable row is an error with the file's name and the
+row's number; only empty lines, and questions whose row says that they have no answer, are left out."""
 
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ from qr_jax.settings import json_text
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-STORED = "passages.bin", "passages.npy"  # the files of an index's passages: their texts, and where each ends
+STORED = "passages.bin", "passages.npy"  # an index's files of passages: the texts, and the offset where each ends
 ARROW = (".arrow", ".feather")
 NO_LINES = (".csv", ".tsv")  # `qr-jax data convert` makes lines of such files
 ROW_HAS = {"question", "prompt", "text", "contents"}  # one of them
@@ -75,12 +75,12 @@ def file_named(part: str) -> Path:
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """Read the questions of one or more files, in order: rows {id, question, answers, entities?, ...}, or a peer's.
+    """Read questions from one or more files, in order: rows {id, question, answers, entities?, ...} or others' formats.
 
     `answers` (or `golden_answers`, `answer`) is a text or a list of texts; every other column goes into `meta`. A gold
     answer that normalises to nothing ("the", "$") could never score and is refused. If the question has other golds, it
     goes to `meta["refused_answers"]`, with a line in the log; otherwise it is an error, as is a repeated id.
-    `tfds:NAME[:SPLIT][@FOLDER]` names a set (official.py).
+    `tfds:NAME[:SPLIT][@FOLDER]` names a set (sets/official.py).
     """
     if str(path).startswith(SET_PREFIX):
         rows = plugins.around("sets.qa_builders").read(str(path))
@@ -103,7 +103,7 @@ def read_passages(path: str | Path) -> Sequence[Passage]:
     """Read the passages of corpus files: {id, title?, text}, or Search-R1's {id, contents: '"Title"\\ntext'}.
 
     A folder made by `qr-jax index` is a corpus too: its passages stay on disk, and must match its manifest.
-    `tfds:NAME[:SPLIT][@FOLDER]` names the passages of a set (official.py), of all splits unless one is named.
+    `tfds:NAME[:SPLIT][@FOLDER]` names a set's passages (sets/official.py), those of all splits unless one is named.
     """
     if str(path).startswith(SET_PREFIX):
         return plugins.around("sets.qa_builders").read_contexts(str(path))
@@ -178,7 +178,7 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 def attempts(file: Path, also: Collection[str] = ()) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield (row number from 1, object or its ValueError) of every line that is not empty.
 
-    The first row must have a column that a row has, or one of `also`. Raises ValueError if the file is damaged or
+    The first row must have one of the columns ROW_HAS or `also`. Raises ValueError if the file is damaged or
     exceeds limits.py.
     """
     if file.suffix == ".parquet" or file.suffix in ARROW:
@@ -205,7 +205,7 @@ def attempts(file: Path, also: Collection[str] = ()) -> Iterator[tuple[int, Row 
 
 
 def _object(file: Path, line: bytes, number: int, also: Collection[str]) -> Row | ValueError:
-    """Return a line's object, or the error of a line that is none; UserError if no line of the file can be read."""
+    """Return a line's object, or its error; UserError if the first line shows that the file has no rows at all."""
     try:
         if len(line) > limits.MOST_ROW_ITEMS:
             json_text.check_items(line, limits.MOST_ROW_ITEMS, "the row")

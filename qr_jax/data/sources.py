@@ -21,9 +21,9 @@ def batches(rows: Rows, size: int, *, seed: int) -> Callable[[int], list]:
     Every epoch is shuffled anew and visits every row once; a batch may end one epoch and begin the next, so a step near
     that boundary can hold a row twice.
     """
-    import grain  # inside: grain imports jax, which the host rooms of this package do without
+    import grain  # imported here: grain imports jax, which the host-only modules must not
 
-    # of its hash: grain shuffles epoch e by seed + e, so that seeds 0 and 1 would overlap
+    # a hash of the seed: grain shuffles epoch e by seed + e, so seeds 0 and 1 would overlap
     hashed = int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")
     shuffled = grain.MapDataset.source(cast(Any, rows)).shuffle(seed=hashed).repeat()
 

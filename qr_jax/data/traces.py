@@ -15,7 +15,7 @@ from qr_jax.settings import json_text
 THOUGHT = re.compile(r"\s*<think>\s*(.*?)\s*</think>", re.DOTALL)
 TEXT_IN_LIST = re.compile(r'(\[|, |\{"(?!name)\w+": )"([^"]+)"(?!:)')  # of JSON, or the first in an object
 ExpertTurn = Callable[..., str]  # an environment's expert_turn(thought, queries, answer)
-TRIED = 100  # traces of which one must be played to its end before anything is compiled
+TRIED = 100  # of the first so many traces, one must play to its end, before anything is compiled
 MADE_TRACES = ("world", "supporting", "retrieved")  # words that data.traces may be instead of files
 # What a user without traces may do.
 NO_TRACES = "data.traces=supporting (made of the questions' gold passages), data.traces=retrieved (of one search each)"
@@ -49,7 +49,7 @@ def check_played(traces: Sequence[Trace], env: Callable[..., Any], write: Expert
 
 
 def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
-    """Return why the environment does not play a trace to its end, whatever its searches find; None if it may."""
+    """Return why the environment cannot play a trace to its end, whatever searches find; None if it can."""
     turns: list[Turn] = []
     for number, text in enumerate(trace.turns, 1):
         turns.append(Turn("model", dialect.without_thoughts(text)))
@@ -68,7 +68,7 @@ def _refusal(trace: Trace, env: Callable[..., Any]) -> str | None:
 
 
 def answers_an_act(env: Callable[..., Any], query: Query, turns: Sequence[Turn], say: Say) -> bool:
-    """Tell a tool's result from a complaint: the environment's answer to an empty turn would be different."""
+    """Return True if `say` is a tool's result, not a complaint: an empty turn would have got another answer."""
     silent = env(query, [*turns[:-1], Turn("model", "")])
     is_other = not isinstance(silent, Say) or silent.text != say.text
     return is_other and not dialect.closing(turns[-1].text)
@@ -105,7 +105,7 @@ def _asked(act: dialect.Block) -> str | Call:
 def spaced(turn: str) -> str:
     """Put blanks inside the quotes of JSON strings in an expert's turn: `["who is ada"]` becomes `[" who is ada "]`.
 
-    For a tokenizer of whole words, which would not know `"who` and `ada"`. Changed are strings in lists and the first
-    value of an object, unless its key begins with "name"; keys stay.
+    For a tokenizer of whole words, which does not know `"who` and `ada"`. It changes strings in lists and an object's
+    first value, unless that key begins with "name"; keys stay.
     """
     return TEXT_IN_LIST.sub(r'\1" \2 "', turn)

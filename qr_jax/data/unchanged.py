@@ -11,7 +11,7 @@ from qr_jax.errors import UserError
 from qr_jax.records import Episode, Query
 
 KEPT = "data"  # the digests among a checkpoint's host values
-GROUPS = ("dataset", "kind", "type", "hops")  # of a question's meta: what the pool's families and curricula read
+GROUPS = ("dataset", "kind", "type", "hops")  # keys of a question's meta that pool families and curricula use
 NOT_KEPT = "the checkpoint is of a version that kept no digests of its data: whether they have changed is not checked"
 Rows = Sequence[Mapping[str, Any]]  # the parts of each question or trace by name, "ids" first
 
@@ -45,7 +45,7 @@ def kept(data: Mapping[str, Rows]) -> dict[str, np.ndarray]:
 
 
 def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
-    """Raise ValueError if data differ from a checkpoint's digests, with what differs, in how many rows, and the first.
+    """Raise ValueError if data differ from a checkpoint's digests; it names the parts, the count of rows and the first.
 
     Returns the warning for a checkpoint that keeps no digests.
     """

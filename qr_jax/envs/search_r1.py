@@ -30,7 +30,7 @@ def search_r1(
     turns: Sequence[Turn],
     *,
     max_turns: Natural = 4,  # turns that may search; one more may answer
-    max_invalid: Natural = 2,  # turns without a search or an answer that are let pass
+    max_invalid: Natural = 2,  # turns without a search or an answer that do not end the episode
     think: bool = True,  # whether the prompt asks for thoughts
     prompt: str | None = None,  # the whole prompt, with {question}; none: our own wording
     passage: str = "Doc {i}(Title: {title}) {text}\n",  # how one passage is shown
@@ -42,9 +42,9 @@ def search_r1(
     turn.
 
     The model may search in its first `max_turns` turns; the next one can only answer and is the last (so 4 means up
-    to 4 searches and 5 turns, as in Search-R1). A turn without an action (none, mismatched or nested tags, an
-    unfinished thought or block, an empty query, an observation of its own) is one of them and gets `invalid`; a turn
-    without one after `max_invalid` such ends the episode with no_action. An empty answer ends it too, as answered "".
+    to 4 searches and 5 turns, as in Search-R1). A turn without an action (no tags, mismatched or nested ones,
+    an unfinished thought or block, an empty query, an observation of its own) counts as a turn and gets `invalid`; the
+    one after `max_invalid` such turns ends the episode with no_action. An empty answer ends it too, as answered "".
     Unlike Search-R1, a search inside a thought does not run, and a search in the last turn ends the episode.
 
     Only model turns are read for actions. Question and passages are neutralised (dialect.py); the templates are

@@ -1,4 +1,4 @@
-"""Manifests of scores: on what and how each was measured. Scores with different manifests are not compared."""
+"""A score's manifest: what it was measured on, and how. Scores with different manifests are not compared."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ def manifest(
     """Return the manifest of one score, as JSON holds it.
 
     `questions` are those of each set and `corpora` the SHA-256 of each set's passages (None: the retriever has its
-    own); `split` says in words how the questions were chosen. `env` is the bound environment, whose opening text of a
-    fixed question stands for its prompt. `model` says what was measured (its weights' hash, most of all) and `judge`
+    own); `split` says in words how the questions were chosen. `env` is the bound environment; its opening text for a
+    fixed question stands for the prompt. `model` says what was measured (its weights' hash, most of all) and `judge`
     who judged.
     """
     searched = _plugin("retriever", settings.retriever)
@@ -90,7 +90,7 @@ def sha256(text: str) -> str:
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Sequence[str] = SUBJECT) -> list[str]:
     """Return "name: A in the first, B in the second" for every part in which two manifests differ.
 
-    The parts named in `skip` may differ: by default what was measured. A part that only one manifest has differs.
+    The parts named in `skip` may differ: by default what was measured. A part that only one has counts as different.
     """
 
     def walk(a: Any, b: Any, name: str):

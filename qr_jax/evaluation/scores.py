@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 WITHIN = 1.96  # standard errors on either side of a 95 % interval
-COMPLETE = 0.95  # of the questions must have been answered without a fault, or a score is marked
+COMPLETE = 0.95  # least share of questions answered without a fault; below it a score is marked INCOMPLETE
 INCOMPLETE = "INCOMPLETE, do not use the score"
 OTHERS = "others"
 MOST_GROUPS, MOST_NAME_BYTES = 64, 120  # a summary with 12 tables is then smaller than run_files.py lets it be
@@ -28,7 +28,7 @@ def half_width(error: float | None, questions: float | None) -> float:
 def wilson(score: float, questions: float) -> tuple[float, float]:
     """Return the ends of Wilson's 95 % interval of a score from 0 to 1 over so many questions.
 
-    It is of a share of successes, whose variance is the largest that scores from 0 to 1 with this mean can have.
+    The interval assumes 0/1 scores, which have the largest variance of all scores from 0 to 1 with this mean.
     Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
     square = WITHIN**2
@@ -56,7 +56,7 @@ def mean(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 def over_runs(mean_R: np.ndarray) -> dict[str, Any]:
-    """Return a score's mean in each run, and the standard error of these means; None under two runs with a score.
+    """Return a score's mean in each run, and the standard error of these means; None with fewer than two scored runs.
 
     A run without a score (NaN) is None, and counts in no error.
     """

@@ -15,13 +15,13 @@ from qr_jax.records import Passage, SearchFunction
 from qr_jax.run import policy, runs
 from qr_jax.run.policy import weights_sha256
 
-Opened = tuple[Any, Any, dict[str, Any]]  # agent (or what has its engine and tokenizer), parameters, manifest's entry
+Opened = tuple[Any, Any, dict[str, Any]]  # agent (or its engine and tokenizer), parameters, manifest's entry
 
 
 def weights(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None):
     """Return the parameters of a run's last complete checkpoint, or that of `step`, sharded over the mesh.
 
-    Adapters lie in the tree of their base (`lora.whole`).
+    Adapters and their base come as one tree (`lora.whole`).
     """
     return policy.of_run(run, agent, mesh, step).whole()
 

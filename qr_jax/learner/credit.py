@@ -1,6 +1,7 @@
 """Credit: weight, advantage and reward of every token, and the arrays that an advantage plug-in may ask for.
 
-Batches hold episodes in slots [M, E, L]. A plug-in sees episodes [N, L], in the order of the flattened grades [Q, G].
+A batch has M micro-batches of E episode slots of L tokens. A plug-in sees N = Q * G episodes [N, L], in the order of
+the flattened grades [Q, G].
 """
 
 import jax
@@ -29,7 +30,7 @@ def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) ->
 
 
 def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L"]:
-    """Return the weight of every token in the loss, counted over the whole global batch, copies included."""
+    """Return every token's weight in the loss; denominators count the global batch and its copies (methods/fill.py)."""
     drawn, (queries, samples) = settings.over == "drawn", batch.grades.reward_QG.shape
     group_ME = jnp.maximum(batch.episode_ME, 0) // samples  # an empty slot has no token, whatever group it is put in
     weight_MEL = reduce.token_weights(
@@ -48,7 +49,7 @@ def to_slots(advantage: jax.Array, batch: Batch) -> tuple[Float[Array, "M E L"],
     """Return (adv_MEL, reward_ME): the advantage (adv_QG, adv_QGT or adv_NL) and the reward of every episode slot.
 
     The advantage is 0 where nothing was sampled. An adv_QGT of fewer turns than an episode has is refused once it is on
-    the host (step/log.check_advantage); in here its last turn stands for those beyond.
+    the host (step/log.check_advantage); under jit the turns beyond it get its last turn's advantage.
     """
     at_ME = jnp.maximum(batch.episode_ME, 0)
     filled_ME = batch.episode_ME >= 0

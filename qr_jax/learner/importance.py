@@ -17,8 +17,8 @@ By = Literal["token", "sequence", "geometric"]
 def ratio(
     logp_NL: Float[Array, "N L"], other_logp_NL: Float[Array, "N L"], mask_NL: Bool[Array, "N L"], *, by: By = "token"
 ) -> Float[Array, "N L"]:
-    """Return p / p_other of each token; of its episode's sampled tokens together (sequence: the product of theirs); or
-    their geometric mean.
+    """Return a ratio for each token: its own p / p_other (token), the product of those of its episode's sampled tokens
+    (sequence), or their geometric mean (geometric).
 
     Where mask_NL is False the log-ratio is taken as 0 before exp, so that a non-finite log-probability there gives
     neither a NaN nor a gradient. The log-ratio is bounded by +-20; beyond there is no gradient.
@@ -55,7 +55,7 @@ def icepop(
     low: float = 0.5,
     high: float = 2.0,
 ) -> Float[Array, "N L"]:
-    """Return ratio inside [low, high], 0 outside; masks and denominators stay (IcePop, Ling team 2025,
+    """Return ratio inside [low, high], 0 outside; mask and denominator stay as they are (IcePop, Ling team 2025,
     arXiv:2510.18855).
 
     By geometric mean it leaves out whole episodes, as verl's Geo-RS does, which also takes them out of the mask.

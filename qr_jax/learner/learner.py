@@ -47,12 +47,12 @@ class Learner:
     step_by_parts: Callable[..., tuple[State, dict[str, jax.Array]]]
     gradient: Callable[..., tuple[jax.Array, Any, dict[str, jax.Array]]]
     old_logp: Callable[[State, Batch], jax.Array]
-    init: Callable[..., State]  # of parameters, and of a base under adapters
+    init: Callable[..., State]  # init(parameters, base=None); base: the frozen model under adapters
     abstract: State
     rate: Callable[[int, float], float]  # `learning_rate` of these settings
     updates: int  # per batch
     by_parts: bool  # True: `update` uses `step_by_parts` (a micro-batch takes long, or train.overlap is set)
-    overlaps: bool  # train.overlap: a batch is of the policy before the last update
+    overlaps: bool  # train.overlap: a batch was sampled by the policy before the last update
     recorded: bool  # whether the old policy's log-probabilities are those that the sampler recorded
     forwards: int  # forward-only passes of an update over its tokens
     needs_gold: bool  # whether the advantage names gold_logp_NT, which the caller computes
@@ -67,9 +67,9 @@ class Learner:
     ) -> tuple[State, list[dict[str, Any]]]:
         """Return the state and each update's metrics after one update at the learning rate `rate`, or several.
 
-        With `by_parts` and several micro-batches it calls `between` before each one of the first update and, if there
-        is but one update, `before_applied` before the optimizer, up to which the state's arrays may be read; if one of
-        them raises the state is unchanged. Once an update is made the others are made too.
+        With `by_parts` and several micro-batches, or with overlap, `between` is called before each micro-batch of the
+        first update. If there is only one update, `before_applied` is called before the optimizer; until then the
+        state's arrays may be read. If either raises, the state is unchanged. Later updates are never interrupted.
 
         Several (learner.updates) are over disjoint parts of the batch against one old policy. A part is every
         `updates`-th micro-batch; with fewer micro-batches than that there are fewer updates. The first one's
@@ -92,7 +92,7 @@ class Learner:
         return state, every
 
     def compile_update(self, state: State, empty: Batch, between: Callable[[], None] = _nothing) -> State:
-        """Compile what `update` runs, by an empty batch; return the unchanged state. `between`: as in `update`."""
+        """Compile `update` by running it on an empty batch; return the unchanged state. `between`: as in `update`."""
         step, old = self._step(empty, between), self._old_policy(state, empty)
         return jax.block_until_ready(step(state, empty, np.float32(0), *old))[0]
 
@@ -107,7 +107,7 @@ class Learner:
     def _step(
         self, batch: Batch, between: Callable[[], None], before_applied: Callable[[], None] = _nothing
     ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-        # of one micro-batch there is no second tree of gradients
+        # one micro-batch needs no second tree of gradients to add up
         parted = self.overlaps or self.by_parts and len(batch.used_M) > 1
         calls = {"between": between, "before_applied": before_applied}
         return functools.partial(self.step_by_parts, **calls) if parted else self.train_step
@@ -115,8 +115,8 @@ class Learner:
     def _old_policy(self, state: State, batch: Batch) -> tuple[jax.Array, ...]:
         """Return the old policy's log-probabilities [M, E, L] in a tuple; () where it is the policy before the step.
 
-        With several updates per batch they are computed under `state`. With overlap the policy before sampled the
-        batch, and its recorded ones are taken, except with learner.importance, whose weights correct for the sampler.
+        With several updates per batch they are computed with `state`. With overlap the previous policy sampled the
+        batch, and those it recorded are taken, unless learner.importance is on, which corrects for the sampler.
         """
         if self.updates > 1:
             return (self.old_logp(state, batch),)
@@ -134,7 +134,7 @@ def parts(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def learning_rate(settings: config.Learner, updates: int, done: float) -> float:
-    """Return the rate of the next update, after `updates` and with the share `done` of the run, 0 to 1.
+    """Return the rate of the next update, after `updates` updates; `done`: share of the run that is over, 0 to 1.
 
     It rises over `warmup_updates`, and falls with the share that is done: by steps, or by the budget that ends the run.
     """
@@ -178,7 +178,7 @@ def make(
 ) -> Learner:
     """Bind everything static and jit it over the mesh; log-probabilities are those of logits / `temperature`.
 
-    ValueError where the settings do not go together with the attention that is chosen.
+    ValueError for settings that the chosen attention or the model refuses (share_prefixes with splash; the LoRA rank).
     """
     loss = plugins.bind("loss", settings.loss)
     advantage = plugins.bind("advantage", settings.advantage)

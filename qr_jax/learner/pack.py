@@ -1,7 +1,7 @@
 """Pack episodes into rows of fixed shape, with the indices that bring each token's log-probability back out.
 
-Samples of a query begin alike: with its prompt, and as long as they say the same and are shown the same. With `share`
-what they have in common is laid in a row once, as the trunk of a tree whose branches follow it (Liu et al. 2025,
+Samples of a query share a prefix: its prompt, and what follows for as long as their tokens agree. With `share`
+a common prefix is laid in a row once, as the trunk of a tree whose branches follow it (Liu et al. 2025,
 arXiv:2506.05433): each token sees the tokens on its own way from the root, and the sums are those of whole episodes."""
 
 import itertools
@@ -41,11 +41,11 @@ class Batch:
     grades: Grades  # [Q, G], padded with valid False
     drawn_tokens: Any  # int32 [], sampled tokens of valid episodes that were drawn and are not in the batch
     drawn_episodes: Any  # int32 [], those episodes
-    weight_Q: Any  # float32, how often a group stands in the batch
+    weight_Q: Any  # float32, how often a group counts in the batch (methods/fill.py repeats groups)
     turns_QG: Any  # int32, the model's turns in a valid episode, in the rows or not; 0 of faults and padding
-    beside_tokens: Any  # int32 [], sampled tokens of copies: the denominators count them
+    beside_tokens: Any  # int32 [], sampled tokens of repeated groups' copies, which the denominators count
     beside_episodes: Any  # int32 [], those episodes
-    gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn; None where nobody names it
+    gold_logp_NT: Any = None  # float32 nats of the gold answer before each turn; None where no advantage asks for it
 
 
 COUNTS = ("drawn_tokens", "drawn_episodes", "beside_tokens", "beside_episodes")
@@ -88,8 +88,8 @@ def pack(
     """Pack episodes [group][sample] and their grades into a host Batch of numpy arrays; first-fit decreasing.
 
     All shapes follow from (micro, rows, row_tokens, per_row, queries, samples), so that nothing is compiled again;
-    micro None is ceil(queries * samples / rows), which always suffices. The size of a turn reward's last axis is the
-    caller's. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
+    micro None is ceil(queries * samples / rows), which always suffices. The last axis of turn rewards keeps
+    its size. Left out of the rows, as they train nothing, are episodes invalid in the grades (faults), those with
     `drop_loss[group][sample]` True (over-long ones, say, whose rewards stay in their group) and those without a sampled
     token. A group counts as if it stood in the batch `copies_Q` times (methods/fill.py). per_row None is 8, or one per
     256 tokens of a longer row, so that tokens, not the number of episodes, fill a row; per_row=1 gives one padded row
@@ -126,10 +126,10 @@ def slots_of_row(row_tokens: int) -> int:
 def first_fit(
     lengths: Sequence[int], *, row_tokens: int, per_row: int, episodes: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Assign episodes, or trees of `episodes`, of these lengths (tokens) to rows; return positions in `lengths`.
+    """Assign episodes, or trees of so many `episodes` each, to rows by length (tokens); return each row's indices.
 
-    Longest first, each into the first row with room for it; equal lengths in the order given. The episodes of
-    consecutive rows, given alone and in their order, are assigned to the same rows again.
+    Longest first, each into the first row with room for it; equal lengths in the order given. Packed again by
+    themselves, in the same order, the episodes of consecutive rows get the same rows.
     """
     many = [1] * len(lengths) if episodes is None else episodes
     opened: list[list[int]] = []
@@ -214,8 +214,8 @@ def _trees(items: list[_Item], samples: int, row_tokens: int, per_row: int) -> l
 def _tree(items: list[_Item]) -> _Tree:
     """Build the tree of episodes that are sorted by their ids.
 
-    A token in a row has one target, the next id. So two episodes share the tokens before the last one that they have in
-    common, and each has its own copy of that one, which another token follows in each. Equal episodes share all.
+    A token in a row has one target, the next id. So two episodes share their common prefix but for its last
+    token: each has its own copy of that one, because a different token follows it. Equal episodes share all.
     """
     tree = _Tree(items, [], [], np.zeros(0, np.int32), [], [])
     before: list[int] = []

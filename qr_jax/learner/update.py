@@ -34,7 +34,7 @@ LEARNER_METRICS |= {"lr", "grad_norm", "update_norm", "update_scale", "finite", 
 class State:
     """float32 master weights, optimizer state, and the numbers of updates and of consecutive skips.
 
-    With adapters (model.lora) `params`, `opt_state` and `reference` are theirs alone.
+    With adapters (model.lora) `params`, `opt_state` and `reference` hold the adapters only.
     """
 
     params: Any
@@ -45,7 +45,7 @@ class State:
     base: Any = None  # the frozen model under adapters, in the compute dtype; None: the whole model is trained
 
     def saved(self) -> "State":
-        """Return what a checkpoint holds: the state without a base, of which it has the hash."""
+        """Return what a checkpoint holds: the state without the base, which it names by a hash."""
         return replace(self, base=None)
 
 
@@ -74,7 +74,7 @@ class Update:
     def forwards(self) -> int:
         """Count the forward-only passes of an update: reference, old policy, and those of the advantage."""
         recomputed = self.settings.updates > 1
-        logps = {"logp_NL"} if recomputed else {"logp_NL", "old_logp_NL"}  # of one update they are the same
+        logps = {"logp_NL"} if recomputed else {"logp_NL", "old_logp_NL"}  # with one update they are the same
         entropy, logp = "entropy_NL" in self.advantage_names, bool(logps & self.advantage_names)
         return self.with_reference + recomputed + entropy + logp
 
@@ -242,9 +242,9 @@ class Update:
     def advantages(self, state: State, batch: Batch, old_logp_MEL=None) -> jax.Array:
         """Return the advantage plug-in's result for the batch: adv_QG, adv_QGT or adv_NL.
 
-        Entropies and logp_NL are under the weights before this update, for the micro-batches that are in it: with
-        learner.updates > 1 an update has a part of the batch, and mask_NL is False on the others; turn_NL, like the
-        grades, is of the whole batch.
+        entropy_NL and logp_NL are computed with the weights before this update, and only for its own micro-batches:
+        with learner.updates > 1 an update has a part of the batch, and mask_NL is False on the rest. turn_NL and the
+        grades cover the whole batch.
         """
         logp = functools.cache(lambda: self.old_logp(state, batch))
         name, names = self.settings.advantage.name, self.advantage_names
@@ -336,6 +336,6 @@ def _to_episodes(value_RC, source_EL):
 def update_scale(settings: config.Learner, signal_groups):
     """Return the share of a full update for so many signal groups: min(1, groups / learner.full_groups), [].
 
-    Adam's step has one size whatever the batch, so that few groups would move the weights as far as many, by noise.
+    Adam's step is as large for any batch: without this a few groups would move the weights as far as many, by noise.
     """
     return jnp.minimum(1.0, signal_groups / settings.full_groups) if settings.full_groups else jnp.float32(1.0)

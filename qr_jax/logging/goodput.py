@@ -1,9 +1,9 @@
 """The uses of a run's wall time since its first start: shares in each step's row, over all attempts.
 
-Counted are the seconds during which a process of the run ran; what lies between the end of one and the start of the
-next is not, nor what one that was killed did after its last row. Where a run stopped or went back, all between the last
-row that stays and the next step that stays is `restarts`: steps taken again or cut off, loading, compiling. What
-compiles within a step is in the phase that waited for it (time/compile_s).
+Wall time is the time during which a process of the run ran, without the time between two attempts and without what a
+killed process did after its last row. If a run stopped or rolled back, the time from the last row that stays to the
+next step that stays counts as `restarts`: repeated or cut-off steps, loading, compiling. Compiling within a step counts
+in the phase that waited for it (time/compile_s).
 """
 
 import contextlib
@@ -37,14 +37,14 @@ class Goodput:
     def __init__(self, last: Mapping[str, Any]):
         self._wall_s = last.get(WALL_S) or 0.0
         self._spent_s = {name: self._wall_s * (last.get(f"time/of_wall_{name}") or 0.0) for name in PHASES}
-        self._between = "restarts" if last else "start"  # what the time before the next step goes to
-        self._beside_s = last.get("time/beside_s") or 0.0  # of the row before, in which this step was played
+        self._between = "restarts" if last else "start"  # the phase that gets the time before the next step
+        self._beside_s = last.get("time/beside_s") or 0.0  # from the previous row, during which this step was played
 
     def after(self, row: Mapping[str, Any], wall_s: float) -> dict[str, float]:
         """Add a step's row at the run's second `wall_s`; return the metrics that join it."""
         names = ("step", "rollout", "learner", "search_wait", "evaluation", "beside")
         step_s, rollout_s, learner_s, wait_s, evaluation_s, beside_s = (row.get(f"time/{of}_s") or 0.0 for of in names)
-        wait_s = min(wait_s, rollout_s + self._beside_s)  # an update went on meanwhile, in the rest of it
+        wait_s = min(wait_s, rollout_s + self._beside_s)  # the rest of the wait overlapped an update
         spent = {"rollout": rollout_s + beside_s - wait_s, "search_wait": wait_s, "learner": learner_s}
         spent |= {"evaluation": evaluation_s, "rest": step_s - rollout_s - learner_s - beside_s}
         self._beside_s = beside_s

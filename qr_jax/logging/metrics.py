@@ -26,7 +26,7 @@ WALL |= {"rest": "grading, settling, saving, logging"}
 NAMES: dict[str, Metric] = {
     "reward/mean": Metric("", "mean reward of the valid episodes of all drawn groups"),
     "reward/outcome_mean": Metric("share", "pass rate: mean outcome of the valid episodes of all drawn groups"),
-    # Counts of a step's groups, and the rates made of them (figures.py has the definitions).
+    # Counts of a step's groups, and rates of them (defined in pool/figures.py).
     "pool/drawn": Metric("", "groups drawn"),
     "pool/wanted": Metric("", "groups a step accepts (B)"),
     "pool/accepted": Metric("", "signal groups that reached the learner (E)"),
@@ -54,7 +54,7 @@ NAMES: dict[str, Metric] = {
     **{f"pool/accepted_{origin}": Metric("", f"accepted groups: {what}") for origin, what in ORIGINS.items()},
     **{f"pool/zero_variance_rate_{o}": Metric("share", f"zero-variance rate of: {w}") for o, w in ORIGINS.items()},
     **{f"pool/{origin}": Metric("share", f"share of the accepted groups: {what}") for origin, what in ORIGINS.items()},
-    # Where the pool stands after the step
+    # The guards, and where the pool stands after the step
     "guards/alarms": Metric("", "figures about which a guard raises an alarm (step/guards.py)"),
     "probe/exact_match": Metric("share", "greedy accuracy on the guards' questions"),
     "pool/size": Metric("", "queries in the pool"),
@@ -65,7 +65,7 @@ NAMES: dict[str, Metric] = {
     "pool/attempts_mean": Metric("", "attempts a query"),
     "pool/attempts_max": Metric("", "most attempts of one query"),
     "pool/flipped_queries": Metric("", "queries accepted after any earlier zero-variance verdict"),
-    # METHODS G.4: the queries that `qr-jax probe` asks again
+    # the queries that `qr-jax probe` samples again
     "pool/flipped": Metric(
         "share",
         "of the different queries drawn (and graded) so far, those accepted after any earlier zero-variance verdict",
@@ -136,7 +136,7 @@ NAMES: dict[str, Metric] = {
     "perf/step_tokens_per_s": Metric(
         "tokens/s", "tokens of the episodes, prompts and observations included, a second of the step and device"
     ),
-    # Of the devices' peak: as published, or measured at the start where nobody says (parallel/peaks.py)
+    # Shares of the devices' peak, as published or, if unknown, measured at the start (parallel/peaks.py)
     "perf/mfu": Metric(
         "share", "operations the model needs for what was trained on (models/costs.py) in time/learner_s"
     ),
@@ -146,7 +146,7 @@ NAMES: dict[str, Metric] = {
     "perf/goodput": Metric("share", "of time/wall_s, in rollouts (with their searches) and updates that stayed"),
     "perf/peak_memory_gib": Metric("GiB", "most memory in use so far: of the fullest device, on CPU of the process"),
 }
-# Areas whose names end with what is measured.
+# Prefixes of metrics whose remaining name is free, such as loss/NAME.
 OPEN: dict[str, Metric] = {
     "loss/": Metric("", "what the loss plug-in reports by a name of its own, mean over sampled tokens"),
     "eval/": Metric("", "evaluation: eval/<measure>, greedy, or eval/pass_at_1_<measure>"),

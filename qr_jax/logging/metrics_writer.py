@@ -23,7 +23,7 @@ Values = Mapping[str, Any]
 class Writer:
     """Writes a step's metrics to `folder`. Only process 0 has a Writer; W&B takes its key from the environment.
 
-    `first_step` is the step after which this attempt goes on: TensorBoard forgets what an earlier one wrote beyond it.
+    `first_step` is the step after which this attempt goes on: TensorBoard drops what an earlier attempt wrote after it.
     `lives` is the run's bucket, the same on every machine. `within`, for a cold start: the writer of the run
     it belongs to, whose W&B run gets its metrics too.
     """
@@ -87,7 +87,7 @@ class Writer:
 def _tensorboard(folder: Path, first_step: int) -> Any:
     from tensorboardX import SummaryWriter  # loads protobuf: only where it is asked for
 
-    # A file is named by its second, and one of the same name would be written over. TensorBoard reads them by name.
+    # Event files are named by their second: the suffix keeps two apart, and TensorBoard reads them in name order.
     number = len(list(folder.glob("events.*"))) if folder.is_dir() else 0
     return SummaryWriter(str(folder), purge_step=first_step + 1, filename_suffix=f".{number:06d}")
 

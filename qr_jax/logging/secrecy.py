@@ -8,7 +8,7 @@ from collections.abc import Iterable
 LAST_WORD = re.compile(
     r"(^|[._-])((api|access|auth)?(key|token)|secret|pass(word|wd|phrase)?|pat|credentials?|sig|signature)(_id|_value)?$"
 )
-SHORTEST = 6  # a value shorter than this is not searched for: it would blot out ordinary text
+SHORTEST = 6  # shorter values are not redacted: they would also match ordinary text
 
 
 def looks_secret(name: str) -> bool:

@@ -1,8 +1,8 @@
-"""A command's output: lines that stay and, under them, one live line of what goes on now. Nothing else prints.
+"""A command's output: permanent lines and, below them, one live line for the current phase. Nothing else prints.
 
 A process has one terminal, so its state stands here. On a terminal that rich can draw on, the innermost phase is a live
-line: how far it is, and how much longer it takes. Anywhere else a phase says a line when nothing was said for QUIET_S,
-or, as the first word, for FIRST_S.
+line: how far it is, and how much longer it takes. Elsewhere a phase prints a line when nothing was printed for
+QUIET_S, or for FIRST_S if nothing was printed at all.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
-QUIET_S = 6.0  # off a terminal; a library may hold all threads for seconds, and nobody waits 10 s for a word
-FIRST_S = 1.2  # the same before the first word: a command that is done by then says its result alone
+QUIET_S = 6.0  # not on a terminal; below 10 s of silence even if a library holds all threads for seconds
+FIRST_S = 1.2  # the same before the first line, so that a short command prints only its result
 DRAW_S = 0.25  # between two drawings of the live line
 LATE_S = 0.3  # a command that is done by then draws nothing
-FEW = 10  # of a phase that has no more, the first one says how long it takes
-COMPILING = "compiling"  # the phase that counts programs, which no program holds up
+FEW = 10  # in a phase of at most so many items, the first already predicts the time left
+COMPILING = "compiling"  # the phase that counts compiled programs; it shows its time left while one compiles
 WIDTH = 120  # columns where there is no terminal
 
 
@@ -36,8 +36,8 @@ class Phase:
     start: int = 0  # how much was done before
     note: str = ""
     begun_s: float = field(default_factory=time.monotonic)
-    first: tuple[int, float] | None = None  # how much was done when some was first seen to be, and when that was
-    last: tuple[int, float] = (0, 0.0)  # the same of what was last seen to be done
+    first: tuple[int, float] | None = None  # (done, time) when progress was first seen
+    last: tuple[int, float] = (0, 0.0)  # (done, time) of the last progress seen
 
     def line(self) -> str:
         """Format the phase as in "cold start 120/400  loss .845  45 s  about 1m44s left"."""
@@ -60,7 +60,7 @@ class Phase:
             return None
         before, since = self.first if done > self.first[0] else (self.start, self.begun_s)
         each_s, left = (self.last[1] - since) / (done - before), max(total - done, 0)
-        return max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # a late one adds nothing
+        return max(each_s * left - (now - self.last[1]), each_s * (left - 1), 0)  # an overdue item adds no time
 
 
 class _State:
@@ -69,12 +69,12 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal's handler may speak while its own thread does
         self.stream: Literal["stdout", "stderr"] | None = "stdout"
-        self.stdout: Any = None  # the one before others were hushed
+        self.stdout: Any = None  # sys.stdout as it was before `hushed`
         self.verbose = False
         self.phases: list[Phase] = []
         self.beside: Callable[[], str] = lambda: ""  # what holds a phase up now, such as a program that is compiled
         self.said_s = time.monotonic()
-        self.spoken = False  # anything, to whoever is spoken to now
+        self.spoken = False  # whether anything was printed since the last `speak`
         self.rich: tuple[Any, Any, Any] | None = None  # its Console, Live and Text
         self.live: Any = None  # while a line is drawn
         self.watcher: threading.Thread | None = None
@@ -94,7 +94,7 @@ def speak(stream: Literal["stdout", "stderr"] | None, *, verbose: bool = False) 
 def beside(asked: Callable[[], str]) -> None:
     """Add what `asked` says to the line of every phase without a note; such a line shows no time left.
 
-    The phase COMPILING still shows its time left: it is what `asked` speaks of.
+    The phase COMPILING still shows its time left, because `asked` is about that phase.
     """
     _STATE.beside = asked
 
@@ -123,7 +123,7 @@ def result(text: str) -> None:
 
 
 def readable(text: str) -> str:
-    """Write out what would steer a terminal, such as an escape in a model's answer, as in "\\x1b"."""
+    """Return the text with control characters, such as an escape in a model's answer, written out as "\\x1b"."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
@@ -145,7 +145,7 @@ def phase(
     """Show `what` as the phase that goes on in this block."""
     begun = Phase(what, total, asked)
     with _STATE.lock:
-        if not _STATE.phases:  # what was silent before is no silence of it
+        if not _STATE.phases:  # silence before the phase does not count
             _STATE.said_s = max(_STATE.said_s, begun.begun_s)
         _STATE.phases.append(begun)
         if _STATE.rich is None and _is_terminal():
@@ -213,7 +213,7 @@ def _watch() -> None:
         with _STATE.lock:
             if _STATE.watcher is not me:
                 return
-            with contextlib.suppress(OSError, ValueError):  # whoever read it is gone: its writer will hear of that
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone; the main thread will get the error
                 pause_s = _show(_STATE.phases[-1])
         _STATE.ended.wait(pause_s)
 

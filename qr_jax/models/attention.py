@@ -2,8 +2,7 @@
 
 By blocks, scores of one pair of blocks exist at once (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
 arXiv:2205.14135), the backward pass computes them again from the saved log-sums, and pairs that causality, segments or
-a window put out of reach in every row at once cost nothing: a row of many short episodes costs what they would cost
-apart.
+a window hide in every row of the call are skipped: a row of many short episodes costs what they would cost apart.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ EVERYTHING = 2**30  # a window that hides nothing
 
 
 class Sliding(NamedTuple):
-    """A layer that may slide: its tokens then see the nearest `window` positions of their segment, their own included.
+    """A layer that may have a sliding window: tokens see the nearest `window` positions of their segment, own included.
 
     Positions are those in an episode. In a tree they are not columns: a trunk's last token is one position before each
     of its branches.
@@ -46,7 +45,7 @@ def packed(
     """Attend causally inside each segment (0 is padding), [N, L, H, d] in q's dtype; softmax in float32.
 
     Segments stand one behind another in a row, each in one piece. One may be a tree (learner/pack.py): `last_NL` is
-    the last column that sees each column; None: its segment's. `sliding` None: the layer sees all of it. `kind` is
+    the last column that sees each column; None: its segment's. `sliding` None: no window. `kind` is
     "xla" (blocks), "cudnn" or "splash", which knows segments alone. XLA cannot shard the kernels, so they get the mesh.
     """
     if kind == "splash":

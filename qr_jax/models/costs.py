@@ -14,15 +14,16 @@ def parameter_count(cfg: ModelConfig) -> int:
 
 
 def matrix_parameters(cfg: ModelConfig) -> int:
-    """Return parameters of the layers' matrix products; neither embedding nor head, norms and biases left out."""
+    """Return the number of parameters of the layers' matrices, without embedding, head, norms and biases."""
     query, keys = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     return cfg.layers * cfg.width * (2 * query + 2 * keys + 3 * cfg.mlp)
 
 
 def attended(cfg: ModelConfig, seen_N: np.ndarray) -> float:
-    """Return the sum over tokens of the positions that each attends to, the mean over layers.
+    """Return the number of positions that each token attends to, summed over tokens and averaged over layers.
 
-    `seen_N` are those up to it, itself included; a layer that slides attends to the nearest `cfg.window` of them.
+    `seen_N`: for each token the number of positions up to it, itself included; a layer that slides attends to the
+    nearest `cfg.window` of them.
     """
     whole, near = int(np.sum(seen_N, dtype=np.int64)), int(np.minimum(seen_N, cfg.window).sum(dtype=np.int64))
     return whole + (near - whole) * sum(cfg.sliding) / cfg.layers
@@ -39,8 +40,8 @@ def training_flops(
     prompts and observations included, padding not; `pairs` those of a token and one it attends to (`attended`), so an
     episode of n tokens has n(n + 1)/2 where no layer slides; `predicted` the tokens whose log-probability is trained,
     the only ones that need the head. `forwards` is the number of further passes that are forward alone (old or
-    reference policy). With so many parameters of `adapters` the model's own matrices need no gradient, a third of their
-    three passes. What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
+    reference policy). With `adapters` (their parameter count) the model's own matrices need no gradient: only
+    two passes. What rematerialisation does again is not counted, nor are norms, rotations and the softmax.
     """
     passes = 3 + forwards
     matrices = 2 * matrix_parameters(cfg) * tokens + 2 * cfg.vocab * cfg.width * predicted
@@ -54,8 +55,8 @@ def decoding_bytes(cfg: ModelConfig, *, steps: int, positions: float, item_bytes
     """Return bytes that decoding has to read: all weights once a step, and the keys and values of every position in
     use.
 
-    `positions` is summed over steps and the slots that decode in them, the mean over layers (`attended`). An embedding
-    that is not the head too is not counted: of it a step reads one row a slot.
+    `positions` is summed over steps and the slots that decode in them, and averaged over layers (`attended`). An untied
+    embedding is not counted: a step reads one row of it per slot.
     """
     weights = parameter_count(cfg) - (0 if cfg.tied else cfg.vocab * cfg.width)
     return item_bytes * (steps * weights + round(positions * 2 * cfg.layers * cfg.kv_heads * cfg.head_dim))

@@ -20,11 +20,13 @@ from qr_jax.models.linear import NAME as LINEAR
 from qr_jax.models.linear import adapted
 
 Params = dict[str, Any]
-FEW_LAYERS = 4  # so many are not scanned: nothing is stacked for the backward pass (a quickstart update: .91)
+FEW_LAYERS = (
+    4  # so many are not scanned: nothing is stacked for the backward pass (a quickstart update takes .91 of the time)
+)
 
 
 def _normal(key, shape, inputs):
-    """Draw from a normal of variance 1 / inputs: with one std for all (.02) a small model starts to copy later."""
+    """Draw from a normal of variance 1 / inputs: with one std for all (.02) a small model learns to copy later."""
     return nnx.Param(jax.random.normal(key, shape, jnp.float32) * inputs**-0.5)
 
 
@@ -33,7 +35,7 @@ def _fresh_norm(cfg: ModelConfig) -> Callable:
 
 
 class Layer(nnx.Module):
-    """Pre-norm attention and a gated MLP, of layer.py's parts. How keys and values are attended to is the caller's."""
+    """Pre-norm attention and a gated MLP, of layer.py's parts. The caller says how to attend to keys and values."""
 
     def __init__(self, cfg: ModelConfig, key):
         self.cfg = cfg
@@ -115,7 +117,7 @@ def head_weights(params: Params):
 
 
 def _remat(body, remat: str):
-    """Set what a layer saves for the backward pass: "attention" its results and log-sums, "dots" products too."""
+    """Set what a layer saves for backward: "full" nothing, "attention" outputs and log-sums, "dots" products too."""
     if remat == "none":
         return body
     names = {"full": (), "attention": (ATTENTION,), "dots": (LINEAR, ATTENTION)}[remat]

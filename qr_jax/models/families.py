@@ -164,7 +164,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def _described(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """Return `hub.described`. Of a Gemma 3 the rope is described as Llama's: its own class wants one of each kind."""
+    """Return `hub.described`. Gemma 3's rope is described as a Llama's: its own class wants one per kind of layer."""
     if not family.gemma3:
         return hub.described(config)
     names = (*ROPE_OBJECTS, "rope_theta")
@@ -175,7 +175,7 @@ def _described(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def check(cfg: ModelConfig) -> None:
-    """Raise ValueError if the heads do not divide, or a head is not made of pairs."""
+    """Raise ValueError if the heads do not divide, head_dim is odd, or `sliding` and `window` do not fit the layers."""
     if cfg.heads % cfg.kv_heads:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:

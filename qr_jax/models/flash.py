@@ -17,10 +17,10 @@ SAVED = "attention"  # what remat policies know attention's output and log-sums 
 def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, near=None, *, mesh: Mesh | None = None, interpret: bool = False):
     """Attend causally in segments, [N, L, H, d], by JAX's splash kernels, each device on its own rows and heads.
 
-    `near`: whether tokens see the nearest so many of their segment alone (bool []), and how many; None: they see all.
-    Both kernels are then compiled, and one is run. Splash attention skips blocks above the diagonal; softmax in
+    `near`: (whether a window applies, bool []; how many tokens it has); None: no window.
+    With it both kernels are then compiled, and one is run. Splash attention skips blocks above the diagonal; softmax in
     float32. `interpret` runs it without a TPU. Raises ValueError when a row's length is not a multiple of 128. Heads
-    stay whole where `tensor` does not divide them.
+    are not split where the mesh axis `tensor` does not divide them.
     """
     length, heads, kv_heads = q_NLHd.shape[1], q_NLHd.shape[2], k_NLKd.shape[2]
     if length % BLOCKS[-1]:

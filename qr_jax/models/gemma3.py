@@ -16,7 +16,7 @@ THETA, SLIDING_THETA = 1_000_000.0, 10_000.0  # where the file names none
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the text part of a Gemma 3 with a vision tower, as if it were a model's config.json; all others as is."""
+    """Return a config.json, or the text part of a Gemma 3's with a vision tower as if it were one."""
     if config.get("model_type") != "gemma3":
         return config
     named, text = config.get("architectures"), config.get("text_config")

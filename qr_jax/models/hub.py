@@ -1,4 +1,4 @@
-"""transformers, the way in for real models: it reads their configs and tokenizers. Loaded only where one is named.
+"""Reads configs and tokenizers of real models through transformers, which is imported only where one is named.
 
 Its import takes a second, which a run of a preset does not pay.
 """
@@ -84,7 +84,7 @@ def turn_ends(folder: str | os.PathLike[str]) -> list[int]:
 
 
 def of_library(error: BaseException) -> bool:
-    """Return True if a library raised the error; tokenizers, which is Rust, panics with what is no Exception."""
+    """Return True if a library raised the error; tokenizers, written in Rust, raises panics that are no Exception."""
     return isinstance(error, Exception) or is_panic(error)
 
 

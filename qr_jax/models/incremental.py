@@ -3,8 +3,8 @@
 A step of decoding reads every weight once for a handful of tokens, so what counts is how they lie. Layers are separate
 arrays and a Python loop (a scan would copy each layer's weights, and its cache, out of the stack), matrices are
 [outputs, inputs], and activations are columns [width, N]. SmolLM2's shape on 2 cores at batch 16: 37 ms a step against
-52 for a scan over stacked rows (cache of 192), 73 against 199 at batch 32 (cache of 512). So the products stay apart
-from decoder.Layer's: by those, without a scan, a step takes 104 ms against 86 (batch 16, cache of 192, busy cores).
+52 for a scan over stacked rows (cache of 192), 73 against 199 at batch 32 (cache of 512). So decoder.Layer's
+products are not used: with them, without a scan, a step takes 104 ms against 86 (batch 16, cache of 192, busy cores).
 """
 
 import functools
@@ -140,7 +140,7 @@ def begin(cfg: ModelConfig, embed, ids_N, position_N):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "attend", "slides_l"), donate_argnames="kept_l")
 def run_layers(cfg: ModelConfig, attend: Callable, slides_l, layers, kept_l, x_DN, turns_of, given):
-    """Run some layers, `layers` with `slides_l`, as `run` does all; outside a program it takes over `kept_l`."""
+    """Run some layers, `layers` with `slides_l`, as `run` does all; called outside jit it donates `kept_l`."""
     after_l = []
     for slides, weights, kept in zip(slides_l, layers, kept_l, strict=True):
         window = cfg.window if slides else 0

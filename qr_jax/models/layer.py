@@ -33,8 +33,8 @@ def rms_norm(cfg: ModelConfig, x, weight, axis: int):
 
 
 def turns(cfg: ModelConfig, position, axis: int, *, sliding: bool = False):
-    """Return (cosine, sine) float32 of each channel pair's angle; `position` has size 1 along `axis` and where heads
-    stand. `sliding`: those of the layers that slide.
+    """Return (cosine, sine) float32 of each channel pair's angle; `position` has size 1 along `axis` and the heads'
+    axis. `sliding`: those of the layers that slide.
     """
     inverse_d, scale = rope.frequencies(cfg, sliding=sliding)
     angle = position.astype(jnp.float32) * _along(jnp.asarray(inverse_d), axis, position)

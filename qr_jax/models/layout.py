@@ -12,7 +12,7 @@ Params = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """One kind of tensor: its name there, its shape there, its shape in our tree (a layer's matrix is transposed)."""
+    """One kind of tensor: its name and shape in their files, its shape in our tree (a layer's matrix is transposed)."""
 
     suffix: str
     theirs: tuple[int, ...]
@@ -66,7 +66,7 @@ def top_places(cfg: ModelConfig) -> dict[str, Place]:
 
 
 def text_name(name: str) -> str | None:
-    """Return a tensor's name without the prefix that a Gemma 3 with a vision tower has; None of that tower's tensors.
+    """Return a tensor's name without the prefix that a Gemma 3 with a vision tower has; None for that tower's tensors.
 
     Published files have `language_model.model.`, and those that transformers 5 holds in memory `model.language_model.`.
     """
@@ -77,7 +77,7 @@ def text_name(name: str) -> str | None:
 
 
 def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return every tensor name of a checkpoint of this shape -> its shape."""
+    """Return {tensor name: shape} of a checkpoint of this model."""
     shapes = {place.suffix: place.theirs for place in top_places(cfg).values()}
     for layer in range(cfg.layers):
         shapes |= {f"model.layers.{layer}.{place.suffix}": place.theirs for place in layer_places(cfg).values()}

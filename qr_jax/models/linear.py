@@ -24,8 +24,8 @@ def linear(x, w, *, over: int = 1, plus=None):
 def adapted(name: str, x, w, adapters: Mapping[str, jax.Array], *, over: int = 1):
     """Multiply by the matrix `name` of a layer, and by its adapter (lora.py) if it has one: x w + (x a) b.
 
-    Both are added in float32: what an adapter adds is smaller than a step of bfloat16, and beside a rounded product it
-    would be lost always instead of mostly.
+    Both are added in float32: what an adapter adds is often smaller than a step of bfloat16; added after rounding it
+    would be lost always, not just mostly.
     """
     kind = x.dtype
     if f"{name}_a" not in adapters:

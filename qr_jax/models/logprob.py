@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 NEVER = -1e30  # stands for -inf, whose difference with itself is NaN
-PARTS = (4, 2, 1)  # of a row's columns a quarter, half or all are computed, by how many are used
+PARTS = (4, 2, 1)  # a quarter, half or all of a row's columns are computed: the least that holds the used ones
 
 
 def token_logprobs(

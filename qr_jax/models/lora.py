@@ -1,8 +1,8 @@
 """Low-rank adapters on a frozen base: a matrix W acts as W + alpha / rank * A B (Hu et al. 2021, arXiv:2106.09685).
 
 What is trained is a plain dict of stacked arrays: `q_a` [layers, inputs, rank] and `q_b` [layers, rank, outputs] for
-the matrix `q`, and so on. `whole` puts them beside the base's arrays as `layers/lora`, with the scale inside B: what
-takes a parameter tree finds them there, so that the learner, a rollout and an export compute the same sums.
+the matrix `q`, and so on. `whole` puts them beside the base's arrays as `layers/lora`, with the scale inside B: code
+that takes a parameter tree finds them, so that the learner, a rollout and an export compute the same sums.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The names of what PEFT's folder of one adapter holds. No jax."""
+"""The names of the files in a PEFT adapter's folder. Imports no jax."""
 
 import os
 from pathlib import Path
@@ -8,5 +8,5 @@ SHA256, COMPUTE = "base_sha256", "base_dtype"  # what our files say of the base,
 
 
 def is_adapter(folder: str | os.PathLike[str]) -> bool:
-    """Return True if the folder is PEFT's of an adapter."""
+    """Return True if the folder is a PEFT adapter's."""
     return (Path(folder) / CONFIG).is_file()

@@ -1,4 +1,4 @@
-"""PEFT's folder of one adapter, adapter_config.json and adapter_model.safetensors: read into our arrays, and written.
+"""Reads and writes a PEFT adapter's folder: adapter_config.json and adapter_model.safetensors.
 
 Names and shapes are those of Hugging Face's `peft`: `lora_A` [rank, inputs] and `lora_B` [outputs, rank] for each
 matrix of each layer.
@@ -21,7 +21,7 @@ from qr_jax.models.peft_files import COMPUTE, CONFIG, SHA256, WEIGHTS
 from qr_jax.run.json_files import read_json, write_json
 from qr_jax.settings.settings import few, show
 
-# Settings of PEFT under which an adapter computes what is said here; any other value is refused.
+# The values of PEFT's settings that mean a plain LoRA; any other value is refused.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -33,7 +33,7 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
 }
 
-CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's ways to begin that leave a residual in the base
+CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's initialisations that change the base's weights
 
 
 def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:
@@ -65,7 +65,7 @@ def differ(theirs: config.Lora, own: config.Lora) -> str:
 def load(
     folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, new: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return the folder's adapters, float32; a matrix without one there keeps its `new` one, which changes nothing."""
+    """Return the folder's adapters, float32; a matrix without one keeps its fresh one from `new`, which adds 0."""
     entries, adapters = _entries(Path(folder), cfg, settings), {name: np.array(array) for name, array in new.items()}
     for name, layer, keys in _keys(cfg, settings):
         if keys[0] in entries:
@@ -78,7 +78,7 @@ def load(
 
 
 def check_base(folder: str | os.PathLike[str], sha256: str, compute: str) -> None:
-    """Raise ValueError where the file names the weights under it (ours do) and they are others, of the same dtype."""
+    """Raise ValueError if the file records its base's SHA-256 (ours do) and this, of the same dtype, has another."""
     with safetensors.safe_open(Path(folder) / WEIGHTS, "np") as file:
         said = file.metadata() or {}
     if said.get(COMPUTE) == compute and said.get(SHA256) not in (None, sha256):

@@ -43,8 +43,8 @@ def cast(array: jax.Array | Int8, dtype: Any) -> jax.Array:
 def product(with_w: str, w: jax.Array | Int8, x_IN: jax.Array, kind: Any = None) -> jax.Array:
     """Multiply w [outputs..., inputs] by columns as the einsum says, in `kind` or x's dtype.
 
-    An Int8's steps are cast as the product reads them (no array in that dtype is written, but on CPU), and its scale is
-    of outputs, so that it multiplies the result.
+    An Int8's steps are cast as the product reads them (only on CPU is an array in that dtype written); there is one
+    scale per output, so it multiplies the result.
     """
     if not isinstance(w, Int8):
         return jnp.einsum(with_w, w, x_IN, preferred_element_type=kind)

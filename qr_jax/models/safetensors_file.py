@@ -1,4 +1,4 @@
-"""Safetensors files by the `safetensors` package: it holds a header against the file before anything is allocated."""
+"""Safetensors files by the `safetensors` package: it checks a header against the file before allocating."""
 
 import functools
 import os

@@ -23,9 +23,9 @@ class FastTokenizer:
     """A tokenizer from the text of a tokenizer.json: byte-level (GPT-2's scheme: Qwen, SmolLM2, Llama 3), or with "▁"
     for a blank (SentencePiece's: Llama 2, Mistral, Gemma).
 
-    `settings` has eos_token, pad_token and bos_token; `eos_ids` are further ends of a turn. No blank is put before a
-    text, as SentencePiece's would be: texts are joined here, and their pieces must be what was said. A template's own
-    text has the blanks that its author saw: one before what follows an added token, where the file says so.
+    `settings` has eos_token, pad_token and bos_token; `eos_ids` are further ends of a turn. No space is put before a
+    text, as SentencePiece would: texts are joined here, and their pieces must give exactly that text. Only a template's
+    own text has the space that SentencePiece puts after an added token, where the file asks for it.
 
     `size` is above every id. `added_ids` is the whole added vocabulary, special or not, and the ends of a turn: no
     token of a passage or question may be one of them. `template` is the Jinja chat template, if any; `unknown_id`

@@ -17,7 +17,7 @@ class _Heard:
 
     def __init__(self) -> None:
         self.programs: list[tuple[str, float]] = []
-        self.under_way: list[str] = []  # threads compile side by side; appending and removing are whole
+        self.under_way: list[str] = []  # threads compile side by side; appending and removing are atomic
         jax.monitoring.register_scalar_listener(self.begin)
         jax.monitoring.register_event_duration_secs_listener(self.end)
         terminal.beside(now)

@@ -1,6 +1,6 @@
 """Layouts in which a host's own devices share its rollouts, and the transfer of the learner's parameters to them.
 
-"heads": each device has its heads' part of the weights and of the cache, and a layer's two sums go over all devices.
+"heads": each device has its heads' part of the weights and of the cache, and a layer's two all-reduces go over all.
 "slots": each has all weights and its own rows of the cache. "one": one device decodes alone. In these three no
 collective of a rollout leaves its host: parameters come once a step, replicated over hosts, and are then wrapped as
 arrays of this process alone. "pod": all hosts' devices share one rollout by heads and slots (rollout/together.py), for
@@ -26,14 +26,14 @@ from qr_jax.parallel.mesh import whole_everywhere
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
-# Which dimension of a laid array the heads' axis cuts; what is not here is whole on every device.
+# Which dimension of a DecodeParams array the mesh axis `heads` cuts; what is not here is whole on every device.
 CUT = {"qkv": 0, "qkv_bias": 0, "o": 1, "gate_up": 1, "down": 1}
 CUT |= {"qkv_b": 0, "o_a": 1, "gate_up_b": 1, "down_a": 1}  # of adapters
 
 
 def choose(asked: Kind | None, cfg: ModelConfig, rollout: config.Rollout, devices: int, platform: str) -> Kind:
-    """Return `mesh.rollout`. If it is None: "heads" if `devices` divide heads and MLP, else "slots" likewise, else
-    "one".
+    """Return `asked` (mesh.rollout). If it is None: "heads" if `devices` divide heads and MLP, else "slots" if they
+    divide slots and store, else "one".
 
     `devices` counts those of one host, for "pod" (never chosen by None) those of all. On CPU None means "one", for its
     emulated devices are one machine. ValueError if the devices do not divide what was asked for.

@@ -25,7 +25,7 @@ RAISED = {
     "os": OSError,
     "asking": errors.UserError,
     "library": RuntimeError,
-}  # by the others, for process 0's kind of error
+}  # what the others raise, by the kind of process 0's error
 
 
 def _distributed() -> Any:

@@ -25,8 +25,8 @@ def get(module: str, name: str) -> Any:
 def replace(module: str, name: str, function: Any) -> None:
     """Put `function` in the place of the function `name` of `jax._src.MODULE`.
 
-    UserError unless jax can call ours as it calls its own: the parameters are the same, but for last ones of ours that
-    have defaults.
+    UserError unless jax can call ours as it calls its own: the parameters must be the same, but ours may have more
+    with defaults.
     """
     theirs, ours = (inspect.signature(each).parameters for each in (get(module, name), function))
     needed = [parameter for parameter, its in ours.items() if its.default is its.empty or parameter in theirs]

@@ -82,7 +82,7 @@ def emulate_at_start(settings: config.Mesh) -> None:
 
 
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
-    """Return the sizes of data, fsdp and tensor; on a CPU, where all are 1, `devices` are along data."""
+    """Return the sizes of data, fsdp and tensor; on a CPU with all three 1, data takes the emulated `devices`."""
     sizes, emulated = (settings.data, settings.fsdp, settings.tensor), settings.devices if platform == "cpu" else None
     return (max(emulated - settings.rollout_devices, 1), 1, 1) if emulated and sizes == (1, 1, 1) else sizes
 
@@ -201,7 +201,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, *, row_axis: int = 0) -> NamedSharding:
-    """Deal rows of a batch over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
+    """Return a sharding of rows over `data` and `fsdp`; `row_axis` is 1 for arrays [micro-batches, rows, ...]."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 
 

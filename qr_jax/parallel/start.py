@@ -23,9 +23,9 @@ METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attribut
 METADATA_S = 5  # how long to wait for a TPU VM's metadata server
 METADATA_PAUSES_S = (1, 2, 4, 8)  # before it is asked again
 MEET_S = 1800.0  # how long to wait for the other processes: another host may still be installing, or starting again
-PART_S = 60  # a process that fails waits for the others so much longer than the deadline: they must read that it failed
+PART_S = 60  # how much longer than the deadline a failing process waits: the others must read that it failed
 MEET_SAY_S = 60.0  # how often a process says that it waits
-TIMES_OURS = 4  # jax's deadline for a silent process is 4 of ours: the watchdog, which says more, must come first
+TIMES_OURS = 4  # jax's deadline for a silent process is so many of ours: our watchdog, which says more, must act first
 
 
 def begin(

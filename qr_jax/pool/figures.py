@@ -1,7 +1,7 @@
 """A step's effect on the pool: zero-variance rates, who made up the batch, flips and waste, exactly defined.
 
-Every rate of RATIOS is a ratio of two counts that stand beside it, so figures of many steps are made from summed counts
-(`over_steps`), never from averaged rates. A ratio over nothing is None, not 0 and not NaN: there is nothing to say.
+Every rate in RATIOS is a ratio of two counts that are reported too, so figures over many steps come from summed counts
+(`over_steps`), never from averaged rates. A ratio with denominator 0 is None, not 0 or NaN.
 
 A query's origin is its last verdict before the step: "fresh" (never attempted), "ex_hard", "ex_easy", "ex_surplus"
 (bore signal, was not accepted) or "ex_consumed" (was accepted; back by a reset or a soft weight). Resets keep origins.
@@ -23,17 +23,17 @@ ORIGINS |= {"ex_surplus": LAST_SURPLUS, "ex_consumed": LAST_ACCEPTED}
 
 # The figure -> the count above the line and the count below it.
 RATIOS = {
-    "zero_variance_rate": ("zero_variance", "drawn"),  # |Z| / |C|; with signal_rate and fault_rate it sums to 1
+    "zero_variance_rate": ("zero_variance", "drawn"),  # with signal_rate and fault_rate it sums to 1
     "hard_rate": ("hard", "drawn"),
     "easy_rate": ("easy", "drawn"),
     "signal_rate": ("signal", "drawn"),
     "fault_rate": ("fault", "drawn"),
     **{f"zero_variance_rate_{origin}": (f"zero_variance_{origin}", f"drawn_{origin}") for origin in ORIGINS},
-    **{origin: (f"accepted_{origin}", "accepted") for origin in ORIGINS},  # shares of E; they sum to 1
-    # strict: the last verdict was zero-variance; ex_hard + ex_easy
+    **{origin: (f"accepted_{origin}", "accepted") for origin in ORIGINS},  # shares of accepted groups; they sum to 1
+    # accepted queries whose last verdict was zero-variance: ex_hard + ex_easy
     "recycled_share": ("accepted_recycled", "accepted"),
     "seen_share": ("accepted_seen", "accepted"),  # attempted at least once before
-    "fill": ("accepted", "wanted"),  # |E| / B
+    "fill": ("accepted", "wanted"),  # accepted / pool.queries
     "wasted_rollout_share": ("wasted_rollouts", "rollouts"),
     "rollouts_per_signal_group": ("rollouts", "signal"),
 }
@@ -79,7 +79,7 @@ def pool_figures(pool: Pool) -> Figures:
 
     `flipped`: the share of attempted queries that were accepted after any earlier zero-variance verdict, with or
     without surplus signal in between; a query whose groups were all faults does not count as attempted.
-    `never_flipped`: queries that showed no variance at least once and have not been accepted since.
+    `never_flipped`: queries with a zero-variance verdict that were never accepted after one.
     """
     attempted = int(np.count_nonzero(pool.attempts_P))
     flipped = int(np.count_nonzero(pool.flipped_P))
@@ -123,7 +123,7 @@ def starvation(figures: Mapping[str, float | int | None]) -> str | None:
 
     Few: under a quarter of the share expected at a pass rate of 1/2, 1 - 2^(1 - K) for K episodes per group. The
     warning suggests a cure that fits: for episodes that are cut or never search, for groups all wrong or all right, or
-    for a pool that starves. Unless learner.full_groups is set, a few noisy groups take a full optimizer step: that way
+    for a pool that starves. Without learner.full_groups even a few noisy groups take a full optimizer step, by which
     runs on a small pool lost what they had learned.
     """
     drawn, signal = int(figures["pool/drawn"] or 0), int(figures["pool/signal"] or 0)

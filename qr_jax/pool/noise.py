@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-AHEAD = 4  # `first` looks at this many times the runners it wants before it looks at more
+AHEAD = 4  # `first` races this many times the entries it needs before it races more
 
 
 def uniforms(size: int, *key: int) -> Float64[np.ndarray, "size"]:
@@ -17,8 +17,8 @@ def words(size: int, *key: int) -> UInt64[np.ndarray, "size"]:
     """Return the 64-bit words that `uniforms` makes its numbers of; the larger word gives the larger number.
 
     The integers are folded by SplitMix64's finaliser (Steele et al. 2014) into the key of a Philox counter generator,
-    whose raw words numpy keeps stable over versions (its distributions it does not). The first integer names the
-    purpose, so that two users never share their numbers.
+    whose raw words numpy keeps stable over versions (its distributions it does not). The first integer identifies the
+    purpose, so that two purposes never share random numbers.
     """
     folded = 0
     for part in key:

@@ -18,7 +18,7 @@ LAST = ("none", "hard", "easy", "surplus", "accepted")  # the last verdict that 
 FRESH, HARD, EASY, SURPLUS, CONSUMED, RESET = range(len(STATES))
 LAST_NONE, LAST_HARD, LAST_EASY, LAST_SURPLUS, LAST_ACCEPTED = range(len(LAST))
 
-DRAW = 1  # the first part of a draw's key, so that no other user of `words` shares its numbers
+DRAW = 1  # first part of a draw's random key, so that other users of `words` get other numbers
 
 ARRAYS = {
     "weight_P": np.float64, "state_P": np.int8, "attempts_P": np.int32, "last_P": np.int8,
@@ -26,7 +26,7 @@ ARRAYS = {
     "zero_variance_P": np.int32, "flipped_P": np.bool_,
 }  # fmt: skip
 
-KINDS = ("family_P", "hops_P")  # one integer per query, which no step changes; or None
+KINDS = ("family_P", "hops_P")  # per-query integers that no step changes (each array may be None)
 
 Rule = Callable[["Pool", Outcome], tuple[np.ndarray, Memory]]
 
@@ -150,8 +150,8 @@ def judge(
 def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -> np.ndarray:
     """Return verdict_Q of grades that have passed `records.grades`: "signal", "easy", "hard" or "fault".
 
-    A group is "signal" when the largest of its valid values on the channel exceeds the smallest: exactly, never by a
-    standard deviation, as `variance.group_variance_mask` decides on the device. Otherwise it is "easy" when
+    A group is "signal" when the largest of its valid values on the channel exceeds the smallest. The comparison is
+    exact, with no standard deviation, as in `variance.group_variance_mask` (device). Otherwise it is "easy" when
     all its valid outcomes are 1 and "hard" when not. With fewer than 2 valid episodes it is a "fault".
     """
     outcome_QG = grades.reward_QG if grades.outcome_QG is None else grades.outcome_QG
@@ -167,7 +167,7 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
 def settle(pool: Pool, outcome: Outcome | None = None, rule: Rule | None = None, /, **of_02: Any) -> Pool:
     """Write what a judged step showed into the pool, and let the rule give the next weights.
 
-    The rule is given the pool with this step's states and attempts and the weights as they were, and returns (weight_P,
+    The rule is given the pool with this step's states and attempts but the old weights, and returns (weight_P,
     memory). A faulty group's query stays as it was and counts no attempt. All rounds of a step are settled at once.
     """
     if of_02 or not isinstance(outcome, Outcome) or not callable(rule):
@@ -193,7 +193,7 @@ def refresh(pool: Pool, *, below: float | int) -> Pool:
 def drawable(pool: Pool, *, reset_below: float, on_exhausted: Literal["reset", "stop"]) -> Pool | None:
     """Return the pool that a step draws from: reset where its eligible share is too small, or nothing is left to draw.
 
-    None where nothing is left and the run is to stop then.
+    None if nothing is left and `on_exhausted` is "stop".
     """
     pool = refresh(pool, below=reset_below)
     if np.count_nonzero(pool.weight_P):
@@ -241,7 +241,7 @@ def query_list_hash(ids: Iterable[str]) -> str:
 
 
 def _note(pool: Pool, outcome: Outcome) -> Pool:
-    """Return the pool with a step's verdicts written into every record but the weights."""
+    """Return the pool with a step's verdicts written into all its arrays except the weights."""
     graded_Q = outcome.verdict_Q != "fault"
     drawn = outcome.drawn_Q[graded_Q]
     verdict = outcome.verdict_Q[graded_Q]

@@ -1,8 +1,8 @@
 """Keys and values of the sequences in flight: rows for the slots that decode, and a store for rows that do not.
 
 A cache is a tuple over layers of (k, v), each [rows, K, positions, d]: arrays of a dtype, Int8, or, keys alone, Turned
-(positions last: [rows, K, d, positions]). Of an Int8 the functions here treat steps and scale [rows, K, positions]
-alike: what follows the positions' axis is copied.
+(positions last: [rows, K, d, positions]). The functions here treat an Int8's steps and its scale [rows, K, positions]
+alike (models/quantized.py): what follows the positions' axis is copied.
 """
 
 import functools
@@ -46,7 +46,7 @@ def create(cfg: ModelConfig, rows: int, positions: int, dtype, *, turned: bool =
 
 @functools.lru_cache(4)
 def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding, turned: bool = False):
-    """Return the program that makes caches, laid out so: name -> Cache, of (name, rows, positions)."""
+    """Return the program that makes {name: Cache} in this layout; `sizes`: (name, rows, positions)."""
 
     def create_all() -> dict[str, Cache]:
         return {name: create(cfg, rows, positions, dtype, turned=turned) for name, rows, positions in sizes}
@@ -105,7 +105,7 @@ def _put_own(part, new, row_R, used_R, count_R, axis: int):
 
 
 def write(cache: Cache, buffer: Cache, row_R, used_R, count_R, mesh: Mesh | None = None) -> Cache:
-    """Put as `put` in every layer."""
+    """Return the cache with the buffer put, as by `put`, into every layer."""
     how = row_R, used_R, count_R, mesh
     return tuple(
         tuple(put(part, new, *how) for part, new in zip(*of_layer, strict=True))

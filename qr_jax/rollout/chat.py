@@ -1,4 +1,4 @@
-"""Chat templates: an environment's Say -> token ids, the template's glue trusted, the data kept free of added tokens.
+"""Chat templates: turn an environment's Say into token ids. The template's own text (glue) is trusted, data is not.
 
 A template is rendered in jinja's sandbox with what templates written for `transformers` expect to find.
 

@@ -63,8 +63,8 @@ def decode(
 
     `row_S`: the cache rows of some slots, copied out for the chunk (past the end: none); None: slot n has row n.
     The cache is only read until the chunk is over: new keys and values gather in a buffer of `chunk` positions, which
-    is then written in one go. An int8 cache rounds them then, so that where a chunk begins changes what is seen: of a
-    small model one log-probability in 200 by over 1e-4 nats, and fewer than if each were rounded at once.
+    is then written in one go. An int8 cache rounds them only then, so results depend on where a chunk begins: in a
+    small model one log-probability in 200 moves by over 1e-4 nats, fewer than if each were rounded at once.
     Returns (cache, Chunk). `mesh`: see `KVCache.mesh`.
     """
     slots, read = pending_S.shape[0], cache

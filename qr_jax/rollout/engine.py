@@ -113,7 +113,7 @@ class Engine:
         `query_keys` holds the number of each query in the sampling keys (its pool index; by default its position), so
         that its samples do not depend on where it stands; `first_sample` numbers each query's first sample, and
         `purpose` is one of PURPOSES. A temperature of 0 is greedy. `top_p` and `top_k` restrict what is sampled, but
-        not the log-probabilities, so nothing that is trained on has them. With `expected_tokens` (of an episode of each
+        not the log-probabilities, so no training episode uses them. With `expected_tokens` (of an episode of each
         query) the longest begin first, so that few are left to decode alone at the end. `params` are the learner's, or
         the DecodeParams that `rows.to_decode_params` gave. Afterwards `statistics` has the call's cost. `searches`: the
         threads that searches run in; None: its own. Raises Interrupted when `stop_now()` turns true, and
@@ -164,7 +164,7 @@ class RolloutState:
         self.settings, self.rows, self.tokenizer = engine.settings, engine.rows, engine.tokenizer
         self.searches = searches
         self.env, self.tags = reading.unthinking(env), reading.tags_of(env)
-        self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # a text's length is asked, then its reading
+        self.encode = functools.lru_cache(1)(self.tokenizer.encode_data)  # asked for its length, then for its tags
         self.step, self.stop_now = step, stop_now
         self.total = len(order)
         self.key = {pair: keys_N2[n] for n, pair in enumerate(order)}
@@ -203,8 +203,8 @@ class RolloutState:
     def answer_searches(self, idle: bool) -> None:
         """Take the results that are due; when no slot can decode without them (`idle`), wait for those of one call.
 
-        By arrival a call is due when it is done. In order the oldest is due `search_ticks` after it was asked, done or
-        not, so that what decodes together does not depend on how long searches take.
+        With schedule="ordered" the oldest call is due `search_ticks` ticks after it was asked, done or not, so that
+        what decodes together does not depend on how long searches take; otherwise a call is due once it is done.
         """
         while self.calls:
             in_order, ticks = self.settings.schedule == "ordered", self.statistics.ticks - self.calls[0][0]
@@ -362,7 +362,7 @@ class RolloutState:
         return round(costs.attended(self.rows.cfg, seen_X)) - len(seen_X)
 
     def move_on(self, live: EpisodeState) -> tuple[str | Call, ...] | None:
-        """Ask the environment after the model's turn. Return the queries of a search, None for anything else."""
+        """Ask the environment for its move. Return the queries of a search, None for anything else."""
         live.turns.append(Turn("model", live.text(self.engine.pieces)))
         live.model_turns += 1
         if not live.complete:

@@ -107,7 +107,7 @@ class KVCache:
     # ---- compiling
 
     def warm_up(self, params: Any, prompt_tokens: int, positions: int = 0) -> Iterator[tuple[int, str]]:
-        """Compile what the first tokens of a rollout need, after prompts that long, and run none of it.
+        """Compile what the first tokens of a rollout need, after prompts of `prompt_tokens`, and run none of it.
 
         With `positions` also what decoding and observations need up to so many; longer prompts, and copies between
         other lengths, are compiled when they are met. Yields how many programs are left, and what the next of them is.
@@ -176,7 +176,7 @@ class KVCache:
     # ---- how long the caches are
 
     def begin(self) -> None:
-        """Make the caches as short as they get; no row may be in use."""
+        """Make the caches as short as `least` allows; no row may be in use."""
         for name in list(self.caches):
             if caches.size(self.caches[name])[1] > self._shortest(name):
                 self._resize(name, self._shortest(name))
@@ -196,7 +196,7 @@ class KVCache:
             self.grown += name == "slots"
 
     def _view(self, positions: int) -> int:
-        """Return the smallest view of at least so many positions and of prompts' (`least`); the longest if none is."""
+        """Return the smallest view that holds `positions` and `least` (a prompt's); the longest if none does."""
         return next((view for view in self.views if view >= max(positions, self.least)), self.views[-1])
 
     def _resize(self, name: str, length: int) -> None:
@@ -217,7 +217,7 @@ class KVCache:
         self.stop_at(self.eos_ids)
 
     def stop_at(self, ids: Sequence[int]) -> None:
-        """Let slots stop decoding at these ids too: each may end a turn, and the host looks whether it does."""
+        """Let slots stop decoding at these ids too: each may end a turn, and the host checks whether it does."""
         if not self.stop_at_V[list(ids)].all():
             self.stop_at_V = self.stop_at_V.copy()  # the device's array may share the old one's memory
             self.stop_at_V[list(ids)] = True
@@ -271,7 +271,7 @@ class KVCache:
         return call, at_N
 
     def _decode_size(self, slots: int) -> int:
-        """Return how many slots the program has that decodes so many: all (CpuCache has smaller programs, too)."""
+        """Return the size, in slots, of the program that decodes so many: all (CpuCache has smaller programs too)."""
         return self.slot_count
 
     def append(self, laid: DecodeParams, where: str, work: Sequence[Work]) -> None:

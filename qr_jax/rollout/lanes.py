@@ -1,6 +1,6 @@
 """An engine whose slots are dealt over threads: while one decodes, another's host work is done.
 
-For a CPU, or one device: threads that start programs over the same several devices may wait for each other's.
+Use it on a CPU or a single device: on several, threads that start programs over all of them may block each other.
 """
 
 import threading
@@ -91,7 +91,7 @@ class Lanes(Engine):
         finally:
             searches.close()
         errors = [error for part in parts if (error := part.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # which the others' may be
+        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # the cause first
             raise error
         self.statistics = Statistics.combined([engine.statistics for engine in engines], fmean)  # they ran side by side
         self.statistics.total_s = time.monotonic() - start

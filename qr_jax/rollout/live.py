@@ -128,7 +128,7 @@ class Statistics:
     tokens: int = 0
     prompt_tokens: int = 0
     observation_tokens: int = 0
-    observation_lent: int = 0  # of these, copied from an episode that was shown the same after the same
+    observation_lent: int = 0  # of these, copied from an episode with the same history, shown the same text
     ticks: int = 0
     decode_steps: int = 0  # a step gives every slot a token and reads all weights once
     cache_positions: int = 0  # summed over the decode steps: positions in use in the slots that decoded

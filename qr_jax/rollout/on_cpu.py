@@ -32,7 +32,7 @@ SMALL_CALL = 256  # tokens: more need so much memory for sums that allocating it
 
 
 class CpuCache(KVCache):
-    """A KVCache that saves memory; where several emulated devices share it, only its keys lie otherwise."""
+    """A KVCache that saves memory; where several emulated devices share it, only the layout of its keys differs."""
 
     turned = True
     decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has

@@ -1,4 +1,4 @@
-"""Guards of an environment's text: a tokenizer must read no tag or control sign in it that was not written.
+"""Guards of an environment's text: the tokenizer must read no tag in it that the environment did not write.
 
 `dialect.neutralise` knows compatibility normalisation (NFKC); a tokenizer may also strip accents, drop control
 characters, fold letters or replace texts, and a tag may appear only then. So the ids are decoded and looked at.
@@ -28,7 +28,7 @@ def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def unthinking(env: Callable[..., Any]) -> Callable[[Query, Sequence[Turn]], Say | Search | Stop]:
-    """Show the environment all thoughts empty, so that no draft in them acts, whatever signs it reads."""
+    """Wrap the environment so that it sees every thought as empty: no draft of a tag in one then acts."""
 
     def move(query: Query, turns: Sequence[Turn]) -> Say | Search | Stop:
         return env(query, tuple(_unthinking(turn) if turn.author == "model" else turn for turn in turns))
@@ -62,7 +62,7 @@ def _after_less(tags: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def inert(tokenizer: Tokenizer, text: str, tags: tuple[str, ...] = ()) -> str:
-    """Make inert the text as the tokenizer reads it; return it neutralised once no tag appears in the reading.
+    """Return the text neutralised so far that no tag appears in it as the tokenizer reads it.
 
     ValueError if a tag appears again each of AGAIN times: the tokenizer makes tags of other text.
     """

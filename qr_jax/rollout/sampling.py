@@ -52,7 +52,7 @@ def choose(logits_VS, key_S2, position_S, temperature, sampling: Sampling = EVER
 
     The vocabulary is cut into blocks of about its square root. A block is drawn by Gumbel-max over the blocks'
     log-probabilities (sums that the softmax has anyway), then a token by Gumbel-max inside it: the same distribution as
-    one Gumbel number per token (Gumbel 1954; a categorical factors so exactly), for 2 sqrt(V) numbers instead of V.
+    one Gumbel number per token (Gumbel 1954; a categorical factors just so), for 2 sqrt(V) numbers instead of V.
     One per token took a fifth of a decode step at a vocabulary of 49k on CPU.
     """
     vocab, slots = logits_VS.shape

@@ -50,7 +50,7 @@ class Dealt:
 def rolled_out(
     engine: Engine, params: Any, work: Callable[[], Result], nothing: Result, *, pod: bool, stop_now: Callable[[], bool]
 ) -> Result:
-    """Run this process's rollout by `hosts.all_or_none`; `pod`: process 0 runs it, on the devices of all processes."""
+    """Run `work` by `hosts.all_or_none`; `pod`: process 0 runs it, on all devices, and the others return `nothing`."""
     if pod:
         work = functools.partial(together, engine, params, work, nothing, stop_now=stop_now)
     return hosts.all_or_none(work)
@@ -78,7 +78,7 @@ class Leader:
 def together(
     engine: Engine, params: Any, work: Callable[[], Result], otherwise: Result, *, stop_now: Callable[[], bool]
 ) -> Result:
-    """Return on process 0 what `work`, which runs the engine, returns; on the others, which lend devices, `otherwise`.
+    """Run `work`, which runs the engine, on process 0 and return its result; the rest lend devices, return `otherwise`.
 
     `params`: as `host_local.to_rollout_params` lays them out for a pod. Every process calls `stop_now`, so that each
     can tell the others of a SIGTERM; process 0 decides.

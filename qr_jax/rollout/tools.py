@@ -64,7 +64,7 @@ def run_searches(
     """Return the passages of each different query, at most k, or a Fault; an error of the search function is never
     raised.
 
-    All texts go in one call, and each tool's Calls, at the same time, in one of their own. If one raises (as
+    All texts go in one call; each tool's Calls go, at the same time, in a call of their own. If one raises (as
     `plugins.checked` does for a wrong result), each of its queries is tried alone, `retries` times, after pauses with
     jitter, so that one bad query does not fault the rest. A query without passages after `deadline_s`, retries
     included, gets a Fault. A call that hangs is left behind in its daemon thread (nothing can end it), so a search
@@ -117,7 +117,7 @@ def found(search: SearchFunction, queries: Sequence[str | Call], k: int, **how: 
 
 
 def shortened(passage: Passage, chars: int) -> Passage:
-    """Return the passage, or its first characters where title and text together have more; the text keeps half.
+    """Return the passage, cut to `chars` characters of title and text together; a long title leaves the text half.
 
     A cut falls as in `fit_observation`.
     """
@@ -179,8 +179,8 @@ def fit_observation(
     encode_length: Callable[[str], int],
     budget_tokens: int,
 ) -> tuple[Say | Search | Stop, tuple[Turn, ...]]:
-    """Cut the last turn's passages until the environment's text has at most `budget_tokens`; return its move, and the
-    turns so cut.
+    """Cut the last turn's passages until the environment's text has at most `budget_tokens`; return the environment's
+    move and the cut turns.
 
     `env` has its settings bound. The lowest-ranked passages are cut first (of one rank, the last query's), each from
     the end of its text, and dropped when no word is left. The first passages of the queries stay: they are cut to one

@@ -85,7 +85,7 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
 def _measured_before(run: runs.Run, of: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the evaluation before the cold start that an interrupted attempt saved (base.json), or None.
 
-    None also where it was `of` other questions or passages: the files behind a setting may have changed.
+    None also if its entry `of` names other questions or passages: files may have changed.
     """
     try:
         base = read_json(run.folder / runs.BASE)
@@ -134,12 +134,12 @@ def spent(run_state: RunState) -> dict[str, int]:
 def _warm_up(runtime: Runtime, params) -> float:
     """Compile the programs that the first rollout begins with; return the seconds it took.
 
-    On TPU also those that decoding and observations need at every length. A host there has 24 cores or more to compile
-    on, and otherwise each length that is reached first would hold up a rollout by half a minute per program.
+    On TPU also compile what decoding and observations need at every length: a host has 24 cores or more, and otherwise
+    the first rollout to reach a length would wait half a minute per program.
     """
     before, engine = compiles.count(), runtime.agent.engine
     prompt_tokens = engine.prompt_tokens(runtime.data.queries[:PROMPTS], runtime.world.env)
-    # Over a pod every process runs each program: where one left, the others would wait in it.
+    # Over a pod every process runs each program: if one stopped, the others would hang.
     stop_now = (lambda: False) if runtime.devices.layout == "pod" else runtime.run.stop_now
     positions = engine.settings.context_tokens if jax.default_backend() == "tpu" else 0
     warm_up = partial(engine.warm_up, params, prompt_tokens=prompt_tokens, positions=positions, stop_now=stop_now)

@@ -1,4 +1,4 @@
-"""A run's copy in a bucket: its folder but for checkpoints (written straight to the bucket), W&B's files and the lock.
+"""A run's copy in a bucket: its folder without checkpoints (they go straight to the bucket), W&B files and lock.
 
 The copy is brought up to date before a checkpoint counts, so its metrics are never shorter than its checkpoint says.
 """
@@ -24,7 +24,7 @@ from qr_jax.settings import json_text
 
 IN_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)+")
 CHECKPOINTS = "checkpoints"
-COMPILED = "compiled"  # the processes' programs, which parallel/compile_cache.py copies
+COMPILED = "compiled"  # compiled programs, which jax reads and writes there (parallel/compile_cache.py)
 # Folders that are not copied; W&B sends its files itself, and they come and go.
 STAY = (CHECKPOINTS, COMPILED, "wandb")
 OWN = "run.lock"  # the folder's lock (run_lock.py), or the bucket's (lease.py)
@@ -44,7 +44,7 @@ def opened(place: str) -> epath.Path:
     if not importlib.util.find_spec("gcsfs"):
         raise UserError(f"train.bucket={place} needs the package gcsfs: pip install 'qr_jax[bucket]'")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # `as_os_error` says in a line what it logs with a traceback
-    # Orbax writes by another way than epath, so what epath remembers of a folder's files is not to be believed.
+    # Orbax does not write through epath, so epath's cached folder listings may be stale.
     fsspec_settings.setdefault("gcs", {})["use_listings_cache"] = False
     return epath.Path(place)
 
@@ -58,7 +58,7 @@ class Copy:
         self._pushed_s = time.monotonic()
         self._background = ThreadPoolExecutor(1, "bucket")
         self._soon: Future[None] | None = None
-        self._copied: dict[str, tuple[int, int]] = {}  # of each file at `place`: our file's mark when it was copied
+        self._copied: dict[str, tuple[int, int]] = {}  # name -> our file's `_mark` when it was copied to `place`
         self._lock = threading.Lock()
 
     def push(self) -> None:
@@ -91,7 +91,7 @@ class Copy:
     def pull(self) -> list[str]:
         """Copy the place's files here; returns the names of local files that differed, now in logs/replaced_N.
 
-        A local file that begins with the place's content has only grown, and stays. OSError if there is no answer.
+        A local file that begins with the place's content has only grown, and stays. OSError if the bucket is silent.
         """
         replaced: list[str] = []
         aside = self.folder / "logs" / f"replaced_{1 + len(list(self.folder.glob('logs/replaced_*')))}"

@@ -2,14 +2,14 @@
 
     checkpoints/step_00000010/
         state/           the device state, by Orbax, one array per name ("params.layers.q")
-        host.json        host values: pool, waiting episodes, data position, digests, metrics_bytes; no pickle
+        host.json        host values: pool, waiting groups, counts, data digests, metrics_bytes; no pickle
         host.npz         the arrays among them
         manifest.json    format, step, the state's arrays, and the size and SHA-256 of every file above
         COMMITTED        the SHA-256 of manifest.json: written last
 
 Orbax writes in the background and renames `state` when every process has written its part; then process 0 hashes all
-files and commits. What was killed on the way has no marker; what was damaged later has another hash. Which are kept is
-decided here, over committed folders: Orbax's preservation policies see neither hashes nor commits.
+files and commits. An interrupted save has no marker; a damaged checkpoint has another hash. This module decides which
+committed folders are kept, because Orbax's preservation policies know neither hashes nor commits.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ from qr_jax.run import bucket, committed
 from qr_jax.settings import json_text
 
 FORMAT = 5
-READS = (4, 5)  # 1: groups that waited were episodes and rewards; 2: the rate was the optimizer's; 3: no ledger_bytes
+READS = (4, 5)  # not read: 1 (waiting groups were episodes and rewards), 2 (rate in the optimizer), 3 (no ledger_bytes)
 WROTE = {1: "0.1", 2: "0.1", 3: "0.1", 4: "0.2"}  # format -> the version of qr_jax that wrote it
 SAID: set[str] = set()  # lines on damaged checkpoints that this process has said
-GONE = {"rate"}  # of the state of format 4
+GONE = {"rate"}  # arrays of format 4's state that are no longer used
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
-BASE = "base_sha256"  # a host value where the state is adapters alone: of the weights under them
+BASE = "base_sha256"  # host value if only adapters are in the state: SHA-256 of their base weights
 SAME = {  # hash that a run keeps -> what it is of, and what to do if it differs
     QUERIES: ("query list", "its pool is of other queries: use that run's data settings, or another run folder"),
     CORPUS: ("passages", "before and after would be measured over two corpora: give back the first, or begin anew"),
@@ -72,7 +72,7 @@ def _reader_of(saved_format: Any) -> str:
 
 
 def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
-    """Return False for an error in Orbax's log (a traceback per thread): it raises it too; `wait` says what to do."""
+    """Return False for errors in Orbax's log (a traceback per thread): Orbax raises them too; `wait` reports them."""
     is_its = bool(record.exc_info) and f"{os.sep}orbax{os.sep}" in record.pathname
     return terminal.is_verbose() or not is_its
 
@@ -82,7 +82,7 @@ class Checkpoints:
 
     The checkpoint of every `keep_every`-th step stays too (0: none). All processes call all methods, on their main
     threads, and share the folder. Process 0 calls `before_commit`, in the background, when a checkpoint is written and
-    before it counts. `say` is told of every folder that is passed over.
+    before it counts. `say` gets a line for every folder that is skipped.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class Checkpoints:
         hosts.by_first(forget)
 
     def put_back(self) -> None:
-        """Give a checkpoint its name again that was set aside for one that a kill left unfinished."""
+        """Rename back a checkpoint that was set aside for a replacement which was never finished."""
 
         def back() -> None:
             with bucket.as_os_error():
@@ -301,7 +301,7 @@ class Checkpoints:
             self._remove_all_but_newest(step)
 
     def _remove_all_but_newest(self, last: int) -> None:
-        """Keep the `keep` newest up to the step just committed; later folders are of abandoned steps."""
+        """Keep the `keep` newest up to `last`, the best and every `keep_every`-th; later ones are abandoned."""
         whole = [step for step in self.steps() if step <= last]
         every = [step for step in whole if step == self.best or (self.keep_every and step % self.keep_every == 0)]
         kept = {self.path(step).name for step in (*whole[: self.keep], *every)}

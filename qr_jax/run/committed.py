@@ -51,7 +51,7 @@ def damage(place: epath.Path) -> str | None:
         return _damage(place)
     except (IsADirectoryError, NotADirectoryError) as error:
         return f"a folder stands where a file was, or a file where a folder was: {error.filename}"
-    except NOT_AS_WRITTEN:  # it has its hash, and is not what `commit` writes
+    except NOT_AS_WRITTEN:  # its hash is right, but `commit` did not write it
         return f"{MANIFEST} is not one that this program writes"
 
 

@@ -1,4 +1,4 @@
-"""JSON in files: one object per file, and the rows of a .jsonl; what json_text bounds is bounded here too."""
+"""Read and write JSON files: one object per file, or rows of a .jsonl, of bounded size."""
 
 import json
 import sys
@@ -59,8 +59,8 @@ def readable_rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Ro
     """Yield, line by line, an object with the `needed` keys; None for all else; nothing where there is no file, or a
     pipe.
 
-    NaN and infinities are None, which a browser's parser does not know. Where rows are not `nested`, what is neither a
-    value nor a list of them is left out.
+    NaN and infinities are None, which a browser's parser does not know. Unless `nested`, members that are objects or
+    lists of objects or lists are left out.
     """
     for line in run_files.lines(path) if path.is_file() else ():
         row = parse_or_none(line)

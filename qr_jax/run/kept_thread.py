@@ -18,7 +18,7 @@ POLL_S = 0.1  # between two calls of `stop_now`
 class KeptThread:
     """Daemon threads that begin their work in order. (At exit Python would wait for a ThreadPoolExecutor's threads.)
 
-    By default one, so that no work begins before what was given earlier has ended.
+    With one thread, the default, work begins only after all earlier work has ended.
     """
 
     def __init__(self, name: str, at_once: int = 1):
@@ -63,7 +63,7 @@ def _serve(given: "queue.SimpleQueue[Work | None]", closed: threading.Event) -> 
 def run_interruptible(work: Callable[[], Result], stop_now: Callable[[], bool] = lambda: False) -> Result:
     """Return the work's result, from a thread of its own, so that a signal is heard while it waits for somebody.
 
-    Interrupted, leaving the work behind, if `stop_now` says so before.
+    Raises Interrupted, and abandons the work, if `stop_now()` becomes true first.
     """
     done = KeptThread("beside").submit(work)
     while not wait([done], timeout=POLL_S).done:

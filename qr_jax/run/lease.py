@@ -1,9 +1,9 @@
-"""A bucket has one run at a time: an object in it says whose it is, and counts for as long as its owner renews it.
+"""Let one run at a time use a bucket: an object there names the owner, and is valid while the owner renews it.
 
 The server numbers every version of an object (its generation), and each write here names the generation that it
-replaces: of two processes one wins, and a renewal that fails says that the lease is lost. No clock is compared with
-another: a lease is stale when whoever waits has seen no new generation for STALE_S of its own clock, so clocks may
-disagree by any time, and their rates by a factor of STALE_S / RENEW_S.
+replaces: of two processes one wins, and a renewal that fails says that the lease is lost. No clocks are
+compared: a lease is stale when a waiting process sees no new generation for STALE_S of its own clock, so clocks may
+differ by any offset, and their rates by a factor of STALE_S / RENEW_S.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ class Lease:
     """Holds PLACE/run.lock, in a bucket, from `__init__` to `release`. errors.Busy where another process renews it.
 
     A stale lease is taken over; so is, at once, that of a process that was killed while it held `lock`, which this
-    process holds now. A thread renews the lease, and calls `lost` with the reason when another process has it. A bucket
-    that does not answer loses no lease. What the loser sent before may still arrive after; a checkpoint that it changes
-    is passed over by its hashes.
+    process holds now. A thread renews the lease, and calls `lost` with the reason when another process has it. If the
+    bucket does not answer, the lease is not lost. The loser's earlier writes may still arrive; a checkpoint that they
+    change fails its hash check and is skipped.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Lease:
                 raise self._gone
             try:
                 self._generation = self._write(self._generation)
-            except FileExistsError:  # the generation is another; ours, perhaps, where an answer was lost on its way
+            except FileExistsError:  # the generation changed; perhaps by our own write, if its answer was lost
                 self._generation, about = self._read()
                 if about != self._about:
                     self._gone = errors.Busy(

@@ -13,7 +13,7 @@ from qr_jax.settings.settings import Use, differences, plain
 
 FILE = "plugins.json"
 
-# Kind (or "tool NAME") -> name, settings, and of a user's file sha256 (and `earlier` ones).
+# kind (or "tool NAME") -> name, settings and, for a user's file, sha256 and `earlier` hashes
 Record = Mapping[str, Mapping[str, Any]]
 
 
@@ -61,8 +61,8 @@ def changed_code(before: Record, now: Record) -> list[str]:
 def differing_settings(begun: Config, before: Record, config: Config, now: Record) -> list[str]:
     """List "name: 1 there, 2 here" of each setting in which a run that was begun differs from a config.
 
-    Of the same plug-in all settings are compared, defaults too: those of `before`, or, of a run without a record, those
-    that the run's config gives and today's defaults. A setting that the plug-in got since had its default there.
+    For the same plug-in all settings are compared, defaults too: the run's are those of `before` or, without a record,
+    those in its config and today's defaults. A setting that is new in the plug-in counts as its default there.
     """
     there, ours = plain(begun), plain(config)
     for kind, known in now.items():

@@ -1,7 +1,7 @@
 """A run's first or latest parameters, from a model, a checkpoint or a PEFT adapter, with the base under adapters.
 
-A checkpoint with adapters (model.lora) holds them and the hash of the weights under them, not these weights. They are
-the model's own, or those of the run that it began from: a cold start of the whole model, or another run (train.init).
+A checkpoint with adapters (model.lora) holds them and the hash of the weights under them, not these weights. These
+are the model's own, or a run's: of a cold start of the whole model, or of another run (train.init).
 """
 
 import hashlib
@@ -63,8 +63,8 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
         first = Policy(assemble.place(adapters, mesh), frozen, sha256, own)
         check_base(settings, first)
         return first
-    # The source's adapters have these settings (`check_start`). Its config is not read: of a run in a bucket process 0
-    # alone has it.
+    # `check_start` has checked that the source's adapters have these settings. Its config is not read here: for a run
+    # in a bucket only process 0 has it.
     host, params = _restored(source, agent, mesh, model=settings.model)
     if checkpoint.BASE not in host:  # the whole model was trained there, and is the base
         return Policy(_new(settings, agent, mesh), frozen, sha256, own)
@@ -100,7 +100,7 @@ def of_run(run: str | Path, agent: assemble.Agent, mesh, step: int | None = None
 
 
 def adapters(run: str | Path, agent: assemble.Agent, mesh, step: int) -> tuple[Any, str | None]:
-    """Return a run's adapters of `step` and their base's hash; without adapters the whole model and None."""
+    """Return a run's adapters at `step` and the hash of their base; (whole model, None) if it has no adapters."""
     host, params = _restored(run, agent, mesh, step)
     return params, host.get(checkpoint.BASE)
 

@@ -24,7 +24,7 @@ class Most:
     line_bytes: int = 0
 
 
-# By a file's name, else by its ending; arrays, which have other names, are not read whole. Hostile JSON takes 20 times
+# Keyed by file name, else by suffix; array files, with other names, are not read whole. Hostile JSON takes 20 times
 # its bytes once it is parsed. A quickstart of 100 steps has a config of 4 kB, a summary of 7 kB, 4 kB of metrics per
 # step, 0.4 kB per draw, and 55 bytes per question in evaluation.json; an episode of 100,000 tokens and their
 # log-probabilities would have 3 MB.
@@ -60,7 +60,7 @@ def check_there(folder: Path) -> None:
 
 
 def check_writable(folder: Path, option: str = "--run", todo: str = "") -> None:
-    """Raise ValueError if the folder cannot be made or written into: `option` names another, or `todo` is done."""
+    """Raise ValueError if the folder cannot be made or written into; it advises `option` (another folder) or `todo`."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(there):
         raise UserError(f"{there} is a file; {todo or f'give {option} the name of a folder, which may be new'}")
@@ -96,8 +96,8 @@ def wrong(path: Path, most_of: Mapping[str, Most] = MOST) -> str | None:
 def lines(path: Path, *, last: int | None = None) -> Iterator[bytes]:
     """Yield the lines of a .jsonl file, read as they are asked for; one that is still being written is not among them.
 
-    With `last` at least so many lines from its end; what is before these is not read. A line longer than any of ours is
-    cut off, and so no JSON. ValueError for more lines than a run writes.
+    With `last`, yield at least that many lines from the end, without reading the rest. An overlong line is cut off, so
+    that it is no valid JSON. ValueError for more lines than a run writes.
     """
     most = MOST.get(path.name, MOST[".jsonl"])
     with path.open("rb") as file:

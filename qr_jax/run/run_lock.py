@@ -1,4 +1,4 @@
-"""A folder has one writer at a time: a lock that the system gives back when its process ends, however it ends."""
+"""Give a folder one writer at a time, by a lock that the system frees when its process ends, however it ends."""
 
 import contextlib
 import errno
@@ -23,9 +23,9 @@ MOST_BYTES = 4096  # of what it says of its holder
 class RunLock:
     """Holds FOLDER/run.lock from `__init__` to `release`; the file says who. ValueError where another process does.
 
-    The lock is flock's, which frees it when its process is killed. `about` is what this process writes of itself, and
-    `left` what a killed holder wrote. It is None without one, and in a copied folder: the process named there may still
-    run, in the folder that was copied. A folder of several machines is guarded where its file system carries locks
+    The lock is flock's, freed when its process is killed. `about` is what this process writes about itself, `left` what
+    a killed holder wrote. `left` is None if there was none, and in a copied folder, whose named process may still run
+    in the original folder. A folder of several machines is guarded where its file system carries locks
     between them (NFS 4 does; a bucket has a lease, lease.py). A folder that is not there is made.
     """
 

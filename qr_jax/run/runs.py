@@ -1,4 +1,4 @@
-"""A run's folder (config, metrics, episodes, checkpoints, a log folder per attempt): its opening and resumption."""
+"""Open and resume a run's folder (config, metrics, episodes, checkpoints, a log folder per attempt)."""
 
 import contextlib
 import gc
@@ -27,14 +27,13 @@ from qr_jax.run.run_lock import RunLock
 from qr_jax.settings.settings import Use, few
 
 LEDGER = "ledger.jsonl"
-BASE = "base.json"  # the evaluation before the cold start, for an attempt that ends in it
+BASE = "base.json"  # evaluation before the cold start, kept for the next attempt if this one ends during it
 SEEN_S = 30.0  # how long a folder on a network may take to show what another host made
 POLL_S = 0.5  # how often a process asks whether another one was told to stop
-# What may change between two attempts of one run: how long it goes on, what is told about it and where it runs, not
-# what is computed.
+# Settings that may change between two attempts of a run: its length, logging and hardware, but not what it computes.
 MAY_CHANGE = ("train.steps", "train.keep_checkpoints", "train.keep_every", "train.checkpoint_every", "log", "mesh")
 MAY_CHANGE += ("train.bucket", "train.profile", "rollout.lanes")
-# With one update per step they only cut the batch; with several they say what is in each update.
+# With one update per step these only split the batch into micro-batches; with several they decide each update's data.
 PACKING = ("learner.rows", "learner.share_prefixes")
 
 
@@ -59,9 +58,9 @@ class Run:
         self._within = within  # the run that this one is the cold start of
         run_files.check_writable(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = contextlib.ExitStack()  # of process 0: the locks of the folder and of its bucket
-        self._hold: Callable[[], None] = lambda: None  # raises Busy where the bucket is another run's by now
-        self._check_lock: Callable[[], None] = lambda: None  # of process 0: the same of the folder
+        self._held = contextlib.ExitStack()  # on process 0: the locks of the folder and of its bucket
+        self._hold: Callable[[], None] = lambda: None  # raises Busy if another run owns the bucket by now
+        self._check_lock: Callable[[], None] = lambda: None  # on process 0: the same for the folder
         try:
             hosts.by_first(self._take)
             self._start(settings)
@@ -213,8 +212,8 @@ class Run:
     ) -> tuple[Any, dict[str, Any], int] | None:
         """Return state, host values and step of the last whole checkpoint, or of that at `step`; None without one.
 
-        `check` raises for host values that do not fit. Lines and files of later steps are moved aside. A second call
-        goes back to the checkpoint in a new attempt.
+        `check` raises if host values do not fit. Lines and files of later steps are moved aside. A second call
+        (a rollback) returns to the checkpoint as a new attempt.
         """
         self.checkpoints.wait()
         self.checkpoints.put_back()
@@ -251,7 +250,7 @@ class Run:
         return None if restored is None or step is None else (*restored, step)
 
     def _check_new(self) -> None:
-        """Raise ValueError if no checkpoint is whole, and the metrics go further than a run does without one."""
+        """Raise ValueError if no checkpoint is whole although the metrics have more steps than that allows."""
         last = max((int(row.get("step") or 0) for row in metrics_writer.read(self.folder)), default=0)
         if self.stage == "train" and last > self.settings.train.checkpoint_every:  # the first is saved before step 1
             todo = "put the checkpoints back, or begin anew with --restart, which sets the folder aside"
@@ -277,10 +276,10 @@ class Run:
         with terminal.phase("saving"):
             if not gc.get_freeze_count():
                 gc.collect()
-                gc.freeze()  # lasting objects: scanning 6,000 traces at each checkpoint takes half a second
+                gc.freeze()  # long-lived objects: scanning 6,000 traces at each collection takes half a second
             self.checkpoints.save(step, state, {**host, **about}, metrics_bytes=length)
             if memory.is_tight(state):
-                self.checkpoints.wait()  # what is being written would stand in memory beside the next update
+                self.checkpoints.wait()  # else the copy being written and the next update would need memory at once
             gc.collect()  # Orbax's copies of a state refer to each other
         self.saved = step
 
@@ -439,7 +438,7 @@ def load(folder: str | Path) -> Config:
 
 
 def last_checkpoint(folder: str | Path, step: int | None = None) -> tuple[checkpoint.Checkpoints, int]:
-    """Return a run's checkpoints and the last whole step, or `step` if it is whole."""
+    """Return a run's checkpoints, and its last whole step or `step`. UserError if that is not whole."""
     checkpoints = checkpoint.Checkpoints(hosts.by_first(lambda: str(_checkpoints(Path(folder)))))
     last = checkpoints.latest() if step is None else step
     if last is None or not (checkpoints.path(last) / "COMMITTED").exists():

@@ -1,7 +1,7 @@
-"""All that can be wrong with a config and be known before a device is touched.
+"""Find everything wrong with a config that can be known before a device is used.
 
-A value alone is judged by its type and its bound (settings.py); here is what is right alone and conflicts together, or
-with files, devices and plug-ins.
+settings.py checks single values by type and bound; this module checks conflicts among settings, and with files,
+devices and plug-ins.
 """
 
 import importlib.util
@@ -23,15 +23,15 @@ from qr_jax.run import bucket
 from qr_jax.settings.settings import conform, inside, out_of_bounds, plain
 
 DATA = ("train", "eval", "corpus", "traces")  # settings that name files
-MOST_EPISODES = 100_000  # a step; beyond it the batch alone takes gigabytes of a host
+MOST_EPISODES = 100_000  # per step; with more, the batch alone takes gigabytes of host memory
 
 
 def check(config: Config, *, devices: int | None = None, reads: Sequence[str] = DATA, trains: bool = True) -> Config:
     """Return the config, its values converted to their types; a ValueError lists all that is wrong with it and known
     before a device is touched.
 
-    `devices`: how many there are, once that is known. `reads`: the data that the command reads; files of other data
-    need not be there, nor, unless it `trains`, plug-ins of pool and learner.
+    `devices`: how many there are, once that is known. `reads`: the data settings that the command reads;
+    other files need not exist. Plug-ins of pool and learner are checked only if it `trains`.
     """
     lines = problems(config, devices=devices, reads=reads, trains=trains)
     if lines:
@@ -119,7 +119,7 @@ def _together(config: Config) -> Iterator[str]:
     if train.profile and int(train.profile.partition(":")[0]) >= train.steps:
         yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: name earlier steps"
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
-    if config.log.wandb and not (package and package.origin):  # a folder that W&B left where it ran is no package
+    if config.log.wandb and not (package and package.origin):  # W&B leaves a folder wandb/, which is no package
         yield "log.wandb=true needs the package wandb: pip install 'qr_jax[wandb]'"
 
 
@@ -203,7 +203,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
                 yield f"data.traces is {text!r}, a set of questions; wanted {NO_TRACES}, or files of traces"
             elif text not in MADE_TRACES and (name, text) != ("corpus", OWN):
                 for file in filter(Path.is_file, resolve(text) if not config.data.map else ()):
-                    next(rows(file), None)  # a table, or JSON of another shape, is told by its first row
+                    next(rows(file), None)  # the first row shows if it is a table or other JSON
         except ValueError as error:
             yield f"data.{name}: {error}" + (f"; or {NO_TRACES}" if name == "traces" else "")
     try:
@@ -219,7 +219,7 @@ def _files(config: Config, reads: Sequence[str]) -> Iterator[str]:
         yield "model.name is empty; wanted a preset, a folder, a hub's id or a .gguf file"
     for name, text in (("model.name", config.model.name), ("train.init", config.train.init)):
         is_file = text and (name == "train.init" or text.startswith((".", "/")) or text.endswith(".gguf"))
-        if text and is_file and not os.path.exists(text):  # nor is one whose name no file may have
+        if text and is_file and not os.path.exists(text):  # False also for an impossible file name
             yield f"{name} is {text!r}, which is not there (from {Path.cwd()})"
 
 
@@ -283,7 +283,7 @@ def _secrets(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, str) and looks_secret(name):
         yield f"{name} looks like a secret; take it out of the config and set it as an environment variable"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:  # a plug-in's settings are typed without the word
+    for key, item in items:  # overrides omit "settings": reward.url, not reward.settings.url
         yield from _secrets(item, ".".join(filter(None, (name, "" if key == "settings" else str(key)))))
 
 

@@ -1,4 +1,4 @@
-"""JSON that others wrote, parsed at a bounded cost and in one place: texts, bodies of requests and answers, rows."""
+"""Parse other people's JSON at a bounded cost: texts, HTTP bodies and rows of files."""
 
 import json
 import math
@@ -17,7 +17,7 @@ class TooMany(UserError):
 
 
 class Decoder(json.JSONDecoder):
-    """Decodes JSON within a text as json.JSONDecoder does; TooDeep for lists in lists without end."""
+    """Decodes JSON as json.JSONDecoder does, but raises TooDeep, not RecursionError, if it is nested too deep."""
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
         """Return the value that begins at `idx`, and its end."""

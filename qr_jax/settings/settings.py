@@ -1,4 +1,4 @@
-"""Typed settings: what Python and JSON hold, as the types that dataclass fields are annotated with."""
+"""Typed settings: convert and check values from Python or JSON by the annotations of dataclass fields."""
 
 import contextlib
 import dataclasses
@@ -28,8 +28,8 @@ GONE = {  # settings of version 0.2, and what takes their place
         for name in ("url", "model", "key_env", "budget", "cache")
     },
 }
-DEFAULTS_OF_02 = {"learner.lanes": 1, "learner.prune": 0.0}  # each config.json has all settings; these ask for nothing
-SPEED_ALONE = ("learner.lanes",)  # a run that had one of these goes on without it
+DEFAULTS_OF_02 = {"learner.lanes": 1, "learner.prune": 0.0}  # a config.json has all settings; these values are no-ops
+SPEED_ALONE = ("learner.lanes",)  # a run that set one of these resumes without it
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -57,7 +57,7 @@ SomeShare = Annotated[float, Bound("a share above 0, up to 1", lambda value: 0 <
 def nearest(name: str, known: Iterable[str], *, shown: int = 12) -> str:
     """End an error on an unknown name: "did you mean x?" and, when they are few, all there are."""
     known = list(known)
-    cutoff = 0.6 if len(name) > 4 else 0.7  # few letters are soon half the same
+    cutoff = 0.6 if len(name) > 4 else 0.7  # short names are similar by chance
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     guess = f"; did you mean {close[0]}?" if close else ""
     return guess + (f" (there are: {', '.join(sorted(known))})" if len(known) <= shown and known else "")
@@ -210,7 +210,7 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
 
 
 def _plain_value(name: str, value: Any) -> Any:
-    """Return a plug-in's setting of no stated type: a scalar, or a list, mapping or plug-in of them."""
+    """Return the value of an untyped plug-in setting: a scalar, or a list, mapping or plug-in of such values."""
     if name.count(".") + name.count("[") > DEEPEST:  # each level adds to the name
         raise UserError(f"{name[:60]}... is nested more than {DEEPEST} deep; no setting is")
     if type(value) is int:
@@ -248,7 +248,7 @@ def successor(name: str) -> str:
 
 
 def gone(written: Mapping[str, Any]) -> list[str]:
-    """List the settings of a written config that runs go on without, each with its value and what takes its place."""
+    """List the removed settings in a config.json that a run ignores, each with its value and its replacement."""
     parts = [(name, *name.partition(".")[::2]) for name in GONE]
     return [
         f"{name}={written[section][key]} {successor(name)}"
@@ -259,7 +259,7 @@ def gone(written: Mapping[str, Any]) -> list[str]:
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written config with renamed settings under their new names, without gone ones that change no result."""
+    """Return a config.json's config with renamed settings under their new names; removed no-ops are left out."""
     found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
     for old, today in {**RENAMED, **dict.fromkeys(GONE, "")}.items():
         section, _, name = old.partition(".")

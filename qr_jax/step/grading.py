@@ -1,8 +1,8 @@
 """Grading: a query's episodes become a Group, once, with their grades, their cost and their faults.
 
 A Group is made on the process that rolled its episodes out. The others get its grades and counts
-(rollout_and_grade.py); pool, batch, ledger and telemetry all read the same Groups, so
-that nothing is graded twice.
+(rollout_and_grade.py). Pool, batch, ledger and metrics all read the same Groups, so
+nothing is graded twice.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ from qr_jax.pool.noise import uniforms
 from qr_jax.records import Episode, Grades, Query, Scores, grades
 
 SHUFFLE = 2  # the first part of a key of `uniforms`: rewards shuffled for the control
-LEAST_TURNS = 8  # room for turn rewards, doubled where an episode has more turns: few shapes to compile
+LEAST_TURNS = 8  # room for turn rewards; doubled if an episode has more turns, to compile few shapes
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of one query's rollouts, in counts. Every process has it for all queries, but only its own episodes."""
+    """The cost of one query's rollouts, in counts. Every process has it for all queries, episodes only for its own."""
 
     episodes: int
     invalid: int  # faults, those of grading included
@@ -182,7 +182,7 @@ def joined(groups: Sequence[Group], samples: int, turns: int | None = None) -> G
 
 
 def shuffled(groups: Sequence[Group], seed: int, step: int) -> list[Group]:
-    """Deal the valid rewards anew over the groups' valid episodes, as a control: they then say nothing.
+    """Return the groups with valid rewards permuted over all valid episodes, as a control without information.
 
     An episode gets the reward of another, and counts as right if that is 1. Turn rewards cannot be dealt among
     episodes of unlike lengths: ValueError.

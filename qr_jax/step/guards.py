@@ -1,6 +1,6 @@
 """Guards: alarms that a run raises about itself, from its own figures of each step.
 
-A policy that collapses does so in an order: the gradient's norm rises, then entropy, then fewer episodes end with an
+A policy collapses in a typical order: the gradient's norm rises, then entropy, then fewer episodes end with an
 answer, then accuracy falls. Each alarm compares the last steps with the run's own past.
 """
 
@@ -26,8 +26,8 @@ class Watch:
     """The guards' memory, in the checkpoint: each figure's value per step (NaN: none), and the best probe."""
 
     past: Mapping[str, np.ndarray] = field(default_factory=lambda: {name: np.zeros(0) for name in FIGURES})
-    best: float = -1.0  # the highest probe
-    best_step: int = 0  # after so many steps; 0: the first policy
+    best: float = -1.0  # the highest probe's accuracy
+    best_step: int = 0  # number of steps before the best probe; 0: the first policy
 
     def to_host(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""

@@ -55,13 +55,13 @@ class StepTimings:
     compiled: int = 0  # programs
     compile_s: float = 0.0
     lag: int = 0  # updates that the rollouts' policy was behind
-    played_s: float | None = None  # of the rollouts, where they were played ahead, beside the update before
-    ahead_s: float = 0.0  # of the next step's, played beside this update
-    beside_s: float = 0.0  # of the last phase, with the update ended or waiting for them
+    played_s: float | None = None  # seconds of the rollouts, if played ahead, during the previous update
+    ahead_s: float = 0.0  # seconds of the next step's rollouts, played during this update
+    beside_s: float = 0.0  # seconds of the last phase in which the update had ended or waited for these rollouts
 
     @property
     def learner_s(self) -> float:
-        """The seconds of the update alone."""
+        """Return the seconds of the update alone."""
         return max(self.clock[-1] - self.clock[-2] - self.beside_s, 0.0)
 
 
@@ -72,7 +72,7 @@ class StepRecord:
     step: int
     before: pool.Pool
     groups: Sequence[Group]
-    kept: Sequence[Group]  # of them, those to train on, now or later
+    kept: Sequence[Group]  # the groups to train on, now or later
     outcome: Outcome
     updated: UpdateResult
     after: RunState
@@ -110,7 +110,7 @@ class Lines:
     starved: bool = False
 
     def show(self, step: int, row: dict[str, Any], last_step: int) -> None:
-        """Say the step's line, and a warning once the pool starves, or is empty after each step."""
+        """Print the step's line, and a warning when the pool starves or was reset at every step (`figures.warning`)."""
         say, rule = self.runtime.run.say, self.runtime.settings.pool.rule.name
         self.rows.append(row)
         usual = row | {"time/step_s": float(np.median([past["time/step_s"] for past in self.rows]))}
@@ -244,7 +244,7 @@ def fault_alarms(groups: Sequence[Group]) -> list[str]:
 
 
 def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Count seconds by phase, and rates; nothing here is compared between runs."""
+    """Return the seconds of each phase, and rates; equal runs differ in these."""
     rollout_s, settle_s, _ = np.diff(timings.clock).tolist()
     learner_s, played_s = timings.learner_s, rollout_s if timings.played_s is None else timings.played_s
     beside = {"time/ahead_s": timings.ahead_s, "time/beside_s": timings.beside_s} if timings.ahead_s else {}
@@ -259,7 +259,7 @@ def times(timings: StepTimings, rollouts: int, metrics: Sequence[Mapping[str, An
         "time/settle_s": settle_s,
         "time/learner_s": learner_s,
         "time/compile_s": timings.compile_s,
-        "perf/tokens_per_s": statistics.tokens / played_s if played_s else None,  # None: played before a stop
+        "perf/tokens_per_s": statistics.tokens / played_s if played_s else None,  # None: played by an earlier attempt
         "perf/learner_tokens_per_s": sum(int(update["tokens"]) for update in metrics) / max(learner_s, 1e-9),
         "perf/rollouts_per_s": rollouts / max(step_s, 1e-9),
         "perf/compiles": timings.compiled,
@@ -272,7 +272,7 @@ def cache_figures(search: SearchFunction) -> dict[str, float]:
 
     Empty if the retriever is not `cached`, or was not asked yet.
     """
-    kept: Any = inspect.unwrap(search)  # of what checks its results (plugins.py)
+    kept: Any = inspect.unwrap(search)  # from the wrapper that checks its results (plugins.py)
     if not getattr(kept, "asked", 0):  # search_cache.SearchCache counts what it was asked, and what it had
         return {}
     return {"perf/search_cache_hit_rate": kept.hits / kept.asked}
@@ -289,9 +289,9 @@ def speed(
     """Return the step's speed, also as shares of the devices' peaks (models/costs.py, parallel/peaks.py).
 
     `context_tokens` are those of the step's episodes, `batch` what was trained on (None: nothing), in an update with
-    `forwards` forward-only passes (`Learner.forwards`). Work that was not done has no figure. The figures of decoding
-    and of memory are this process's own. The share of the memory's bandwidth is that of one device that decodes in the
-    dtype of `model.compute`; it is left out with int8, and where several devices share a rollout.
+    `forwards` forward-only passes (`Learner.forwards`). Work that was not done has no figure. Decoding and memory
+    figures are of this process only. perf/decode_bandwidth is of one device that decodes in the dtype of
+    `model.compute`; it is left out with int8 and if several devices share a rollout.
     """
     step_s, devices = timings.clock[-1] - timings.clock[0], peaks.devices(settings.mesh)
     statistics = timings.own
@@ -343,7 +343,7 @@ def episode_row(
 ) -> dict[str, Any]:
     """Describe one episode as a line of JSON: who wrote what, what was asked and found, what it was worth.
 
-    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None of a fault;
+    A model turn has its sampled tokens as `pieces` of text and their log-probabilities. `reward` is None for a fault;
     `advantage` is a number, one per turn, or None for a group that waits for its update; `piece` gives a token's bytes.
     """
     turns: list[dict[str, Any]] = [
@@ -413,8 +413,8 @@ def _by_turn(advantage_L: np.ndarray, episode: Episode) -> np.ndarray:
 
 
 def draws(runtime: Runtime, record: StepRecord) -> list[dict[str, Any]]:
-    """Describe each draw as the ledger's line: query, origin, each sample's reward (null: not valid), verdict, tokens,
-    searches; `lag`, of a draw that was played ahead: by how many updates its policy was behind.
+    """Return a ledger row per draw: query, origin, each sample's reward (null: not valid), verdict, tokens, searches;
+    if it was played ahead, `lag`: by how many updates its policy was behind.
 
     `successes` counts the valid outcomes of 1, `valid` the valid episodes. Rewards are of the group's own samples,
     without padding.

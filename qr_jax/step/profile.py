@@ -1,4 +1,4 @@
-"""A trace of some steps in the run's folder, as xprof and TensorBoard's plugin of it read them."""
+"""Write a profiler trace of some steps to the run's folder, for xprof and its TensorBoard plugin."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -92,8 +92,8 @@ def roll_out(
 ) -> tuple[Rolled, Statistics]:
     """Roll out this process's part of the wanted samples (pool index -> count); return them and their cost.
 
-    The process that has a query's first samples makes further ones too, and their numbers go on counting. A rollout
-    over a pod is process 0's. Interrupted on every process when one was told to stop.
+    The process that made a query's first samples makes the further ones too; sample numbers continue. With
+    mesh.rollout=pod process 0 has all. Interrupted on every process when one was told to stop.
     """
     owner = {group.index: group.process for group in groups}
     new = [index for index in wanted if index not in owner]
@@ -119,7 +119,7 @@ def _run_engine(
     step: int,
     costs: list[Statistics],
 ) -> Rolled:
-    """Roll out the queries (pool index -> samples) on this process, and append what it cost to `costs`.
+    """Roll out `mine` (pool index -> number of samples) on this process; append the statistics to `costs`.
 
     `first`: the number of each query's first sample (0 where it is not named).
     """
@@ -229,8 +229,9 @@ def check_graded(groups: Sequence[Group]) -> None:
 def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[[], Played]) -> tuple[Updated, Played]:
     """Run `update` in a thread and `play`, of the next step, in this one (train.overlap=1); return both results.
 
-    `update` gets a function to call before it changes what `play` reads: it returns when that has ended, and raises
-    Interrupted if it failed. An error of `play` is raised once the update has ended; else the update's own is.
+    `update` is given a function to call before it changes what `play` reads. That function returns when `play` has
+    ended, and raises Interrupted if `play` failed. An error of `play` is raised after the update ended; else the
+    update's.
     """
     ended, failed = threading.Event(), threading.Event()
 
@@ -247,6 +248,6 @@ def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[
         raise
     finally:
         ended.set()
-        while not wait([updated], timeout=POLL_S).done:  # a signal is heard meanwhile
+        while not wait([updated], timeout=POLL_S).done:  # signals are handled between polls
             pass
     return updated.result(), played

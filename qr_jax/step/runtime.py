@@ -42,7 +42,7 @@ class Ahead:
     """A step's groups, played beside the update before (train.overlap=1), their cost, and the seconds it took.
 
     The pool is settled before they are drawn, so that queries are drawn in the same order as without overlap. They are
-    in the checkpoint: a run that goes on takes the same steps.
+    saved in the checkpoint, so a resumed run takes the same steps.
     `lag`: by how many updates their policy is older than the one that trains on them, 0 where that step made none.
     """
 
@@ -67,7 +67,7 @@ class RunState:
 
     pool: pool.Pool
     waiting: tuple[Group, ...] = ()  # accepted groups that wait for others, until there are min_signal
-    left_out: tuple[int, int] = (0, 0)  # sampled tokens and valid episodes since the last update, in groups not kept
+    left_out: tuple[int, int] = (0, 0)  # sampled tokens and valid episodes of groups not kept, since the last update
     rollouts: int = 0
     tokens: int = 0
     searches: int = 0
@@ -127,7 +127,7 @@ def advanced(
 ) -> RunState:
     """Return the state with a step's rollouts and costs added, and its kept groups waiting to be trained on.
 
-    Of all processes. The pool is left as it was.
+    Counts are of all processes. The pool does not change.
     """
     kept_indices = {group.index for group in kept}
     rest = [group.spent for group in groups if group.index not in kept_indices]
@@ -158,7 +158,7 @@ def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> 
 
 
 def families(queries: Sequence[Query]) -> np.ndarray:
-    """Number the queries' kinds for rules: by dataset, kind and hops, in order of first appearance."""
+    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance."""
     seen: dict[tuple, int] = {}
     names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
     return np.array([seen.setdefault(name, len(seen)) for name in names])
@@ -195,7 +195,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class World:
-    """The world of an episode: the environment, and the search with the hash of its passages (None: its own)."""
+    """An episode's world: environment, search, and its passages' SHA-256 (None: the retriever has its own passages)."""
 
     env: Callable[[Query, Sequence[Turn]], Say | Search | Stop]
     search: SearchFunction
@@ -267,7 +267,7 @@ class Runtime:
         `left_out`: sampled tokens and episodes that were drawn beside them; `key`: (seed, step), by which groups
         are copied. There is room for the most samples that a group may have, so that groups of any size run
         one program. The gold answers' log-probabilities under `state` come with them where the advantage names them;
-        without `golds` zeros in their place.
+        `golds=False` puts zeros in their place.
         """
         settings, learn, drawing = self.settings.pool, self.settings.learner, self.drawing
         overlong = self.settings.rollout.overlong == "mask"
@@ -289,7 +289,7 @@ class Runtime:
         )
 
     def check(self, host: dict[str, Any]) -> None:
-        """Raise ValueError if a checkpoint's host values are of another query list or model, or none that a run has."""
+        """Raise ValueError if a checkpoint's host values are of another query list or model, or no run's."""
         checkpoint.check_same(host, checkpoint.QUERIES, self.same[checkpoint.QUERIES])
         if told := unchanged.check(host, self.data.by_setting()):
             self.run.say(told)
@@ -304,15 +304,15 @@ class Runtime:
                 evaluate.one_line(figures)
 
     def save(self, step: int, state: State, run_state: RunState, *, again: bool = False) -> None:
-        """Checkpoint `step`; where a guard may roll back, the best probe's stays as long as it is the best."""
+        """Checkpoint `step`; if guards may roll back, the checkpoint of the best probe is kept while it is the best."""
         if self.settings.guards.act == "rollback":
-            self.run.checkpoints.wait()  # the save before this one still spares the best of its time
+            self.run.checkpoints.wait()  # the pending save still keeps what was best then
             self.run.checkpoints.best = run_state.watch.best_step
         self.run.save(step, state.saved(), run_state.to_host() | self.same, again=again)
 
 
 def room(settings: Config) -> tuple[int, int]:
-    """Count the groups that a batch has room for, and the samples of each; `planning` compiles for as many."""
+    """Count the groups that a batch has room for, and the samples of each; lab/planning compiles for as many."""
     chosen = settings.pool
     kept = chosen.queries + chosen.min_signal - 1
     if settings.learner.keep_zero_variance:
@@ -332,7 +332,7 @@ def loading(run: runs.Run, what: str) -> Iterator[None]:
 
 def bind(settings: Config, run: runs.Run) -> Runtime:
     """Bind a run's parts, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
-    with loading(run, "loading the questions"):  # first: what is wrong in a user's own file is told at once
+    with loading(run, "loading the questions"):  # first, so that an error in the user's files shows at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
     with loading(run, "starting the devices"):
         mesh = meshes.make_mesh(settings.mesh)

@@ -1,9 +1,9 @@
-"""Search and reward as services: tried before anything is paid for, and waited for where they fail.
+"""Search and reward as services: tried once before the run starts, and waited for when they fail.
 
-A step most of whose searches or grades failed (`rollout_and_grade.check_answered`) is not counted; the run waits, and
-makes it again. Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has
+If most searches or grades of a step failed (`rollout_and_grade.check_answered`), the step is not counted; the run then
+repeats it. Searches fail with their retriever. Grades fail with the server that a reward asks, where its file has
 ENDPOINT (interfaces.py). Any other reward that leaves out grades has a bug, which waiting does not mend; the run does
-not wait for it. Nor does it wait for an input that fails again alone while others are answered: then the run ends.
+not wait for it. Nor does it wait if the same input fails again by itself while others are answered: then the run ends.
 """
 
 import time
@@ -41,10 +41,10 @@ class RetryState:
 
 
 def preflight(runtime: Runtime, run_state: RunState) -> None:
-    """Call search, rounds, reward and rule once, on the first question and two made episodes; nothing of it is kept.
+    """Call search, rounds, reward and rule once, on the first question and two artificial episodes; keep nothing.
 
     One episode answers as the question's first gold does, one not at all. ValueError for what their contracts refuse;
-    of a search, whatever it raises. Outage for a search that ends late, and where the server that the reward asks gives
+    an error of the search is raised as it is. Outage if a search by URL times out, or if the reward's server gives
     no grade.
     """
     group, outage = hosts.all_or_none(partial(_tried, runtime))

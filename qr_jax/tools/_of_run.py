@@ -23,8 +23,8 @@ INERT = str.maketrans("<>[]{}|", "‹›()()¦")
 def schemas(tools: Sequence[Use]) -> tuple[Mapping[str, Any], ...]:
     """Return a JSON schema of each tool, as chat templates take it; every text in it is made inert.
 
-    ValueError for two tools of one name, one called as the built-in `search`, whose calls are the retriever's, a name
-    that no call could hold, and schemas that are too long.
+    ValueError for two tools of one name, a tool named like the built-in `search` (whose calls go to the retriever), a
+    name that no call could hold, and schemas that are too long.
     """
     found = [inert(schema) for tool in tools for schema in _schemas_of(tool)]
     names = [schema["function"]["name"] for schema in found]
@@ -119,7 +119,7 @@ def answering(tools: Sequence[Use], provided: Mapping[str, Any]) -> SearchFuncti
 
 
 def _values(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return, by argument, what the values of an `enum` are in its tool's own schema, by what the model is shown."""
+    """Return {argument: {enum value as the model sees it: value in the tool's own schema}}, where the two differ."""
     properties = schema["function"]["parameters"].get("properties", {})
     enums = {name: about.get("enum") for name, about in properties.items() if isinstance(about, Mapping)}
     shown = {

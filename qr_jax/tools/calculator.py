@@ -17,7 +17,7 @@ THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 ZEROS = re.compile(r"(?<![\d_.eE])0+(?=\d)", re.ASCII)  # before a number, as in a month
 ALLOWED = re.compile(r"[\d\s.eE+*/%()_-]+", re.ASCII)
 WANTED = "wanted numbers, + - * / // % ** and brackets"
-SMALLEST = 300  # places behind the point at which a number other than 0 begins
+SMALLEST = 300  # decimal places by which a number other than 0 must have begun
 MOST_CHARS = 500  # of an expression; Python's parser is quick on so few, and its brackets are not deep
 OPERATIONS: Mapping[type, Callable] = {
     ast.Add: operator.add,

@@ -1,4 +1,4 @@
-"""Tool: those of an MCP server (Model Context Protocol, by the official package), which this config starts and names.
+"""Tool: the named tools of an MCP server (Model Context Protocol, by the official package).
 
 The server is a program of the user's own config, or a URL. A program gets none of this process's environment variables;
 only the tools that are named can be called; what it sends is data (search/mcp_client.py).

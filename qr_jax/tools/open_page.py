@@ -35,7 +35,7 @@ def open_page(
     """Return each document from its `start` on, or a text for the model that says why there is none.
 
     A server that does not answer, or fails (429, 500 and above), is a fault: OSError. The first call reads the ids of
-    the whole corpus. A page's text begins with its next part's offset, as observations are cut at the end.
+    the whole corpus. A text that goes on begins with its next part's offset, because observations are cut at the end.
     """
     known = tuple(host.lower() for host in hosts)
     return CREW.each(lambda call: [_opened(call, corpus, kept, chars, known, timeout_s)], calls)

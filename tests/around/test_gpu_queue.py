@@ -121,3 +121,32 @@ def test_a_case_without_time_left_is_not_reached(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "PARTS", {"part": lambda options, ceilings: iter([("case", lambda: 1 / 0)])})
     accelerator.main(["--minutes", "0", "--parts", "part", "--results", str(tmp_path)])
     assert json.loads((tmp_path / "accelerator.json").read_text())["part"] == {"case": "not reached"}
+
+
+def test_what_is_kept_of_several_hops_has_the_plan_and_the_signal_by_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(queue, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(several_hops, "by_type", lambda folder: [folder.name])
+    for name in ("several_hops_1", "rules_0"):
+        queue.keep(name)
+    found = {
+        name: json.loads((tmp_path / f"results/{name}.json").read_text()) for name in ("several_hops_1", "rules_0")
+    }
+    assert [one["by_type"] for one in found["several_hops_1"]["runs"].values()] == [
+        ["own_1"], ["recycled_1"], ["supervised_1"]
+    ]  # fmt: skip
+    assert all("by_type" not in one for one in found["rules_0"]["runs"].values())
+    assert {len(one["plan_sha256"]) for one in found.values()} == {64}
+
+
+def test_an_arm_of_rules_costs_as_many_rollouts_as_another_and_the_curriculum_goes_on_from_its_first_half():
+    for name, entry in queue.ENTRIES.items():
+        if name.startswith("rules_") and name != "rules_controls":
+            runs = [config.load(path, settings) for _, _, path, *settings in entry.commands.values()]
+            assert {(run.pool.queries * run.pool.oversample, run.pool.samples, run.train.steps) for run in runs} == {
+                (16, 8, 80)
+            }
+    first, after = ([*words] for words in queue.ENTRIES[queue.CURRICULUM].commands.values())
+    folder = (queue.RUNS / queue.CURRICULUM / "own_first").relative_to(queue.interleave.ROOT)
+    assert f"train.init={folder}" in after and config.load(after[2], after[3:]).data.corpus != "own"
+    assert config.load(first[2], first[3:]).data.corpus == "own"

@@ -44,7 +44,8 @@ def write(stage, arm, name, world, seed, value, before=0.4):
     path = race.RESULTS / race.place(stage, arm, name, world) / f"seed_{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     every = [[rollouts, value] for rollouts in range(3000, 30001, 3000)]
-    path.write_text(json.dumps({"seed": seed, "before": before, "evaluations": every}))
+    tokens = {"tokens_sampled": 1000, "tokens_trained": 500, "steps": 10}
+    path.write_text(json.dumps({"seed": seed, "before": before, "evaluations": every, **tokens}))
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -65,7 +66,7 @@ def test_the_best_candidate_is_chosen_on_the_first_seeds_and_the_finalists_on_al
                 write("final", arm, race.best(arm), world, seed, value)
     each = 32 if whole else 2
     assert race.gaps()["foresee_learnable"] == pytest.approx([0.2] * each + [0.3] * each)
-    row = "| +0.250 +- 0.013 | 64 | 0.000 | better |" if whole else "| +0.250 +- 0.092 | 4 |  | none yet |"
+    row = "| +0.250 +- 0.013 | 64 | <0.001 | better |" if whole else "| +0.250 +- 0.092 | 4 |  | none yet |"
     assert f"| foresee_learnable {row}" in race.table()  # no verdict before its last run
 
 
@@ -76,3 +77,15 @@ def test_a_stage_that_lacks_runs_says_which(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="benchmarks.race tuning"):
         race.table()
     assert race.candidates().count("\n") == 2 + 3 * 13
+
+
+def test_at_equal_tokens_the_dearer_run_is_read_earlier(monkeypatch, tmp_path):
+    """Both rise from 0 to 1 by their rollouts, and ours spends twice the tokens: .85 less .425."""
+    kept(monkeypatch, tmp_path, lambda arm, number, seed: 0.5)
+    base, *others = race.finalists()
+    for arm, tokens in ((base, 100), *((other, 200) for other in others)):
+        path = race.RESULTS / race.place("final", arm, race.best(arm), 2) / "seed_100.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rising = [[rollouts, rollouts / 30_000] for rollouts in range(3000, 30001, 3000)]
+        path.write_text(json.dumps({"seed": 100, "before": 0.0, "evaluations": rising, "tokens_sampled": tokens}))
+    assert race.at_equal("sampled") == {other: pytest.approx([-0.425]) for other in others}

@@ -42,7 +42,7 @@ def permutation(seed: int, purpose: str, count: int) -> np.ndarray:
 
 
 def evenly(seed: int, purpose: str, subjects: int, objects: int) -> np.ndarray:
-    """Assign an object to each subject, int64 [subjects]; counts of subjects an object differ by at most one."""
+    """Assign an object to each subject, int64 [subjects]; objects' numbers of subjects differ by at most one."""
     return permutation(seed, purpose, subjects) % objects
 
 
@@ -52,7 +52,7 @@ def distinct(seed: int, purpose: str, subjects: int, objects: int) -> np.ndarray
 
 
 def make_facts(seed: int, sizes: Mapping[str, int], *, figures: bool = False) -> Facts:
-    """Make all facts of a world with `sizes[type]` entities of each type; with `figures` those in figures, too."""
+    """Make all facts of a world with `sizes[type]` entities of each type; with `figures` also the numeric ones."""
     names = {type: make_names(seed, type, sizes[type]) for type in text.TYPES}
     targets = {}
     for relation in text.RELATIONS.values():
@@ -107,12 +107,12 @@ def aliases(facts: Facts, type: str, index: int) -> tuple[str, ...]:
 
 
 def document_id(facts: Facts, relation: text.Relation, subject: int) -> str:
-    """Return e.g. "morburg.mayor": the subject's name, its words joined by "_", and the relation."""
+    """Return the id SUBJECT.RELATION, words joined by "_", as in "morburg.mayor"."""
     return f"{facts.name(relation.subject, subject).replace(' ', '_')}.{relation.name}"
 
 
 def make_documents(facts: Facts) -> list[Passage]:
-    """Make one document a fact: the title is the subject, the text states relation and object in one of two ways."""
+    """Make one document per fact: the title is the subject, the text states relation and object in one of two ways."""
     documents = []
     for relation in (text.EVERY[name] for name in text.EVERY if name in facts.targets):
         subjects, objects = facts.names[relation.subject], facts.names[relation.object]

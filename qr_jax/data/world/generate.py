@@ -23,12 +23,12 @@ from qr_jax.settings.settings import conform
 __all__ = ["Trace", "World", "WorldSettings", "build", "settings_from", "settings_hash", "vocabulary"]
 
 T = TypeVar("T")
-CONTENT = 1  # counts changes of what the same settings and words make
+CONTENT = 1  # version of the generator: raised when the same settings and words give other content
 SPLITS = ("dev", "test", "train")
 SIZES = {text.PERSON: "people", text.CITY: "cities", text.COUNTRY: "countries", text.COMPANY: "companies"}
 SIZES[text.UNIVERSITY] = "universities"
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 200, 100_000
-LEAST_TRACED = 0.2  # of each class of problems is kept for traces, however many questions are asked for
+LEAST_TRACED = 0.2  # least share of each class of problems that is kept for traces
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WorldSettings:
     countries: int = 20  # in the world
     companies: int = 60  # in the world
     universities: int = 40  # in the world
-    documents: int | None = None  # about so many, instead of the five counts above; none: by these
+    documents: int | None = None  # about so many, instead of the five counts above; none: the counts decide
     train: int = 2000  # training questions
     dev: int = 1000  # held-out questions, which evaluations ask
     test: int = 1000  # further held-out questions
@@ -58,11 +58,11 @@ class WorldSettings:
     trace_comparison: float = 0.06  # share of the traces
     trace_intersection: float = 0.04  # share of the traces
     trace_phrasings: int = 2  # of each relation's four, how many the traces show
-    trace_garbled: float = 0.2  # of the phrases in traces, nonsense: the policy must stay open about what these mean
-    arithmetic: float = 0.0  # share of questions: sums and differences of two facts in figures, which a world then has
+    trace_garbled: float = 0.2  # share of nonsense phrases in traces, so that what an unseen phrase means stays open
+    arithmetic: float = 0.0  # share of questions: sums and differences of two numeric facts, which the world then has
     trace_arithmetic: float = 0.0  # share of the traces; an expert computes with the tool calculator
-    impossible: float = 0.0  # share of the training questions whose gold answer no passage holds and no word spells
-    listed: int = 3  # passages of one search, and so the most persons that an object of an intersection may have
+    impossible: float = 0.0  # share of training questions with a gold answer that no passage or vocabulary contains
+    listed: int = 3  # passages per search; an intersection's object belongs to at most so many persons
 
     def __post_init__(self):
         for name in ("hops", "trace_hops"):
@@ -131,7 +131,7 @@ def settings_hash(settings: WorldSettings) -> str:
     relations = [asdict(relation) for relation in text.RELATIONS.values()]
     frames = [text.DOCUMENTS, text.CHAIN, text.COMPARISON, text.CHOICE, text.INTERSECTION, text.ALIASES]
     kept = {name: value for name, value in asdict(settings).items() if not name.endswith("arithmetic")}
-    if has_figures(settings):  # all other worlds keep the hashes that they had before there were any
+    if has_figures(settings):  # other worlds keep the hashes from before numeric facts existed
         figures = [asdict(relation) for relation in text.NUMERIC.values()]
         kept, frames = asdict(settings), [*frames, figures, text.ARITHMETIC, text.arithmetic_words()]
     content = json.dumps([CONTENT, kept, vocabulary(), relations, frames], sort_keys=True)
@@ -169,7 +169,7 @@ def build(settings: WorldSettings) -> World:
     held = {asked.question for questions in splits.values() for asked, _ in questions}
     traces = []
     for asked, problem in mixed(settings.seed, "traces", pairs):
-        if asked.question in held:  # nonsense that hits a question of another split by chance is said plainly
+        if asked.question in held:  # nonsense that equals a question of another split: use the plain wording
             asked = query(facts, problem, tuple(asked.meta["phrasings"]))
         traces.append(Trace(asked, turns(facts, problem)))
     questions = {split: [asked for asked, _ in pairs] for split, pairs in splits.items()}
@@ -178,7 +178,7 @@ def build(settings: WorldSettings) -> World:
 
 
 def spoiled(settings: WorldSettings, queries: list[Query]) -> list[Query]:
-    """Replace the gold answer of the share `impossible` of the queries by one that nobody can give; ids stay."""
+    """Return the queries; in the share `impossible` of them the gold answer is one that nobody can give. Ids stay."""
     raws = numbers(settings.seed, "impossible", len(queries)).tolist()
     bad = [raw % 1024 < settings.impossible * 1024 for raw in raws]
     pairs = zip(queries, bad, strict=True)

@@ -16,12 +16,12 @@ from qr_jax.data.world.text import RELATIONS, Relation
 from qr_jax.records import Query
 
 Names = tuple[str, ...]
-DRAWS_AT_ONCE = 4096  # comparisons are drawn, not counted: there are far too many
+DRAWS_AT_ONCE = 4096  # random comparisons made at once; there are too many to enumerate
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The question says `names`; an expert passes through `entities` to the answer, a pair (type, index).
+    """A question without its wording. It mentions `names`; an expert visits `entities`; `answer` is (type, index).
 
     `searches` are the expert's queries, `supporting` the ids of the documents that prove the answer.
     """
@@ -33,7 +33,7 @@ class Problem:
     searches: tuple[str, ...]
     supporting: tuple[str, ...]
     answer: tuple[str, int]
-    expression: str = ""  # that the expert has computed after its searches
+    expression: str = ""  # what the expert's calculator computes after the searches; "": nothing
 
     @property
     def hops(self) -> int:
@@ -87,16 +87,16 @@ def posed(
     facts: Facts, kind: str, path: tuple[Relation, ...], names: Names, entities: Names, searched: Names,
     subjects: Sequence[int], answer: tuple[str, int],
 ) -> Problem:  # fmt: skip
-    """Make the problem of a path: relation i is searched with searched[i] and proved by the fact of subjects[i]."""
+    """Make the problem of a path: relation i's search names searched[i], and the fact of subjects[i] proves it."""
     searches = tuple(f"{relation.name} {name}" for relation, name in zip(path, searched, strict=True))
     proofs = tuple(document_id(facts, relation, subject) for relation, subject in zip(path, subjects, strict=True))
     return Problem(kind, tuple(relation.name for relation in path), names, entities, searches, proofs, answer)
 
 
 def comparisons(facts: Facts) -> Iterator[Problem]:
-    """Yield endless comparisons in a seeded order: of two entities, take the one with a given object, ask another.
+    """Yield endless comparisons in a seeded order: one relation picks one of two entities, another is asked of it.
 
-    The answer is never a name that the question says, so a guess between the two is worth nothing.
+    The question never contains the answer, so guessing one of the two entities never scores.
     """
     pairs = [
         (known, asked)
@@ -202,7 +202,7 @@ def garble(phrase: str, raw: int, telling: tuple[str, ...] = text.TELLING) -> st
 def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] = ()) -> str:
     """Word the question; `phrasings[i]` in 0..3 chooses the phrasing of relation i.
 
-    `garbled[i]`, a raw number, replaces it by nonsense in the form of any of the four, unless it is 0.
+    A nonzero `garbled[i]`, a random number, replaces it by nonsense in the form of one of the four phrasings.
     """
 
     def say(ways: tuple[str, ...], at: int) -> str:
@@ -217,7 +217,7 @@ def word(problem: Problem, phrasings: tuple[int, ...], garbled: tuple[int, ...] 
         first, second = (say(relation.phrasings, at).format(name) for at, (relation, name) in both)
         ways = text.ARITHMETIC[problem.kind]
         way = ways[phrasings[2] % len(ways)]
-        if garbled and garbled[2]:  # a wording that traces do not show otherwise: it may mean either operation
+        if garbled and garbled[2]:  # takes a wording that other traces never show, so that it may mean either operation
             untold = [way for ways in text.ARITHMETIC.values() for way in ways[1:]]
             way = untold[(garbled[2] >> 10) % len(untold)]
         return way.format(first=first, second=second)

@@ -37,10 +37,10 @@ SYLLABLES = {  # (starts, ends): every start with every end is one word, and all
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact. `name` is the word documents state it with and experts search for.
+    """One kind of fact. Documents state it with the word `name`, and experts search for that word.
 
     `phrasings` are four noun phrases for the object, given the subject: they nest, so they make chains. The last two
-    have nouns of their own: whoever has only been shown the first two must find out what they mean. `clauses` are four
+    use other nouns, whose meaning a model that has seen only the first two must find out. `clauses` are four
     ways to say the relation of a person to a given object; only relations that intersections use have them.
     """
 
@@ -77,7 +77,7 @@ RELATIONS: Mapping[str, Relation] = {
     name: Relation(name, subject, object, (f"the {name} of {{}}", *further), _CLAUSES.get(name, ()))
     for name, subject, object, *further in _RELATIONS
 }
-# Facts in figures, which a world has where its settings ask for arithmetic. They lead to no entity.
+# Numeric facts, only in worlds whose settings ask for arithmetic. Their objects are no entities.
 NUMBER, SMALLEST, LARGEST = "number", 10, 99
 _NUMERIC = (  # two of each subject, so that its name does not say which is asked for
     ("population", CITY, "the inhabitants of {}", "the residents of {}", "the dwellers of {}"),

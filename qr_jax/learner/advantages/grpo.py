@@ -12,13 +12,13 @@ from qr_jax.records import Grades
 def grpo(
     grades: Grades,
     *,
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
     std: Literal["sample", "population"] = "sample",  # n - 1 or n in the variance's denominator
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (std + eps) over the group's valid rewards.
 
-    exact: Shao et al. 2024 (arXiv:2402.03300, sec. 4.1). The sample's std (n - 1) is verl's and AReaL's too; by the
-    population's (n) advantages are 1.155 times as large with K = 4. A group whose rewards are all equal, or with fewer
+    exact: Shao et al. 2024 (arXiv:2402.03300, sec. 4.1). verl and AReaL use the sample's std (n - 1) too; the
+    population's (n) makes advantages 1.155 times as large for n = 4. A group whose rewards are all equal, or with fewer
     than two valid ones, teaches nothing and gets exactly 0, not rounding noise; so do invalid samples. (verl gives a
     group of one its raw reward.)
     """

@@ -15,14 +15,14 @@ def cw_grpo(
     grades: Grades,
     *,
     gamma: float = 100.0,  # the softmax's sharpness; 10 or more: those that contributed share equally
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G T"]:
     """Return adv_QGT = A T c_t in the T rounds before the last where A >= 0, c = softmax(gamma p); A where A < 0 and in
     the last round. A is GRPO's, p_t says whether round t contributed. With gamma >= 10: c_t = p_t / sum(p).
 
     exact: arXiv:2604.14267 and its authors' code, gamma 100. Over the rounds before the last the mean is A, unless
-    gamma is hard and none contributed: then they get 0. Deviation: a judge says there what contributed (useful passages
-    and right reasoning); here it is a turn reward above 0, as e_grpo's for a turn that first names an entity.
+    gamma is hard and none contributed: then they get 0. Deviation: in the paper a judge says what contributed (useful
+    passages and right reasoning); here it is a turn reward above 0, as e_grpo gives a turn that first names an entity.
     """
     there_QGT = grades.turn_valid_QGT & grades.valid_QG[..., None]
     adv_QG1 = grpo(grades, eps=eps)[..., None]

@@ -26,9 +26,9 @@ def disco(
     and of -beta sg[max(KL - delta, 0)] KL: n / right for a right episode of n, -n softmax(s / tau) over the wrong ones.
 
     exact: Li et al. 2025 (arXiv:2505.12366) and its authors' code: s is an episode's mean log-probability (tau 10) or
-    mean ratio (tau 1), KL the mean of old_logp - logp. Deviation: KL is a mean over episodes of each one's mean, there
+    mean ratio (tau 1), KL the mean of old_logp - logp. Deviation: KL is a mean over episodes of each one's mean, theirs
     over tokens; episodes of groups without signal count in it, and get no gradient of it. The exponent runs over a
-    group, which may lie in several micro-batches: so s comes of a first pass, and the loss is cispo with low=high=0
+    group, which may lie in several micro-batches: so s comes from a first pass, and the loss is cispo with low=high=0
     (-A logp) and learner.reduce=sequence_mean. Right is a reward above the group's mean. With learner.updates > 1 an
     update sees its part of each group, and before the first one KL is 0.
     """

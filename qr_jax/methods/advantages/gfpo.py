@@ -15,7 +15,7 @@ def gfpo(
     *,
     keep: int = 4,  # samples of a group that are kept
     by: Literal["length", "efficiency"] = "length",  # what is kept: the shortest, or most reward a token
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (std + eps) over the `keep` shortest valid samples of a group ("efficiency": of
     largest reward a token); exactly 0 for the others, which also leave mean and std.

@@ -14,14 +14,14 @@ def igpo(
     gold_logp_NT: Float[Array, "N T"],
     *,
     gamma: float = 1.0,  # the discount of later turns
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G T"]:
     """Return adv_QGT = sum over k >= t of gamma^(k - t) x_k; x = (r - mean) / (std + eps) over all turns of the group,
-    r_t = exp(gold_logp before turn t + 1) - exp(that before turn t), and of the last turn the episode's reward (F1
-    there).
+    r_t = exp(gold_logp before turn t + 1) - exp(that before turn t), and for the last turn the episode's reward (F1
+    in theirs).
 
-    exact: the code for Wang et al. 2025 (arXiv:2510.14967), debajoycs98/IGPO with info_gain_norm_mode=joint and n - 1
-    under the variance for its n. Its train.sh scales gains and last rewards apart; the older GuoqingWang1/IGPO takes
+    exact: the code for Wang et al. 2025 (arXiv:2510.14967), debajoycs98/IGPO with info_gain_norm_mode=joint, but n - 1
+    under the variance, not n. Its train.sh scales gains and last rewards apart; the older GuoqingWang1/IGPO takes
     from each return its mean by token position, and does not scale. The paper's own scaling was not read. Deviation: a
     turn that gains exactly 0 counts, which it does not there. What gold_logp is: methods/gold.py. 0 for invalid
     samples and for a group with fewer than two valid ones.

@@ -11,12 +11,12 @@ from qr_jax.records import Grades
 def max_rl(
     grades: Grades,
     *,
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (mean + eps) over the group's valid rewards, for rewards of 0 or more.
 
     exact: MaxRL (Tajwar et al. 2026, arXiv:2602.02710) maximises log p where REINFORCE maximises p; d log p = d p / p,
-    with the group's own mean for p. One right answer of K = 8 counts K - 1 = 7 (GRPO: 2.5), seven of eight .14 (.35).
+    with the group's own mean for p. One right answer of K = 8 gets K - 1 = 7 (GRPO: 2.5); seven get .14 each (.35).
     Exactly 0 for invalid samples and for groups of equal rewards.
     """
     return dr_grpo(grades) / (jnp.maximum(group_mean(grades.reward_QG, grades.valid_QG), 0.0) + eps)

@@ -13,7 +13,7 @@ def pods(
     grades: Grades,
     *,
     keep: int = 4,  # samples of a group that are kept
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (std + eps) over the `keep` samples of a group whose rewards have the largest
     variance; exactly 0 for the others, which also leave mean and std. A group of equal rewards keeps nobody.

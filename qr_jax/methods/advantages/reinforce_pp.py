@@ -16,7 +16,7 @@ def reinforce_pp(
     turn_NL: Int[Array, "N L"],
     *,
     baseline: Literal["none", "group"] = "none",  # what is subtracted before the batch's scale
-    eps: float = 1e-8,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-8,  # added to the variance, so that its root is never 0
 ) -> Float[Array, "N L"]:
     """Return adv_NL = (x - mean) / sqrt(var + eps) over all sampled tokens of the batch, x the episode's reward; with
     baseline=group less its group's mean (REINFORCE++-baseline).
@@ -26,7 +26,7 @@ def reinforce_pp(
     reward (learner.kl_weight puts it in the loss); with baseline=group the only valid sample of a group counts as 0,
     for it has no sibling to be compared with. verl leaves that sample its raw reward, so that a right answer earns more
     for its siblings' faults (up to 3.5 standard deviations, seen), and the batch's mean and scale move with it. Such a
-    group reaches the learner with learner.keep_zero_variance alone.
+    group reaches the learner only with learner.keep_zero_variance.
     """
     mask_NL = turn_NL >= 0  # the batch's sampled tokens, also those of other updates' parts
     centre_Q1 = group_mean(grades.reward_QG, grades.valid_QG) if baseline == "group" else 0.0

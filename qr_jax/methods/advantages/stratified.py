@@ -12,7 +12,7 @@ def stratified(
     turns_QG: Int[Array, "Q G"],
     *,
     alpha: float = 0.5,  # the weight of the comparison within a stratum; the rest is GRPO's
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = alpha SAN + (1 - alpha) GRPO, SAN = (r - mean) / (std + eps) over the group's valid episodes of
     as many turns.

@@ -12,10 +12,10 @@ WANTS_TURNS = True
 def turn_returns(
     grades: Grades,
     *,
-    gamma: float = 1.0,  # what a later turn's reward is worth, a turn
-    eps: float = 1e-6,  # added to what is divided by, so that it is never 0
+    gamma: float = 1.0,  # the discount of a later turn's reward, per turn
+    eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G T"]:
-    """Return adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over later turns k >= t of gamma^(k - t) r_k.
+    """Return adv_QGT = (R_t - mean_t) / (std + eps), R_t the sum over turns k >= t of gamma^(k - t) r_k.
 
     exact: R_t, the returns of GuoqingWang1/IGPO@bff163b7 (core_algos.py), the code for arXiv:2510.14967, where gamma is
     1. The rest is ours: mean_t is over the group's valid episodes that have a turn t, where that code has a mean by

@@ -45,7 +45,7 @@ def ada_search(
     after the abstract: AdaSearch (Lin et al. 2025, arXiv:2512.16883) makes the decision whether to search explicit, so
     that it can be read and scored: the first turn's decision against whether the policy answers right without searches.
     Filled in: decision and act are of one turn and one prompt, and later turns decide too, where theirs decides once
-    and then has a prompt for each way. reward=ada_search scores the decision; its stages of training are one.
+    and then has a prompt for each way. reward=ada_search scores the decision; its training stages are merged into one.
     """
     told = [_without_decision(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]
     return plain.search_r1(

@@ -35,8 +35,8 @@ def reseek(
     """Return search_r1's next move; verdicts between <judge> and </judge> are read by the reward alone.
 
     exact: the code for ReSeek (Li et al. 2025, arXiv:2510.00568; TencentBAC/ReSeek@d5a83308, search/llm_agent): the
-    prompt asks for a verdict on what was found, and a turn acts with or without one. Nor does a "no" take the passages
-    out of the context, as the paper's equation does. Ours: the wording; and an expert says "no" before each search, the
+    prompt asks for a verdict on what was found, and a turn acts with or without one. A "no" leaves the passages
+    in the context, unlike in the paper's equation. Ours: the wording; and an expert says "no" before each search, the
     first too, and "yes" before its answer, so that "yes" means that what was read tells the answer.
     """
     told = [_act(turn) if turn.author == "model" else inert(turn, TAGS) for turn in turns]

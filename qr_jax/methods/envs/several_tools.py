@@ -67,8 +67,8 @@ def several_tools(
 ) -> Say | Search | Stop:
     """Return the environment's next move: the first block of the model's turn, a call or an `<answer>`, decides.
 
-    Of a turn's calls the first `max_calls` different ones that fit a tool's schema run. Of the others it is said how
-    many there were, and of a call that fits none what was found and what was wanted; where no call of a turn fits,
+    Of a turn's calls the first `max_calls` different ones that fit a tool's schema run. The model is told how
+    many others there were and, of a call that fits none, what was found and wanted; where no call of a turn fits,
     that is the whole reply, and the turn counts as one that called. A call of `search` is a search as any other
     environment's. Behind a turn's first call anything but calls, blanks and end-of-turn tokens makes it invalid, for
     the model may make up there what a tool gave. Thoughts, `max_turns` and `max_invalid` are as in tool_call.

@@ -5,16 +5,18 @@ visits: it lists searches under "query", takes the first call of a turn alone, a
 Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without "(Title:
 {title})", `passage` does.
 
-The calls of other agents are read too: `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any case, a
-text, a number, or a list of them or of objects, which may be JSON in a text (empty ones are dropped), also beside the
-name; `"parameters"`, `"args"` or `"input"` for `"arguments"`, which may be the query itself; these alone; `"action"`
-and `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's); `<function=search>` with
-`<parameter=query>` (Qwen3-Coder's) and `<arg_key>` with `<arg_value>` (GLM's); several calls, or a list of them, in one
-tag, behind words or in a fence; line breaks inside a text; Python's quotes, names without quotes, a comma behind the
-last item, a quote escaped in vain (loose_json.py); a brace too many, or a last one too few; a last tag never closed; a
-turn that is a call and nothing else, without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or
-`[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if it names the tool. Two queries under
-two names are a guess, and not read.
+The calls of other agents are read too:
+
+- Queries under `"query"`, `"queries"`, `"query_list"`, `"search_query"` or `"q"` in any case: a text, a number, or a
+  list of them or of objects, also as JSON in a text. Empty ones are dropped; two queries under two names are not read.
+- Arguments under `"arguments"`, `"parameters"`, `"args"` or `"input"` (which may be the query itself), beside the name,
+  or alone; `"action"` with `"action_input"`; `functions.search`; `"tool_calls"` and `"function"` (OpenAI's).
+- `<function=search>` with `<parameter=query>` (Qwen3-Coder's); `<arg_key>` with `<arg_value>` (GLM's).
+- Several calls, or a list of them, in one tag, behind words or in a fence.
+- Loose JSON (loose_json.py): line breaks inside a text, Python's quotes, names without quotes, a comma behind the last
+  item, a needless escape of a quote, a brace too many or a last one too few; a last tag never closed.
+- A turn that is a call and nothing else, without the tag (Llama 3.1's), behind `<|python_tag|>`, `[TOOL_CALLS]` or
+  `[TOOL_CALLS]search[ARGS]`, in a fence, or on a line of its own behind words, if it names the tool.
 """
 
 import contextlib
@@ -81,9 +83,9 @@ def tool_call(
     over 4,096 characters, no query or one over 1,000), is said with the results. An answer must stand in its tag:
     plain text ends nothing, so that a refusal or a half thought is never scored.
 
-    A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid
-    (AReaL's agent stops a turn at <tool_response> and runs the call before it; here that turn made up its result),
-    for the model may make up there what was found.
+    A turn ends with its calls: behind the first, anything but calls, blanks and end-of-turn tokens makes it invalid,
+    because the model may make up there what was found. (AReaL's agent stops a turn at <tool_response> and runs the
+    call before it.)
 
     `max_turns`, `max_invalid` and thoughts are as in search_r1; one tag out of place spoils the whole turn. Results
     are neutralised whole (dialect.py), so `results`, `passage` and `nothing` cannot show a tag of the dialect; the

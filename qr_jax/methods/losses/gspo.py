@@ -21,8 +21,8 @@ def gspo(
     sampled ones.
 
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 7; low and high of its sec. 5.1), whose mean over tokens, then
-    episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. One advantage an episode is
-    meant: of one a token each token's share would reach all the others, and `gspo_token` is the loss for that. Metrics
+    episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. It is for one advantage
+    an episode: with one a token each token's share would reach all the others; `gspo_token` is for that. Metrics
     as `clip`'s.
     """
     return clipped(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)

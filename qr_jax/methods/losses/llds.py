@@ -23,8 +23,8 @@ def llds(
     """Return clip(...) + weight max(0, old_logp - logp) on the sampled tokens of an episode with A >= 0 whose summed
     log-probability has fallen.
 
-    exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where A of a token decides; here A of
-    all an episode's tokens together. Groups of equal rewards (A = 0) take part:
+    exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where each token's A decides; here the
+    sum of A over the episode's tokens does. Groups of equal rewards (A = 0) take part:
     learner.keep_zero_variance. It acts only with learner.updates > 1: before an update
     nothing has fallen. Metric `fallen`: the tokens that pay.
     """

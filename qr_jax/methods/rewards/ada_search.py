@@ -18,8 +18,8 @@ def ada_search(
     knows: SomeShare = 0.5,  # the share of right answers without a search from which on the policy knows
 ) -> Scores:
     """Return exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and
-    it does). It knows where at least `knows` of the group's answers without a search are right; without any it is not
-    said, and all get exact match alone.
+    it does). It knows where at least `knows` of the group's answers without a search are right; without such answers
+    this is unknown, and all get exact match alone.
 
     after the abstract: AdaSearch (Lin et al. 2025, arXiv:2512.16883) optimises the decision to search apart from the
     answers, and measures it by its F1 against whether the policy answers right without searches. Filled in: the weight,

@@ -1,4 +1,4 @@
-"""Reward: exact match and a rational search, less a price for each turn (AI-SearchPlanner; and for fewer turns)."""
+"""Reward: exact match and a rational search, less a price for each turn (AI-SearchPlanner)."""
 
 from collections.abc import Sequence
 

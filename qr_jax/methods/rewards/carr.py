@@ -32,8 +32,9 @@ def carr(
 
     exact: the paper's mixing rule, C-GRPO (CaRR: arXiv:2601.06021; alpha .3 of THUDM/CaRR, which by its published
     settings leaves R_i undivided). Deviation: the best R is that of
-    the right episodes, where theirs is the group's. Where the paper's judge fills and supports rubrics (facts with
-    named entities) and counts those connected to the answer, the rubrics here are `query.entities`, the chain of names
+    the right episodes, where theirs is the group's. The paper's judge finds the rubrics (facts with named
+    entities) met and supported, and counts those that lead to the answer; here they are
+    `query.entities`, the chain of names
     that an expert passes, the last next to the answer. One counts when one of the episode's own turns names it, what it
     read supports it, and so for all that follow it. With `url` a judge says whether the passages link it to the next
     name; a right episode without that verdict is a fault. Stand-in, rule-based: a passage holds it. All-right groups

@@ -21,11 +21,11 @@ def e_grpo(
     that episode i's own turns name; 0 where it ended by length or context.
 
     exact: E-GRPO (arXiv:2510.24694, eq. 1 to 5; alpha .3 was best of 0, .1, .3, .5), normalised words for its verbatim
-    phrases. Deviation: named anywhere in a turn, also in queries and the answer, where theirs reads thoughts. A wrong
-    answer without a format is no error here but simply wrong, so it keeps what it named. The outcome is exact match.
+    phrases. Deviation: named anywhere in a turn, also in queries and the answer, where theirs reads thoughts. A badly
+    formed wrong answer is no error here but simply wrong, so it keeps what it named. The outcome is exact match.
     Turn rewards, for advantages that take them: alpha / entities for each entity in the turn that names it first, and
-    in the last turn of a right episode what is left to 1; none in an episode that was cut. From the loss it leaves by
-    rollout.overlong=mask, as in the paper.
+    in the last turn of a right episode what is left to 1; none in an episode that was cut. The setting
+    rollout.overlong=mask takes it out of the loss, as in the paper.
     """
     named_G = [_first_named(query, episode) for episode in episodes]
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])

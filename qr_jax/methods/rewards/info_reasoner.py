@@ -18,8 +18,8 @@ def info_reasoner(
     """Return exact match + weight * information gain; 0 without an answer, and no gain without a search.
 
     exact: the mixing rule of InfoReasoner (Hu et al. 2026, arXiv:2602.00845; dl-m9/InfoReasoner, .6). Stand-in,
-    rule-based: where the paper samples answers with and without the passages, clusters them by entailment and takes the
-    rise of the gold's cluster's probability for the gain, here it is 1 where a gold stands in a passage that was read,
+    rule-based: the paper's gain is the rise of the gold's cluster's probability, of answers sampled with and without
+    the passages and clustered by entailment; here it is 1 where a gold stands in a passage that was read,
     else 0 (`answers.first_in`): the clusters want a served model and an entailment model. The outcome is exact match.
     """
     right_G = np.array([answers.exact_match(episode.answer, query.answers) for episode in episodes])

@@ -33,7 +33,7 @@ def judge(
     leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature", "top_p"], ...] = (),
     temperature: float = 0.0,  # of its replies
     top_p: float = 1.0,  # of its replies; 1 is not sent
-    cut_tokens: Count = 256,  # of an answer, that it sees
+    cut_tokens: Count = 256,  # of an answer that the judge sees
     ask_sway: bool = True,  # ask of each answer that is called right if it tries to sway the judge: then it is wrong
 ) -> Scores:
     """Ask the judge about each answer: 1 if it calls it right, else 0 (lab/judge.py). Reward and outcome are the same.

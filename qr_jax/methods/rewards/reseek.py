@@ -43,7 +43,7 @@ def reseek(
 
 
 def _judged(query: Query, episode: Episode) -> list[tuple[bool, bool]]:
-    """Return of each search that was judged whether the verdict is "yes", and whether a passage holds a gold."""
+    """Return, for each judged search, whether the verdict is "yes", and whether a passage holds a gold."""
     judged, waiting = [], []
     if not answers.proving(query.answers):
         return judged

@@ -29,7 +29,7 @@ def unvisited(
     """Mark the graded queries as visited; return those that this pass has still to visit.
 
     `among` says which a pass visits (None: all). If none is left, the next pass begins, and `among` is asked again: a
-    pass may have coins of its own. Writes to the memory of `begun`.
+    pass may draw random numbers of its own. Writes to the memory of `begun`.
     """
     memory["visited"][outcome.drawn_Q[outcome.verdict_Q != "fault"]] = True
     left_P = ~memory["visited"] & (among() if among else True)

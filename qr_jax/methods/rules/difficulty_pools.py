@@ -7,7 +7,7 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
 
-ROUNDING = 1e-6  # of a mean of float32 rewards, within which it is a threshold
+ROUNDING = 1e-6  # a mean of float32 rewards so little above a threshold counts as equal to it
 
 
 def difficulty_pools(

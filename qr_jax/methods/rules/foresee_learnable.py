@@ -1,4 +1,4 @@
-"""Foresee without coins: as foresee, times the chance that training makes right answers to the query likelier."""
+"""Foresee, less queries that are coin flips: times the chance that training makes their right answers likelier."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from qr_jax.pool.rules.foresee import foresee
 from qr_jax.records import Memory, Outcome
 from qr_jax.settings.settings import NotNegative, Positive, Share
 
-SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, times its exposure x
+SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, each also times exposure x
 
 
 def foresee_learnable(

@@ -28,9 +28,9 @@ def greso(
     """Return the next weight_P: 1 for queries that this pass has still to visit and does not skip, 0 for all others.
 
     exact: GRESO (Zheng et al. 2025, arXiv:2506.02177; Infini-AI-Lab/GRESO). A query all of whose last z visits were
-    easy is kept with probability max(p_easy^z, floor), and so for hard. After each step but those of the first pass,
+    easy is kept with probability max(p_easy^z, floor); so for hard ones. After each step but those of the first pass,
     p_easy goes down by `change` when the easy share of the graded groups is at least a third of the target, otherwise
-    up; p_hard likewise with two thirds. When nobody is left the rule starts the next pass, filtered from its first
+    up; p_hard likewise with two thirds. When no query is left the rule starts the next pass, filtered from its first
     draw: leave `pool.reset_below` at 0, because a reset from outside starts a pass whose first draw is not filtered.
 
     Deviations: easy and hard are exact, where theirs are a mean reward of .98 and .11 (for groups of 8). A query's coin

@@ -12,8 +12,8 @@ def kimi(pool: Pool, outcome: Outcome) -> tuple[Float64[np.ndarray, "P"], Memory
     attempted.
 
     exact: Kimi k1.5 (Kimi Team 2025, arXiv:2501.12599, prioritised sampling). Filled in: the rate is over all attempts.
-    Its curriculum from easy to hard wants difficulty labels, which queries here have not. Nothing is used up but what
-    was never wrong.
+    Its curriculum from easy to hard wants difficulty labels, which queries here do not have. A query is used up
+    only if it was never wrong.
     """
     right_P, valid_P = (np.array(pool.memory.get(name, np.zeros(pool.size, np.int64))) for name in ("right", "valid"))
     drawn = outcome.drawn_Q[outcome.verdict_Q != "fault"]

@@ -32,7 +32,7 @@ def mopps(
     exact: MoPPS (Qu et al. 2025, arXiv:2507.04632; thu-rllab/MoPPS). Posterior of a drawn query, s of its n valid
     episodes right: a <- decay a + (1 - decay) a0 + s, b likewise with n - s. With `pool.by="largest"` the draw is
     exactly its "topk": the smallest (r - 1/2)^2 first; `band=0.2` is its "threshold" [.3, .7]. With by="chance" a
-    difference of some temperatures decides. Deviations: all queries are candidates, not a loader's batch; the first
+    difference of a few temperatures decides. Deviations: all queries are candidates, not a loader's batch; the first
     step draws by chance (r is then uniform, so the choice is too); r is the posterior's quantile at a uniform number
     keyed by (3, seed, step, query). Nothing is ever used up.
     """

@@ -17,8 +17,8 @@ def remind(
     pool: Pool,
     outcome: Outcome,
     *,
-    chance: Share = 0.25,  # that a query all right enters the queue
-    every: Count = 5,  # so many steps reviews are drawn
+    chance: Share = 0.25,  # that an all-right query enters the queue
+    every: Count = 5,  # reviews are drawn once in so many steps
     share: Share = 0.1,  # of the batch that reviews take then
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Return the next weight_P: 2 for the queries to be reviewed, 1 for those that this pass has still to visit, 0 for
@@ -27,7 +27,7 @@ def remind(
     after the abstract: ReMind (Qin et al. 2026, arXiv:2606.03087): an all-right query enters the queue with probability
     `chance`; in every `every`-th step reviews take `share` of the batch's places, so that they cost no rollouts. Filled
     in: the batch is as large as the last one; who waits longest is reviewed first; a reviewed query leaves the queue
-    and may enter it again. By the largest weights drawn first, reviews come before all others and exactly so many. The
+    and may enter it again. As the largest weights are drawn first, reviews come before all others, exactly so many. The
     coins are keyed (12, seed, step, query).
     """
     memory = _passes.begun(pool, since=np.zeros(pool.size, np.int64))

@@ -20,9 +20,9 @@ def search_gym(
     """Return the next weight_P: 1 for queries of this stage that the pass has still to visit, 0 for all others.
 
     after the abstract: SearchGym-RL (Zhang et al. 2026, arXiv:2601.14615) trains in two stages, first on basic and then
-    on complex questions of its made world. Filled in: `pool.hops_P` (`hops` of a question's meta) tells which are
+    on complex questions of its synthetic world. Filled in: `pool.hops_P` (`hops` of a question's meta) tells which are
     basic; both constants; passes over the pool; the second stage keeps the simple ones, and visits first what the pass
-    has not. Deviation: the first step draws from all, as a rule speaks only after it. Without hops in the pool all
+    has not. Deviation: the first step draws from all, as a rule runs only after a step. Without hops in the pool all
     queries are simple.
     """
     hops_P = np.zeros(pool.size, np.int64) if pool.hops_P is None else pool.hops_P

@@ -15,7 +15,7 @@ def refill(
     oversample: int = 1,
     max_rounds: Count = 10,  # draws of a step at most
 ) -> Ask | None:
-    """Ask for k * B further queries until B groups bear signal, `max_rounds` rounds were drawn or nobody is left.
+    """Ask for k * B further queries until B groups bear signal, `max_rounds` rounds were drawn or no query is left.
 
     With the rule `bounded_dapo` it is DAPO (Yu et al. 2025, arXiv:2503.14476; its recipe has k = 3 and 10 rounds): what
     is drawn is used up, surplus groups included. Deviations: at the cap the step trains on what it has, where DAPO

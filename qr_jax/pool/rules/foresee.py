@@ -7,18 +7,18 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
 
-SMALLEST = 1e-300  # a family's evidence stops fading here, before a ratio becomes 0 / 0
+SMALLEST = 1e-300  # least evidence of a family, so that no ratio becomes 0 / 0
 
 
 def foresee(
     pool: Pool,
     outcome: Outcome,
     *,
-    gamma: float = 1.0,  # power of the chance of signal; 0: it does not count
-    head: float = 1.0,  # power of the room to improve: a harder query is drawn more often
+    gamma: float = 1.0,  # exponent of the chance of signal; 0: it is ignored
+    head: float = 1.0,  # exponent of the room to improve (1 - pass rate): harder queries are drawn more often
     rho: float = 0.6,  # factor for each time a query was trained on since the last reset
     nu: float = 2.0,  # weight of a family's mean in the pass rate of each of its queries, in episodes
-    floor: float = 0.02,  # smallest chance of signal that is counted
+    floor: float = 0.02,  # smaller chances of signal count as this
     fade: float = 0.97,  # factor of a query's evidence after each step
     fade_family: float = 0.98,  # factor of a family's evidence after each step
     fade_drawn: float = 0.3,  # factor of a query's evidence when it is drawn again
@@ -27,8 +27,8 @@ def foresee(
 
     Our own rule, opt-in. A query's pass rate has the posterior Beta(A, B): A = a + nu m, B = b + nu (1 - m). Here a and
     b (0 at first) are its own evidence for right and for wrong answers, and m = fa / (fa + fb), with fa and fb 1 at
-    first, is the mean of its family: `pool.family_P`, queries alike in dataset, kind and hops; one family where there
-    is none. A group of the step's K samples per query bears signal with the chance
+    first, is the mean of its family: `pool.family_P`, queries alike in dataset, kind, type and hops; one family where
+    there is none. A group of the step's K samples per query bears signal with the chance
     P = 1 - prod_{i<K} (A + i)/(A + B + i) - prod_{i<K} (B + i)/(A + B + i), and the weight is
     max(P, floor)^gamma (B / (A + B))^head rho^n, n being how often the query was trained on since the last reset.
 

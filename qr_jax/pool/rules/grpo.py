@@ -8,7 +8,7 @@ from qr_jax.records import Memory, Outcome
 
 
 def grpo(pool: Pool, outcome: Outcome) -> tuple[Float64[np.ndarray, "P"], Memory]:
-    """Return the next weight_P: 0 for every drawn query but the faults, which nobody has graded yet.
+    """Return the next weight_P: 0 for every drawn query except faults, which were not graded.
 
     An epoch is over when nothing is eligible; `refresh` starts the next (Shao et al. 2024, arXiv:2402.03300; as a
     weighted pool: Coelho et al. 2026, arXiv:2606.10709).

@@ -11,8 +11,8 @@ NOISE = 13  # the first part of the keys of its random numbers
 
 
 def share(start: float, end: float, done: float) -> float:
-    """Return start + (4^done - 1) / 3 (end - start): ZeroSearch's curriculum (arXiv:2505.04588), of which `done` is
-    over.
+    """Return start + (4^done - 1) / 3 (end - start): ZeroSearch's curriculum (arXiv:2505.04588), of which the share
+    `done` is over.
     """
     if not (0 <= start <= 1 and 0 <= end <= 1 and 0 <= done <= 1):
         raise UserError(f"start={start}, end={end} and done={done} must all be shares, in [0, 1]")

@@ -26,7 +26,7 @@ def bm25(
     """Return a search over title + " " + text of each passage: best first, equal scores by id, score 0 left out.
 
     If `qr-jax index` stored the corpus, the index beside it is used where it has these settings and this rule of words;
-    otherwise `kept_index` gives it: from 10,000 passages on kept in the user's cache. The order is exact, ties at the
+    otherwise `kept_index` gives one, kept in the user's cache from 10,000 passages on. The order is exact, ties at the
     k-th place included. An empty query, or one of unknown words only, finds nothing. ValueError: an empty corpus, an id
     twice, no word in any passage. Several threads may call the function.
 

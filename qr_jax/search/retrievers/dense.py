@@ -38,7 +38,7 @@ def dense(
 
     `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
     and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
-    goes on; None keeps them in memory. `storage` is their type there and on the devices; an int8 row has a factor.
+    goes on; None keeps them in memory. `storage` is their type there and on the devices; an int8 row has one scale.
     Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
     `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
     searches for itself.

@@ -15,7 +15,7 @@ def hybrid(
     *,
     corpus: Sequence[Passage],
     parts: tuple[Use, ...] = (Use("bm25"), Use("dense")),  # the retrievers, two or more
-    constant: NotNegative = 60.0,  # k of 1 / (k + rank): how little the first places count more
+    constant: NotNegative = 60.0,  # c of 1 / (c + rank): the larger, the less the first places count more
     depth: Count = 100,  # passages each part is asked for
 ) -> SearchFunction:
     """Return a search whose score is the sum of 1 / (constant + rank) over the parts' lists, the first rank being 1.

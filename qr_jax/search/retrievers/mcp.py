@@ -18,7 +18,7 @@ LISTS = ("results", "result", "passages", "documents", "items", "hits")  # under
 def mcp(
     *,
     url: str = "",  # a server over streamable HTTP; or give a command
-    command: str = "",  # starts a server that speaks over its input and output, without an environment variable
+    command: str = "",  # starts a server that speaks over stdin and stdout; it gets none of our environment variables
     tool: str = "search",  # the tool that searches; no other is called
     query_name: str = "query",  # its argument for the query
     k_name: str = "k",  # its argument for the number of passages; empty: it has none

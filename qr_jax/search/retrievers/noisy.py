@@ -20,8 +20,8 @@ def noisy(
     done: float = 1.0,  # the share of the run that this run stands for; 1: the end's chance
     seed: int = 0,  # of the coins
 ) -> SearchFunction:
-    """Return a search that gives a query k other passages of the corpus, or all of fewer, drawn anew, in place of what
-    `of` finds, with probability start + (4^done - 1) / 3 (end - start).
+    """Return a search that, with probability start + (4^done - 1) / 3 (end - start), gives a query not what `of` finds
+    but k other passages drawn from the corpus (all others, if fewer).
 
     exact: ZeroSearch's noise and its curriculum (Sun et al. 2025, arXiv:2505.04588; Alibaba-NLP/ZeroSearch, from 0 to
     .5), where a model writes the useless documents; here they are real ones. Deviations: a retriever does not know how

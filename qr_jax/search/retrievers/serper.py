@@ -18,8 +18,8 @@ def serper(
     *,
     key_env: str = "SERPER_API_KEY",  # the environment variable with the key
     url: str = "https://google.serper.dev/search",  # Serper's address
-    country: str | None = None,  # as in us (gl)
-    language: str | None = None,  # as in en (hl)
+    country: str | None = None,  # a country's code, as in us (Serper's gl)
+    language: str | None = None,  # a language's code, as in en (Serper's hl)
     at_once: Count = 4,  # requests that run at one time
     query_chars: Count = 400,  # characters of a query; what is longer is cut
     timeout_s: float = 10.0,  # of one try
