@@ -31,6 +31,7 @@ MODULE = "benchmarks.quickstart_ours"
 CONFIG = ["configs/quickstart.py", "evaluation.every=0"]  # an earlier one was evaluated before and after alone
 # How the earlier quickstart was trained; a later one's settings would give both other things to do.
 TASK = ["pool.queries=32", "pool.samples=8", "rule=recycle", "learner.lr=1e-3", "learner.warmup_updates=0"]
+TASK += ["train.steps=100"]
 STUDY = ["--rules", "grpo"]
 STUDY_ROLLOUTS, STUDY_QUESTIONS, COLD_STEPS = 30_720, 1_000, 400  # of a whole study's run
 LATE = re.compile(r"step \d+: compiled")  # which programs a step made, by --verbose

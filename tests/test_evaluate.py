@@ -430,7 +430,7 @@ def test_traces_of_other_worlds_come_with_their_own_passages(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("quickstart.py", "foresee"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
+    [("quickstart.py", "foresee_learnable"), ("two_layer.py", "recycle"), ("paper/qwen3_1p7b.py", "recycle"),
      ("smollm2_multihop.py", "recycle"), ("smollm2_multihop.py:full", "recycle"), ("tool_call.py", "foresee"),
      ("smollm2_tool_call.py", "recycle"), ("smollm2_tool_call.py:full", "foresee"),
      ("smollm2_single_hop.py", "foresee"), ("tool_call.py:one_by_one", "foresee"),
