@@ -249,7 +249,7 @@ class Evaluation:
 class Guards:
     """Alarms over a run's own figures (step/guards.py), and what is done about one."""
 
-    # stop: save, end with exit code 4; rollback: go to the best probe's checkpoint, halve the learning rate
+    # stop: save and end with exit code 4; rollback: to the best probe's checkpoint, then half the learning rate
     act: Literal["warn", "stop", "rollback"] = "warn"
     probe_every: Natural = 0  # steps between probes (greedy accuracy on half `a` of the held-out questions); 0: none
     probe_questions: Count = 100  # of one probe

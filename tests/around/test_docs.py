@@ -250,7 +250,7 @@ def test_what_a_page_asks_of_a_run_the_page_s_own_run_has():
             train = config.load(trained[0], trained[1].split()).train
             assert train.keep_every and train.steps > 2 * train.keep_every
             probed += 1
-    assert asked == {80} <= {*kept} and probed == 1
+    assert asked == {180} <= {*kept} and probed == 1
 
 
 @pytest.mark.parametrize(
