@@ -1,7 +1,7 @@
 """A small model learns to search a synthetic world, on a laptop, in minutes.
 
     make quickstart                                       # or:
-    qr-jax train configs/quickstart.py                    # greedy exact match .46 -> .82 in 200 steps
+    qr-jax train configs/quickstart.py                    # greedy exact match .47 -> .79 in 200 steps
     qr-jax train configs/quickstart.py loss.high=0.3      # any setting can be overridden
     qr-jax train configs/quickstart.py model.lora.rank=16 # adapters; the cold start trains the whole model
     qr-jax train configs/quickstart.py train.shuffle_rewards=true --run runs/shuffled  # control: accuracy must not rise
