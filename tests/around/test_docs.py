@@ -86,7 +86,7 @@ def id_of(page: Path) -> str:
 
 @pytest.fixture(scope="session")
 def run_of_pages(tmp_path_factory):
-    """A run of 80 steps of two layers that bears signal, with checkpoints of its policies on the way."""
+    """A run of 180 steps of two layers that bears signal, with checkpoints of its policies on the way."""
     folder = tmp_path_factory.mktemp("pages")
     world = "documents=200 train=40 dev=8 traces=20"
     settings = [f"data.world.{setting}" for setting in world.split()]
@@ -97,7 +97,7 @@ def run_of_pages(tmp_path_factory):
         "sft.steps=0",
         "mesh.devices=1",
     ]
-    settings += ["train.steps=80", "train.checkpoint_every=20", "train.keep_every=20", "reward=odd_tokens.odd_tokens"]
+    settings += ["train.steps=180", "train.checkpoint_every=20", "train.keep_every=20", "reward=odd_tokens.odd_tokens"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(ROOT / "tests"))
