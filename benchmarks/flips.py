@@ -7,7 +7,6 @@ A run that has a result is not made again.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import interleave, null_worlds
+from benchmarks import interleave, kept_runs, null_worlds
 from benchmarks.tables import markdown, over_seeds
 from qr_jax import config as configs
 from qr_jax.config import Config
@@ -26,7 +25,7 @@ from qr_jax.run import runs
 from qr_jax.settings.settings import conform, plain
 
 ROOT = interleave.ROOT
-RUNS, RESULTS, PLAN = ROOT / "runs/flips", ROOT / "benchmarks/results/flips", ROOT / "configs/study/plan.md"
+RUNS, RESULTS = ROOT / "runs/flips", ROOT / "benchmarks/results/flips"
 ARMS = {"trained": [], "frozen": ["learner.lr=1e-12"]}
 SIZES, SEEDS = (4, 8), range(30, 35)
 ASKED = 128  # queries a sample of the probe
@@ -68,7 +67,7 @@ def keep(run: Job) -> None:
     asked = probe.probe(run.folder, queries=ASKED, say=lambda line: None)
     summary = json.loads((run.folder / "summary.json").read_text())
     found = {
-        "plan_sha256": hashlib.sha256(PLAN.read_bytes()).hexdigest(), **interleave.commit(),
+        "plan_sha256": kept_runs.plan_sha256(), **interleave.commit(),
         "config": configs.fingerprint(run.settings), "seed": run.settings.seed,
         "before": summary["greedy_before"], "after": summary["greedy_after"], "rollouts": summary["rollouts"],
         "flipped": null["run"]["flipped"][-1],

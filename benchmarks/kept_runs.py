@@ -27,9 +27,13 @@ def kept(name: str) -> list[Figures]:
 def make(name: str, key: Mapping[str, Any], run: Callable[[], Figures]) -> None:
     """Keep `key`, what `run` gives, and the plan's hash, commit and device, unless a run of that key is kept."""
     if not any(key.items() <= one.items() for one in kept(name)):
-        plan = hashlib.sha256(PLAN.read_bytes()).hexdigest()
-        one = {**key, "plan_sha256": plan, **interleave.commit(), "device": device(), **run()}
+        one = {**key, "plan_sha256": plan_sha256(), **interleave.commit(), "device": device(), **run()}
         interleave.results(name, {"runs": [*kept(name), one]}, ())
+
+
+def plan_sha256(plan: Path = PLAN) -> str:
+    """The SHA-256 of the plan of the experiments, as it is now."""
+    return hashlib.sha256(plan.read_bytes()).hexdigest()
 
 
 def device() -> str:

@@ -175,12 +175,20 @@ def at_equal(tokens: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {arm: [] for arm in others}
     for arm, world in itertools.product(others, FINAL):
         theirs, ours = (read("final", name, best(name), world) for name in (base, arm))
-        for seed in sorted({*ours} & {*theirs}):
-            spent = {"ours": ours[seed][f"tokens_{tokens}"], "theirs": theirs[seed][f"tokens_{tokens}"]}
-            shares = {name: min(spent.values()) / count for name, count in spent.items()}
-            own = study_results.accuracy(ours[seed], round(BUDGET * shares["ours"]))
-            found[arm].append(own - study_results.accuracy(theirs[seed], round(BUDGET * shares["theirs"])))
+        field = f"tokens_{tokens}"
+        least = {seed: min(ours[seed][field], theirs[seed][field]) for seed in {*ours} & {*theirs}}
+        both = (up_to(least, field, runs) for runs in (ours, theirs))
+        found[arm] += study_results.paired(*both, f"{arm}, world {world}")
     return found
+
+
+def up_to(least: Mapping[int, int], field: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The runs of the seeds that `least` has, with their accuracy when they had spent so many tokens."""
+    shares = {seed: count / runs[seed][field] for seed, count in least.items()}
+    return {
+        seed: {**runs[seed], "accuracy": study_results.accuracy(runs[seed], round(BUDGET * share))}
+        for seed, share in shares.items()
+    }
 
 
 def better() -> str | None:

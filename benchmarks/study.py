@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import study_results
+from benchmarks import kept_runs, study_results
 from qr_jax import config as configs
 from qr_jax.cli.overrides import override
 from qr_jax.config import Config, Learner, use
@@ -158,7 +158,7 @@ def keep_with_plan(run: Job, path: Path, plan: Path) -> None:
     if json.loads((run.folder / "summary.json").read_text())["incomplete"]:
         print(f"{run.name} is not kept: an evaluation before or after training is INCOMPLETE (see {run.folder})")
         return
-    found = {"plan_sha256": hashlib.sha256(plan.read_bytes()).hexdigest(), **figures(run)}
+    found = {"plan_sha256": kept_runs.plan_sha256(plan), **figures(run)}
     del found["series"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found).replace(', "', ',\n"') + "\n", encoding="utf-8")

@@ -12,7 +12,6 @@ from single hop alone (10,240 rollouts in 199 s); tests/around/test_gpu_queue.py
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -249,9 +248,8 @@ def keep(name: str) -> None:
         for run_name, figures in runs.items():
             figures["by_type"] = several_hops.by_type(RUNS / name / run_name)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    plan = hashlib.sha256(kept_runs.PLAN.read_bytes()).hexdigest()
-    told = {"tells": ENTRIES[name].tells, "plan_sha256": plan, **interleave.commit(), "machine": interleave.machine()}
-    told["runs"] = runs
+    told = {"tells": ENTRIES[name].tells, "plan_sha256": kept_runs.plan_sha256(), **interleave.commit()}
+    told |= {"machine": interleave.machine(), "runs": runs}
     (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

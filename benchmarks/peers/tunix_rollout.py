@@ -105,8 +105,9 @@ def prepare(load_name: str, concurrency: int, precision: str = "float32") -> dic
     """Build and warm up; returns the seconds and what was compiled in them."""
     start = time.monotonic()
     if "model" not in state:
-        state["check"] = model.check_answer(tunix_model.logits(tunix_model.build(), model.check_ids()))  # in float32
-        state.update(model=tunix_model.build(precision), words=Words())
+        built = tunix_model.build()
+        state["check"] = model.check_answer(tunix_model.logits(built, model.check_ids()))  # in float32
+        state.update(model=built if precision == "float32" else tunix_model.build(precision), words=Words())
     built_s = time.monotonic() - start
     if load_name == "multi_turn":
         state.update(search=load.search(), concurrency=concurrency)

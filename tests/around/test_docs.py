@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import words as word_counts
 from qr_jax import config, plugins
 from qr_jax.cli import cli, elsewhere, overrides
 from qr_jax.config import use
@@ -201,12 +202,6 @@ def check_ours(words: list[str], *, run: bool) -> None:
         config.load(arguments.config, typed)
 
 
-def words_of_the_readme() -> list[str]:
-    """Words that a reader sees, each with a letter or a digit: no comment, and no bar of a table."""
-    seen = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    return re.findall(r"\S*\w\S*", seen)
-
-
 def config_of_project():
     import tomllib
 
@@ -214,7 +209,9 @@ def config_of_project():
 
 
 def test_the_readme_is_short():
-    assert len(words_of_the_readme()) <= MOST_WORDS
+    """As `benchmarks.words` counts: no comment, and no bar of a table."""
+    seen = word_counts.COMMENT.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert word_counts.words(seen) <= MOST_WORDS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
