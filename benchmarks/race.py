@@ -177,8 +177,8 @@ def at_equal(tokens: str) -> dict[str, list[float]]:
         theirs, ours = (read("final", name, best(name), world) for name in (base, arm))
         field = f"tokens_{tokens}"
         least = {seed: min(ours[seed][field], theirs[seed][field]) for seed in {*ours} & {*theirs}}
-        both = (up_to(least, field, runs) for runs in (ours, theirs))
-        found[arm] += study_results.paired(*both, f"{arm}, world {world}")
+        ours, theirs = up_to(least, field, ours), up_to(least, field, theirs)
+        found[arm] += study_results.paired(ours, theirs, f"{arm}, world {world}")
     return found
 
 
