@@ -7,23 +7,20 @@
 A run that has a result is not made again; a run that was stopped goes on. Runs of one seed share a cold start.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
-from benchmarks import interleave, study, study_results
+from benchmarks import study, study_results
 from benchmarks.tables import markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
-ROOT = interleave.ROOT
-RUNS, RESULTS, PLAN = ROOT / "runs/guarded", ROOT / "benchmarks/results/guarded", ROOT / "configs/study/plan.md"
+KEPT = study.experiment("guarded")
 SEEDS = {0: range(40, 50), 1: range(50, 60)}  # by the world's seed
 RULES = ("grpo", "recycle")
 GUARDS = ("learner.full_groups=5", "pool.min_signal=2", "pool.reset_below=0.7")
@@ -38,10 +35,8 @@ Gaps = Mapping[str, Sequence[float]]
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
+    parser = study.options(__doc__)
     parser.add_argument("--seeds", type=study.span, metavar="FROM-TO", help="of these seeds alone (40-59)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
     options = parser.parse_args(words)
     failed = [] if options.table else make(options.seeds or [*itertools.chain(*SEEDS.values())], options.jobs)
     print(table())
@@ -53,29 +48,21 @@ def make(seeds: Sequence[int], at_once: int) -> list[Job]:
     failed: list[Job] = []
     for world, seed in ((world, seed) for world, own in SEEDS.items() for seed in own if seed in seeds):
         pairs = [planned(rule, step, world, seed) for rule in RULES for step in STEPS]
-        failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+        failed += KEPT.make(pairs, at_once)
     return failed
 
 
 def planned(rule: str, step: str, world: int, seed: int) -> tuple[Job, Job]:
     """The cold start and the run of an arm."""
     words = [f"seed={seed}", f"data.world.seed={world}", *STEPS[step]]
-    settings = configs.load(f"{ROOT}/configs/study/settings.py:guarded_{rule}", words)
-    folder = RUNS / f"world_{world}" / rule / step / f"seed_{seed}"
-    return study.from_cold_start(RUNS, f"{rule} {step} world {world} seed {seed}", folder, settings)
-
-
-def result(run: Job) -> Path:
-    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
-
-
-def keep(run: Job) -> None:
-    study.keep_with_plan(run, result(run), PLAN)
+    settings = configs.load(f"{study.ROOT}/configs/study/settings.py:guarded_{rule}", words)
+    folder = KEPT.runs / f"world_{world}" / rule / step / f"seed_{seed}"
+    return study.from_cold_start(KEPT.runs, f"{rule} {step} world {world} seed {seed}", folder, settings)
 
 
 def read(rule: str, step: str, world: int) -> dict[int, dict[str, Any]]:
     """The kept runs of an arm in a world by seed, with their accuracy over the last 30 % of the rollouts."""
-    return study_results.of_folder(RESULTS / f"world_{world}" / rule / step, BUDGET)
+    return study_results.of_folder(KEPT.results / f"world_{world}" / rule / step, BUDGET)
 
 
 def every_run() -> dict[tuple[str, str, int], dict[int, dict[str, Any]]]:

@@ -31,9 +31,9 @@ def make(name: str, key: Mapping[str, Any], run: Callable[[], Figures]) -> None:
         interleave.results(name, {"runs": [*kept(name), one]}, ())
 
 
-def plan_sha256(plan: Path = PLAN) -> str:
+def plan_sha256() -> str:
     """The SHA-256 of the plan of the experiments, as it is now."""
-    return hashlib.sha256(plan.read_bytes()).hexdigest()
+    return hashlib.sha256(PLAN.read_bytes()).hexdigest()
 
 
 def device() -> str:

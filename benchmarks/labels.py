@@ -7,33 +7,28 @@ The runs are E4's (benchmarks/race.py) with another rule, and begin from its col
 has a result is not made again; a run that was stopped goes on.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks import interleave, race, study, study_results
+from benchmarks import race, study, study_results
 from benchmarks.tables import markdown, over_seeds
 from qr_jax.cli.overrides import override
 from qr_jax.lab.launch import Job
 
-RUNS, RESULTS = race.RUNS / "labels", interleave.ROOT / "benchmarks/results/labels"
+KEPT = replace(study.experiment("labels"), runs=race.KEPT.runs / "labels")
 SEEDS = {2: range(108, 124), 3: range(148, 164)}  # by the world's seed: those of E4 whose cold starts were at hand
 ARM, RULE = "foresee_learnable", "benchmarks.foresee_unlabelled.foresee_unlabelled"
 TO_GRPO, TO_LABELLED = "without labels minus plain GRPO", "without labels minus with labels"
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
-    options = parser.parse_args(words)
+    options = study.options(__doc__).parse_args(words)
     failed: list[Job] = []
     if not options.table:
         pairs = [planned(world, seed) for both in zip(*SEEDS.values(), strict=True) for world, seed in zip(SEEDS, both)]
-        failed = study.make_missing(race.RUNS, pairs, result, keep, options.jobs)
+        failed = KEPT.make(pairs, options.jobs)
     print(table())
     return 1 if failed else 0
 
@@ -41,22 +36,14 @@ def main(words: Sequence[str]) -> int:
 def planned(world: int, seed: int) -> tuple[Job, Job]:
     """E4's cold start of this seed, and E4's run with the rule that reads no labels."""
     start, labelled = race.planned("final", ARM, race.best(ARM), world, seed)
-    name, folder = f"without labels, world {world}, seed {seed}", RUNS / f"world_{world}" / f"seed_{seed}"
+    name, folder = f"without labels, world {world}, seed {seed}", KEPT.runs / f"world_{world}" / f"seed_{seed}"
     settings = override(labelled.settings, [f"rule={RULE}"])
     return start, replace(labelled, name=name, folder=folder, settings=settings)
 
 
-def result(run: Job) -> Path:
-    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
-
-
-def keep(run: Job) -> None:
-    study.keep_with_plan(run, result(run), race.PLAN)
-
-
 def read(world: int) -> dict[int, dict[str, Any]]:
     """The kept runs in a world by seed, with their accuracy over the last 30 % of the rollouts."""
-    return study_results.of_folder(RESULTS / f"world_{world}", race.BUDGET)
+    return study_results.of_folder(KEPT.results / f"world_{world}", race.BUDGET)
 
 
 def gaps() -> dict[str, list[float]]:

@@ -7,7 +7,6 @@
 A run that has a result is not made again; a run that was stopped goes on (six hours a stage on two cores).
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import guarded, interleave, study, study_results
+from benchmarks import guarded, study, study_results
 from benchmarks.tables import markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
-ROOT = interleave.ROOT
-RUNS, RESULTS, PLAN = ROOT / "runs/race", ROOT / "benchmarks/results/race", ROOT / "configs/study/plan.md"
+KEPT = study.experiment("race")
 TUNING, MORE = range(70, 73), range(73, 78)  # seeds of every candidate, and of each arm's best
 FINAL = {2: range(100, 132), 3: range(140, 172)}  # by the world's seed
 WORLD, BUDGET = 0, 30_000
@@ -66,11 +64,7 @@ Runs = Mapping[int, Mapping[str, Any]]
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="?", choices=("tuning", "final"), help="whose missing runs are made")
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
-    options = parser.parse_args(words)
+    options = study.options(__doc__, "tuning", "final").parse_args(words)
     failed: list[Job] = []
     if options.stage and not options.table:
         failed = (tune if options.stage == "tuning" else finish)(options.jobs)
@@ -83,11 +77,11 @@ def tune(at_once: int) -> list[Job]:
     failed: list[Job] = []
     for seed in TUNING:
         pairs = [planned("tuning", arm, name, WORLD, seed) for arm in ARMS for name in ARMS[arm]]
-        failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+        failed += KEPT.make(pairs, at_once)
     if not failed:
         for seed in MORE:
             pairs = [planned("tuning", arm, best(arm), WORLD, seed) for arm in ARMS]
-            failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+            failed += KEPT.make(pairs, at_once)
     return failed
 
 
@@ -97,34 +91,26 @@ def finish(at_once: int) -> list[Job]:
     for pair in zip(*FINAL.values(), strict=True):
         for world, seed in zip(FINAL, pair, strict=True):
             pairs = [planned("final", arm, best(arm), world, seed) for arm in finalists()]
-            failed += study.make_missing(RUNS, pairs, result, keep, at_once)
+            failed += KEPT.make(pairs, at_once)
     return failed
 
 
 def planned(stage: str, arm: str, candidate: str, world: int, seed: int) -> tuple[Job, Job]:
     """The cold start and the run of a candidate."""
     words = [f"seed={seed}", f"data.world.seed={world}", f"evaluation.half={'a' if stage == 'tuning' else 'b'}"]
-    settings = configs.load(f"{ROOT}/configs/study/settings.py:race", [*words, *ARMS[arm][candidate]])
-    folder = RUNS / place(stage, arm, candidate, world) / f"seed_{seed}"
-    return study.from_cold_start(RUNS, f"{arm}, {candidate}, world {world}, seed {seed}", folder, settings)
+    settings = configs.load(f"{study.ROOT}/configs/study/settings.py:race", [*words, *ARMS[arm][candidate]])
+    folder = KEPT.runs / place(stage, arm, candidate, world) / f"seed_{seed}"
+    return study.from_cold_start(KEPT.runs, f"{arm}, {candidate}, world {world}, seed {seed}", folder, settings)
 
 
 def place(stage: str, arm: str, candidate: str, world: int) -> Path:
-    """Where a candidate's runs lie in RUNS, and their results in RESULTS."""
+    """Where a candidate lies among the runs, and among the results."""
     return Path(stage) / f"world_{world}" / f"{arm} {candidate}".replace(" ", "_")
-
-
-def result(run: Job) -> Path:
-    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
-
-
-def keep(run: Job) -> None:
-    study.keep_with_plan(run, result(run), PLAN)
 
 
 def read(stage: str, arm: str, candidate: str, world: int) -> dict[int, dict[str, Any]]:
     """The kept runs of a candidate by seed, with their accuracy over the last 30 % of the rollouts."""
-    return study_results.of_folder(RESULTS / place(stage, arm, candidate, world), BUDGET)
+    return study_results.of_folder(KEPT.results / place(stage, arm, candidate, world), BUDGET)
 
 
 def best(arm: str) -> str:

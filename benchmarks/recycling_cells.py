@@ -9,26 +9,23 @@ and grow by the shift and jump that are likeliest for it. A run that has a resul
 stopped goes on.
 """
 
-import argparse
 import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks import guarded, interleave, study, study_results
+from benchmarks import guarded, study, study_results
 from benchmarks.recycling_map import shift_and_jump
 from benchmarks.tables import half_width, markdown, over_seeds
 from qr_jax import config as configs
 from qr_jax.lab import oracle, pass_rates
 from qr_jax.lab.launch import Job
 
-ROOT = interleave.ROOT
-RUNS, RESULTS = ROOT / "runs/recycling_cells", ROOT / "benchmarks/results/recycling_cells"
-PLAN = ROOT / "configs/study/plan.md"
+KEPT = study.experiment("recycling_cells")
 FIT_SEED, SEEDS = 68, range(60, 68)
 RULES = ("grpo", "recycle")
 PLAYS = 40  # of a prediction
@@ -46,19 +43,15 @@ CELLS: dict[str, tuple[str, ...]] = {}  # by what the map predicts: settings; na
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="?", choices=("fit", "final"), help="whose missing runs are made")
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
-    options = parser.parse_args(words)
+    options = study.options(__doc__, "fit", "final").parse_args(words)
     failed: list[Job] = []
     if options.stage == "fit" and not options.table:
         pairs = [planned("fit", name, words, "grpo", FIT_SEED) for name, words in FITTED.items()]
-        failed = study.make_missing(RUNS, pairs, result, keep_fit, options.jobs)
+        failed = replace(KEPT, more=prediction).make(pairs, options.jobs)
     elif options.stage == "final" and not options.table:
         for seed in SEEDS:
             pairs = [planned("final", cell, CELLS[cell], rule, seed) for cell in CELLS for rule in RULES]
-            failed += study.make_missing(RUNS, pairs, result, keep, options.jobs)
+            failed += KEPT.make(pairs, options.jobs)
     print(fits(), table(), sep="\n")
     return 1 if failed else 0
 
@@ -66,9 +59,9 @@ def main(words: Sequence[str]) -> int:
 def planned(stage: str, name: str, words: Sequence[str], rule: str, seed: int) -> tuple[Job, Job]:
     """The cold start and the run of a rule in a cell or a candidate, evaluated at every tenth of its budget."""
     more = (f"seed={seed}", f"rule={rule}", "evaluation.half=b", f"evaluation.every_rollouts={budget_of(words) // 10}")
-    settings = configs.load(f"{ROOT}/configs/study/settings.py:race", [*words, *more])
-    folder = RUNS / stage / name.replace(",", "").replace(" ", "_") / rule / f"seed_{seed}"
-    return study.from_cold_start(RUNS, f"{name}, {rule}, seed {seed}", folder, settings)
+    settings = configs.load(f"{study.ROOT}/configs/study/settings.py:race", [*words, *more])
+    folder = KEPT.runs / stage / name.replace(",", "").replace(" ", "_") / rule / f"seed_{seed}"
+    return study.from_cold_start(KEPT.runs, f"{name}, {rule}, seed {seed}", folder, settings)
 
 
 def budget_of(words: Sequence[str]) -> int:
@@ -77,25 +70,13 @@ def budget_of(words: Sequence[str]) -> int:
     return budget
 
 
-def result(run: Job) -> Path:
-    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
-
-
-def keep(run: Job) -> None:
-    study.keep_with_plan(run, result(run), PLAN)
-
-
-def keep_fit(run: Job) -> None:
-    """Keep a run of plain GRPO with its fit and what is predicted from it."""
-    keep(run)
-    path = result(run)
-    found = json.loads(path.read_text(encoding="utf-8"))
+def prediction(run: Job) -> dict[str, Any]:
+    """The fit of a run of plain GRPO, and what is predicted from it."""
     settings, size, _, draws = pass_rates.read_run(run.folder)
     fit = {**fitted(size, draws), "size": size}
     rollouts = run.settings.train.max_rollouts or 0
     plan = {"queries": settings.queries, "samples": settings.samples, "rollouts": rollouts}
-    found |= {"fit": fit, "predicted": predicted(fit, plan)}
-    path.write_text(json.dumps(found).replace(', "', ',\n"') + "\n", encoding="utf-8")
+    return {"fit": fit, "predicted": predicted(fit, plan)}
 
 
 def fitted(size: int, draws: pass_rates.Draws) -> dict[str, float]:
@@ -133,7 +114,7 @@ def predicted(fit: Mapping[str, float], plan: Mapping[str, int]) -> float:
 def read(cell: str, rule: str) -> dict[int, dict[str, Any]]:
     """The kept runs of a rule in a cell by seed, with their accuracy over the last 30 % of the rollouts."""
     _, run = planned("final", cell, CELLS[cell], rule, SEEDS[0])
-    return study_results.of_folder(result(run).parent, budget_of(CELLS[cell]))
+    return study_results.of_folder(KEPT.result(run).parent, budget_of(CELLS[cell]))
 
 
 def fits() -> str:
@@ -142,7 +123,7 @@ def fits() -> str:
         ("plain GRPO, pool of 250 but for the last", "exact match", "first rates", "shift", "jump", "predicted")
     ]
     for name, words in FITTED.items():
-        path = result(planned("fit", name, words, "grpo", FIT_SEED)[1])
+        path = KEPT.result(planned("fit", name, words, "grpo", FIT_SEED)[1])
         if path.is_file():
             run = json.loads(path.read_text(encoding="utf-8"))
             fit = run["fit"]

@@ -19,7 +19,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,33 +135,48 @@ def alone(settings: Config) -> Config:
     return Config(data=data, learner=learner, reward=use("exact_match"), log=settings.log, **kept)
 
 
-def make_missing(
-    runs: Path,
-    pairs: Iterable[tuple[Job, Job]],
-    result: Callable[[Job], Path],
-    keep: Callable[[Job], None],
-    at_once: int,
-) -> list[Job]:
-    """Make each run (cold start, run) that has no result, and keep it when it ends; return the jobs that failed."""
-    launcher = Launcher(at_once, lambda line: print(line, flush=True))
-    missing = [(start, run) for start, run in pairs if not result(run).is_file()]
-    with launcher.alone(runs):
-        for run in (run for _, run in missing if run.done):
-            keep(run)
-        starts = {start.folder: start for start, run in missing if not run.done}
-        failed = launcher.run([*starts.values()])
-        return failed + launcher.run([run for _, run in missing if not run.done], then=keep)
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of configs/study/plan.md: where its runs and the figures that are kept of each lie."""
+
+    runs: Path
+    results: Path
+    more: Callable[[Job], Mapping[str, Any]] = lambda run: {}  # figures of a finished run besides those of `figures`
+
+    def result(self, run: Job) -> Path:
+        return self.results / run.folder.relative_to(self.runs).with_suffix(".json")
+
+    def make(self, pairs: Iterable[tuple[Job, Job]], at_once: int) -> list[Job]:
+        """Make each run (cold start, run) that has no result, and keep it when it ends; return the jobs that failed."""
+        launcher = Launcher(at_once, lambda line: print(line, flush=True))
+        missing = [(start, run) for start, run in pairs if not self.result(run).is_file()]
+        with launcher.alone(self.runs):
+            for run in (run for _, run in missing if run.done):
+                self.keep(run)
+            starts = {start.folder: start for start, run in missing if not run.done}
+            failed = launcher.run([*starts.values()])
+            return failed + launcher.run([run for _, run in missing if not run.done], then=self.keep)
+
+    def keep(self, run: Job) -> None:
+        """Write a finished run's figures with the plan's SHA-256, unless an evaluation at its ends is incomplete."""
+        if is_whole(run):
+            found = {"plan_sha256": kept_runs.plan_sha256(), **figures(run), **self.more(run)}
+            del found["series"]
+            write(self.result(run), found)
 
 
-def keep_with_plan(run: Job, path: Path, plan: Path) -> None:
-    """Write a finished run's figures with the plan's SHA-256, unless an evaluation at its ends is incomplete."""
-    if json.loads((run.folder / "summary.json").read_text())["incomplete"]:
-        print(f"{run.name} is not kept: an evaluation before or after training is INCOMPLETE (see {run.folder})")
-        return
-    found = {"plan_sha256": kept_runs.plan_sha256(plan), **figures(run)}
-    del found["series"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found).replace(', "', ',\n"') + "\n", encoding="utf-8")
+def experiment(name: str) -> Experiment:
+    return Experiment(ROOT / "runs" / name, study_results.RESULTS.parent / name)
+
+
+def options(text: str | None, *stages: str) -> argparse.ArgumentParser:
+    """The options of an experiment's command: its stages if it has some, --table and --jobs."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if stages:
+        parser.add_argument("stage", nargs="?", choices=stages, help="whose missing runs are made")
+    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
+    return parser
 
 
 def cold_start(runs: Path, settings: Config) -> Path:
@@ -172,14 +187,22 @@ def cold_start(runs: Path, settings: Config) -> Path:
 
 def keep(job: Job) -> None:
     """Write the run's figures beside those of the others, unless an evaluation at its ends is incomplete."""
-    if json.loads((job.folder / "summary.json").read_text())["incomplete"]:
-        print(f"{job.name} is not kept: an evaluation before or after training is INCOMPLETE (see {job.folder})")
-        return
     half, setting, recipe, _ = job.folder.relative_to(RUNS).parts
-    path = result_path(half, setting, recipe, job.settings.seed)
+    if is_whole(job):
+        write(result_path(half, setting, recipe, job.settings.seed), figures(job))
+
+
+def is_whole(job: Job) -> bool:
+    """Whether the evaluations at a finished run's ends are complete; says so where one is not."""
+    if incomplete := json.loads((job.folder / "summary.json").read_text())["incomplete"]:
+        print(f"{job.name} is not kept: an evaluation before or after training is INCOMPLETE (see {job.folder})")
+    return not incomplete
+
+
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    """Write figures, a line each."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = json.dumps(figures(job)).replace(', "', ',\n"')
-    path.write_text(lines + "\n", encoding="utf-8")
+    path.write_text(json.dumps(found).replace(', "', ',\n"') + "\n", encoding="utf-8")
 
 
 def figures(job: Job) -> dict[str, Any]:

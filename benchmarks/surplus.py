@@ -6,7 +6,6 @@
 A run that has a result is not made again; a run that was stopped goes on. Runs of one seed share a cold start.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import guarded, interleave, study, study_results
+from benchmarks import guarded, study, study_results
 from benchmarks.tables import half_width, markdown, over_seeds, p_text
 from qr_jax import config as configs
 from qr_jax.lab.launch import Job
 
-ROOT = interleave.ROOT
-RUNS, RESULTS, PLAN = ROOT / "runs/surplus", ROOT / "benchmarks/results/surplus", ROOT / "configs/study/plan.md"
+KEPT = study.experiment("surplus")
 SEEDS = {4: range(300, 308), 5: range(310, 318)}  # by the world's seed
 ARMS = [(rule, k) for rule in guarded.RULES for k in (1, 2)]
 COMPARED = {  # an arm minus another
@@ -36,14 +34,11 @@ Arm = tuple[str, int]
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
-    options = parser.parse_args(words)
+    options = study.options(__doc__).parse_args(words)
     failed: list[Job] = []
     for at in () if options.table else range(8):
         pairs = [planned(arm, world, seeds[at]) for world, seeds in SEEDS.items() for arm in ARMS]
-        failed += study.make_missing(RUNS, pairs, result, keep, options.jobs)
+        failed += KEPT.make(pairs, options.jobs)
     print(table())
     return 1 if failed else 0
 
@@ -52,27 +47,19 @@ def planned(arm: Arm, world: int, seed: int) -> tuple[Job, Job]:
     """The cold start and the run of an arm."""
     rule, k = arm
     words = [f"seed={seed}", f"data.world.seed={world}", *guarded.GUARDS, f"pool.oversample={k}"]
-    settings = configs.load(f"{ROOT}/configs/study/settings.py:guarded_{rule}", words)
-    folder = RUNS / place(arm, world) / f"seed_{seed}"
-    return study.from_cold_start(RUNS, f"{rule}, k {k}, world {world}, seed {seed}", folder, settings)
+    settings = configs.load(f"{study.ROOT}/configs/study/settings.py:guarded_{rule}", words)
+    folder = KEPT.runs / place(arm, world) / f"seed_{seed}"
+    return study.from_cold_start(KEPT.runs, f"{rule}, k {k}, world {world}, seed {seed}", folder, settings)
 
 
 def place(arm: Arm, world: int) -> Path:
-    """Where an arm's runs lie in RUNS, and their results in RESULTS."""
+    """Where an arm lies among the runs, and among the results."""
     return Path(f"world_{world}") / f"{arm[0]}_k{arm[1]}"
-
-
-def result(run: Job) -> Path:
-    return RESULTS / run.folder.relative_to(RUNS).with_suffix(".json")
-
-
-def keep(run: Job) -> None:
-    study.keep_with_plan(run, result(run), PLAN)
 
 
 def read(arm: Arm, world: int) -> dict[int, dict[str, Any]]:
     """The kept runs of an arm in a world by seed, with their accuracy over the last 30 % of the rollouts."""
-    return study_results.of_folder(RESULTS / place(arm, world), guarded.BUDGET)
+    return study_results.of_folder(KEPT.results / place(arm, world), guarded.BUDGET)
 
 
 def gaps() -> dict[str, list[float]]:

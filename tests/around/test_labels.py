@@ -36,7 +36,7 @@ def test_a_run_is_e4s_but_for_its_rule():
         labels.planned(3, 148),
         race.planned("final", labels.ARM, race.best(labels.ARM), 3, 148),
     )
-    assert start == their_start and labels.result(run) == labels.RESULTS / "world_3/seed_148.json"
+    assert start == their_start and labels.KEPT.result(run) == labels.KEPT.results / "world_3/seed_148.json"
     rule = theirs.settings.pool.rule
     assert (rule.name, run.settings.pool.rule.name) == ("foresee_learnable", labels.RULE)
     assert replace(run.settings, pool=replace(run.settings.pool, rule=rule)) == theirs.settings
@@ -44,7 +44,7 @@ def test_a_run_is_e4s_but_for_its_rule():
 
 def test_each_seed_is_one_of_e4s_and_no_verdict_is_told_before_the_last_run(monkeypatch, tmp_path):
     assert all({*seeds} <= {*race.FINAL[world]} and len(seeds) == 16 for world, seeds in labels.SEEDS.items())
-    monkeypatch.setattr(labels, "RESULTS", tmp_path)
+    monkeypatch.setattr(labels, "KEPT", replace(labels.KEPT, results=tmp_path))
     assert not labels.is_over() and "none yet" in labels.table()
 
 

@@ -1,6 +1,7 @@
 """E4's race: its arms are as the plan says, tuned alike, and two are chosen by the seeds of the first stage alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,9 @@ def test_every_arm_has_three_candidates_that_are_runs_and_all_of_a_seed_share_a_
             assert settings.train.max_rollouts == race.BUDGET and settings.evaluation.half == "a"
             assert settings.pool.queries * settings.pool.samples in (128, 64, 32)  # SPEED asks for more of some
         run = runs[0][1]
-        assert race.result(run) == race.RESULTS / race.place("tuning", arm, [*candidates][0], 0) / "seed_70.json"
+        assert (
+            race.KEPT.result(run) == race.KEPT.results / race.place("tuning", arm, [*candidates][0], 0) / "seed_70.json"
+        )
     assert len(starts) == 1
 
 
@@ -31,7 +34,7 @@ def test_no_seed_was_used_before_or_twice():
 
 def kept(monkeypatch, tmp_path, score):
     """Files of all runs of the first stage, whose accuracy is score(arm, candidate number, seed)."""
-    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    monkeypatch.setattr(race, "KEPT", replace(race.KEPT, results=tmp_path))
     for arm, candidates in race.ARMS.items():
         for number, name in enumerate(candidates):
             for seed in (*race.TUNING, *race.MORE):
@@ -41,7 +44,7 @@ def kept(monkeypatch, tmp_path, score):
 
 
 def write(stage, arm, name, world, seed, value, before=0.4):
-    path = race.RESULTS / race.place(stage, arm, name, world) / f"seed_{seed}.json"
+    path = race.KEPT.results / race.place(stage, arm, name, world) / f"seed_{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     every = [[rollouts, value] for rollouts in range(3000, 30001, 3000)]
     tokens = {"tokens_sampled": 1000, "tokens_trained": 500, "steps": 10}
@@ -84,7 +87,7 @@ def test_at_equal_tokens_the_dearer_run_is_read_earlier(monkeypatch, tmp_path):
     kept(monkeypatch, tmp_path, lambda arm, number, seed: 0.5)
     base, *others = race.finalists()
     for arm, tokens in ((base, 100), *((other, 200) for other in others)):
-        path = race.RESULTS / race.place("final", arm, race.best(arm), 2) / "seed_100.json"
+        path = race.KEPT.results / race.place("final", arm, race.best(arm), 2) / "seed_100.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         rising = [[rollouts, rollouts / 30_000] for rollouts in range(3000, 30001, 3000)]
         path.write_text(json.dumps({"seed": 100, "before": 0.0, "evaluations": rising, "tokens_sampled": tokens}))

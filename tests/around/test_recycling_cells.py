@@ -55,7 +55,7 @@ def test_a_cell_s_rules_share_a_cold_start_and_differ_in_the_rule_alone():
     (start, grpo), (their_start, recycle) = (
         recycling_cells.planned("final", "win", words, rule, 60) for rule in recycling_cells.RULES
     )
-    assert start == their_start and recycling_cells.result(grpo) != recycling_cells.result(recycle)
+    assert start == their_start and recycling_cells.KEPT.result(grpo) != recycling_cells.KEPT.result(recycle)
     assert [job.settings.pool.rule.name for job in (grpo, recycle)] == ["grpo", "recycle"]
     assert grpo.settings.evaluation.every_rollouts == 200 and grpo.settings.data.train_limit == 250
     assert np.unique([*recycling_cells.SEEDS, recycling_cells.FIT_SEED]).size == 9

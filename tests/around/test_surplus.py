@@ -11,7 +11,7 @@ def test_four_arms_of_a_seed_share_a_cold_start_and_differ_in_rule_and_surplus_a
     assert len(surplus.ARMS) * sum(map(len, surplus.SEEDS.values())) == 64
     jobs = {arm: surplus.planned(arm, 4, 300) for arm in surplus.ARMS}
     assert len({start.folder for start, _ in jobs.values()}) == 1
-    assert len({surplus.result(run) for _, run in jobs.values()}) == 4
+    assert len({surplus.KEPT.result(run) for _, run in jobs.values()}) == 4
     for (rule, k), (_, run) in jobs.items():
         settings = run.settings
         assert (settings.pool.rule.name, settings.pool.oversample, settings.data.world["seed"]) == (rule, k, 4)
