@@ -49,7 +49,10 @@ def gallery() -> dict[str, str]:
     from benchmarks.gallery import RUNS, kept  # inside: it needs what the benchmarks need
 
     reports = {name: kept(name) for name in RUNS}
-    return {f"html/gallery/{name}.html": report.of_data(one["run"], one["episodes"]) for name, one in reports.items()}
+    return {
+        f"html/gallery/{name}.html": report.of_data({**one["run"], "name": f"gallery: {name}"}, one["episodes"])
+        for name, one in reports.items()
+    }
 
 
 def links_within(text: str) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tracemalloc
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -201,6 +202,14 @@ def test_code_that_changed_during_the_run_is_said(run):
     kept = {"rule": {"name": "mine.rule", "earlier": ["ab"]}, "loss": {"name": "clip"}, "env": 3}
     (run / "plugins.json").write_text(json.dumps(kept))
     assert page.status(read.run(run)).endswith("The code of rule 'mine.rule' changed during the run.")
+
+
+def test_the_status_says_what_sets_a_run_apart(run):
+    usual = read.run(run)
+    assert "adapters" not in page.status(usual) and "shuffled" not in page.status(usual)
+    config = {"model": {"name": "m", "lora": {"rank": 8}}, "train": {"overlap": 1, "shuffle_rewards": True}, "seed": 3}
+    told = page.status(replace(usual, config=config))
+    assert told.endswith("seed 3, adapters of rank 8, rollouts during updates, rewards shuffled.")
 
 
 def test_groups_stand_under_their_verdict_flips_and_faults(run):

@@ -123,7 +123,15 @@ def status(run: read.Run) -> str:
         if isinstance(about, Mapping) and about.get("earlier")
     ]
     code = f" The code of {few(changed)} changed during the run." if changed else ""
-    return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}.{code}"
+    return f"{done}. Model {model}, {shape} samples, seed {run.config.get('seed', '?')}{_unusual(run.config)}.{code}"
+
+
+def _unusual(config: Mapping[str, Any]) -> str:
+    """Return what sets a run apart from most: adapters, overlap, shuffled rewards."""
+    rank, train = config.get("model", {}).get("lora", {}).get("rank"), config.get("train", {})
+    text = f", adapters of rank {rank}" if rank else ""
+    text += ", rollouts during updates" if train.get("overlap") else ""
+    return text + (", rewards shuffled" if train.get("shuffle_rewards") else "")
 
 
 def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
@@ -229,13 +237,13 @@ def _beside_chance(null: charts.Null, config: Mapping[str, Any]) -> str:
     if wide and left_T.sum() * 2 > left_T.size:
         text += (
             f" That is a wide range, and the run leaves the band all the same, in {left_T.sum()} of {left_T.size} "
-            "stretches. Luck alone seldom does that. `qr-jax probe` tells how much moved: it draws such queries again "
-            "with the policy that filed them."
+            "stretches. Luck alone seldom does that. qr-jax probe tells how much moved: it answers such queries again "
+            "with the policy of their earlier draw."
         )
     elif wide:
         text += (
-            " That is a wide range: so few samples a query cannot tell luck from learning here. `qr-jax probe` can: it "
-            "draws such queries again with the policy that filed them."
+            " That is a wide range: so few samples a query cannot tell luck from learning here. qr-jax probe can: it "
+            "answers such queries again with the policy of their earlier draw."
         )
     return text
 
