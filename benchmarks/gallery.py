@@ -51,7 +51,8 @@ def drawn(report: str) -> dict[str, Any]:
     blocks = dict(DATA.findall(report))
     episodes = json.loads(blocks["episodes"])
     groups, opens = episodes["groups"], episodes["opens"]
-    some = [groups[opens], *groups[:: max(len(groups) // (GROUPS - 1), 1)]][:GROUPS]
+    every = range(0, len(groups), max(len(groups) // (GROUPS - 1), 1))
+    some = [groups[at] for at in dict.fromkeys([opens, *every])][:GROUPS]
     shown = {kind: sum(kind in group["kinds"] for group in some) for kind in episodes["kinds"]}
     rule = f"{len(some)} of the groups that the run's report shows. {episodes['rule']}"
     return {
