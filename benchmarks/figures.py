@@ -172,16 +172,21 @@ def shortcuts() -> str:
 
 
 def speeds() -> str:
-    """What is measured, ours, the peer's, the ratio, and what was aimed at where something was."""
-    rows = [*rollouts(result("rollout")), *updates(result("learner")), *others(), *tpus(result("tpu"))]
-    measure = "measure (two cores; last eight rows: emulated or compiled)"
-    return markdown([(measure, "qr_jax", "other system", "ratio", "aim"), *rows])
+    """What is measured, ours, the peer's, the ratio, and what was aimed at where something was: three tables."""
+    tables = {
+        "rollouts and updates, on two cores": [*rollouts(result("rollout")), *updates(result("learner"))],
+        "the pool and search, on two cores": others(),
+        "compiled for TPUs, or on emulated devices": to_rollout_params(result("hand_over")) + tpus(result("tpu")),
+    }
+    return "\n".join(
+        markdown([(measure, "qr_jax", "other system", "ratio", "aim"), *rows]) for measure, rows in tables.items()
+    )
 
 
 def plans() -> str:
-    """What `qr-jax plan` says of each config, and how long it took to."""
+    """What `qr-jax plan` says of each config."""
     head = ("`qr-jax plan`", "on", "peak memory per chip", "of the train step alone")
-    head += ("time per step, estimated", "all steps, estimated", "planning took")
+    head += ("time per step, estimated", "all steps, estimated")
     return markdown([head, *(planned(one) for one in result("plans").values())])
 
 
@@ -190,14 +195,12 @@ def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
     answer, (*_, path), rest = found["answer"], found["command"][:3], found["command"][3:]
     name = " ".join([path.removeprefix("configs/"), *rest[: rest.index("--topology")]])
     peak = f"{answer['peak_bytes_per_chip'] / GIB:.1f} of {answer['hbm_bytes'] / GIB:.2f} GiB"
-    start, took = (f"`{name}`", rest[rest.index("--topology") + 1]), f"{found['wall_s']:.0f} s"
+    start = f"`{name}`", rest[rest.index("--topology") + 1]
     if not answer["fits"]:
-        return (*start, f"{peak}: does not fit", "", "", "", took)
+        return (*start, f"{peak}: does not fit", "", "", "")
     step_s = answer["seconds"]["step"]
-    if answer.get("largest"):
-        took += ", with more programs than the others"
     train = f"{answer['train']['peak_bytes'] / GIB:.2f} GiB"
-    return (*start, peak, train, f"{step_s:.1f} s", f"{step_s * answer['steps'] / 3600:.1f} h", took)
+    return (*start, peak, train, f"{step_s:.1f} s", f"{step_s * answer['steps'] / 3600:.1f} h")
 
 
 def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -253,7 +256,7 @@ def others() -> list[tuple[str, ...]]:
             rates = batch["queries_a_s"]
             rows.append(("queries/s, BM25 over 36k passages, batches of 32", f"{rates['ours']:.0f}",
                          f"{called(who)} {rates[who]:.0f}", f"{batch['ours_over'][who]['ratio']:.2f}", ""))  # fmt: skip
-    return rows + searches() + to_rollout_params(result("hand_over"))
+    return rows + searches()
 
 
 def searches() -> list[tuple[str, ...]]:
