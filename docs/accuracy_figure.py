@@ -1,30 +1,30 @@
-"""Draws docs/_static/accuracy.svg: accuracy against rollouts, from the kept results of the study.
+"""Draws docs/_static/accuracy.svg: accuracy against rollouts in E4's second stage, and of recycling in a small pool.
 
     python docs/accuracy_figure.py
 
-A seed whose runs were made twice is their mean. Its colours can be read on white and on black.
+It reads the kept results of the race and of the study. A seed whose runs were made twice is their mean. Its colours can
+be read on white and on black.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import study_results  # noqa: E402
+from benchmarks import race, study_results  # noqa: E402
 
 FILE = ROOT / "docs/_static/accuracy.svg"
-RECIPES = {  # of configs/study/recipes.py: what it is, and its colour
-    "grpo": ("GRPO", "#7a8599"),
-    "grpo_pairs": ("GRPO in twos", "#a371f7"),
-    "pairs": ("foresee in twos", "#2f81f7"),
-    "recycle": ("recycle, with safeguards", "#2da44e"),
-    "paper": ("recycle as published", "#d1642e"),
-}
-SETTINGS = {"s3": "2,000 training questions", "s4": "500 training questions"}
+COLOURS = {  # a line's name
+    "GRPO": "#7a8599", "foresee_learnable": "#2f81f7", "retire": "#d99a1c", "recycle, with safeguards": "#2da44e",
+    "recycle as published": "#d1642e",
+}  # fmt: skip
+SMALL = {"GRPO": "grpo", "recycle, with safeguards": "recycle", "recycle as published": "paper"}  # recipes of s4
 WIDTH, HEIGHT, LEFT, TOP, PANEL_W, PANEL_H, GAP = 860, 350, 40, 66, 360, 220, 68
 LARGEST = 30_000, 0.9  # rollouts, accuracy, at the axes' ends
 GREY = "#7a8599"
@@ -37,35 +37,46 @@ def main() -> None:
 
 def drawn() -> str:
     """The figure as SVG."""
+    base, *others = race.finalists()
+    panels = {
+        "Tuned, 2,000 questions": {"GRPO": raced(base)} | {arm: raced(arm) for arm in others},
+        "500 questions": {name: studied(recipe) for name, recipe in SMALL.items()},
+    }
     parts: list[str] = []
-    seeds: set[int] = set()
-    for place, (setting, title) in enumerate(SETTINGS.items()):
-        x0 = LEFT + place * (PANEL_W + GAP)
-        parts += panel(x0, title)
-        for recipe, (_, colour) in RECIPES.items():
-            seeds_of = curves(setting, recipe)
-            seeds.add(len(seeds_of))
-            parts += line(x0, seeds_of, colour)
-    counts = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
-    said = "1 seed" if counts == "1" else f"mean of {counts} seeds, and their range"
+    for at, (title, lines) in enumerate(panels.items()):
+        x0 = LEFT + at * (PANEL_W + GAP)
+        parts += panel(x0, f"{title}, {len(lines['GRPO'])} seeds")
+        for name, seeds in lines.items():
+            parts += line(x0, seeds, COLOURS[name])
     x = LEFT
-    for name, colour in RECIPES.values():
+    for name, colour in COLOURS.items():
         parts.append(f'<line x1="{x}" y1="18" x2="{x + 22}" y2="18" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 28}" y="22">{name}</text>')
-        x += 60 + 7 * len(name)
-    told = f"Greedy exact match on held-out questions, against rollouts; {said}."
+        x += 56 + 7 * len(name)
+    told = "Greedy exact match on held-out questions, against rollouts; mean of the seeds and its 95 % interval."
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 12}">{told}</text>')
     style = f"text{{font:13px system-ui,sans-serif;fill:{GREY}}}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-    about = "<title>Accuracy on held-out questions against rollouts, five recipes, two sizes of pool</title>"
+    about = "<title>Accuracy on held-out questions against rollouts, five rules, two sizes of pool</title>"
     return "\n".join([head, about, f"<style>{style}</style>", *parts, "</svg>\n"])
 
 
-def curves(setting: str, recipe: str) -> np.ndarray:
-    """Accuracy of each seed at AT, from the evaluation before training on; between evaluations it lies on a line."""
-    seeds = study_results.pairs("b", setting, recipe, recipe, "pooled").values()
-    every = [[[(0, run["before"]), *run["evaluations"]] for run, _ in both] for both in seeds]
-    return np.array([np.mean([np.interp(AT, *zip(*one, strict=True)) for one in both], axis=0) for both in every])
+def raced(arm: str) -> np.ndarray:
+    """Accuracy at AT of each seed of an arm in the race's second stage, in both worlds."""
+    return np.array(
+        [read(run) for world in race.FINAL for run in race.read("final", arm, race.best(arm), world).values()]
+    )
+
+
+def studied(recipe: str) -> np.ndarray:
+    """Accuracy at AT of each seed of a recipe of the study at 500 questions."""
+    seeds = study_results.pairs("b", "s4", recipe, recipe, "pooled").values()
+    return np.array([np.mean([read(run) for run, _ in both], axis=0) for both in seeds])
+
+
+def read(run: Mapping[str, Any]) -> np.ndarray:
+    """Accuracy at AT, from the evaluation before training on; between evaluations it lies on a line."""
+    return np.interp(AT, *zip((0, run["before"]), *run["evaluations"], strict=True))
 
 
 def panel(x0: float, title: str) -> Iterator[str]:
@@ -80,11 +91,10 @@ def panel(x0: float, title: str) -> Iterator[str]:
 
 
 def line(x0: float, seeds: np.ndarray, colour: str) -> Iterator[str]:
-    """The mean of the seeds, and from the lowest to the highest a band."""
-    low, mean, high = (
-        [place(x0, *point) for point in zip(AT, values, strict=True)]
-        for values in (seeds.min(axis=0), seeds.mean(axis=0), seeds.max(axis=0))
-    )
+    """The mean of the seeds, and its 95 % interval by Student's t as a band."""
+    half = t.ppf(0.975, len(seeds) - 1) * seeds.std(axis=0, ddof=1) / len(seeds) ** 0.5
+    low, mean, high = ([place(x0, *point) for point in zip(AT, seeds.mean(axis=0) + half * by, strict=True)]
+                       for by in (-1, 0, 1))  # fmt: skip
     yield f'<polygon points="{joined([*low, *reversed(high)])}" fill="{colour}" fill-opacity=".15"/>'
     yield f'<polyline points="{joined(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
 
