@@ -13,6 +13,7 @@ import inspect
 import linecache
 import math
 import os
+import pkgutil
 import re
 import sys
 import traceback
@@ -112,7 +113,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         lacks = error.name if isinstance(error, ModuleNotFoundError) else None
         if lacks and f"{module}.".startswith(f"{lacks}."):  # itself, or what it stands in
-            raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name)}") from error
+            raise UserError(f"{kind} {name!r} is not there: no module {lacks!r}{_lost(kind, name, lacks)}") from error
         if package == ROOT.name or isinstance(error, UserError):  # it says so itself
             raise
         raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error)}") from error
@@ -252,7 +253,9 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         at = f"tools.{use.name}" if kind == "tool" else kind  # one of several
-        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {at}.{missing[0]}=...")
+        meant = difflib.get_close_matches(missing[0], CONTRACTS[kind].provided, 1)
+        run = f", or call it {meant[0]}, which the run provides" if meant else ""
+        raise UserError(f"{kind} {use.name!r} needs {', '.join(missing)}; set {at}.{missing[0]}=...{run}")
     given = {key: _held(f"{kind} {use.name!r}: {key}", value, settings[key]) for key, value in use.settings.items()}
     for key, setting in settings.items():
         if key not in given and setting.type is not Any and setting.default not in (None, math.inf):
@@ -385,9 +388,11 @@ def _hint(kind: str, name: str) -> str:
     return nearest(name, names(kind), shown=100) + "; one of your own is FILE.FUNCTION"
 
 
-def _lost(kind: str, name: str) -> str:
-    """Suggest what to do if Python finds no such module (it searches the current folder only with PYTHONPATH)."""
-    top = name.partition(".")[0]
+def _lost(kind: str, name: str, lacks: str) -> str:
+    """Suggest what to do if Python finds no module `lacks` (it searches the current folder only with PYTHONPATH)."""
+    top, (package, _, last) = name.partition(".")[0], lacks.rpartition(".")
+    if found := getattr(sys.modules.get(package), "__path__", ()):
+        return nearest(last, [one.name for one in pkgutil.iter_modules(found)], shown=100)
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder: write PYTHONPATH=. before the command"
     where = f"; write PYTHONPATH=FOLDER before the command, the folder that {top}.py or {top}/ stands in"

@@ -222,6 +222,15 @@ def test_a_package_that_fails_on_import_is_said_with_its_line_and_a_missing_one_
         plugins.check("reward", use("my_laboratory.ideas.mine"))
 
 
+def test_a_misspelt_module_of_a_package_that_is_found_and_a_misspelt_parameter_are_said(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def found(*, corpsu, a=1.0): ...\n")
+    with pytest.raises(ValueError, match=r"no module 'my_lab\.idaes'; did you mean ideas\? \(there are: ideas\)"):
+        plugins.check("reward", use("my_lab.idaes.mine"))
+    told = r"needs corpsu; set retriever\.corpsu=\.\.\., or call it corpus, which the run provides"
+    with pytest.raises(ValueError, match=told):
+        plugins.check("retriever", use("my_lab.ideas.found"))
+
+
 def test_what_a_plug_in_is_given_it_cannot_change(tmp_path, monkeypatch):
     """A reward that writes into a mask would change what is trained on, and a rule what the pool remembers."""
     foreign(tmp_path, monkeypatch, "def mine(query, episodes):\n    episodes[0].mask_L[:] = True\n"

@@ -411,6 +411,8 @@ def test_a_call_in_what_a_tool_gave_stays_data_when_the_model_repeats_its_bracke
 
 def test_a_config_says_what_is_wrong_with_its_tools(tmp_path, monkeypatch):
     (tmp_path / "bare.py").write_text("def bare(calls):\n    return calls\n")
+    told = 'DESCRIPTION, PARAMETERS = "Loud.", {"text": "string"}\n\n\ndef loud(calls):\n    return calls\n'
+    (tmp_path / "loud.py").write_text(told)
     monkeypatch.syspath_prepend(str(tmp_path))
     several = replace(Config(), env=use("several_tools"), tools=NAMED)
     checks.check(several)
@@ -429,6 +431,7 @@ def test_a_config_says_what_is_wrong_with_its_tools(tmp_path, monkeypatch):
     for tools, message in [
         ((use("calculator"), use("calculator")), "tools has calculator twice"),
         ((use("bare.bare"),), "tool 'bare.bare' has no DESCRIPTION and no PARAMETERS in its file; write DESCRIPTION"),
+        ((use("loud.loud"),), "in PARAMETERS of tool 'loud.loud' text is \"?'?string.*; wanted a JSON schema such as"),
         ((use("calculater"),), "there is no tool 'calculater'; did you mean calculator"),
         ((use("calculator", digit=3),), "tool 'calculator' has no setting 'digit'; its settings are: digits, decimals"),
     ]:

@@ -46,6 +46,10 @@ def _schemas_of(tool: Use) -> Sequence[Mapping[str, Any]]:
         wanted = 'DESCRIPTION = "What it does." and PARAMETERS = {"text": {"type": "string"}}'
         raise UserError(f"tool {tool.name!r} has no {' and no '.join(missing)} in its file; write {wanted}")
     arguments = plain(said["PARAMETERS"])
+    for key, about in arguments.items():
+        if not isinstance(about, Mapping):
+            told = f"in PARAMETERS of tool {tool.name!r} {key} is {show(about)[:100]}"
+            raise UserError(f'{told}; wanted a JSON schema such as {{"type": "string"}}')
     needed = [key for key, about in arguments.items() if "default" not in about]
     parameters = {"type": "object", "properties": arguments, "required": needed}
     made = [schema_of(name, said["DESCRIPTION"], parameters)]
