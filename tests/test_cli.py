@@ -17,7 +17,7 @@ import pytest
 from qr_jax import config, plugins
 from qr_jax.cli import cli, elsewhere, overrides
 from qr_jax.cli.commands import doctor, options
-from qr_jax.config import Config, to_json
+from qr_jax.config import Config, to_json, use
 from qr_jax.data.world import generate
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Passage, Query, Turn
@@ -468,6 +468,14 @@ def test_an_os_error_is_one_line_and_exit_1_and_a_closed_pipe_is_quiet(tmp_path,
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(tmp_path / "x") in error
     assert len(error.splitlines()) == 1
+
+    (tmp_path / "lost.py").write_text("def mine(query, episodes):\n    raise OSError('boom')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lost = plugins.bind("reward", use("lost.mine"))
+    monkeypatch.setattr(formats, "export", lambda made, folder: lost(None, ()))
+    assert cli.main(["world", str(tmp_path / "y"), *words[2:]]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: OSError: boom; raised by reward 'lost.mine'\n") and "lost.py" in error
 
     late = "import sys; from qr_jax.cli import cli; from qr_jax.logging import terminal"
     late += "; terminal.FIRST_S = 600.0; sys.exit(cli.main())"

@@ -84,8 +84,11 @@ def _run(argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
     except OSError as error:  # a file, a disk, a network: of libraries too, whose messages may have many lines
+        from qr_jax import plugins
+
         code = errors.LOST if isinstance(error, errors.Busy) else errors.FAILED
-        return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}{_notes(error)}", code)
+        line = f"{' '.join(str(error).split()) or type(error).__name__}{_notes(error)}"
+        return _end(f"error: {plugins.failed_outside(error) or line}", code)
     except errors.Outage as error:
         return _end(f"error: {error}", errors.SERVICE_DOWN)
     except Exception as error:
@@ -105,7 +108,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _notes(error: Exception) -> str:
     """Return what was noted of an error on its way, as the name of the plug-in that raised it."""
-    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()) if "JAX has removed" not in note)
 
 
 def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -92,11 +92,13 @@ def check(
         findings.append(Finding("warning", "mixed schemas", f"the rows have more than one schema: {listed}", ()))
     if not items and all(one.level == "warning" for one in findings):
         findings.append(Finding("error", "no rows", "the file has no rows that a run can use", ()))
+    counts = _counts(items, count, last) | ({"unanswerable": unanswerable} if unanswerable else {})
     if against is not None:
         findings += _overlap(items, resolve_file(against), columns)
+        if all(one.kind not in ("unreadable other file", "nothing to compare") for one in findings):
+            counts["in_other_file"] = sum(len(one.rows) for one in findings if one.kind == "overlap")
     name = schemas.most_common(1)[0][0] if schemas else "unknown"
     findings.sort(key=lambda one: (one.level, one.rows))
-    counts = _counts(items, count, last) | ({"unanswerable": unanswerable} if unanswerable else {})
     return Checked(str(file), name, items, tuple(findings), counts)
 
 

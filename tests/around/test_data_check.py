@@ -85,11 +85,12 @@ def test_the_overlap_of_two_files_is_by_normalised_question_and_by_id(tmp_path):
     checked = data_check.check(train, against=test)
     (overlap,) = [one for one in checked.findings if one.kind == "overlap"]
     assert (overlap.level, overlap.rows, overlap.others) == ("warning", (1,), (2,))
-    assert "1 of 2 questions stand in test.jsonl too" in overlap.text
+    assert "1 of 2 questions stand in test.jsonl too" in overlap.text and checked.counts["in_other_file"] == 1
     ids = data_check.check(train, against=written(tmp_path / "ids.jsonl", [ROWS[4] | {"question": "other"}]))
     assert [(one.kind, one.rows) for one in ids.findings if "overlap" in one.kind] == [("overlap of ids", (2,))]
+    assert ids.counts["in_other_file"] == 0 and "in_other_file: 0" in data_check.format_report(ids)
     bad = data_check.check(train, against=written(tmp_path / "bad.jsonl", ["{"]))
-    assert [one.kind for one in bad.errors] == ["unreadable other file"]
+    assert [one.kind for one in bad.errors] == ["unreadable other file"] and "in_other_file" not in bad.counts
     alike = [{"id": str(at), "question": "?"} for at in range(5)]  # one finding, of five rows
     bad = data_check.check(train, against=written(tmp_path / "bad.jsonl", [*alike, ROWS[1]]))
     assert [one.text.split(" (")[0] for one in bad.errors] == ["bad.jsonl: 5 rows cannot be read and were not compared"]
