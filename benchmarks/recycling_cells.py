@@ -31,11 +31,15 @@ RULES = ("grpo", "recycle")
 PLAYS = 40  # of a prediction
 SMALL = ("data.train_limit=250", "pool.queries=16")
 CANDIDATES = {  # pool of 250; updates of a batch, learning rate, samples, rollouts
-    f"{updates} updates, {rate}, K {samples}, {rollouts}": (
-        *SMALL, f"learner.updates={updates}", f"learner.lr={rate}", f"pool.samples={samples}",
+    f"{updates}, {rate}, K {samples}, {rollouts}": (
+        *SMALL, *split, f"learner.lr={rate}", f"pool.samples={samples}",
         f"train.max_rollouts={rollouts}",
     )
-    for updates, rate, (samples, rollouts) in itertools.product((1, 4), ("7e-4", "2e-3"), ((2, 2000), (4, 4000)))
+    for (updates, split), rate, (samples, rollouts) in itertools.product(
+        {"1 updates": ("learner.updates=1",), "4 updates of rows": ("learner.updates=4", "learner.rows=1")}.items(),
+        ("7e-4", "2e-3"),
+        ((2, 2000), (4, 4000)),
+    )
 }  # fmt: skip
 LOSS = ("pool.queries=32", "pool.samples=4", "train.max_rollouts=8000")  # 2,000 questions, one pass
 FITTED = {**CANDIDATES, "one pass": LOSS}

@@ -192,7 +192,7 @@ class Learner:
     importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio of a token, or of its episode (last two)
     importance_low: NotNegative = 0.5  # icepop: a smaller ratio gets weight 0; truncate has no lower bound
     importance_high: Positive = 2.0  # truncate: the largest weight; icepop: a larger ratio gets weight 0
-    updates: Count = 1  # updates per batch, each on a part of it; old log-probabilities are computed once, before them
+    updates: Count = 1  # updates per batch, each on its own micro-batches; old log-probabilities are those before all
     gap_alarm: Positive = 0.1  # a step warns if sampler and learner differ by more, in mean nats per token
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
     row_tokens: Count = 1024  # of one packed row; an episode must fit one

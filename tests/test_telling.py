@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qr_jax.cli.overrides import override
-from qr_jax.config import Config
+from qr_jax.config import Config, Learner
 from qr_jax.learner import pack
 from qr_jax.logging import metrics
 from qr_jax.models import costs, families
@@ -196,3 +196,11 @@ def test_an_update_without_a_gradient_is_told_with_its_loss_and_its_advantage():
     assert "loss 'clip' does not depend on the policy's log-probabilities" in line
     assert log.update_alarm(Config(), row | {"learner/grad_norm": 1e-9}) is None
     assert log.update_alarm(Config(), {}) is None  # nothing was learned from
+
+
+def test_a_batch_of_one_micro_batch_cannot_be_split_over_updates_and_that_is_said():
+    four = replace(Config(), learner=Learner(updates=4, rows=2, row_tokens=96))
+    line = log.parts_alarm(four, {"learner/micro_batches": 1})
+    assert line.startswith("learner.updates=4 made one update: the batch fills one micro-batch of 2 rows of 96 tokens")
+    assert log.parts_alarm(four, {"learner/micro_batches": 2}) is log.parts_alarm(four, {"learner/micro_batches": 0})
+    assert log.parts_alarm(Config(), {"learner/micro_batches": 1}) is None

@@ -91,7 +91,7 @@ def write(runtime: Runtime, record: StepRecord, state: learner.State) -> dict[st
     row |= speed(settings, runtime.agent.cfg, context_tokens, *trained, timings)
     write_episodes(runtime, record)
     runtime.run.write_draws(draws(runtime, record))
-    alarms = (gap_alarm(settings, row, timings.lag), update_alarm(settings, row))
+    alarms = (gap_alarm(settings, row, timings.lag), update_alarm(settings, row), parts_alarm(settings, row))
     for warning in (*alarms, *fault_alarms(record.groups)):
         if warning:
             runtime.run.say(f"step {record.step + 1}: {warning}")
@@ -228,6 +228,17 @@ def gap_alarm(settings: Config, row: dict[str, Any], lag: int = 0) -> str | None
     return (
         f"sampler and learner differ by {gap:.3f} nats a token (learner.gap_alarm {alarm}): the "
         "policy is trained on what it did not sample; compare their dtypes, or set learner.importance=truncate"
+    )
+
+
+def parts_alarm(settings: Config, row: dict[str, Any]) -> str | None:
+    """Warn if a batch that should be split over several updates fills one micro-batch, and so made one update."""
+    wanted = settings.learner
+    if wanted.updates == 1 or row["learner/micro_batches"] != 1:
+        return None
+    return (
+        f"learner.updates={wanted.updates} made one update: the batch fills one micro-batch of {wanted.rows} rows of "
+        f"{wanted.row_tokens} tokens, and a micro-batch is not split; lower learner.rows"
     )
 
 
