@@ -15,13 +15,33 @@ import json
 import re
 from collections.abc import Sequence
 
-from benchmarks import flips, guarded, interleave, kept_runs, null_worlds, race, recycling_map, study_results, surplus
+from benchmarks import (
+    flips,
+    guarded,
+    interleave,
+    kept_runs,
+    null_worlds,
+    paired_seeds,
+    race,
+    recycling_map,
+    study_results,
+    surplus,
+)
 from benchmarks.quickstart_seeds import FRESH, means, of_seeds
 from benchmarks.tables import over_seeds
 
 PAGES = tuple(
-    interleave.ROOT / name for name in ("README.md", "docs/rules.md", "docs/concepts.md", "docs/recycling.md")
+    interleave.ROOT / name
+    for name in (
+        "README.md",
+        "docs/rules.md",
+        "docs/concepts.md",
+        "docs/recycling.md",
+        "docs/measurements.md",
+        "docs/lora.md",
+    )
 )
+ARMS = {"adapters": "adapters of rank 16"}  # of paired_seeds, by their names in cells
 FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d+ of \d+\b|\b\d\.\d\d(?= times)")
 HELD = re.compile(r"(?P<block>(?:(?!\n\n).)+?)(?P<between>\n+)<!-- cells: (?P<cells>.*?) -->", re.DOTALL)
 GENERATED = re.compile(r"^```.*?^```|<!-- (\w+): python -m .*?<!-- end of \1 -->", re.DOTALL | re.MULTILINE)
@@ -75,9 +95,10 @@ def says(figure: str) -> tuple[int, bool]:
 
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
-    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match, map/FIGURE of
-    recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences (/loss: of the other sign),
-    race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/... the null control's band in known pools (null_worlds.py).
+    sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
+    of recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences, paired/ARM E5's (/loss: of the
+    other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/... the null control's band in known pools
+    (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -93,8 +114,9 @@ def numbers(name: str) -> Sequence[float]:
         seeds = {"fresh": FRESH, "shuffled": [0]}.get(which) or [int(which)]
         values = means(of_seeds(kept_runs.kept("quickstart_seeds"), seeds, when, shuffled=which == "shuffled"))
     elif kind == "gain":
-        runs = [run for run in kept_runs.kept(*parts) if run.get("name", "trained") == "trained"]
-        values = [run["gains"]["exact_match"]["mean"] for run in runs]
+        model, *metric = parts
+        runs = [run for run in kept_runs.kept(model) if run.get("name", "trained") == "trained"]
+        values = [run["gains"][metric[0] if metric else "exact_match"]["mean"] for run in runs]
     elif kind == "flips":
         values = flips.shares(int(parts[0]))
     elif kind == "guarded":
@@ -104,6 +126,8 @@ def numbers(name: str) -> Sequence[float]:
         values = race.gaps(map(int, worlds) if worlds else race.FINAL)[rule]
     elif kind == "surplus":
         values = [sign * gap for gap in surplus.gaps()[surplus.CELLS[parts[0]]]]
+    elif kind == "paired":
+        values = [sign * gap for gap in paired_seeds.differences(kept_runs.kept(paired_seeds.NAME))[ARMS[parts[0]]]]
     elif kind == "map":
         values = recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)
     elif kind == "null":

@@ -40,7 +40,7 @@ def test_a_digit_that_is_changed_on_the_page_is_noticed(page):
     changed = list(page)
     for end in ends:
         changed[end - 1] = str(int(page[end - 1]) % 9 + 1)  # another, and not 0
-    assert len(ends) >= 3 and claims.written("".join(changed)) == page
+    assert ends and claims.written("".join(changed)) == page
 
 
 def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
@@ -51,7 +51,7 @@ def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
         changes += [part[: end - 1] + "7" + part[end:] for end, figure in figures if is_exact(figure)]
         starts = [(end - len(figure), figure[0]) for end, figure in figures if figure[0] in turned]
         changes += [part[:start] + turned[sign] + part[start + 1 :] for start, sign in starts]
-    assert len(changes) >= 3
+    assert len(changes) >= min(3, len(found_on(page)) - 1)
     for changed in changes:
         with pytest.raises(ValueError, match="another sign, count, or side of the interval"):
             claims.written(changed)
