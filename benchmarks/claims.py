@@ -23,6 +23,7 @@ from benchmarks import (
     null_worlds,
     paired_seeds,
     race,
+    recycling_cells,
     recycling_map,
     study_results,
     surplus,
@@ -96,9 +97,9 @@ def says(figure: str) -> tuple[int, bool]:
 def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
-    of recycling_map.py, flips/K the share by movement, guarded/STEPS E2's differences, paired/ARM E5's (/loss: of the
-    other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/... the null control's band in known pools
-    (null_worlds.py).
+    of recycling_map.py, cells/FIGURE of recycling_cells.py, flips/K the share by movement, guarded/STEPS E2's
+    differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/...
+    the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -130,6 +131,8 @@ def numbers(name: str) -> Sequence[float]:
         values = [sign * gap for gap in paired_seeds.differences(kept_runs.kept(paired_seeds.NAME))[ARMS[parts[0]]]]
     elif kind == "map":
         values = recycling_map.cell(json.loads(recycling_map.FILE.read_text(encoding="utf-8")), *parts)
+    elif kind == "cells":
+        values = recycling_cells.cell(*parts)
     elif kind == "null":
         values = null_worlds.cell(json.loads(null_worlds.FILE.read_text(encoding="utf-8")), *parts)
     if not values:

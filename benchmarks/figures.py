@@ -35,6 +35,7 @@ from benchmarks import (
     quickstart_seeds,
     race,
     real_agent,
+    recycling_cells,
     recycling_map,
     remat,
     results_page,
@@ -158,7 +159,7 @@ def costs() -> str:
 def about(name: str) -> str:
     """What a table is and how it is made: the docstring of its benchmark, or of the function that makes it."""
     made = {**KEPT, **TRAINED, **STUDY, "quickstart": quickstart, "starts": start, "methods": methods, "flips": flips}
-    made |= {"guarded": guarded, "surplus": surplus, "race": race, "labels": labels}
+    made |= {"guarded": guarded, "surplus": surplus, "race": race, "labels": labels, "recycling_cells": recycling_cells}
     return inspect.getdoc(made.get(name, TABLES[name])) or ""
 
 
@@ -340,6 +341,7 @@ TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_r
 TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
 TABLES |= {"race": race.table, "race_candidates": race.candidates, "labels": labels.table}
+TABLES["recycling_cells"] = recycling_cells.tables
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
         for seed in SEEDS:
             pairs = [planned("final", cell, CELLS[cell], rule, seed) for cell in CELLS for rule in RULES]
             failed += KEPT.make(pairs, options.jobs)
-    print(fits(), table(), sep="\n")
+    print(tables())
     return 1 if failed else 0
 
 
@@ -121,20 +121,38 @@ def read(cell: str, rule: str) -> dict[int, dict[str, Any]]:
     return study_results.of_folder(KEPT.result(run).parent, budget_of(CELLS[cell]))
 
 
+def tables() -> str:
+    return f"{fits()}\n{table()}"
+
+
 def fits() -> str:
     """Each candidate's fit, and recycle's groups over plain GRPO's as predicted from it."""
     rows: list[Sequence[str]] = [
         ("plain GRPO, pool of 250 but for the last", "exact match", "first rates", "shift", "jump", "predicted")
     ]
-    for name, words in FITTED.items():
-        path = KEPT.result(planned("fit", name, words, "grpo", FIT_SEED)[1])
-        if path.is_file():
-            run = json.loads(path.read_text(encoding="utf-8"))
-            fit = run["fit"]
-            grown = [f"{fit[of]:.2f} +- {1.96 * fit[of + '_se']:.2f}" for of in ("shift", "jump")]
-            scores = f"{run['before']:.3f} to {run['final']:.3f}"
-            rows.append((name, scores, f"Beta({fit['a']:.2f}, {fit['b']:.2f})", *grown, f"{run['predicted']:.3f}"))
+    for name, run in kept_fits().items():
+        fit = run["fit"]
+        grown = [f"{fit[of]:.2f} +- {1.96 * fit[of + '_se']:.2f}" for of in ("shift", "jump")]
+        scores = f"{run['before']:.3f} to {run['final']:.3f}"
+        rows.append((name, scores, f"Beta({fit['a']:.2f}, {fit['b']:.2f})", *grown, f"{run['predicted']:.3f}"))
     return markdown(rows)
+
+
+def kept_fits() -> dict[str, dict[str, Any]]:
+    """The kept runs of FITTED, with the fit and the prediction of each."""
+    paths = {name: KEPT.result(planned("fit", name, words, "grpo", FIT_SEED)[1]) for name, words in FITTED.items()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def cell(name: str) -> Sequence[float]:
+    """What a page cites: recycle less grpo in a cell ("loss"), the "groups" there over grpo's, the "most" that are
+    predicted of a candidate, and those of "one_pass".
+    """
+    if name == "most":
+        return [max(run["predicted"] for at, run in kept_fits().items() if at in CANDIDATES)]
+    if name == "one_pass":
+        return [kept_fits()["one pass"]["predicted"]]
+    return [groups("loss")] if name == "groups" else gaps()[name]
 
 
 def gaps() -> dict[str, list[float]]:
