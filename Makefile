@@ -34,12 +34,12 @@ help:  ## what there is to make
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qr_jax needs Python 3.11 or later, found " + sys.version.split()[0] + "; name another with make PYTHON=...")'
-	@echo "installing qr_jax and what it needs into $(VENV), which takes a minute or two"
+	@echo "installing qr_jax with jax, flax, optax, orbax, transformers, tensorflow-datasets and what these need into $(VENV): a minute or two"
 	@$(BEAT) test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) && $(PIP) -e '.[all]'
 	@touch $@
 
 $(DEV): $(STAMP)
-	@echo "installing what tests and tools need"
+	@echo "installing pytest, hypothesis, ruff, pyright and what else tests and tools need"
 	@$(BEAT) $(PIP) -e '.[dev]'
 	@touch $@
 

@@ -4,6 +4,7 @@ A trace is played through the environment and the real retriever, so what stands
 model will meet; only the expert's tokens are trained.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -202,7 +203,7 @@ def _train(
         shown.done = shown.start = done
         for step in range(done, steps):
             try:
-                state, row = _step(trainer, state, batches(step), settings, step, run)
+                state, row = _step(trainer, state, batches(step), settings, step, run, shown)
             except Interrupted:
                 if step > done:
                     run.save(step, state.saved(), host)
@@ -226,6 +227,7 @@ def _step(
     settings: Config,
     step: int,
     run: runs.Run,
+    shown: terminal.Phase,
 ) -> tuple[learner.State, dict[str, Any]]:
     """Take one update on these episodes; return the state and the metrics.
 
@@ -239,7 +241,14 @@ def _step(
         [[episode] for episode in episodes], grades(ones, ones > 0), rows=learner_settings.rows,
         row_tokens=learner_settings.row_tokens, queries=settings.sft.traces, samples=1,
     )  # fmt: skip
-    work = partial(trainer.update, state, batch, rate, run.check_stop)
+    last, numbers, used = shown.note, itertools.count(1), int(batch.used_M.sum())
+
+    def between() -> None:
+        """Say on the terminal's line which micro-batch comes next; raise Interrupted if the run is told to stop."""
+        shown.note = f"{last}{', ' * bool(last)}micro-batch {next(numbers)} of {used}"
+        run.check_stop()
+
+    work = partial(trainer.update, state, batch, rate, between)
     state, (metrics,) = beside(work) if trainer.by_parts else work()
     if not metrics["finite"]:
         raise UserError("the cold start's gradient is not finite; lower sft.lr or check the model's weights")

@@ -74,13 +74,13 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     series += [
         {
             "name": "held-out, greedy", "tone": "ink", "style": "points", "values": values,
-            "low": low, "high": high,
+            "low": low, "high": high, "hollow": [(count or 0) < 0.95 * (questions or 0) for *_, count in held],
             "x": [[row.get(f"budget/{name}") or 0 for row, *_ in held] for name in budgets],
         },
     ]  # fmt: skip
     note = "Held-out exact match with 95 % intervals"
     during = {row["eval/questions"] for row in rows if row.get("eval/questions")} - {questions}
-    between = f" ({min(during):,} between the first and the last)" if during else ""
+    between = f" ({min(during):,} between the first and the last, hollow)" if during else ""
     note += f", {questions:,} questions{between}. " if questions else ". "
     few = sum(map(is_incomplete, [before, *rows, after]))
     note += f"INCOMPLETE: {few} of them over fewer than 95 % of their questions, and not drawn. " if few else ""

@@ -124,7 +124,8 @@ function lines(spec, axis, width, range) {
             y2: toY(series.high[at]),
           }),
         );
-        inside.append(draw("circle", { class: `point ${series.tone}`, cx: xs[at], cy: y, r: 4 }));
+        const hollow = series.hollow && series.hollow[at] ? " hollow" : "";
+        inside.append(draw("circle", { class: `point ${series.tone}${hollow}`, cx: xs[at], cy: y, r: 4 }));
       });
     } else {
       const dot = draw("circle", { class: `dot ${series.tone}`, r: 3.5, visibility: "hidden" });
