@@ -186,7 +186,7 @@ def speeds() -> str:
 
 def plans() -> str:
     """What `qr-jax plan` says of each config."""
-    head = ("`qr-jax plan`", "on", "peak memory per chip", "of the train step alone")
+    head = ("`qr-jax plan`", "slice", "peak memory per chip", "of the train step alone")
     head += ("time per step, estimated", "all steps, estimated")
     return markdown([head, *(planned(one) for one in result("plans").values())])
 

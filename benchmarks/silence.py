@@ -3,8 +3,8 @@
     python -m benchmarks.silence                 # commands but the quickstart, of runs of 2 and 8 steps (20 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
-Servers are told to end once they say that they serve; `eval --endpoint` asks one of them. Left out is what waits for
-others: chat, `retriever check`, `data get`, and `plan` for TPUs (libtpu).
+Servers are told to end once they say that they serve; `eval --endpoint` and `retriever check` ask one of them, and chat
+is asked one question. Left out is what waits for others: `data get`, `synth`, and `plan` for TPUs (libtpu).
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
 that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
 comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.
@@ -36,6 +36,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
 KINDS = {"terminal": 80, "pipe": None}  # columns
 SERVES = "until Ctrl-C"  # what a server says once it answers
+TYPED = {"chat": "who ?\n"}  # what is typed, before the end of the input
 # A run in which queries are drawn again and flip, for the probe.
 SMALL = ["data.world.train=24", "data.world.dev=8", "pool.queries=4", "evaluation.questions=8", "evaluation.every=0"]
 SMALL += ["train.steps=8", "train.checkpoint_every=1", "train.keep_every=1"]
@@ -66,8 +67,12 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
             if name == "train quickstart" and kind != "terminal":
                 continue  # it takes minutes, and a pipe is told the same
             asked = [str(word).format(kind=kind) for word in words]
-            with serving(folder / f"run_{kind}", port) if "--endpoint" in asked else contextlib.nullcontext():
-                code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns)
+            served = {
+                "eval --endpoint": ("serve", f"{folder}/run_{kind}"),
+                "retriever check": ("serve-retriever", "--corpus", f"{folder}/index_{kind}"),
+            }
+            with serving(*served[name], "--port", str(port)) if name in served else contextlib.nullcontext():
+                code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns, TYPED.get(name, ""))
             print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
@@ -83,12 +88,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(run: Path, port: int) -> Iterator[None]:
-    """Serve a run until the block ends."""
-    command = [sys.executable, "-m", "qr_jax", "serve", str(run), "--port", str(port)]
+def serving(*words: str) -> Iterator[None]:
+    """Serve by a command of qr-jax until the block ends."""
+    command = [sys.executable, "-m", "qr_jax", *words]
     server = subprocess.Popen(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        assert server.stdout and any(SERVES in line for line in server.stdout), f"{run} is not served"
+        assert server.stdout and any(SERVES in line for line in server.stdout), f"{words} serve nothing"
         yield
     finally:
         server.terminate()
@@ -114,6 +119,7 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
         "sft": ["sft", "configs/two_layer.py", "--run", f"{folder}/sft_{{kind}}"],
         "eval": ["eval", run],
         "ask": ["ask", run, "who ?"],
+        "chat": ["chat", run],
         "serve": ["serve", run, "--port", "0"],
         "eval --endpoint": [
             *("eval", run, "--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "run_{kind}", "--questions", "8")
@@ -131,6 +137,8 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
         "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
         "index --add": ["index", "--add", f"{folder}/more.jsonl", f"{folder}/index_{{kind}}"],
         "serve-retriever": ["serve-retriever", "--corpus", f"{folder}/index_{{kind}}", "--port", "0"],
+        "retriever check": ["retriever", "check", f"http://127.0.0.1:{port}", "--query", "Oslo"],
+        "plan --gpu": ["plan", "configs/gpu/cards.py:smollm2_24gb", "--gpu", "rtx4090"],
         "recall": ["recall", "--corpus", f"{world}/documents.jsonl", "--questions", f"{world}/dev.jsonl"],
         "data convert": ["data", "convert", f"{world}/train.jsonl", f"{folder}/converted_{{kind}}.jsonl"],
         "score": ["score", f"{folder}/answers.jsonl"],
@@ -141,16 +149,17 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
     }
 
 
-def transcript(command: Sequence[str], columns: int | None) -> tuple[int, Transcript]:
+def transcript(command: Sequence[str], columns: int | None, typed: str = "") -> tuple[int, Transcript]:
     """The exit code of a command, and what it said when; on a pseudo-terminal of so many columns, None: in a pipe."""
     start = time.monotonic()
     if columns:
         child, source = pty.fork()
     else:
-        source, sink = os.pipe()
+        (source, sink), (asked, asks) = os.pipe(), os.pipe()
         child = os.fork()
     if child == 0:
         if not columns:
+            os.dup2(asked, 0)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
         os.environ["TERM"] = "xterm-256color"
@@ -159,8 +168,13 @@ def transcript(command: Sequence[str], columns: int | None) -> tuple[int, Transc
         os.execvp(command[0], list(command))
     if columns:
         fcntl.ioctl(source, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        if typed:
+            os.write(source, f"{typed}\x04".encode())
     else:
         os.close(sink)
+        os.close(asked)
+        os.write(asks, typed.encode())
+        os.close(asks)
     said: Transcript = []
     while True:
         try:

@@ -344,7 +344,7 @@ class RolloutState:
         return live.room(self.settings)
 
     def temperatures(self, active: Sequence[tuple[int, EpisodeState]]) -> float | np.ndarray:
-        """Return the temperature: of all slots, or an array with one for each of the active."""
+        """Return one temperature for all slots, or an array with one for each active slot."""
         return self.temperature
 
     def turn_is_over(self, live: EpisodeState) -> bool:

@@ -74,7 +74,7 @@ class KVCache:
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:
-        """Convert parameters to what the programs read; DecodeParams come back as they are."""
+        """Convert parameters to the DecodeParams that the programs read; return DecodeParams unchanged."""
         laid = self._laid(params)
         if not self.caches or mesh_of(laid) not in (None, self.mesh):
             self.settle_on(laid)
@@ -334,5 +334,5 @@ class KVCache:
         return decode.append
 
     def _move_program(self, program: Callable[..., caches.Cache]) -> Callable[..., caches.Cache]:
-        """Return the program that copies rows; `program` does it for all layers."""
+        """Return the program that copies rows; `program` copies them in all layers."""
         return program

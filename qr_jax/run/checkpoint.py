@@ -331,7 +331,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def as_written(place: epath.Path, names: str) -> Iterator[None]:
-    """Raise ValueError where `names` in `place` cannot be read as what this program writes, or are gone by now."""
+    """Raise ValueError where the block finds that `names` in `place` are gone, or not as this program writes them."""
     try:
         yield
     except NOT_AS_WRITTEN as error:

@@ -322,8 +322,10 @@ def room(settings: Config) -> tuple[int, int]:
 
 @contextmanager
 def loading(run: runs.Run, what: str) -> Iterator[None]:
-    """Show a phase of the start; raise Interrupted after it if the run was told to stop. With several processes each
-    goes on: the others would wait for it."""
+    """Show a phase of the start; raise Interrupted after it if the run was told to stop.
+
+    With several processes none stops here, because the others would wait for it.
+    """
     with terminal.phase(what):
         yield
     if hosts.count() == 1 and run.stop_now():
