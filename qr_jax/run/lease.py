@@ -40,7 +40,7 @@ def end(why: str) -> None:
 
 
 class Lease:
-    """Hold PLACE/run.lock, in a bucket, from `__init__` to `release`; raise errors.Busy where another process renews it.
+    """Hold PLACE/run.lock, in a bucket, from `__init__` to `release`; errors.Busy where another process renews it.
 
     A stale lease is taken over; so is, at once, that of a process that was killed while it held `lock`, which this
     process holds now. A thread renews the lease, and calls `lost` with the reason when another process has it. If the
