@@ -116,7 +116,8 @@ def test_held_out_accuracy_stands_at_the_budget_it_was_measured_at():
     rows[1]["eval/questions"] = 6  # fewer than before and after: twice as wide
     found = charts.accuracy(rows, {"exact_match": 0.5, "questions": 24}, {"exact_match": 0.7}, True)
     assert found["series"][1]["high"][1] == pytest.approx(0.6 + 1.96 * 0.2)
-    assert "24 questions (6 between the first and the last)." in found["note"]
+    assert found["series"][1]["hollow"] == [False, True, False]
+    assert "24 questions (6 between the first and the last, hollow)." in found["note"]
 
 
 def test_the_phases_of_a_step_add_up_to_it_and_steps_that_compile_are_left_out():

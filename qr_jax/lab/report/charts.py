@@ -74,7 +74,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     series += [
         {
             "name": "held-out, greedy", "tone": "ink", "style": "points", "values": values,
-            "low": low, "high": high, "hollow": [(count or 0) < 0.95 * (questions or 0) for *_, count in held],
+            "low": low, "high": high,
+            "hollow": [bool(count and questions and count < 0.95 * questions) for *_, count in held],
             "x": [[row.get(f"budget/{name}") or 0 for row, *_ in held] for name in budgets],
         },
     ]  # fmt: skip
