@@ -36,7 +36,8 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\s")
 WANTED = {"first_word_s": 2.0, "longest_silence_s": 10.0}
 KINDS = {"terminal": 80, "pipe": None}  # columns
 SERVES = "until Ctrl-C"  # what a server says once it answers
-TYPED = {"chat": "who ?\n"}  # what is typed, before the end of the input
+PROMPT = "exit ends): "
+TYPED = {"chat": ("who ?\n", "exit\n")}  # a line each time that PROMPT is said; in a pipe all at once
 # A run in which queries are drawn again and flip, for the probe.
 SMALL = ["data.world.train=24", "data.world.dev=8", "pool.queries=4", "evaluation.questions=8", "evaluation.every=0"]
 SMALL += ["train.steps=8", "train.checkpoint_every=1", "train.keep_every=1"]
@@ -72,7 +73,7 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
                 "retriever check": ("serve-retriever", "--corpus", f"{folder}/index_{kind}"),
             }
             with serving(*served[name], "--port", str(port)) if name in served else contextlib.nullcontext():
-                code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns, TYPED.get(name, ""))
+                code, said = transcript([sys.executable, "-m", "qr_jax", *asked], columns, TYPED.get(name, ()))
             print(f"{name}, {kind}: exit code {code}", file=sys.stderr, flush=True)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
     }
 
 
-def transcript(command: Sequence[str], columns: int | None, typed: str = "") -> tuple[int, Transcript]:
+def transcript(command: Sequence[str], columns: int | None, typed: Sequence[str] = ()) -> tuple[int, Transcript]:
     """The exit code of a command, and what it said when; on a pseudo-terminal of so many columns, None: in a pipe."""
     start = time.monotonic()
     if columns:
@@ -168,14 +169,13 @@ def transcript(command: Sequence[str], columns: int | None, typed: str = "") -> 
         os.execvp(command[0], list(command))
     if columns:
         fcntl.ioctl(source, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        if typed:
-            os.write(source, f"{typed}\x04".encode())
     else:
         os.close(sink)
         os.close(asked)
-        os.write(asks, typed.encode())
+        os.write(asks, "".join(typed).encode())
         os.close(asks)
     said: Transcript = []
+    lines = iter(typed if columns else ())
     while True:
         try:
             part = os.read(source, 65536)
@@ -184,6 +184,8 @@ def transcript(command: Sequence[str], columns: int | None, typed: str = "") -> 
         if not part:
             break
         said.append((round(time.monotonic() - start, 3), part.decode(errors="replace")))
+        if PROMPT in part.decode(errors="replace"):
+            os.write(source, next(lines, "").encode())
         if SERVES in part.decode(errors="replace"):
             os.kill(child, signal.SIGTERM)
     os.close(source)
