@@ -24,7 +24,8 @@ from qr_jax import config as configs
 NAME = "quickstart_seeds"
 CONFIG = "configs/quickstart.py"
 FRESH = range(20, 25)  # no run before these had one of them
-CHOSEN = range(5)  # the preset was chosen on them
+CHOSEN = range(5)  # the preset was chosen on them: E10's runs of this arm
+CHOICE, ARM = "quickstart_choice", "32 x 4 at 7e-4"
 POOR = 7  # its cold start is a poor one
 SHUFFLED = "train.shuffle_rewards=true"  # the control, of seed 0
 FIRST_PRESET = "foresee, 128 x 2 at 0.001"  # of runs that do not say theirs
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, default=0, metavar="NUMBER", help="make a further run of each seed")
     options = parser.parse_args()
     if not options.table:
-        for seed, *words in (*((seed,) for seed in FRESH), (0,), (0, SHUFFLED), (POOR,), *((seed,) for seed in CHOSEN)):
+        for seed, *words in (*((seed,) for seed in FRESH), (0,), (0, SHUFFLED), (POOR,)):
             folder = f"runs/{NAME}/{'shuffled' if words else f'seed_{seed}'}" + f"_{options.again}" * bool(
                 options.again
             )
@@ -86,14 +87,15 @@ def listed(of_seed: Sequence[Sequence[float]]) -> str:
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: a row a kind of seed, runs of one seed joined by "/"; a mean has its interval over seeds."""
-    rows = [("exact match on 1,000 held-out questions", "before, by seed (runs split by /)", "after", "mean after")]
-    for called, seeds, shuffled in (
-        ("seeds 20 to 24, used for no choice", FRESH, False),
-        ("seeds 0 to 4, used to choose the preset", CHOSEN, False),
-        ("seed 7, whose cold start is a poor one", [POOR], False),
-        ("seed 0 with the rewards shuffled, the control", [0], True),
+    rows = [("exact match on 1,000 held-out questions", "before, by seed", "after", "mean after")]
+    choice = [{**run, "preset": preset()} for run in kept_runs.kept(CHOICE) if run["arm"] == ARM]
+    for called, seeds, made, shuffled in (
+        ("seeds 20 to 24, used for no choice", FRESH, runs, False),
+        ("seeds 0 to 4, used to choose the preset", CHOSEN, choice, False),
+        ("seed 7, whose cold start is a poor one", [POOR], runs, False),
+        ("seed 0 with the rewards shuffled, the control", [0], runs, True),
     ):
-        before, after = (of_seeds(runs, seeds, when, shuffled=shuffled) for when in ("before", "after"))
+        before, after = (of_seeds(made, seeds, when, shuffled=shuffled) for when in ("before", "after"))
         rows.append((called, listed(before), listed(after), over_seeds(means(after)) if len(seeds) > 1 else ""))
     return markdown(rows).replace("0.", ".")
 
