@@ -17,7 +17,7 @@ from benchmarks.tables import markdown, over_seeds
 from qr_jax.cli.overrides import override
 from qr_jax.lab.launch import Job
 
-KEPT = replace(study.experiment("labels"), runs=race.KEPT.runs / "labels")
+KEPT = replace(study.experiment("labels"), runs=race.KEPT.runs / "labels", cold=race.KEPT.runs)
 SEEDS = {2: range(108, 124), 3: range(148, 164)}  # by the world's seed: those of E4 whose cold starts were at hand
 ARM, RULE = "foresee_learnable", "benchmarks.foresee_unlabelled.foresee_unlabelled"
 TO_GRPO, TO_LABELLED = "without labels minus plain GRPO", "without labels minus with labels"

@@ -1,7 +1,7 @@
 """E3 of configs/study/plan.md, trained: does recycling learn more where the map says that it has more groups?
 
     python -m benchmarks.recycling_cells fit       # plain GRPO once in each candidate; what the map predicts of it
-    python -m benchmarks.recycling_cells final     # the two cells that the plan names, {grpo, recycle}, eight seeds
+    python -m benchmarks.recycling_cells final     # the predicted loss, {grpo, recycle}, eight seeds
     python -m benchmarks.recycling_cells --table   # what is kept, from benchmarks/results/recycling_cells/
 
 A prediction plays grpo and recycle (qr_jax/lab/oracle.py) in pools whose pass rates begin as the run's first draws do
@@ -152,7 +152,7 @@ def cell(name: str) -> Sequence[float]:
         return [max(run["predicted"] for at, run in kept_fits().items() if at in CANDIDATES)]
     if name == "one_pass":
         return [kept_fits()["one pass"]["predicted"]]
-    return [groups("loss")] if name == "groups" else gaps()[name]
+    return [groups("loss")] if name == "groups" else gaps().get(name, [])
 
 
 def gaps() -> dict[str, list[float]]:

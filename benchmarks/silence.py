@@ -175,7 +175,7 @@ def transcript(command: Sequence[str], columns: int | None, typed: Sequence[str]
         os.write(asks, "".join(typed).encode())
         os.close(asks)
     said: Transcript = []
-    lines = iter(typed if columns else ())
+    lines, answered = iter(typed), 0
     while True:
         try:
             part = os.read(source, 65536)
@@ -184,8 +184,9 @@ def transcript(command: Sequence[str], columns: int | None, typed: Sequence[str]
         if not part:
             break
         said.append((round(time.monotonic() - start, 3), part.decode(errors="replace")))
-        if PROMPT in part.decode(errors="replace"):
+        if columns and "".join(text for _, text in said).count(PROMPT) > answered:
             os.write(source, next(lines, "").encode())
+            answered += 1
         if SERVES in part.decode(errors="replace"):
             os.kill(child, signal.SIGTERM)
     os.close(source)

@@ -142,6 +142,7 @@ class Experiment:
     runs: Path
     results: Path
     more: Callable[[Job], Mapping[str, Any]] = lambda run: {}  # figures of a finished run besides those of `figures`
+    cold: Path | None = None  # the experiment's folder whose cold starts the runs share, if that is another
 
     def result(self, run: Job) -> Path:
         return self.results / run.folder.relative_to(self.runs).with_suffix(".json")
@@ -150,7 +151,7 @@ class Experiment:
         """Make each run (cold start, run) that has no result, and keep it when it ends; return the jobs that failed."""
         launcher = Launcher(at_once, lambda line: print(line, flush=True))
         missing = [(start, run) for start, run in pairs if not self.result(run).is_file()]
-        with launcher.alone(self.runs):
+        with launcher.alone(self.cold or self.runs):
             for run in (run for _, run in missing if run.done):
                 self.keep(run)
             starts = {start.folder: start for start, run in missing if not run.done}

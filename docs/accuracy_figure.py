@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import race, study_results  # noqa: E402
+from benchmarks.tables import half_width  # noqa: E402
 
 FILE = ROOT / "docs/_static/accuracy.svg"
 COLOURS = {  # a line's name
@@ -57,7 +57,7 @@ def drawn() -> str:
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 12}">{told}</text>')
     style = f"text{{font:13px system-ui,sans-serif;fill:{GREY}}}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-    about = "<title>Accuracy on held-out questions against rollouts, five rules, two sizes of pool</title>"
+    about = "<title>Accuracy on held-out questions against rollouts, five recipes, two sizes of pool</title>"
     return "\n".join([head, about, f"<style>{style}</style>", *parts, "</svg>\n"])
 
 
@@ -92,7 +92,7 @@ def panel(x0: float, title: str) -> Iterator[str]:
 
 def line(x0: float, seeds: np.ndarray, colour: str) -> Iterator[str]:
     """The mean of the seeds, and its 95 % interval by Student's t as a band."""
-    half = t.ppf(0.975, len(seeds) - 1) * seeds.std(axis=0, ddof=1) / len(seeds) ** 0.5
+    half = np.array([half_width(scores) for scores in seeds.T])
     low, mean, high = ([place(x0, *point) for point in zip(AT, seeds.mean(axis=0) + half * by, strict=True)]
                        for by in (-1, 0, 1))  # fmt: skip
     yield f'<polygon points="{joined([*low, *reversed(high)])}" fill="{colour}" fill-opacity=".15"/>'

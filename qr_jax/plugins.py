@@ -391,7 +391,8 @@ def _hint(kind: str, name: str) -> str:
 def _lost(kind: str, name: str, lacks: str) -> str:
     """Suggest what to do if Python finds no module `lacks` (it searches the current folder only with PYTHONPATH)."""
     top, (package, _, last) = name.partition(".")[0], lacks.rpartition(".")
-    if found := getattr(sys.modules.get(package), "__path__", ()):
+    found = [*getattr(sys.modules.get(package), "__path__", ())]
+    if found and (os.path.abspath(top) in found or not os.path.isdir(top)):  # not another package of that name
         return nearest(last, [one.name for one in pkgutil.iter_modules(found)], shown=100)
     if os.path.isdir(top) or os.path.isfile(f"{top}.py"):  # False, too, where a name is too long for a file
         return f"; {top} stands in this folder: write PYTHONPATH=. before the command"

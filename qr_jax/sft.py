@@ -244,8 +244,9 @@ def _step(
     last, numbers, used = shown.note, itertools.count(1), int(batch.used_M.sum())
 
     def between() -> None:
-        """Say on the terminal's line which micro-batch comes next; raise Interrupted if the run is told to stop."""
-        shown.note = f"{last}{', ' * bool(last)}micro-batch {next(numbers)} of {used}"
+        """Say on the terminal's line what comes next; raise Interrupted if the run is told to stop."""
+        at = next(numbers)
+        shown.note = last + ", " * bool(last) + (f"micro-batch {at} of {used}" if at <= used else "optimizer")
         run.check_stop()
 
     work = partial(trainer.update, state, batch, rate, between)

@@ -198,9 +198,9 @@ def test_an_update_without_a_gradient_is_told_with_its_loss_and_its_advantage():
     assert log.update_alarm(Config(), {}) is None  # nothing was learned from
 
 
-def test_a_batch_of_one_micro_batch_cannot_be_split_over_updates_and_that_is_said():
+def test_a_batch_of_few_micro_batches_makes_fewer_updates_and_that_is_said():
     four = replace(Config(), learner=Learner(updates=4, rows=2, row_tokens=96))
-    line = log.parts_alarm(four, {"learner/micro_batches": 1})
-    assert line.startswith("learner.updates=4 made one update: the batch fills one micro-batch of 2 rows of 96 tokens")
-    assert log.parts_alarm(four, {"learner/micro_batches": 2}) is log.parts_alarm(four, {"learner/micro_batches": 0})
+    line = log.parts_alarm(four, {"learner/micro_batches": 3})
+    assert line.startswith("learner.updates=4 made 3: the batch fills 3 micro-batches of 2 rows of 96 tokens")
+    assert [log.parts_alarm(four, {"learner/micro_batches": made}) for made in (0, 4, 5)] == [None] * 3
     assert log.parts_alarm(Config(), {"learner/micro_batches": 1}) is None

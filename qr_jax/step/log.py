@@ -232,12 +232,12 @@ def gap_alarm(settings: Config, row: dict[str, Any], lag: int = 0) -> str | None
 
 
 def parts_alarm(settings: Config, row: dict[str, Any]) -> str | None:
-    """Warn if a batch that should be split over several updates fills one micro-batch, and so made one update."""
-    wanted = settings.learner
-    if wanted.updates == 1 or row["learner/micro_batches"] != 1:
+    """Warn if a batch that should be split over several updates fills fewer micro-batches, and so made fewer."""
+    wanted, made = settings.learner, row["learner/micro_batches"]
+    if not 0 < made < wanted.updates:
         return None
     return (
-        f"learner.updates={wanted.updates} made one update: the batch fills one micro-batch of {wanted.rows} rows of "
+        f"learner.updates={wanted.updates} made {made}: the batch fills {made} micro-batches of {wanted.rows} rows of "
         f"{wanted.row_tokens} tokens, and a micro-batch is not split; lower learner.rows"
     )
 

@@ -81,7 +81,8 @@ def accuracy(rows: Sequence[Row], before: Row, after: Row, ended: bool) -> Chart
     ]  # fmt: skip
     note = "Held-out exact match with 95 % intervals"
     during = {row["eval/questions"] for row in rows if row.get("eval/questions")} - {questions}
-    between = f" ({min(during):,} between the first and the last, hollow)" if during else ""
+    hollow = ", hollow" if any(series[-1].get("hollow", ())) else ""
+    between = f" ({min(during):,} between the first and the last{hollow})" if during else ""
     note += f", {questions:,} questions{between}. " if questions else ". "
     few = sum(map(is_incomplete, [before, *rows, after]))
     note += f"INCOMPLETE: {few} of them over fewer than 95 % of their questions, and not drawn. " if few else ""
