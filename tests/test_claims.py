@@ -49,7 +49,7 @@ def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
     for part in (held[0] for held in claims.HELD.finditer(page)):
         figures = found_on(part)
         changes += [part[: end - 1] + "7" + part[end:] for end, figure in figures if is_exact(figure)]
-        starts = [(end - len(figure), figure[0]) for end, figure in figures]
+        starts = [(end - len(figure), figure[0]) for end, figure in figures if not figure.startswith(".000")]
         changes += [part[:start] + turned[sign] + part[start + 1 :] for start, sign in starts if sign in turned]
         changes += [part[:start] + "-" + part[start:] for start, sign in starts if sign == "."]
     assert changes
