@@ -29,6 +29,11 @@ def found_on(page):
             for figure in claims.FIGURE.finditer(block["block"])]  # fmt: skip
 
 
+def least(page):
+    """How many figures are tried: three, or all where a page has fewer."""
+    return min(3, len(found_on(page)))
+
+
 def is_exact(figure):
     """True for a count and for .000, in which the last digit is the claim."""
     return " of " in figure or figure == ".000"
@@ -40,7 +45,7 @@ def test_a_digit_that_is_changed_on_the_page_is_noticed(page):
     changed = list(page)
     for end in ends:
         changed[end - 1] = str(int(page[end - 1]) % 9 + 1)  # another, and not 0
-    assert ends and claims.written("".join(changed)) == page
+    assert len(ends) >= least(page) and claims.written("".join(changed)) == page
 
 
 def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
@@ -52,7 +57,7 @@ def test_a_count_a_zero_or_a_sign_that_is_changed_on_the_page_is_refused(page):
         starts = [(end - len(figure), figure[0]) for end, figure in figures if not figure.startswith(".000")]
         changes += [part[:start] + turned[sign] + part[start + 1 :] for start, sign in starts if sign in turned]
         changes += [part[:start] + "-" + part[start:] for start, sign in starts if sign == "."]
-    assert changes
+    assert len(changes) >= least(page)
     for changed in changes:
         with pytest.raises(ValueError, match="another sign, count, or side of the interval"):
             claims.written(changed)
