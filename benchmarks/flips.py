@@ -6,7 +6,6 @@
 A run that has a result is not made again.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import interleave, kept_runs, null_worlds
+from benchmarks import interleave, kept_runs, null_worlds, study
 from benchmarks.tables import markdown, over_seeds
 from qr_jax import config as configs
 from qr_jax.config import Config
@@ -32,10 +31,7 @@ ASKED = 128  # queries a sample of the probe
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="print what the kept files say, and make no run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on its own cores (2)")
-    options = parser.parse_args(words)
+    options = study.options(__doc__).parse_args(words)
     failed = []
     if not options.table:
         launcher = Launcher(options.jobs, lambda line: print(line, flush=True))
