@@ -239,11 +239,11 @@ def said_by_the_curves():
     recycled = [f"{told['recycled_share_last']:.2f}"[1:] for told in last]
     easy = [f"{verdicts[model]['easy'][end]:.2f}"[1:] for model in paper_world.MODELS for end in (0, -1)]
     return [
-        f"at 330, figure 1 has {both(one, 330, ' hard')} easy, figure 3 has {both(three['recycle'], budget)};",
+        f"(at 330, figure 1 has {both(one, 330, ' hard')} easy; figure 3, to which the pools are fitted, "
+        f"{both(three['recycle'], budget)}).",
         f"make {rescues[0]:.0f} and {rescues[1]:.0f} rescues; figure 3 has {both(three['recycle'], budget)}.",
         f"(figure 8 sums to {np.dot(rows['candidates'], rows['accepted']):,.0f})",
-        f"Figure 1 goes on to step {figures['1']['end']} where the budget is {steps}, and figure 6 ends at "
-        f"{figures['6']['end']}:",
+        f"Figure 1 goes on to step {figures['1']['end']} where the budget is {steps}:",
         f"where figure 4 has {recycled[0]} and the abstract three quarters.",
         f"By figure 4 {recycled[0]} (1.7B) and {recycled[1]} (4B) of the last tenth's batches are recycled,",
         f"({easy[0]} to {easy[1]}, {easy[2]} to {easy[3]})",
