@@ -30,6 +30,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.lanes import Lanes
 
 UNREADABLE = 0.05  # largest share of the questions' words that may be missing from the model's vocabulary
+LABELS = ("dataset", "kind", "type", "hops")  # of a question's row, by which rules tell kinds of queries
 OTHER_WORLDS = 1_000_000  # trace worlds' seeds start above any a user would give
 
 
@@ -92,7 +93,20 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
         what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
         todo = "`qr-jax data check TRAIN --against EVAL` lists them"
         lines.append(f"{what}, so a score over them says little: {todo}")
+    rule = config.pool.rule.name
+    if len(queries) > 1 and plugins.constants("rule", rule).get("READS_KINDS") and not kinds(queries).any():
+        lines.append(
+            f"the questions are all alike in {', '.join(LABELS)}, and {rule} learns of a question from others of its "
+            "kind: without these labels it was no better than plain GRPO; rule=retire needs none"
+        )
     return lines
+
+
+def kinds(queries: Sequence[Query]) -> np.ndarray:
+    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance, [P]."""
+    seen: dict[tuple, int] = {}
+    names = [tuple(str(query.meta.get(name)) for name in LABELS) for query in queries]
+    return np.array([seen.setdefault(name, len(seen)) for name in names])
 
 
 def probed(config: Config) -> list[Query]:

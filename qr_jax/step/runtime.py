@@ -157,13 +157,6 @@ def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> 
     return np.where(count_F == 0, before_F, np.where(before_F == 0, mean_F, (before_F + mean_F) / 2))
 
 
-def families(queries: Sequence[Query]) -> np.ndarray:
-    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance."""
-    seen: dict[tuple, int] = {}
-    names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
-    return np.array([seen.setdefault(name, len(seen)) for name in names])
-
-
 def hops(queries: Sequence[Query]) -> np.ndarray:
     """Return the hops of each query; 0 where its meta has none."""
     said = [str(query.meta.get("hops")) for query in queries]
@@ -355,7 +348,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
             assemble.check_traces(settings, queries, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
-    data = Data(queries, families(queries), questions, assemble.probed(settings))
+    data = Data(queries, assemble.kinds(queries), questions, assemble.probed(settings))
     how = {"temperature": settings.rollout.temperature, "overlap": settings.train.overlap}
     learner = make(agent.cfg, settings.model, settings.learner, mesh, **how)
     constants = plugins.constants("reward", settings.reward.name)

@@ -10,6 +10,7 @@ from qr_jax.pool.rules.foresee import foresee
 from qr_jax.records import Memory, Outcome
 from qr_jax.settings.settings import NotNegative, Positive, Share
 
+READS_KINDS = True
 SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, each also times exposure x
 
 

@@ -7,6 +7,7 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
 
+READS_KINDS = True
 SMALLEST = 1e-300  # least evidence of a family, so that no ratio becomes 0 / 0
 
 
