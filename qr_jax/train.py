@@ -78,7 +78,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except FailsAgain as error:
-        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
+        say(f"ended: {error}. Saved after its last whole step; fix it, then the same command resumes the run")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command continues it; or lower learner.lr in another run")
@@ -163,7 +163,7 @@ def _step_or_wait(
     except Exception as error:
         if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
             runtime.save(step, state, run_state)
-            runtime.run.say(f"saved after step {step}; when what failed is mended, the same command goes on")
+            runtime.run.say(f"saved after step {step}; fix the plug-in, then the same command resumes the run")
         raise
 
 

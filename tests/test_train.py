@@ -556,7 +556,7 @@ def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
     monkeypatch.setattr(odd_tokens, "odd_tokens", breaks)
     with pytest.raises(KeyError, match="answr"):
         train(settings, tmp_path / "run", say=said.append)
-    assert "saved after step 2; when what failed is mended, the same command goes on" in said
+    assert "saved after step 2; fix the plug-in, then the same command resumes the run" in said
     train(settings, tmp_path / "run", say=said.append)
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run") if "pool/drawn" in row] == [1, 2, 3]
     assert not list((tmp_path / "run" / "logs").glob("*/discarded")) and len(calls) > 13
