@@ -12,6 +12,7 @@ from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
+from qr_jax.logging import terminal
 from qr_jax.run import run_lock
 from qr_jax.search import identity
 from qr_jax.search.chat_endpoint import ChatEndpoint
@@ -206,9 +207,7 @@ def _teller(
             before, since = begun.setdefault(playing, (done, time.monotonic()))
             if done > before:
                 left_s = (time.monotonic() - since) * (wanted - done) / (done - before)
-                text += (
-                    f"  {left_s / 60:.0f}m{left_s % 60:02.0f}s left of the {'trajectories' if playing else 'questions'}"
-                )
+                text += f"  {terminal.clock(left_s)} left of the {'trajectories' if playing else 'questions'}"
         say(text)
 
     return tell
