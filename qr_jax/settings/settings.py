@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from qr_jax.errors import UserError
@@ -238,6 +238,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def without(value: Any, names: Collection[str]) -> Any:
+    """Return a value that is `plain` without the members of these names, at any depth."""
+    if isinstance(value, dict):
+        return {name: without(part, names) for name, part in value.items() if name not in names}
+    return [without(part, names) for part in value] if isinstance(value, list) else value
 
 
 def successor(name: str) -> str:

@@ -156,7 +156,7 @@ def _dialect(asked: Asked) -> Dialect:
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
     """Return the settings that decide the questions: different ones need another folder."""
-    searched = identity.effective(plain(asked.retriever.settings))
+    searched = identity.effective(asked.retriever)
     models = manifest.models_of(asked.retriever)
     return {
         "teacher": asked.model,
