@@ -9,7 +9,7 @@ from qr_jax import plugins
 from qr_jax.config import Config
 from qr_jax.records import Query
 from qr_jax.run import plugin_record
-from qr_jax.settings.settings import Use, plain, without
+from qr_jax.settings.settings import Use, plain, unlike, without
 
 SUBJECT = ("model",)  # the parts that name what was measured: they may differ between compared scores
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
@@ -85,16 +85,8 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Se
 
     The parts named in `skip` may differ: by default what was measured. A part that only one has counts as different.
     """
-
-    def walk(a: Any, b: Any, name: str):
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            for key in [*a, *(key for key in b if key not in a)]:
-                if name or key not in skip:
-                    yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            yield f"{name}: {_short(a)} in the first, {_short(b)} in the second"
-
-    return list(walk(plain(first), plain(second), ""))
+    one, other = ({name: part for name, part in plain(each).items() if name not in skip} for each in (first, second))
+    return [f"{name}: {_short(a)} in the first, {_short(b)} in the second" for name, a, b in unlike(one, other)]
 
 
 def _short(value: Any) -> str:

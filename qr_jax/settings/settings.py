@@ -304,12 +304,14 @@ def inside(value: Any, *, deep: bool = True) -> Iterator[Use]:
 
 def differences(one: Any, other: Any) -> list[str]:
     """List "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
+    by_name = sorted(unlike(plain(one), plain(other)), key=lambda part: part[0])
+    return [f"{name}: {a!r} there, {b!r} here" for name, a, b in by_name]
 
-    def walk(a: Any, b: Any, name: str):
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted({*a, *b}):
-                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            yield f"{name}: {a!r} there, {b!r} here"
 
-    return list(walk(plain(one), plain(other), ""))
+def unlike(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each part in which two values that are `plain` differ, by its full name; None where there is none."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from unlike(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name, one, other
