@@ -215,7 +215,7 @@ def _write_score(
     if judge is None:
         return figures
     endpoint = Judge(*judge, verdicts_of(folder), **how)
-    said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
+    said, verdict = of_rows(endpoint, rows)
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}
     write_json(folder / "score.json", figures)
