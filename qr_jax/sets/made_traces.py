@@ -281,10 +281,10 @@ def plain(title: str) -> str:
     return " ".join(head.split()) if bracket and head.strip() else " ".join(title.split())
 
 
-def content_words(question: str, title: str, count: int = 6) -> str:
-    """Return the question's first `count` words that are neither function words nor in the title."""
+def content_words(question: str, title: str) -> str:
+    """Return the question's first six words that are neither function words nor in the title."""
     known = {*EMPTY_WORDS.split(), *tokens(title)}
-    return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:count])
+    return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:6])
 
 
 def tokens(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from qr_jax import assemble, evaluate, plugins
-from qr_jax.config import Config
+from qr_jax.config import BUDGETS, Config
 from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
@@ -34,7 +34,7 @@ from qr_jax.step.grading import Group
 from qr_jax.step.guards import FIGURES, Watch
 
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
-COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
+COUNTS = (*BUDGETS, "rollbacks", "rate", "base", "before")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
     """Rebuild the state that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for anything else."""
     tokens, episodes = host["left_out"]
     counts = {name: host[name] for name in COUNTS}
-    whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
+    whole = (tokens, episodes, *(counts[name] for name in (*BUDGETS, "rollbacks")))
     if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
         raise UserError(f"counts of {whole} and a rate of {counts['rate']!r}")
     run_state = RunState(
