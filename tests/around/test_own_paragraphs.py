@@ -94,6 +94,34 @@ def test_the_environment_s_searches_are_of_their_question(tmp_path):
     assert "born in" in shown.text
 
 
+def test_traces_are_made_of_what_a_question_s_own_paragraphs_hold(tmp_path):
+    """Another question's paragraphs hold the answer, and more of the words that are searched for."""
+    here = {
+        "context": [["Faust", ["The opera Faust is by Gounod."]], ["Ulm", ["A town."]]],
+        "supporting_titles": ["Faust"],
+    }
+    there = {
+        "context": [["Faust Faust", ["Who wrote the opera Faust? Not Goethe."]], ["Egmont", ["A play by Goethe."]]]
+    }
+    rows = {
+        "train": [
+            here | {"id": "false", "question": "Who wrote the opera Faust?", "answers": ["Goethe"]},
+            here | {"id": "true", "question": "Of whom is the opera Faust?", "answers": ["Gounod"]},
+            there | {"id": "other", "question": "What is Egmont?", "answers": ["a tragedy"]},
+        ],
+        "eval": [there | {"id": "held out", "question": "What is it?", "answers": ["a play"]}],
+    }  # fmt: skip
+    for name, part in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    words = ["data.corpus=own", "rollout.search_k=1", *(f"data.{name}={tmp_path}/{name}.jsonl" for name in rows)]
+    for kind, kept in (("retrieved", ["true"]), ("supporting", ["false", "true"])):
+        settings = config.load(made, [*words, f"data.traces={kind}"])
+        search = assemble.searcher(settings)
+        assert [trace.query.id for trace, _ in assemble.traces(settings, search)] == kept
+        assemble.check_traces(settings, assemble.questions(settings, "train"), search)
+
+
 @pytest.mark.thorough
 def test_a_run_trains_and_evaluates_in_them(tmp_path, monkeypatch, capsys):
     """On the world's questions, each with sixty of its documents: no search brings another's."""
