@@ -11,6 +11,7 @@ from qr_jax.cli import cli
 from qr_jax.data.parsing import query_of
 from qr_jax.evaluation import subject
 from qr_jax.records import Search, Turn
+from qr_jax.rollout import reading
 from qr_jax.sets.own_paragraphs import OwnParagraphs, Within, searching
 
 HOTPOTQA = {
@@ -92,6 +93,14 @@ def test_the_environment_s_searches_are_of_their_question(tmp_path):
         ],
     )
     assert "born in" in shown.text
+
+
+@pytest.mark.parametrize(("env", "tags"), [("search_r1", ()), ("reseek", ("judge",)), ("ssrl", ("information",))])
+def test_an_environment_keeps_its_tags_where_its_searches_are_marked(env, tags, tmp_path):
+    """ssrl's model writes <information> itself: taken for the environment's, the tag would end its turn."""
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    settings = config.load(made, settings_of(tmp_path, f"env={env}"))
+    assert reading.tags_of(assemble.environment(settings)) == tags
 
 
 def test_traces_are_made_of_what_a_question_s_own_paragraphs_hold(tmp_path):
