@@ -3,16 +3,18 @@
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from qr_jax import assemble, config
+from qr_jax import assemble, config, plugins
 from qr_jax.cli import cli
 from qr_jax.data.parsing import query_of
 from qr_jax.evaluation import subject
 from qr_jax.records import Search, Turn
 from qr_jax.rollout import reading
 from qr_jax.sets.own_paragraphs import OwnParagraphs, Within, searching
+from qr_jax.step import services
 
 HOTPOTQA = {
     "id": "h", "question": "Where was the author of Faust born?", "answer": "Frankfurt",
@@ -93,6 +95,22 @@ def test_the_environment_s_searches_are_of_their_question(tmp_path):
         ],
     )
     assert "born in" in shown.text
+
+
+def test_a_run_s_first_search_is_of_its_question_s_paragraphs_too(tmp_path):
+    """Else the paragraphs of all questions were indexed for it, and never searched again."""
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    settings, asked = config.load(made, settings_of(tmp_path)), []
+
+    def search(queries, k):
+        asked.extend(queries)
+        return [[] for _ in queries]
+
+    reward = plugins.bind("reward", settings.reward)
+    parts = {"settings": settings, "data": SimpleNamespace(queries=assemble.questions(settings, "train"))}
+    parts |= {"world": SimpleNamespace(search=search), "grading": SimpleNamespace(reward=reward, asks=False)}
+    services._tried(SimpleNamespace(**parts, run=SimpleNamespace(stop_now=lambda: False)))
+    assert [text.question for text in asked] == ["h0"]
 
 
 @pytest.mark.parametrize(("env", "tags"), [("search_r1", ()), ("reseek", ("judge",)), ("ssrl", ("information",))])
