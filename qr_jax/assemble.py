@@ -210,13 +210,16 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
         played = _makers().supporting_traces(
-            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config), asked=marked(config)
         )
         pairs = [(trace, search) for trace in played]
     elif name == "retrieved":
         queries = questions(config, "train")
         write, k = _expert(config)["write"], config.rollout.search_k
-        pairs = [(trace, search) for trace in _makers().retrieved_traces(queries, search, write=write, k=k)]
+        pairs = [
+            (trace, search)
+            for trace in _makers().retrieved_traces(queries, search, write=write, k=k, asked=marked(config))
+        ]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -246,6 +249,11 @@ def _expert(config: Config) -> dict[str, Any]:
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
+def marked(config: Config) -> Callable[[str, Query], str]:
+    """Return a function that marks a search with its question where data.corpus=own, as the environment's are."""
+    return plugins.around("sets.own_paragraphs").asked if config.data.corpus == OWN else lambda text, query: text
+
+
 def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
     """Raise ValueError if the cold start would find no trace that it can use; without `search` read no passages."""
     if not config.sft.steps or config.train.init:
@@ -255,9 +263,9 @@ def check_traces(config: Config, queries: Sequence[Query], search: SearchFunctio
         _makers().check_fit(queries, passages_read=False)
         if search:
             titled, absent = _titled(config, queries)
-            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config))
+            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config), asked=marked(config))
     elif config.data.traces == "retrieved" and search:
-        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k)
+        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k, asked=marked(config))
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)

@@ -345,6 +345,8 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         with loading(run, "checking that the model can read them"):
             for part in (queries, questions):
                 assemble.check_readable(agent.tokenizer, part)
+            every = [*queries, *questions[: settings.evaluation.questions], *assemble.probed(settings)]
+            agent.engine.check_prompts(every, assemble.environment(settings))  # else the step that asks it fails
             assemble.check_traces(settings, queries, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
