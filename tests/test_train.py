@@ -576,6 +576,27 @@ def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
     assert not list((tmp_path / "run" / "logs").glob("*/discarded")) and len(calls) > 13
 
 
+@pytest.mark.thorough
+def test_an_error_within_a_step_costs_no_step_before(tmp_path, monkeypatch):
+    settings = with_loss(tmp_path, "clip")
+    settings = replace(settings, train=replace(settings.train, steps=2, checkpoint_every=50))
+    take_step, said = driver.take_step, []
+
+    def fails(runtime, state, run_state, step):
+        if step == 1 and said.count("once") == 0:
+            said.append("once")
+            raise RuntimeError("no memory")
+        return take_step(runtime, state, run_state, step)
+
+    monkeypatch.setattr(driver, "take_step", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(settings, tmp_path / "run", say=said.append)
+    assert "saved after step 1; fix the error, then the same command resumes the run" in said
+    train(settings, tmp_path / "run", say=said.append)
+    assert [row["step"] for row in metrics_writer.read(tmp_path / "run") if "pool/drawn" in row] == [1, 2]
+    assert not list((tmp_path / "run" / "logs").glob("*/discarded"))
+
+
 def with_loss(folder, name, **learner):
     settings = tiny(folder)
     return replace(

@@ -190,6 +190,7 @@ def answers(runtime: Runtime) -> bool:
     """Return True if one search gets an answer, even an empty one. Raises its error if waiting will not help."""
     question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
     once = replace(runtime.settings.rollout, search_retries=0)
+    question = assemble.marked(runtime.settings)(question, runtime.data.queries[0])
     asked = tools.run_searches(runtime.world.search, [question], 1, **tools.limits(once))
     for result in asked.by_query.values():
         if isinstance(result, tools.Fault) and result.wrong and result.error:
