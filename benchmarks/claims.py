@@ -99,8 +99,8 @@ def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
     of recycling_map.py, cells/FIGURE of recycling_cells.py, flips/K the share by movement, guarded/STEPS E2's
-    differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, labels/grpo
-    and labels/labelled E12's, null/... the null control's band in known pools (null_worlds.py).
+    differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, labels/...
+    E12's, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
