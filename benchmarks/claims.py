@@ -20,6 +20,7 @@ from benchmarks import (
     guarded,
     interleave,
     kept_runs,
+    labels,
     null_worlds,
     paired_seeds,
     race,
@@ -98,8 +99,8 @@ def numbers(name: str) -> Sequence[float]:
     """A cell's value for each seed, or its only one: RULE-OTHER/SETTINGS/GENERATION is a difference (study_results.py),
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
     of recycling_map.py, cells/FIGURE of recycling_cells.py, flips/K the share by movement, guarded/STEPS E2's
-    differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, null/...
-    the null control's band in known pools (null_worlds.py).
+    differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, labels/...
+    E12's, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
@@ -125,6 +126,8 @@ def numbers(name: str) -> Sequence[float]:
     elif kind == "race":
         rule, *worlds = parts
         values = race.gaps(map(int, worlds) if worlds else race.FINAL)[rule]
+    elif kind == "labels":
+        values = [sign * gap for gap in labels.gaps()[labels.CELLS[parts[0]]]]
     elif kind == "surplus":
         values = [sign * gap for gap in surplus.gaps()[surplus.CELLS[parts[0]]]]
     elif kind == "paired":

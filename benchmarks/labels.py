@@ -21,6 +21,7 @@ KEPT = replace(study.experiment("labels"), runs=race.KEPT.runs / "labels", cold=
 SEEDS = {2: range(108, 124), 3: range(148, 164)}  # by the world's seed: those of E4 whose cold starts were at hand
 ARM, RULE = "foresee_learnable", "benchmarks.foresee_unlabelled.foresee_unlabelled"
 TO_GRPO, TO_LABELLED = "without labels minus plain GRPO", "without labels minus with labels"
+CELLS = {"grpo": TO_GRPO, "labelled": TO_LABELLED}  # as pages name these differences
 
 
 def main(words: Sequence[str]) -> int:

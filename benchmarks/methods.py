@@ -75,7 +75,7 @@ def tables() -> str:
 def table(half: str, setting: str) -> str:
     """A row a method, best mean first. Differences are from GRPO, over the seeds in common."""
     runs = kept(half, setting)
-    head = ("method", "seeds", "before", "after", "last 30 %", f"less {BASELINE}", "zero-variance rate")
+    head = ("method", "seeds", "before", "after", "last 30 %", f"minus {BASELINE}", "zero-variance rate")
     rows = [(*head, "tokens sampled", "tokens trained", "seconds a step")]
     for method, of_seed in runs.items():
         shared = sorted({*of_seed} & {*runs.get(BASELINE, {})}) if method != BASELINE else []

@@ -142,7 +142,7 @@ def _place(run: compare.Run) -> tuple[Any, ...]:
 
 def own_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a rule, of the runs' own last evaluations."""
-    rows = [("rule", "seeds", "exact match", "less the first", *SHARES.values())]
+    rows = [("rule", "seeds", "exact match", "minus the first", *SHARES.values())]
     for rule, one in compared["rules"].items():
         gap = one["difference"]
         less = comparison.less(gap) if gap else ""

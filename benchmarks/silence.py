@@ -3,8 +3,9 @@
     python -m benchmarks.silence                 # commands but the quickstart, of runs of 2 and 8 steps (20 minutes)
     python -m benchmarks.silence --quickstart    # the quickstart too, on a terminal of 80 columns
 
-Servers are told to end once they say that they serve; `eval --endpoint` and `retriever check` ask one of them, and chat
-is asked one question. Left out is what waits for others: `data get`, `synth`, and `plan` for TPUs (libtpu).
+Servers are told to end once they say that they serve; `eval --endpoint`, `synth` and `retriever check` ask one of them,
+and chat is asked one question. Left out is what waits for others: `data get`, `eval --suite`, and `plan` for TPUs
+(libtpu).
 A command runs in a process of its own, stdout and stderr together: on a pseudo-terminal, or in a pipe. A word is output
 that can be seen; a silence lies between two of them, from Enter to the end. In a pipe the first one
 comes after terminal.FIRST_S; what is done by then says its result alone. Figures: benchmarks/results/silence.json.
@@ -70,6 +71,7 @@ def transcripts(folder: Path, quickstart: bool, keep: Path | None):
             asked = [str(word).format(kind=kind) for word in words]
             served = {
                 "eval --endpoint": ("serve", f"{folder}/run_{kind}"),
+                "synth": ("serve", f"{folder}/run_{kind}"),
                 "retriever check": ("serve-retriever", "--corpus", f"{folder}/index_{kind}"),
             }
             with serving(*served[name], "--port", str(port)) if name in served else contextlib.nullcontext():
@@ -130,11 +132,20 @@ def commands(folder: Path, quickstart: bool, port: int) -> dict[str, list[Any]]:
         "probe": ["probe", small, "--queries", "4", "--samples", "4"],
         "report": ["report", run],
         "bug-report": ["bug-report", run],
+        "report, a small pool": ["report", small],
         "compare": ["compare", run, other],
+        "compare CONFIG": [
+            *("compare", "configs/two_layer.py", "--rules", "grpo,recycle", "--seeds", "1", "--budget", "rollouts=64"),
+            *("--folder", f"{folder}/compared_{{kind}}", f"data.world_path={folder}/{{kind}}"),
+        ],
         "oracle": ["oracle", "--queries", "2000", "--rollouts", "20000", "--seeds", "2"],
         "doctor": ["doctor"],
         "world": ["world", world, "documents=20000", "train=2000"],
         "data check": ["data", "check", f"{world}/train.jsonl"],
+        "synth": [
+            *("synth", f"{world}/documents.jsonl", f"{folder}/synth_{{kind}}", "--questions", "2"),
+            *("--teacher", f"http://127.0.0.1:{port}/v1", "--model", "run_{kind}", "--max-calls", "8"),
+        ],
         "index": ["index", f"{world}/documents.jsonl", f"{folder}/index_{{kind}}"],
         "index --add": ["index", "--add", f"{folder}/more.jsonl", f"{folder}/index_{{kind}}"],
         "serve-retriever": ["serve-retriever", "--corpus", f"{folder}/index_{{kind}}", "--port", "0"],

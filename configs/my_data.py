@@ -10,12 +10,13 @@ Files are JSON lines (also .gz) or Parquet:
     corpus       {"id": "a", "title": "...", "text": "..."}
 
 `supporting_titles` (or `supporting`, ids of passages) name the passages that hold the answer. The cold start makes 150
-traces from them: an expert searches for each title and then answers. Without gold passages set sft.steps=0 and take a
-model that can already search in this dialect. `qr-jax data convert` makes such files. Index a corpus of more than about
-100,000 passages once: `qr-jax index corpus.jsonl corpus.index`, then data.corpus=corpus.index.
+traces from them: an expert searches for each title and then answers. Without gold passages set data.traces=retrieved,
+or sft.steps=0 with a model that can already search in this dialect. `qr-jax data convert` makes such files. Index a
+corpus of more than about 100,000 passages once: `qr-jax index corpus.jsonl corpus.index`, then
+data.corpus=corpus.index.
 
-The rule, foresee_learnable, learns of a question from others of the same "type" and "hops", where rows have these;
-without them it was not measured (rule=retire reads none).
+The rule, retire, needs no labels. Where rows have "dataset", "kind", "type" or "hops", rule=foresee_learnable learns of
+a question from others that have the same (docs/rules.md).
 
 SmolLM2-135M-Instruct (`make smollm2`) takes some minutes a step on 2 cores. `configs/my_data.py:trial`, one short step,
 shows that all parts fit together, but rarely makes an update: that needs a group with right and wrong answers. To learn
@@ -33,7 +34,7 @@ config = Config(
     env=use("search_r1", max_turns=4),
     retriever=use("bm25"),
     reward=use("f1"),
-    pool=Pool(queries=8, samples=4, rule=use("foresee_learnable")),
+    pool=Pool(queries=8, samples=4, rule=use("retire")),
     rollout=Rollout(
         slots=16, context_tokens=1024, turn_tokens=64, search_k=2, observation_tokens=320, buckets=(128, 512), chunk=16
     ),

@@ -1,12 +1,11 @@
 """A small model learns to use two tools: it searches for two numbers, computes with them, and answers.
 
-    qr-jax train configs/two_tools.py                # 4 to 8 minutes on 2 cores
-    qr-jax train configs/two_tools.py train.steps=60 # seed 0: greedy exact match .437 -> .750 of 300 held-out questions
+    qr-jax train configs/two_tools.py    # 4 to 8 minutes on 2 cores
 
 70 % of the questions ask for a sum or a difference of two numbers; the others are chains of one or two hops. Each
 subject has two numbers. The traces show one of each relation's four phrasings and one of each operation's two
-wordings; the model must learn what the others mean in GRPO. All else is as in the quickstart. `python -m
-benchmarks.two_tools` makes the table over seeds.
+wordings; the model must learn what the others mean in GRPO. The rule is foresee, in groups of two, with which the
+figures in docs/tools.md were made (`python -m benchmarks.two_tools`); all else is as in the quickstart.
 """
 
 from dataclasses import replace
@@ -34,6 +33,9 @@ WORD_LEVEL = {  # the world's words are separated by blanks
 config = replace(
     quickstart,
     data=replace(quickstart.data, world=WORLD),
+    pool=replace(quickstart.pool, queries=128, samples=2, rule=use("foresee")),
+    learner=replace(quickstart.learner, lr=1e-3),
+    train=replace(quickstart.train, steps=100),
     env=use("several_tools", max_turns=4, max_calls=1, **WORD_LEVEL),
     tools=(use("search"), use("calculator")),
 )

@@ -30,6 +30,7 @@ from qr_jax.rollout.engine import Engine
 from qr_jax.rollout.lanes import Lanes
 
 UNREADABLE = 0.05  # largest share of the questions' words that may be missing from the model's vocabulary
+LABELS = ("dataset", "kind", "type", "hops")  # of a question's row, by which rules tell kinds of queries
 OTHER_WORLDS = 1_000_000  # trace worlds' seeds start above any a user would give
 
 
@@ -92,7 +93,20 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
         what = f"{count:,} of the {len(held_out):,} held-out questions are trained on too"
         todo = "`qr-jax data check TRAIN --against EVAL` lists them"
         lines.append(f"{what}, so a score over them says little: {todo}")
+    rule = config.pool.rule.name
+    if len(queries) > 1 and plugins.constants("rule", rule).get("READS_KINDS") and not kinds(queries).any():
+        lines.append(
+            f"the questions are all alike in {', '.join(LABELS)}, and {rule} learns of a question from others of its "
+            "kind: without these labels it was no better than plain GRPO; rule=retire needs none"
+        )
     return lines
+
+
+def kinds(queries: Sequence[Query]) -> np.ndarray:
+    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance, [P]."""
+    seen: dict[tuple, int] = {}
+    names = [tuple(str(query.meta.get(name)) for name in LABELS) for query in queries]
+    return np.array([seen.setdefault(name, len(seen)) for name in names])
 
 
 def probed(config: Config) -> list[Query]:
@@ -196,13 +210,16 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
         played = _makers().supporting_traces(
-            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config)
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config), asked=marked(config)
         )
         pairs = [(trace, search) for trace in played]
     elif name == "retrieved":
         queries = questions(config, "train")
         write, k = _expert(config)["write"], config.rollout.search_k
-        pairs = [(trace, search) for trace in _makers().retrieved_traces(queries, search, write=write, k=k)]
+        pairs = [
+            (trace, search)
+            for trace in _makers().retrieved_traces(queries, search, write=write, k=k, asked=marked(config))
+        ]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
     if not pairs:
@@ -232,6 +249,11 @@ def _expert(config: Config) -> dict[str, Any]:
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
+def marked(config: Config) -> Callable[[str, Query], str]:
+    """Return a function that marks a search with its question where data.corpus=own, as the environment's are."""
+    return plugins.around("sets.own_paragraphs").asked if config.data.corpus == OWN else lambda text, query: text
+
+
 def check_traces(config: Config, queries: Sequence[Query], search: SearchFunction | None = None) -> None:
     """Raise ValueError if the cold start would find no trace that it can use; without `search` read no passages."""
     if not config.sft.steps or config.train.init:
@@ -241,9 +263,9 @@ def check_traces(config: Config, queries: Sequence[Query], search: SearchFunctio
         _makers().check_fit(queries, passages_read=False)
         if search:
             titled, absent = _titled(config, queries)
-            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config))
+            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config), asked=marked(config))
     elif config.data.traces == "retrieved" and search:
-        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k)
+        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k, asked=marked(config))
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)

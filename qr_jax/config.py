@@ -150,13 +150,17 @@ class Rollout:
     # what the chat template is told as enable_thinking (at false Qwen3's opens each turn with an empty thought); None:
     # nothing is passed, which Qwen3 takes for true
     thinking: bool | None = None
-    temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # of sampling
-    # the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
+    temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # sampling temperature
+    # nucleus sampling: 1 alone, as the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
-    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0  # as top_p
+    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = (
+        0  # sampling from the likeliest tokens: 0 (off) alone, as top_p
+    )
     search_k: Count = 3  # passages per query
-    observation_tokens: Count = 500  # of one env turn
-    passage_chars: Count = 20_000  # of a passage, title included; the rest is cut before anything is tokenised
+    observation_tokens: Count = 500  # most tokens of what the environment says in a turn
+    passage_chars: Count = (
+        20_000  # most characters of a passage, title included; the rest is cut before anything is tokenised
+    )
     tile: Count = 32  # tokens of one tile: prompts and observations enter the cache in tiles
     buckets: Growing = (64, 256)  # compiled sizes, in tokens (whole tiles), of a call that appends to the cache
     chunk: Count = 8  # tokens that each slot decodes per device dispatch
@@ -166,8 +170,8 @@ class Rollout:
     # episodes go on after their searches in one fixed order (repeatable), or as results arrive
     schedule: Literal["ordered", "arrival"] = "ordered"
     search_ticks: Count = 1  # further chunks that other episodes decode before an ordered search is waited for
-    search_calls: Count = 4  # of the search function at the same time
-    search_deadline_s: Positive = 30.0  # of one batch of searches, retries included
+    search_calls: Count = 4  # calls of the search function at the same time
+    search_deadline_s: Positive = 30.0  # seconds for one batch of searches, retries included
     search_retries: Natural = 3  # further tries of a search that failed
     outage_s: Positive = 3600.0  # how long a step is retried if most of its searches or grades fail; then exit code 5
     overlong: Literal["keep", "mask"] = "keep"  # mask: cut episodes (length, context) count in the group, not the loss
@@ -178,7 +182,7 @@ class Learner:
     """Learning from a step's groups: advantages, the loss, and the update by AdamW."""
 
     advantage: Use = Use("grpo")  # computes how much better an episode is than its group
-    loss: Use = Use("clip")  # of a token
+    loss: Use = Use("clip")  # computes the loss of each token
     # a token's weight: 1 / the number of all tokens, of its episode's, of its group's (the paper), or horizon_tokens
     reduce: Literal["token_mean", "sequence_mean", "group_mean", "fixed_length"] = "token_mean"
     over: Literal["accepted", "drawn"] = "accepted"  # whose tokens the denominator counts
@@ -186,8 +190,8 @@ class Learner:
     keep_zero_variance: bool = False  # zero-variance groups reach the learner too (plain GRPO with a KL term)
     fill: bool = False  # random signal groups are repeated until the batch has pool.queries groups (DUPO)
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
-    kl_weight: NotNegative = 0.0  # of that divergence in the loss; 0: no reference model is kept
-    entropy_weight: NotNegative = 0.0  # of the entropy that the loss rewards
+    kl_weight: NotNegative = 0.0  # weight of that divergence in the loss; 0: no reference model is kept
+    entropy_weight: NotNegative = 0.0  # weight of the entropy that the loss rewards
     importance: Literal["off", "truncate", "icepop"] = "off"  # weights against the sampler gap (learner/importance.py)
     importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio of a token, or of its episode (last two)
     importance_low: NotNegative = 0.5  # icepop: a smaller ratio gets weight 0; truncate has no lower bound
@@ -195,15 +199,15 @@ class Learner:
     updates: Count = 1  # updates per batch, each on its own micro-batches; old log-probabilities are those before all
     gap_alarm: Positive = 0.1  # a step warns if sampler and learner differ by more, in mean nats per token
     rows: Count = 8  # packed rows of one micro-batch (all devices together)
-    row_tokens: Count = 1024  # of one packed row; an episode must fit one
+    row_tokens: Count = 1024  # length of a packed row in tokens; an episode must fit one
     share_prefixes: bool = False  # compute the common prefix of a group's samples only once (not with attention=splash)
     lr: Positive = 1e-6  # the learning rate
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
-    warmup_updates: Natural = 0  # over which the rate rises from 0
+    warmup_updates: Natural = 0  # updates over which the rate rises from 0
     full_groups: Natural = 0  # an update of fewer signal groups is scaled by groups / full_groups, after Adam; 0: off
-    weight_decay: NotNegative = 0.0  # AdamW's
-    betas: Betas = (0.9, 0.95)  # Adam's
-    eps: Positive = 1e-8  # Adam's
+    weight_decay: NotNegative = 0.0  # AdamW's weight decay
+    betas: Betas = (0.9, 0.95)  # decay rates of Adam's two moments
+    eps: Positive = 1e-8  # Adam's epsilon
     clip_norm: Positive = 1.0  # the largest norm of a gradient; a larger one is scaled to it
     max_nonfinite: Count = 5  # skipped updates in a row before the run goes back to its last checkpoint
 
@@ -219,16 +223,16 @@ class Sft:
     whole: bool = False  # with model.lora too it trains the whole model, which is then the base of the adapters
     lr: Positive = 1e-5  # the cold start's learning rate
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # to 0 at its end
-    warmup_steps: Natural = 0  # over which the rate rises from 0
+    warmup_steps: Natural = 0  # steps over which the rate rises from 0
     clip_norm: Positive = 1.0  # the largest norm of a gradient
-    weight_decay: NotNegative = 0.0  # AdamW's
+    weight_decay: NotNegative = 0.0  # AdamW's weight decay
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluation of the policy on held-out questions, greedily and by samples."""
 
-    # steps; 0: only before and after training
+    # steps between evaluations; 0: only before and after training
     every: Annotated[int, at_least(0, " (0 evaluates before and after training alone)")] = 0
     # evaluate after each step that reaches a multiple of so many rollouts; 0: as `every` says
     every_rollouts: Natural = 0
@@ -238,7 +242,7 @@ class Evaluation:
     # the questions, or half a or b of them by the hash of their ids: tune on a (probes always ask a), report on b
     half: Literal["both", "a", "b"] = "both"
     samples: Natural = 0  # sampled answers per question for Pass@1; 0: greedy only
-    temperature: Positive = 1.0  # of the sampled answers
+    temperature: Positive = 1.0  # sampling temperature of these answers
     # of the sampled answers: nucleus sampling's share of probability; 1: off
     top_p: Annotated[float, Bound("a share, more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
     top_k: Annotated[int, at_least(0, " (0 is off)")] = 0  # of the sampled answers: the likeliest tokens alone; 0: off
@@ -252,7 +256,7 @@ class Guards:
     # stop: save and end with exit code 4; rollback: to the best probe's checkpoint, then half the learning rate
     act: Literal["warn", "stop", "rollback"] = "warn"
     probe_every: Natural = 0  # steps between probes (greedy accuracy on half `a` of the held-out questions); 0: none
-    probe_questions: Count = 100  # of one probe
+    probe_questions: Count = 100  # questions of a probe
     fall: Positive = 0.08  # alarm if two probes in a row are this far below the best
     grad_norm: Positive = 4.0  # alarm above so many times its past median
     entropy: Positive = 2.0  # alarm above so many times its past median
@@ -283,12 +287,12 @@ class Train:
     max_rollouts: Count | None = None  # a budget of episodes
     max_tokens: Count | None = None  # a budget of sampled tokens
     max_searches: Count | None = None  # a budget of searches
-    # steps
+    # steps between checkpoints
     checkpoint_every: Annotated[
         int, at_least(1, " (a number above train.steps saves at the beginning and the end alone)")
     ] = 10
-    keep_checkpoints: Count = 2  # the newest so many
-    keep_every: Natural = 0  # also keep those of every so many steps, for `qr-jax probe`; 0: none
+    keep_checkpoints: Count = 2  # how many of the newest checkpoints are kept
+    keep_every: Natural = 0  # also keep each so-many-th step's checkpoint, for `qr-jax probe`; 0: none
     # gs://BUCKET/PATH, or a folder that all hosts see: gets the checkpoints and a copy of the rest of the run's
     # folder; None: checkpoints are in the run's folder, which all hosts must then see
     bucket: str | None = None

@@ -317,6 +317,6 @@ def format_episode(episode: Episode) -> str:
     return "\n".join(lines)
 
 
-def _short(text: str, most: int = 100) -> str:
+def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -78,7 +78,7 @@ def train(settings: Config, folder: str | Path, *, say: Callable[[str], None] = 
         say(f"ended by an outage: {error}. Saved after its last whole step; {todo}")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except FailsAgain as error:
-        say(f"ended: {error}. Saved after its last whole step; when that is mended, the same command goes on")
+        say(f"ended: {error}. Saved after its last whole step; fix it, then the same command resumes the run")
         raise SystemExit(errors.SERVICE_DOWN) from None
     except GuardStop as alarm:
         say(f"stopped by a guard: {alarm}. The same command continues it; or lower learner.lr in another run")
@@ -149,7 +149,10 @@ def _loop(
 def _step_or_wait(
     runtime: Runtime, state: learner.State, run_state: RunState, step: int
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
-    """Take a step, and repeat it after an outage; if the outage ends the run, save the previous step."""
+    """Take a step, and repeat it after an outage; if an outage or an error ends the run, save the previous step.
+
+    After an error one process alone saves: others may be in the middle of the step.
+    """
     retry: services.RetryState | None = None
     try:
         while True:
@@ -161,9 +164,11 @@ def _step_or_wait(
         runtime.save(step, state, run_state)
         raise
     except Exception as error:
-        if plugins.was_raised_by_one(error) and hosts.count() == 1 and _is_there(state):
-            runtime.save(step, state, run_state)
-            runtime.run.say(f"saved after step {step}; when what failed is mended, the same command goes on")
+        if hosts.count() == 1 and _is_there(state):
+            with contextlib.suppress(OSError):  # of a full disk, which may be the error itself
+                runtime.save(step, state, run_state)
+                what = "the plug-in" if plugins.was_raised_by_one(error) else "the error"
+                runtime.run.say(f"saved after step {step}; fix {what}, then the same command resumes the run")
         raise
 
 

@@ -140,3 +140,22 @@ def test_no_step_costs_more_than_its_budget(name, seed, kind):
 def test_settings_that_make_no_sense_are_refused(rounds, wrong, said):
     with pytest.raises(ValueError, match=said):
         rounds(POOL, [], queries=2, samples=4, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "samples", "grows"),
+    [
+        (use("speed"), 4, 24), (use("speed"), 8, 28), (use("pilot_commit"), 16, 64), (use("pilot_commit"), 32, 80),
+        (use("reinforce_ada"), 8, 32), (use("reinforce_ada"), 16, 64), (use("ar3po"), 16, 32),
+        (use("ar3po", stages=3), 16, 48),
+    ],
+)  # fmt: skip
+def test_groups_that_would_outgrow_their_room_are_refused_before_any_episode(rounds, samples, grows):
+    """The first call comes before a run's model is loaded; the growth itself would end the run in its first step."""
+    ask = plugins.bind("rounds", rounds, provided={"queries": 4, "samples": samples, "oversample": 1})
+    most = plugins.constants("rounds", rounds.name)["MAX_GROUP_SIZE"]
+    if grows <= most:
+        assert ask(POOL, ()) == Ask(draw=4)
+        return
+    with pytest.raises(ValueError, match=rf"{rounds.name} lets a group grow to {grows} episodes: .*room for {most}\b"):
+        ask(POOL, ())

@@ -451,6 +451,10 @@ def test_a_prompt_that_does_not_fit_is_not_the_warm_up_s_to_refuse():
     made.warm_up(random_params(), prompt_tokens=made.prompt_tokens([query], words_env))
     with pytest.raises(ValueError, match="the prompt of query 'long' has .* tokens; wanted .* less than"):
         roll(made, random_params(), [query], 1)
+    fits = Query("short", "who", ("x",))
+    made.check_prompts([fits] * 2, words_env)
+    with pytest.raises(ValueError, match="the prompt of query 'long' has .* tokens; wanted .* less than"):
+        made.check_prompts([fits, query], words_env)
 
 
 def test_warming_up_can_be_stopped_between_programs():

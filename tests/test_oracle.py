@@ -232,7 +232,11 @@ def run_folder(tmp_path_factory):
             writer.write(step, row | {"pool/size": 300, "budget/rollouts": spent})
             first, at = at, at + row["pool/drawn"]
             pairs = zip(run.draws.query_D[first:at].tolist(), run.draws.right_D[first:at].tolist(), strict=True)
-            draws = [{"step": step, "index": query, "successes": right, "valid": 4} for query, right in pairs]
+            draws = [
+                {"step": step, "index": query, "successes": right, "valid": 4,
+                 "verdict": "signal" if 0 < right < 4 else "easy" if right else "hard"}
+                for query, right in pairs
+            ]  # fmt: skip
             with (folder / "ledger.jsonl").open("a") as ledger:
                 ledger.writelines(json.dumps(draw) + "\n" for draw in draws)
     return folder, run
@@ -272,6 +276,21 @@ def test_somebody_else_s_run_is_played_for_a_while_and_one_s_own_to_its_end(run_
     found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5)
     assert found["reason"].startswith("no null control: its sampler was played to 0 of 3,200 rollouts in 0 s; --trust")
     assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, own=True)["seeds"] == 2
+
+
+def test_a_run_whose_rewards_are_not_its_outcomes_has_no_null_control(run_folder, tmp_path):
+    """By F1 a group of wrong answers bears signal, and the control, which plays right and wrong, would call it dead."""
+    folder = shutil.copytree(run_folder[0], tmp_path / "run")
+    lines = (folder / "ledger.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    hard = [at for at, row in enumerate(rows) if row["verdict"] == "hard"]
+    for few, has in ((hard[: len(rows) // 100], False), (hard[: len(rows) // 50], True)):
+        told = [row | {"verdict": "signal"} if at in few else row for at, row in enumerate(rows)]
+        (folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+        found = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=2, own=True)
+        assert ("reason" in found) is has
+    wanted = rf"no null control: {len(hard[: len(rows) // 50])} of {len(rows)} groups bear signal by their rewards"
+    assert found["reason"].startswith(wanted)
 
 
 def test_what_no_pass_rates_can_be_read_from_is_refused(run_folder, tmp_path):

@@ -56,7 +56,8 @@ def looping(tmp_path, monkeypatch, *, down, answers, **rollout):
 def searching(tmp_path, search):
     """The parts of a run that are asked whether its retriever answers."""
     run = SimpleNamespace(say=lambda line: None, stop_now=lambda: False, stops=lambda: False)
-    return SimpleNamespace(settings=tiny(tmp_path), run=run, world=SimpleNamespace(search=search))
+    data = SimpleNamespace(queries=[QUERY])
+    return SimpleNamespace(settings=tiny(tmp_path), run=run, data=data, world=SimpleNamespace(search=search))
 
 
 def group(unanswered, *, invalid=0, reason=None):
@@ -403,7 +404,7 @@ def test_a_server_with_passages_that_cannot_be_read_ends_the_run_with_the_reason
     assert (
         said[-1].startswith("ended: ") and "This is no outage" in said[-1] and "failed again, asked alone" in said[-1]
     )
-    assert "its fields: id, contents" in said[-1] and "the same command goes on" in said[-1]
+    assert "its fields: id, contents" in said[-1] and "the same command resumes the run" in said[-1]
     assert not any("made again" in line or "asking again" in line for line in said)
     assert last_checkpoint(tmp_path / "run")[1] == 0
 

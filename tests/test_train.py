@@ -540,6 +540,20 @@ def test_a_changed_question_file_is_refused_and_nothing_is_moved(from_files):
     assert (folder / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_a_question_too_long_for_the_context_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    """It ended the run in the step that drew it; and neither a longer context nor other questions may go on with it."""
+    formats.export(generate.build(generate.WorldSettings(documents=200, train=8, dev=4, test=0, traces=8)), tmp_path)
+    settings = tiny(tmp_path)
+    names = {"train": "train", "eval": "dev", "corpus": "documents", "traces": "traces"}
+    data = replace(settings.data, **{name: str(tmp_path / f"{file}.jsonl") for name, file in names.items()})
+    *rows, last = map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())
+    last["question"] = " ".join([last["question"]] * 100)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows, last)))
+    monkeypatch.setattr(begin, "begin", lambda runtime: pytest.fail("the run began"))
+    with pytest.raises(ValueError, match=f"the prompt of query '{last['id']}' has .* less than rollout.context_tokens"):
+        train(replace(settings, data=data), tmp_path / "run", say=silent)
+
+
 @pytest.mark.thorough
 def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
     """Seven steps were lost, and nothing said how to go on."""
@@ -556,10 +570,31 @@ def test_a_plug_in_that_raises_costs_no_step_before(tmp_path, monkeypatch):
     monkeypatch.setattr(odd_tokens, "odd_tokens", breaks)
     with pytest.raises(KeyError, match="answr"):
         train(settings, tmp_path / "run", say=said.append)
-    assert "saved after step 2; when what failed is mended, the same command goes on" in said
+    assert "saved after step 2; fix the plug-in, then the same command resumes the run" in said
     train(settings, tmp_path / "run", say=said.append)
     assert [row["step"] for row in metrics_writer.read(tmp_path / "run") if "pool/drawn" in row] == [1, 2, 3]
     assert not list((tmp_path / "run" / "logs").glob("*/discarded")) and len(calls) > 13
+
+
+@pytest.mark.thorough
+def test_an_error_within_a_step_costs_no_step_before(tmp_path, monkeypatch):
+    settings = with_loss(tmp_path, "clip")
+    settings = replace(settings, train=replace(settings.train, steps=2, checkpoint_every=50))
+    take_step, said = driver.take_step, []
+
+    def fails(runtime, state, run_state, step):
+        if step == 1 and said.count("once") == 0:
+            said.append("once")
+            raise RuntimeError("no memory")
+        return take_step(runtime, state, run_state, step)
+
+    monkeypatch.setattr(driver, "take_step", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(settings, tmp_path / "run", say=said.append)
+    assert "saved after step 1; fix the error, then the same command resumes the run" in said
+    train(settings, tmp_path / "run", say=said.append)
+    assert [row["step"] for row in metrics_writer.read(tmp_path / "run") if "pool/drawn" in row] == [1, 2]
+    assert not list((tmp_path / "run" / "logs").glob("*/discarded"))
 
 
 def with_loss(folder, name, **learner):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from qr_jax import config, errors
+from qr_jax import assemble, config, errors
 from qr_jax.learner.reduce import token_weights
 from qr_jax.parallel import alike, hosts, mesh
 from qr_jax.pool import pool
@@ -25,7 +25,7 @@ from qr_jax.rollout.engine import Statistics
 from qr_jax.run import bucket, runs
 from qr_jax.run.checkpoint import Checkpoints, discard_after, next_attempt
 from qr_jax.step import grading, rollout_and_grade, services
-from qr_jax.step.runtime import Data, Devices, Drawing, Grading, RunState, Runtime, World, families
+from qr_jax.step.runtime import Data, Devices, Drawing, Grading, RunState, Runtime, World
 from qr_jax.train import take_step
 
 
@@ -199,7 +199,7 @@ def parts_of(*hops: int) -> Runtime:
         "settings": settings,
         "agent": SimpleNamespace(engine=Engine()),
         "run": SimpleNamespace(stop_now=lambda: False),
-        "data": Data(queries, families(queries), (), ()),
+        "data": Data(queries, assemble.kinds(queries), (), ()),
         "devices": Devices(None, "one"),
         "world": World(None, None, None),
         "drawing": Drawing(rule, rounds, "chance", max_rounds=None, max_groups=2, max_samples=2),

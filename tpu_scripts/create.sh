@@ -6,8 +6,8 @@ usage() {
   cat <<'TEXT'
 usage: tpu_scripts/create.sh NAME [--dry-run]
 
-Asks for a TPU (queued resource NAME with one node NAME) of the settings' kind, and comes back at once: it may stand
-in the queue for long. Its start-up script looks in the bucket for what launch.sh put there, and starts it or goes on
+Asks for a TPU (queued resource NAME with one node NAME) of the settings' kind, and returns at once: the request may
+wait long in the queue. Its start-up script looks in the bucket for what launch.sh put there, and starts it or goes on
 with it. watch.sh says when it is there, and makes it anew when it was preempted.
 TEXT
 }

@@ -13,8 +13,8 @@ Puts the committed tree (git archive) and the command in the bucket. Where NAME 
 
 FOLDER is the host's own. Checkpoints go into the bucket, the other files are copied there before each one counts and
 after a step about every minute, and a new TPU of as many chips begins with what is there. Where NAME is not there yet,
-its start-up script does all this. While the run goes on, a second launch is refused; other settings are another run,
-which wants another folder in BUCKET, or another NAME.
+its start-up script does all this. While the run goes on, a second launch is refused; other settings need
+another folder in BUCKET, or another NAME.
 
 For another number of chips, launch the same CONFIG and settings once more with a mesh of that many, as in
 mesh.fsdp=32 learner.rows=32: checkpoints are restored onto it. mesh.data x mesh.fsdp must divide learner.rows, which

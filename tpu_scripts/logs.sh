@@ -6,7 +6,7 @@ usage() {
   cat <<'TEXT'
 usage: tpu_scripts/logs.sh NAME [--worker N|all] [--lines N] [--no-follow] [--dry-run]
 
-Shows the log of the run, and what comes; every line begins with its host's name. Of a TPU that is gone, fetch.sh
+Follows the run's log; every line begins with its host's name. Of a TPU that is gone, fetch.sh
 brings the logs out of the bucket.
 
   --worker N|all   by default 0

@@ -9,7 +9,7 @@ from qr_jax import plugins
 from qr_jax.config import Config
 from qr_jax.records import Query
 from qr_jax.run import plugin_record
-from qr_jax.settings.settings import Use, plain
+from qr_jax.settings.settings import Use, plain, unlike, without
 
 SUBJECT = ("model",)  # the parts that name what was measured: they may differ between compared scores
 PLACES = ("index", "cache", "corpus")  # a retriever's settings that name files; the contents have a hash of their own
@@ -65,17 +65,10 @@ def _plugin(kind: str, chosen: Use) -> dict[str, Any]:
 
     qr_jax's own plug-ins change with its version alone, a user's at any time.
     """
-    about = {"name": chosen.name, "settings": _without_places(plain(chosen.settings))}
+    about = {"name": chosen.name, "settings": without(plain(chosen.settings), PLACES)}
     if code := plugin_record.code_sha256(kind, chosen.name):
-        about |= {"settings": _without_places(plugin_record.settings_of(kind, chosen)), "code_sha256": code}
+        about |= {"settings": without(plugin_record.settings_of(kind, chosen), PLACES), "code_sha256": code}
     return about
-
-
-def _without_places(value: Any) -> Any:
-    """Return a plug-in's settings without those that name files (PLACES), at any depth."""
-    if isinstance(value, Mapping):
-        return {name: _without_places(part) for name, part in value.items() if name not in PLACES}
-    return [_without_places(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def questions_sha256(queries: Sequence[Query]) -> str:
@@ -92,16 +85,8 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], *, skip: Se
 
     The parts named in `skip` may differ: by default what was measured. A part that only one has counts as different.
     """
-
-    def walk(a: Any, b: Any, name: str):
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            for key in [*a, *(key for key in b if key not in a)]:
-                if name or key not in skip:
-                    yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            yield f"{name}: {_short(a)} in the first, {_short(b)} in the second"
-
-    return list(walk(plain(first), plain(second), ""))
+    one, other = ({name: part for name, part in plain(each).items() if name not in skip} for each in (first, second))
+    return [f"{name}: {_short(a)} in the first, {_short(b)} in the second" for name, a, b in unlike(one, other)]
 
 
 def _short(value: Any) -> str:

@@ -24,6 +24,7 @@ from qr_jax.lab.judge import Judge, of_rows, verdicts_of
 from qr_jax.logging import terminal
 from qr_jax.records import Episode, Query, SearchFunction, Turn
 from qr_jax.run import run_files, run_lock
+from qr_jax.run.json_files import write_json
 from qr_jax.settings import json_text
 
 TOLD = ("answered", "no_action", "turns")  # endings that the environment itself declares, and so can be timed by it
@@ -105,13 +106,7 @@ def _go_on(folder: Path, about: Mapping[str, Any]) -> None:
     if (folder / suite.FILE).exists():
         raise UserError(f"{folder} holds answers without a manifest; name another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(file, about)
-
-
-def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    aside = file.with_suffix(".new")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    write_json(file, about)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -216,12 +211,12 @@ def _write_score(
 ) -> dict[str, Any]:
     """Score and write, judged as `how` says; first without the judge, so that its failure costs nothing."""
     figures = suite.score(name, asked, rows, missing) | {"manifest": dict(about), "folder": str(folder)}
-    _write_json(folder / "score.json", figures)
+    write_json(folder / "score.json", figures)
     if judge is None:
         return figures
     endpoint = Judge(*judge, verdicts_of(folder), **how)
-    said, verdict = of_rows(endpoint, rows, suite.RULES["exact_match"])
+    said, verdict = of_rows(endpoint, rows)
     figures |= suite.score(name, asked, rows, missing, verdict)
     figures |= {"judge": said, "manifest": {**about, "judge": endpoint.describe() if verdict else None}}
-    _write_json(folder / "score.json", figures)
+    write_json(folder / "score.json", figures)
     return figures

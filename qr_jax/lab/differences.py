@@ -8,6 +8,7 @@ import numpy as np
 from qr_jax.evaluation.scores import half_width
 from qr_jax.pool.noise import uniforms
 
+POWER = 0.8  # the chance that a test finds a true difference
 ROUNDING = 1e-20  # a sum of squares of accuracies below which nothing varies
 
 
@@ -53,13 +54,11 @@ def difference(own_SN: np.ndarray, base_SN: np.ndarray, *, paired: bool) -> dict
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": bool(several)}
 
 
-def seeds_needed(
-    own_S: np.ndarray, base_S: np.ndarray, size: float, *, paired: bool, power: float = 0.8
-) -> dict[str, float] | None:
+def seeds_needed(own_S: np.ndarray, base_S: np.ndarray, size: float, *, paired: bool) -> dict[str, float] | None:
     """Return how many seeds a difference of `size` needs, by the spread of two rules' accuracies over S seeds each.
 
     `seeds` (of each rule) is the fewest at which Student's two-sided test at .05 finds a true difference of `size` with
-    this `power`; `at_least` and `at_most` are those of the ends of the standard deviation's 80 % interval (by chi2: a
+    power POWER; `at_least` and `at_most` are those of the ends of the standard deviation's 80 % interval (by chi2: a
     few seeds tell a spread badly). `sd` is of the differences by seed if `paired`, else of one rule's accuracy, pooled.
     `found` is the power of the seeds that are there. None where a rule has one seed, or nothing varies but by rounding.
     Noncentral t: Cohen 1988, chapter 2.
@@ -72,17 +71,17 @@ def seeds_needed(
     if min(map(len, several)) < 2 or squares < ROUNDING:
         return None
     low, sd, high = ((squares / over) ** 0.5 for over in (chdtri(freedom, 0.1), freedom, chdtri(freedom, 0.9)))
-    least, seeds, most = (_fewest(size / one, power, paired) for one in (low, sd, high))
+    least, seeds, most = (_fewest(size / one, paired) for one in (low, sd, high))
     found = _power(size / sd / sum(1 / len(values) for values in several) ** 0.5, freedom)
-    return {"size": size, "power": power, "sd": sd, "seeds": seeds, "at_least": least, "at_most": most, "found": found}
+    return {"size": size, "power": POWER, "sd": sd, "seeds": seeds, "at_least": least, "at_most": most, "found": found}
 
 
-def _fewest(effect: float, power: float, paired: bool) -> int:
-    """Return the fewest seeds of a rule with this power, by halving; `effect` in standard deviations."""
+def _fewest(effect: float, paired: bool) -> int:
+    """Return the fewest seeds of a rule with a power of POWER, by halving; `effect` in standard deviations."""
 
     def has_power(seeds: int) -> bool:
         means = 1 if paired else 2
-        return _power(effect * (seeds / means) ** 0.5, means * (seeds - 1)) >= power
+        return _power(effect * (seeds / means) ** 0.5, means * (seeds - 1)) >= POWER
 
     low, high = 1, 2
     while not has_power(high):

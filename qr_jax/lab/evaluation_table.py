@@ -27,8 +27,8 @@ def format_table(figures: Mapping[str, Any]) -> str:
     stops = ", ".join(f"{stop} {count}" for stop, count in figures["stops"].items())
     parallel = figures.get("parallel_turns_per_question")
     several = f" (turns of several {parallel:.2f})" if parallel else ""
-    means = f"searches a question {figures['searches_per_question']:.2f}{several}"
-    means += f", tokens {figures['tokens_per_question']:.1f}"
+    means = f"per question {figures['searches_per_question']:.2f} searches{several}"
+    means += f", {figures['tokens_per_question']:.1f} sampled tokens"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
     lines.append("+-, or in brackets its ends: the 95 % interval over questions")
     if any(evaluate.run_error(figures, name) for name in evaluate.SCORES):

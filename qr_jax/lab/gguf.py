@@ -13,7 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.models import families, layout, rope
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layout import Params
-from qr_jax.models.tokenizer import FastTokenizer
+from qr_jax.models.tokenizer import KIND, FastTokenizer
 from qr_jax.settings.settings import show
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def tokenizer(path: str | os.PathLike[str]) -> FastTokenizer:
             "the folder with the same model's tokenizer.json: model.tokenizer=FOLDER"
         )
     tokens = file.need("tokenizer.ggml.tokens", list)
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings: dict[str, Any] = dict(KIND)
     for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
         at = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
         if type(at) is int and 0 <= at < len(tokens):

@@ -16,7 +16,7 @@ from qr_jax.errors import UserError
 from qr_jax.models import gemma3, layout
 from qr_jax.models.families import FAMILIES, ModelConfig
 from qr_jax.models.layout import Params
-from qr_jax.models.tokenizer import RESERVED, FastTokenizer, Tokenizer, WordTokenizer
+from qr_jax.models.tokenizer import KIND, RESERVED, FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.run.json_files import write_json
 
 SHARD_BYTES = 1_000_000_000  # of a file, all of whose tensors are in memory together
@@ -157,6 +157,5 @@ def _save_words(folder: Path, tokenizer: WordTokenizer) -> None:
     theirs.add_special_tokens(["<pad>", "<eos>"])
     theirs.save(str(folder / "tokenizer.json"))
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(folder / "tokenizer_config.json", kind | names)
+    write_json(folder / "tokenizer_config.json", KIND | names)
     write_json(folder / "generation_config.json", {"eos_token_id": [1], "pad_token_id": 0})

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qr_jax.answers import exact_match
 from qr_jax.dialect import THINK_TAG
 from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import sha256
@@ -505,13 +506,13 @@ def format_cost(found: Mapping[str, float], what: str = "judging this model") ->
     )
 
 
-def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) -> tuple[dict[str, Any], Callable | None]:
+def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Callable | None]:
     """Judge all answers in a suite's rows; return a report on the judge, and a function from an answer to its verdict.
 
     An answer that is called correct and tries to sway the judge (a second prompt) is wrong; an empty one is wrong
     without being asked about; None if tries disagree or may quote the answer, or a reply has no verdict. If there is no
     verdict at all, `refused` says why: the judge was fooled, or too often gave none or disagreed with itself. Its
-    agreement with `exact`, the exact match, is counted.
+    agreement with the exact match is counted.
     """
     given = [(row, said["answer"]) for row in rows for said in (row["greedy"], *row["samples"])]
     given = [(row, answer) for row, answer in given if answer and answer.strip()]
@@ -543,8 +544,8 @@ def of_rows(judge: Judge, rows: Sequence[Mapping[str, Any]], exact: Callable) ->
         how += f"gives no verdict that can be read on {judge.unread}, " if judge.unread else ""
         told = f"{how}and agrees on {len(verdicts)}; wanted a model that keeps to its verdict"
         return said | {"refused": told}, None
-    words = [(right(row["question"], row["golds"], answer), bool(exact(answer, row["golds"]))) for row, answer in given]
-    pairs = [(word, is_exact) for word, is_exact in words if word is not None]
+    words = [(right(row["question"], row["golds"], answer), exact_match(answer, row["golds"])) for row, answer in given]
+    pairs = [(word, is_exact == 1) for word, is_exact in words if word is not None]
     counts = {f"exact_{e}_judge_{j}": pairs.count((j, e)) for e in (True, False) for j in (True, False)}
     agreement = sum(j == e for j, e in pairs) / len(pairs) if pairs else 1.0
     said |= {"judged": len(pairs), "agreement_with_exact_match": agreement, **{k.lower(): v for k, v in counts.items()}}

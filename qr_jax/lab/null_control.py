@@ -32,6 +32,7 @@ COUNTS = ("accepted", *(f"accepted_{origin}" for origin in figures.ORIGINS))
 INSIDE = 0.9  # the share of a frozen policy's figures that the band holds, for any pass rates that are allowed
 MIXTURE = 97  # the first part of the keys of its random mixtures
 STRANGER_S = 20.0  # that somebody else's run is played
+OTHERWISE = 0.01  # largest share of draws whose rewards tell other than their outcomes, which are all that is played
 
 
 def null(
@@ -99,13 +100,18 @@ def null_of_run(
     """Return `null` of a run's folder (config.json, metrics.jsonl, ledger.jsonl), with the run's own `curves` as `run`.
 
     A run under way will do. `kinds` as for `null` (`runs.kinds` reads them). `last` is the last step that counts (None:
-    all). ValueError where `pass_rates.read_run` can say nothing, NotPlayable where the run's rule or rounds cannot be
-    simulated. Unless the run is this user's `own`, or allowed (trust.py), it is played for STRANGER_S alone, since what
-    it says of itself may ask for years, and not at all by plug-ins that ask for what may do harm.
+    all). ValueError where `pass_rates.read_run` can say nothing, or rewards that are no outcomes decide what bears
+    signal; NotPlayable where the run's rule or rounds cannot be simulated. Unless the run is this user's `own`, or
+    allowed (trust.py), it is played for STRANGER_S alone, since what it says of itself may ask for years, and not at
+    all by plug-ins that ask for what may do harm.
     """
     pool, size, rollouts, draws = pass_rates.read_run(folder, last)
     if listed := [] if own else [*trust.asks_of("rule", pool.rule), *trust.asks_of("rounds", pool.rounds)]:
         raise UserError(f"it is not a run of yours, and would be played by {' and '.join(listed)}; --trust allows that")
+    unlike, graded = pass_rates.told_otherwise(folder, last)
+    if unlike > OTHERWISE * graded:
+        what = f"{unlike:,} of {graded:,} groups bear signal by their rewards and not by their outcomes, or the reverse"
+        raise UserError(f"{what} (pool.channel={pool.channel}), and it plays outcomes of 0 and 1 alone")
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
     rows = pass_rates.rows_until(folder, last)

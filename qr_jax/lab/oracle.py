@@ -317,7 +317,10 @@ COLUMNS = {  # of `summary`: each one's head, and what it means
     "rescued_hard": ("rescued hard", "groups trained on whose query was all wrong the last time"),
     "rescued_easy": ("rescued easy", "the same of queries that were all right"),
     "revisited": ("revisited", "the same of queries that were trained on before"),
-    "ex_hard_moved_last": ("ex hard moved", "the part of `ex hard` that moved pass rates made, the rest being chance"),
+    "ex_hard_moved_last": (
+        "ex hard moved",
+        "the share of `ex hard` that changed pass rates made (below 0: they made signal rarer)",
+    ),
     "ex_easy_moved_last": ("ex easy moved", "the same of `ex easy`"),
 }
 

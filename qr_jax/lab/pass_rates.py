@@ -203,6 +203,18 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
     return [row for row in metrics_writer.read(folder) if last is None or int(row["step"] or 0) <= last]
 
 
+def told_otherwise(folder: str | Path, last: int | None = None) -> tuple[int, int]:
+    """Count the graded draws up to a step (None: all), first those whose verdict is not that of their outcomes.
+
+    There are some where rewards are not outcomes (F1, or a price on length) and decide what bears signal.
+    """
+    steps = {int(row["step"] or 0) for row in rows_until(folder, last)}
+    rows = json_files.rows(Path(folder) / "ledger.jsonl", "step", "successes", "valid")
+    found = [row for row in rows if row["step"] in steps and row.get("verdict") in ("signal", "easy", "hard")]
+    by_outcome = [0 < int(row["successes"]) < int(row["valid"]) for row in found]
+    return sum((row["verdict"] == "signal") != mixed for row, mixed in zip(found, by_outcome)), len(found)
+
+
 def _read_draws(path: Path, spent: Mapping[int, int]) -> Draws:
     """Return the draws of the ledger that belong to the steps in `spent` (step -> rollouts until then)."""
     names = ("step", "index", "successes", "valid")

@@ -90,9 +90,9 @@ def probe(
     ]  # the filing policy's is never the last checkpoint, which came after it
     late = sum(policies["filing"] > one.policies["filing"] for one, policies in zip(picked, used, strict=True))
     if 2 * late > len(picked):
-        told = f"for {late} of {len(picked)} queries the policy that filed them was not kept: there are checkpoints of"
-        told += f" steps {', '.join(map(str, steps))} alone, and one of them would stand for both policies"
-        raise UserError(f"{told}; train with train.keep_every=N, a few steps, which keeps every N-th step's")
+        told = f"no checkpoint lies between the two draws of {late} of {len(picked)} queries (there are those of steps"
+        told += f" {', '.join(map(str, steps))}), so one would stand for both policies"
+        raise UserError(f"{told}; train with train.keep_every=4, which keeps every fourth step's")
     asked: dict[int, set[int]] = {}  # checkpoint -> the queries that its policy is asked
     for one, policies in zip(picked, used, strict=True):
         for step in policies.values():

@@ -14,7 +14,7 @@ from qr_jax.errors import UserError
 from qr_jax.models import families, hub, layout, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layout import Params
-from qr_jax.models.tokenizer import FastTokenizer, Tokenizer, WordTokenizer
+from qr_jax.models.tokenizer import KIND, FastTokenizer, Tokenizer, WordTokenizer
 from qr_jax.run.json_files import read_json
 from qr_jax.settings import json_text
 from qr_jax.settings.settings import nearest, show
@@ -90,8 +90,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         return WordTokenizer(listed)
     loaded = hub.tokenizer(path)
     named = {f"{role}_token": getattr(loaded, f"{role}_token") for role in ("bos", "eos", "pad", "unk")}
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {name: str(token) for name, token in named.items() if token is not None}
+    settings = KIND | {name: str(token) for name, token in named.items() if token is not None}
     template = loaded.chat_template
     template = template.get("default") if isinstance(template, Mapping) else template
     if not isinstance(template, str | None):

@@ -17,6 +17,7 @@ from qr_jax.settings.settings import show
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
 BLANK = "▁"  # SentencePiece's
 RESERVED = ("<pad>", "<eos>", "<unk>")
+KIND = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}  # for transformers
 
 
 class FastTokenizer:

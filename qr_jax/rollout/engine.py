@@ -67,6 +67,17 @@ class Engine:
         """Return the length of the longest prompt of these queries, in tokens."""
         return max((len(self.chat.open(env(query, []))) for query in queries), default=1)
 
+    def check_prompts(self, queries: Sequence[Query], env: Callable) -> None:
+        """Raise ValueError for a query whose prompt leaves no room, before a rollout meets it.
+
+        No tokenizer makes more tokens than a text has bytes, so that only long prompts are tokenised.
+        """
+        around = self.prompt_tokens(queries[:1], env)  # the template's own tokens, at the most
+        for query in queries:
+            say = env(query, [])
+            if around + len(say.text.encode("utf-8", "replace")) >= self.settings.context_tokens:
+                _check_room(query, self.chat.open(say), self.settings)
+
     def warm_up(
         self, params, *, prompt_tokens: int = 1, positions: int = 0, stop_now: Callable[[], bool] = lambda: False
     ) -> float:
@@ -143,6 +154,14 @@ class Engine:
         self.statistics = rollout.statistics
         self.statistics.total_s = time.monotonic() - start
         return [[rollout.done[q, first_sample + g] for g in range(count)] for q, count in enumerate(counts)]
+
+
+def _check_room(query: Query, ids: Sequence[int], settings: config.Rollout) -> None:
+    if not 0 < len(ids) < settings.context_tokens:
+        raise UserError(
+            f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
+            f"rollout.context_tokens={settings.context_tokens}: raise it or shorten the prompt"
+        )
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> bytes:
@@ -289,11 +308,7 @@ class RolloutState:
                 raise UserError(f"query {query.id!r}: {READS_A_TAG}")
             self.queries[query_at] = query
         ids = self.engine.chat.open(say)
-        if not 0 < len(ids) < self.settings.context_tokens:
-            raise UserError(
-                f"the prompt of query {query.id!r} has {len(ids)} tokens; wanted 1 or more and less than "
-                f"rollout.context_tokens={self.settings.context_tokens}: raise it or shorten the prompt"
-            )
+        _check_room(query, ids, self.settings)
         return ids, self._watched(say)
 
     def _watched(self, say: Say) -> Say:

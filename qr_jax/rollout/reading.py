@@ -5,7 +5,6 @@ characters, fold letters or replace texts, and a tag may appear only then. So th
 """
 
 import functools
-import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,9 +21,9 @@ AGAIN = 3  # times a text is read and made inert before it is given up
 
 def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
     """Return the tags beside dialect.NAMES that the environment's file declares (TAGS)."""
-    while isinstance(env, functools.partial):
-        env = env.func
-    return tuple(getattr(inspect.unwrap(env), "__globals__", {}).get("TAGS", ()))
+    while inside := env.func if isinstance(env, functools.partial) else getattr(env, "__wrapped__", None):
+        env = inside
+    return tuple(getattr(env, "__globals__", {}).get("TAGS", ()))
 
 
 def unthinking(env: Callable[..., Any]) -> Callable[[Query, Sequence[Turn]], Say | Search | Stop]:

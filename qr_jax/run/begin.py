@@ -123,7 +123,7 @@ def roll_back(
 
 def spent(run_state: RunState) -> dict[str, int]:
     """Return the episodes, tokens and searches so far, with those of a step played ahead that is given up."""
-    found = {name: getattr(run_state, name) for name in ("rollouts", "tokens", "searches")}
+    found = {name: getattr(run_state, name) for name in config.BUDGETS}
     if run_state.ahead:
         found["rollouts"] += sum(group.spent.episodes for group in run_state.ahead.groups)
         found["tokens"] += run_state.ahead.statistics.tokens

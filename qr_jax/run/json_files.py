@@ -1,8 +1,9 @@
 """Read and write JSON files: one object per file, or rows of a .jsonl, of bounded size."""
 
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,11 @@ def number(value: Any, name: str, *, above: float, most: float) -> float:
     return float(value)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a value as indented JSON in UTF-8."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a value as indented JSON in UTF-8, whole or not at all."""
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
 
 
 def rows(path: Path, *needed: str, nested: bool = False) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qr_jax.errors import UserError
+from qr_jax.logging.secrecy import redact
 from qr_jax.search.http_post import Endpoint, Failed, Patience, secret
 from qr_jax.search.loose_json import COMMENT, QUOTED, TEXT, as_json
 from qr_jax.settings import json_text
@@ -135,6 +136,14 @@ def message_text(content: Any) -> str:
     if not isinstance(content, str):
         raise TypeError(f"content of a {type(content).__name__}")
     return content
+
+
+def reply_text(answer: Any) -> str:
+    """Return the text of a chat completion; ValueError if it has none."""
+    try:
+        return message_text(answer["choices"][0]["message"]["content"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"no chat completion with a text, but {redact(str(answer))[:200]!r}") from error
 
 
 def objects(reply: str) -> tuple[list[list[tuple[str, Any]]], bool, str]:

@@ -1,23 +1,21 @@
 """Retrievers inside other retrievers, and the settings that decide what a retriever finds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
 from qr_jax.records import Passage, SearchFunction
-from qr_jax.settings.settings import Use
+from qr_jax.settings.settings import Use, plain, without
 
 # Settings that change how a retriever gets its passages, but not which passages.
 WITHOUT_EFFECT = ("index", "cache", "token_env", "key_env", "batch", "at_once", "timeout_s", "deadline_s", "retries")
 WITHOUT_EFFECT += ("pause_after", "pause_s", "response_bytes", "batch_tokens", "devices")
 
 
-def effective(settings: Any) -> Any:
+def effective(retriever: Use) -> dict[str, Any]:
     """Return a retriever's settings as JSON holds them, without those that do not decide its passages, at any depth."""
-    if isinstance(settings, Mapping):
-        return {name: effective(part) for name, part in settings.items() if name not in WITHOUT_EFFECT}
-    return [effective(part) for part in settings] if isinstance(settings, list) else settings
+    return without(plain(retriever.settings), WITHOUT_EFFECT)
 
 
 def check_parts(name: str, parts: Sequence[Use]) -> None:

@@ -71,10 +71,7 @@ def index(
     estimated = estimate(files, stopwords)
     disk = f"{gb(estimated.disk_bytes)} of disk while it is built, {gb(estimated.index_bytes)} when it is done"
     say(f"passages: about {estimated.passages:,}; {gb(estimated.memory_bytes)} of memory, {disk}")
-    if check:
-        refuse(estimated, available_memory(), free_disk(out), out)
-    rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
-    return _built(out, rows, files, settings, sources, estimated)
+    return _built(out, (), files, settings, sources, estimated, check=check)
 
 
 def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: None) -> dict[str, Any]:
@@ -104,10 +101,7 @@ def add(corpus: str, out: Path, *, check: bool = True, say: Any = lambda text: N
         different=counts["different_words"] + new.different_words,
     )  # fmt: skip
     say(f"passages: {len(stored):,}, and about {new.passages:,} more; {gb(estimated.memory_bytes)} of memory")
-    if check:
-        refuse(estimated, available_memory(), free_disk(out), out)
-    rows = (passage for _, passage in readers.stream(files, parsing.passage_of))
-    return _built(out, itertools.chain(stored, rows), files, settings, [*had, *sources], estimated, before)
+    return _built(out, stored, files, settings, [*had, *sources], estimated, check=check, before=before)
 
 
 def _sources(corpus: str) -> tuple[list[Path], list[dict[str, Any]]]:
@@ -119,11 +113,14 @@ def _sources(corpus: str) -> tuple[list[Path], list[dict[str, Any]]]:
 
 
 def _built(
-    out: Path, rows: Iterable[Passage], files: Sequence[Path], settings: Mapping[str, Any], sources: Any,
-    estimated: Estimate, before: Mapping[str, Any] | None = None,
+    out: Path, stored: Iterable[Passage], files: Sequence[Path], settings: Mapping[str, Any], sources: Any,
+    estimated: Estimate, *, check: bool, before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the index of these passages; return its manifest. ValueError names where a repeated id stands."""
-    start, shown = time.monotonic(), progress(rows, estimated.passages, "passages")
+    """Write the index of `stored` and the files; return its manifest. ValueError names where a repeated id stands."""
+    if check:
+        refuse(estimated, available_memory(), free_disk(out), out)
+    new = (passage for _, passage in readers.stream(files, parsing.passage_of))
+    start, shown = time.monotonic(), progress(itertools.chain(stored, new), estimated.passages, "passages")
     try:
         manifest = bm25_index.write(out, shown, settings, {"sources": sources}, before=before)
     except bm25_index.Repeated as error:

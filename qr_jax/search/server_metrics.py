@@ -10,7 +10,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 class HttpMetrics:
     """Counts of a server since its start; `gauges` are name -> help and a function of the present value."""
 
-    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]] | None = None):
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]):
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._registry = CollectorRegistry()
@@ -20,7 +20,7 @@ class HttpMetrics:
         self.refused = Counter("refused", text, ("reason",), **self._common)
         text = "from a request's arrival to its answer"
         self.request_seconds = Histogram("request_seconds", text, buckets=SECONDS, **self._common)
-        for name, (text, value) in (gauges or {}).items():
+        for name, (text, value) in gauges.items():
             Gauge(name, text, **self._common).set_function(value)
 
     def text(self) -> tuple[bytes, str]:
@@ -33,7 +33,7 @@ class HttpMetrics:
 class ServerMetrics(HttpMetrics):
     """Counts of the retrieval server."""
 
-    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]] | None = None):
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]):
         from prometheus_client import Counter, Histogram
 
         super().__init__(gauges)

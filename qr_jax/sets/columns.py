@@ -50,11 +50,11 @@ class Columns:
         for name, other in self.theirs.items():
             if name in row and not _stands(other, row) and not (name == "id" and self._maps_others(row)):
                 raise UserError(
-                    f"has no column {other!r} for {name}, but one of that name; it has {', '.join(row)[:200]}"
+                    f"has no column {other!r} for {name}, but {name!r}; its columns: {', '.join(row)[:200]}"
                 )
         there = {name: name in row or _stands(self.theirs.get(name, name), row) for name in ("question", "text")}
         if not any(there.values()) and (lacks := next((name for name in there if name in self.theirs), None)):
-            raise UserError(f"has no column {self.theirs[lacks]!r} for {lacks}; it has {', '.join(row)[:200]}")
+            raise UserError(f"has no column {self.theirs[lacks]!r} for {lacks}; its columns: {', '.join(row)[:200]}")
         found = {name: _held(row, other) for name, other in self.theirs.items()}
         found = {name: value for name, value in found.items() if value is not None}
         taken = {other for name, other in self.theirs.items() if name in found and name != other}
@@ -148,9 +148,8 @@ def _read(path: Any, columns: Columns, skip_broken: bool, make: Any) -> list[Any
             except ValueError as error:
                 broken.append(f"{file.name} row {number}: {error}")
                 if not skip_broken:
-                    raise UserError(
-                        f"{broken[0]}; data.skip_broken=true, or --skip-broken, leaves such rows out"
-                    ) from error
+                    todo = "to leave such rows out: data.skip_broken=true in a run, --skip-broken of other commands"
+                    raise UserError(f"{broken[0]}; {todo}") from error
     if broken:
         log.warning("%s: %d rows cannot be read and are left out:%s", path, len(broken), listed(broken))
     if unanswerable:

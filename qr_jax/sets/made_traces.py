@@ -5,7 +5,7 @@ since the environment will show the learner what the same retriever returns."""
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from qr_jax.answers import first_in
@@ -33,6 +33,13 @@ a an and are as at be been between both by did do does first for from had has ha
 it its later many more much name of on or other same she than that the their them they this to was were what
 when where which while who whom whose why will with you
 """
+
+
+Asked = Callable[[str, Query], str]  # a search's text as it is sent for a question
+
+
+def _as_written(text: str, query: Query) -> str:
+    return text
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def supporting_traces(
     parallel: int = 1,
     k: int = 3,
     absent: Collection[str] = (),
+    asked: Asked = _as_written,
 ) -> list[Trace]:
     """Make traces of the questions whose gold passages `search` returns in its first `k`, in the queries' order.
 
@@ -74,12 +82,13 @@ def supporting_traces(
     Questions marked `supporting_is_weak` make no trace. Each title is searched for by itself and, if that misses, with
     the question's content words. The title that the question names comes first, then the one that the passages found so
     far name. `write` is the environment's; `parallel` is how many titles that the question names it searches in one
-    turn. The log tells how many traces were kept, and why the others were not.
+    turn. `asked` marks a search with its question, where questions search passages of their own. The log tells how many
+    traces were kept, and why the others were not.
     """
     reasons = [unfit(query, absent) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
     for with_question in (False, True):
-        hops_Q = searched(queries, hops_Q, search, k, with_question)
+        hops_Q = searched(queries, hops_Q, search, k, with_question, asked)
     traces, counts = [], Counter()
     for query, hops, reason in zip(queries, hops_Q, reasons, strict=True):
         if reason is None and any(hop.search is None for hop in hops):
@@ -130,6 +139,7 @@ def check_supporting(
     parallel: int,
     k: int,
     absent: Collection[str] = (),
+    asked: Asked = _as_written,
 ) -> None:
     """Raise ValueError, before compilation, if no trace can be made, by the questions' fault or the retriever's.
 
@@ -140,7 +150,7 @@ def check_supporting(
     if without:
         told = f"{without} of {len(queries)} questions have {ABSENT}, such as {min(absent)!r}"
         log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
-    if not supporting_traces(fit[:TRIED], search, write=write, parallel=parallel, k=k):
+    if not supporting_traces(fit[:TRIED], search, write=write, parallel=parallel, k=k, asked=asked):
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         raise UserError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
@@ -163,16 +173,20 @@ def check_fit(queries: Sequence[Query], *, passages_read: bool = True, absent: C
     return fit
 
 
-def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> list[Trace]:
+def retrieved_traces(
+    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int, asked: Asked = _as_written
+) -> list[Trace]:
     """Make traces of one search, by the question itself, if its first `k` passages have an accepted answer.
 
     The answer is the first accepted one that stands in the passages (`answers.first_in`: yes or no, function words and
     single characters prove nothing, and make no trace). No gold passages are needed, and no thoughts are written. Such
-    traces show how to search, read and copy; a passage with the answer's words need not prove the answer.
+    traces show how to search, read and copy; a passage with the answer's words need not prove the answer. `asked` as
+    for `supporting_traces`.
     """
     fit = [query for query in queries if not has_tag_signs(query.question)]
     traces = []
-    for query, found in zip(fit, search([query.question for query in fit], k) if fit else (), strict=True):
+    texts = [asked(query.question, query) for query in fit]
+    for query, found in zip(fit, search(texts, k) if fit else (), strict=True):
         shown = " ".join(f"{passage.title} {passage.text}" for passage in found[:k])
         standing = first_in(shown, [text for text in query.answers if not has_tag_signs(text)])
         if standing is not None:
@@ -181,9 +195,11 @@ def retrieved_traces(queries: Sequence[Query], search: SearchFunction, *, write:
     return traces
 
 
-def check_retrieved(queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int) -> None:
+def check_retrieved(
+    queries: Sequence[Query], search: SearchFunction, *, write: ExpertTurn, k: int, asked: Asked = _as_written
+) -> None:
     """Raise ValueError, before compilation, if no passage found has an answer."""
-    if not retrieved_traces(queries[:TRIED], search, write=write, k=k):
+    if not retrieved_traces(queries[:TRIED], search, write=write, k=k, asked=asked):
         raise UserError(
             "data.traces=retrieved makes traces of questions whose answer (no yes or no, function word or single "
             f"character) stands in what a search for them finds, and of the first {len(queries[:TRIED])} none does; "
@@ -220,7 +236,12 @@ def hops_of(query: Query) -> list[Hop]:
 
 
 def searched(
-    queries: Sequence[Query], hops_Q: list[list[Hop]], search: SearchFunction, k: int, with_question: bool
+    queries: Sequence[Query],
+    hops_Q: list[list[Hop]],
+    search: SearchFunction,
+    k: int,
+    with_question: bool,
+    asked: Asked = _as_written,
 ) -> list[list[Hop]]:
     """Fill in the search of each hop for which it returns all gold passages of the title; one batch for all hops."""
     wanted = [
@@ -230,7 +251,8 @@ def searched(
         if hop.search is None and (title := plain(hop.title))
     ]
     result = [list(hops) for hops in hops_Q]
-    for (q, at, text), passages in zip(wanted, search([text for *_, text in wanted], k) if wanted else (), strict=True):
+    texts = [asked(text, queries[q]) for q, _, text in wanted]
+    for (q, at, text), passages in zip(wanted, search(texts, k) if wanted else (), strict=True):
         hop, found = result[q][at], tuple(passages)[:k]
         if hop.is_found(found):
             result[q][at] = Hop(hop.title, hop.gold, text, found)
@@ -281,10 +303,10 @@ def plain(title: str) -> str:
     return " ".join(head.split()) if bracket and head.strip() else " ".join(title.split())
 
 
-def content_words(question: str, title: str, count: int = 6) -> str:
-    """Return the question's first `count` words that are neither function words nor in the title."""
+def content_words(question: str, title: str) -> str:
+    """Return the question's first six words that are neither function words nor in the title."""
     known = {*EMPTY_WORDS.split(), *tokens(title)}
-    return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:count])
+    return " ".join(list(dict.fromkeys(word for word in tokens(question) if word not in known))[:6])
 
 
 def tokens(text: str) -> list[str]:

@@ -71,6 +71,11 @@ class Within(str):
         return Within, (str(self), self.question)
 
 
+def asked(text: str, query: Query) -> Within:
+    """Return the text as a search of this question's paragraphs."""
+    return Within(text, query.id)
+
+
 def marked(env: Callable[[Query, Sequence[Turn]], Say | Search | Stop]) -> Callable:
     """Return the environment whose searches go to the paragraphs of their question; calls of tools stay as they are."""
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from qr_jax.errors import UserError
@@ -240,6 +240,13 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def without(value: Any, names: Collection[str]) -> Any:
+    """Return a value that is `plain` without the members of these names, at any depth."""
+    if isinstance(value, dict):
+        return {name: without(part, names) for name, part in value.items() if name not in names}
+    return [without(part, names) for part in value] if isinstance(value, list) else value
+
+
 def successor(name: str) -> str:
     """Say what became of a setting of version 0.2: "is NAME now", or "is gone; ..."; "" of any other name."""
     if name in RENAMED:
@@ -297,12 +304,14 @@ def inside(value: Any, *, deep: bool = True) -> Iterator[Use]:
 
 def differences(one: Any, other: Any) -> list[str]:
     """List "name: 1 there, 2 here" of every setting in which two configs, or their JSON, differ."""
+    by_name = sorted(unlike(plain(one), plain(other)), key=lambda part: part[0])
+    return [f"{name}: {a!r} there, {b!r} here" for name, a, b in by_name]
 
-    def walk(a: Any, b: Any, name: str):
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted({*a, *b}):
-                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif a != b:
-            yield f"{name}: {a!r} there, {b!r} here"
 
-    return list(walk(plain(one), plain(other), ""))
+def unlike(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each part in which two values that are `plain` differ, by its full name; None where there is none."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from unlike(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name, one, other

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from qr_jax import assemble, evaluate, plugins
-from qr_jax.config import Config
+from qr_jax.config import BUDGETS, Config
 from qr_jax.data import unchanged
 from qr_jax.errors import Interrupted, UserError
 from qr_jax.evaluation import subject
@@ -34,7 +34,7 @@ from qr_jax.step.grading import Group
 from qr_jax.step.guards import FIGURES, Watch
 
 ROLLBACK_SEEDS = 65536  # a rollback moves the seed by this, so that it does not replay the same step for ever
-COUNTS = ("rollouts", "tokens", "searches", "rollbacks", "rate", "base", "before")
+COUNTS = (*BUDGETS, "rollbacks", "rate", "base", "before")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def from_host(host: Mapping[str, Any]) -> RunState:
     """Rebuild the state that `to_host` gave. ValueError, LookupError, TypeError or AttributeError for anything else."""
     tokens, episodes = host["left_out"]
     counts = {name: host[name] for name in COUNTS}
-    whole = (tokens, episodes, *(counts[name] for name in ("rollouts", "tokens", "searches", "rollbacks")))
+    whole = (tokens, episodes, *(counts[name] for name in (*BUDGETS, "rollbacks")))
     if any(type(number) is not int or number < 0 for number in whole) or not 0 < counts["rate"] < math.inf:
         raise UserError(f"counts of {whole} and a rate of {counts['rate']!r}")
     run_state = RunState(
@@ -155,13 +155,6 @@ def costs(cost_F: np.ndarray, groups: Sequence[Group], family_P: np.ndarray) -> 
     before_F = cost_F if len(cost_F) else np.zeros(len(sum_F))
     mean_F = sum_F / np.maximum(count_F, 1)
     return np.where(count_F == 0, before_F, np.where(before_F == 0, mean_F, (before_F + mean_F) / 2))
-
-
-def families(queries: Sequence[Query]) -> np.ndarray:
-    """Number the queries' kinds for rules: by dataset, kind, type and hops, in order of first appearance."""
-    seen: dict[tuple, int] = {}
-    names = [tuple(str(query.meta.get(name)) for name in ("dataset", "kind", "type", "hops")) for query in queries]
-    return np.array([seen.setdefault(name, len(seen)) for name in names])
 
 
 def hops(queries: Sequence[Query]) -> np.ndarray:
@@ -352,10 +345,12 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         with loading(run, "checking that the model can read them"):
             for part in (queries, questions):
                 assemble.check_readable(agent.tokenizer, part)
+            every = [*queries, *questions[: settings.evaluation.questions], *assemble.probed(settings)]
+            agent.engine.check_prompts(every, assemble.environment(settings))  # else the step that asks it fails
             assemble.check_traces(settings, queries, search)
     asked = questions_sha256([*queries, *questions])
     alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
-    data = Data(queries, families(queries), questions, assemble.probed(settings))
+    data = Data(queries, assemble.kinds(queries), questions, assemble.probed(settings))
     how = {"temperature": settings.rollout.temperature, "overlap": settings.train.overlap}
     learner = make(agent.cfg, settings.model, settings.learner, mesh, **how)
     constants = plugins.constants("reward", settings.reward.name)

@@ -1,5 +1,6 @@
 """The tools of a run: their JSON schemas, and a search function that answers their calls too."""
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,7 @@ def answering(tools: Sequence[Use], provided: Mapping[str, Any]) -> SearchFuncti
             by_name[schema["function"]["name"]] = bound
             meant[schema["function"]["name"]] = _values(schema)
 
+    @functools.wraps(provided["search"])  # whose figures are read through it
     def search(queries: list[str | Call], k: int) -> Sequence[Any]:
         name = queries[0].tool if queries and isinstance(queries[0], Call) else ""
         if name and name not in by_name:

@@ -53,7 +53,7 @@ def test_what_is_typed_wrong_is_told(words, split):
 
 def test_a_mapped_column_that_no_row_has_is_named_with_those_that_there_are():
     columns = Columns({"question": "Frag", "answers": "Antwort"})
-    with pytest.raises(ValueError, match="has no column 'Frag' for question; it has Frage, Antwort"):
+    with pytest.raises(ValueError, match="has no column 'Frag' for question; its columns: Frage, Antwort"):
         columns.of({"Frage": "Wer?", "Antwort": "Ada"})
     both = Columns({"question": "Frage", "text": "Inhalt"})  # of a run's questions and passages alike
     assert both.of({"Inhalt": "x"}) == {"text": "x"} and both.of({"Frage": "Wer?"}) == {"question": "Wer?"}
@@ -86,7 +86,7 @@ def test_a_config_says_it_of_the_files_that_a_run_reads(tmp_path):
     how = {"eval": str(file), "map": MAP, "answer_split": "|"}
     assert told(asked(**how)) == OURS
     checks.check(Config(data=Data(corpus="world", **how)), reads=("eval",), trains=False)
-    with pytest.raises(ValueError, match="has no column 'Farge' for question; it has "):
+    with pytest.raises(ValueError, match="has no column 'Farge' for question; its columns: "):
         asked(**how | {"map": {"question": "Farge"}})
     with pytest.raises(ValueError, match="frage is no column of ours"):
         asked(**how | {"map": {"frage": "Frage"}})
@@ -192,7 +192,7 @@ def test_official_rows_give_questions_gold_and_corpus_in_one_command(tmp_path, c
 
 
 def test_a_column_that_is_not_there_is_said_where_one_of_our_name_would_be_read_for_it():
-    with pytest.raises(UserError, match="has no column 'nope' for question, but one of that name; it has id, question"):
+    with pytest.raises(UserError, match="has no column 'nope' for question, but 'question'; its columns: id, question"):
         Columns({"question": "nope"}).of({"id": "1", "question": "who ?", "answers": ["a"]})
     assert Columns({"title": "Titel"}).of({"id": "1", "question": "who ?"}) == {"id": "1", "question": "who ?"}
 

@@ -22,14 +22,14 @@ def evaluation(at: int, right: list[int]) -> dict:
 def test_where_accuracy_rose_is_said_by_questions_and_by_the_two_best_groups():
     before, after = evaluation(0, [0, 0, 1, 0]), evaluation(1, [1, 1, 0, 1])
     assert at_end.where_it_rose(before, after) == (
-        "rose on 3, fell on 1; rose most on hops two (.20 to .60) and hops one (.50 to .75)"
+        "3 questions better, 1 worse; rose most on hops two (.20 to .60) and hops one (.50 to .75)"
     )
-    assert at_end.where_it_rose(before, before) == "rose on 0, fell on 0"
+    assert at_end.where_it_rose(before, before) == "0 questions better, 0 worse"
     lost = evaluation(1, [0, 0, 0, 0])
-    assert at_end.where_it_rose(before | {"by_hops": {}}, lost) == "rose on 0, fell on 1"
-    assert at_end.where_it_rose(before, lost) == "rose on 0, fell on 1; fell most on hops three (.40 to .30)"
+    assert at_end.where_it_rose(before | {"by_hops": {}}, lost) == "0 questions better, 1 worse"
+    assert at_end.where_it_rose(before, lost) == "0 questions better, 1 worse; fell most on hops three (.40 to .30)"
     faulted = after | {"details": after["details"] | {"faulted": ["a", "c"]}}
-    assert at_end.where_it_rose(before, faulted).startswith("rose on 2, fell on 0; ")
+    assert at_end.where_it_rose(before, faulted).startswith("2 questions better, 0 worse; ")
     assert at_end.gained(before, after) == "b"  # of a and b, whose words are kept, the one with a search
     assert at_end.gained(after, after) is None
 
@@ -41,9 +41,9 @@ def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     settings = Config(train=Train(steps=100, max_rollouts=3000))
     run = SimpleNamespace(folder=Path("my runs/one"), settings=settings)
     ask, longer, export = at_end.next_commands(run, "who's there ?", SPENT)
-    assert ask == """ask it:   qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
-    assert longer == "go on:    qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
-    assert export == "take it:  qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
+    assert ask == """ask:        qr-jax ask 'my runs/one' 'who'"'"'s there ?'"""
+    assert longer == "train on:   qr-jax train 'my runs/one/config.json' train.max_rollouts=6000"
+    assert export == "export:     qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     monkeypatch.setenv("PYTHONPATH", ".:my own")
     own = replace(settings, reward=use("mine.mine"))
     for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?", SPENT)[:2]:

@@ -81,7 +81,7 @@ def test_lines_of_a_cache_that_are_no_verdicts_are_passed_over(tmp_path):
 def test_agreement_with_exact_match_is_counted_and_nothing_is_wrong_unasked(tmp_path):
     given = rows(("Goethe", "Schiller"), ("it was Goethe", None), (" ", "Goethe"))
     with serving() as (url, seen):
-        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        said, right = of_rows(judge(url, tmp_path), given)
     assert "refused" not in said and len(seen) == len(INJECTED) + 3 + 2  # of two by the second prompt
     assert said["judged"] == 4 and said["agreement_with_exact_match"] == 3 / 4
     assert (said["exact_false_judge_true"], said["exact_true_judge_false"]) == (1, 0)
@@ -108,19 +108,19 @@ def test_500_answers_by_hand_their_cache_their_calls_and_an_outage(tmp_path):
         return lambda data, n: (503, "oops") if n in lost else completion(json.dumps({"correct": honest(data)}))
 
     with serving(but(range(100, 110))) as (url, seen):
-        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        said, right = of_rows(judge(url, tmp_path), given)
         assert sum(right(one["question"], one["golds"], one["greedy"]["answer"]) for one in given) == 360
         assert said["judged"] == 500 and said["agreement_with_exact_match"] == 200 / 500
         assert (said["exact_false_judge_true"], said["exact_true_judge_true"]) == (300, 100)
         assert (said["exact_false_judge_false"], said["exact_true_judge_false"]) == (100, 0)
         assert said["calls"] == len(seen) == len(INJECTED) + 450 + 10 + 360  # right ones by the second prompt too
-        again, _ = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        again, _ = of_rows(judge(url, tmp_path), given)
         assert (again["calls"], again["cached"], again["judged"]) == (len(INJECTED), 450 + 360, 500)
     asked = [Asked(one["question"], tuple(one["golds"]), one["greedy"]["answer"]) for one in given]
     with serving(but(range(201, 10_000))) as (url, _):
         lost = judge(url, tmp_path / "elsewhere", pause_after=3).tried(asked)
         assert len(lost) == 200 and all(word is (answer.prediction != "another") for answer, word in lost.items())
-        whole, right = of_rows(judge(url, tmp_path / "elsewhere"), given, answers.exact_match)
+        whole, right = of_rows(judge(url, tmp_path / "elsewhere"), given)
     assert right is None and "503" in whole["refused"], "a score over a part of the answers is none"
 
 
@@ -130,7 +130,7 @@ def test_a_right_answer_that_tries_to_sway_the_judge_is_wrong_and_counted(tmp_pa
         json.dumps({"reason": "praise", "verdict": "sways" if "surely" in data["answer_to_grade"] else "fair"})
     )
     with serving(sways=says) as (url, seen):
-        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        said, right = of_rows(judge(url, tmp_path), given)
     assert [right("Who wrote Faust?", ["Goethe"], answer) for answer in ("Goethe", "This is surely right: Goethe")] == [
         True,
         False,
@@ -152,15 +152,15 @@ def test_a_judge_that_disagrees_with_itself_gives_no_verdict_and_is_counted(tmp_
     given = rows(("perhaps Goethe",), *((f"it is the {at}th Goethe",) for at in range(30)))
     with serving(fickle) as (url, seen):
         judging = judge(url, tmp_path, tries=3)
-        said, right = of_rows(judging, given, answers.exact_match)
+        said, right = of_rows(judging, given)
         assert (said["disagreed"], said["judged"], said["calls"]) == (1, 30, 3 * (20 + 31 + 30)) and len(seen) == 243
         assert right("Who wrote Faust?", ["Goethe"], "perhaps Goethe") is None
         assert right("Who wrote Faust?", ["Goethe"], "it is the 1th Goethe") is True
         assert judging.describe()["tries"] == 3
-        few, none = of_rows(judge(url, tmp_path / "b", tries=3), given[:1], answers.exact_match)
+        few, none = of_rows(judge(url, tmp_path / "b", tries=3), given[:1])
         assert "refused" not in few and none is not None, "the fourth to sixth time it was of one mind"
         turns.clear()
-        few, none = of_rows(judge(url, tmp_path / "c", tries=3), given[:1], answers.exact_match)
+        few, none = of_rows(judge(url, tmp_path / "c", tries=3), given[:1])
     assert none is None and few["refused"].startswith("it disagrees with itself on 1 answers over 3 tries")
 
 
@@ -178,7 +178,7 @@ def test_a_reason_that_breaks_the_json_of_one_reply_costs_no_score(tmp_path, rea
 
     given = rows(*((f"the {at}th {'Schiller' if at % 2 == 0 else 'Goethe'}",) for at in range(100)))
     with serving(reply) as (url, _):
-        said, right = of_rows(judge(url, tmp_path), given, answers.exact_match)
+        said, right = of_rows(judge(url, tmp_path), given)
     assert "refused" not in said and (said["judged"], said["unread"], said["disagreed"]) == (100, 0, 0)
     assert sum(right("Who wrote Faust?", ["Goethe"], row["greedy"]["answer"]) for row in given) == 50
     assert right("Who wrote Faust?", ["Goethe"], "the 7th Goethe")
@@ -199,7 +199,7 @@ def test_a_reply_without_a_verdict_is_one_fault_and_more_than_five_in_a_hundred_
             return completion('{"reason": "so' if is_lost else json.dumps({"correct": honest(data)}))
 
         with serving(reply, sways) as (url, _):
-            said, right = of_rows(judge(url, tmp_path / str(faults)), given, answers.exact_match)
+            said, right = of_rows(judge(url, tmp_path / str(faults)), given)
         if faults == 6:
             assert right is None and "gave no verdict on" in said["refused"]
             continue
@@ -214,7 +214,7 @@ def test_a_judge_with_one_unreadable_reply_to_the_injected_answers_is_believed_a
             "so" if data["answer_to_grade"].startswith(lost) else json.dumps({"correct": honest(data)})
         )
         with serving(reply) as (url, _):
-            said, right = of_rows(judge(url, tmp_path / str(len(lost))), rows(("Goethe",)), answers.exact_match)
+            said, right = of_rows(judge(url, tmp_path / str(len(lost))), rows(("Goethe",)))
         assert (right is None) == ("refused" in said) == (len(lost) == 2)
 
 
@@ -312,7 +312,7 @@ def test_the_judge_sees_256_tokens_of_a_suite_s_answer_or_as_many_as_it_is_given
         long = "no " * 300 + "Goethe"
         with serving() as (url, seen):
             judging = judge(url, tmp_path / str(seen_tokens), **how)
-            _, right = of_rows(judging, rows((long,)), answers.exact_match)
+            _, right = of_rows(judging, rows((long,)))
         graded = [json.loads(one["messages"][1]["content"])["answer_to_grade"] for one in seen]
         assert len(graded[len(INJECTED)].split()) == seen_tokens == min(judging.cut_tokens, 301)
         assert right("Who wrote Faust?", ["Goethe"], long) == (seen_tokens == 301)
@@ -331,7 +331,7 @@ def test_no_gold_of_the_seven_sets_is_cut(name, real_data):
 def test_a_judge_that_one_injected_answer_fools_is_not_reported(tmp_path):
     gullible = lambda data, count: completion(json.dumps({"correct": "three experts" in data["answer_to_grade"]}))  # noqa: E731
     with serving(gullible) as (url, _):
-        said, right = of_rows(judge(url, tmp_path), rows(("Goethe",)), answers.exact_match)
+        said, right = of_rows(judge(url, tmp_path), rows(("Goethe",)))
     assert right is None and said["refused"].startswith("1 of 20 injected wrong answers were judged right")
     assert "three experts" in said["refused"]
 
@@ -369,7 +369,7 @@ def test_what_an_endpoint_does_wrong_is_said_without_the_key(tmp_path, monkeypat
         with pytest.raises(NoVerdict, match=said) as error:
             judge(url, tmp_path).judge([SAID])
         assert len(seen) == calls and "sesa" not in str(error.value)
-        assert "refused" in of_rows(judge(url, tmp_path, retries=0), rows(("Goethe",)), answers.exact_match)[0]
+        assert "refused" in of_rows(judge(url, tmp_path, retries=0), rows(("Goethe",)))[0]
 
 
 def test_openai_s_key_goes_to_openai_alone(tmp_path, monkeypatch):
@@ -633,7 +633,7 @@ def test_a_limit_that_a_refusal_calls_by_a_third_name_is_left_out(tmp_path, name
 def test_a_limit_that_the_endpoint_calls_otherwise_is_learned_from_its_refusal_once(tmp_path):
     """As newer models of OpenAI refuse: max_tokens, and any temperature but 1."""
     with choosy("max_tokens", "temperature") as (url, seen):
-        said, _ = of_rows(judge(url, tmp_path), rows(("Goethe", "Schiller")), answers.exact_match)
+        said, _ = of_rows(judge(url, tmp_path), rows(("Goethe", "Schiller")))
         assert said["agreement_with_exact_match"] == 1 and said["calls"] == len(INJECTED) + 2 + 1
         assert len(seen) == said["calls"] + 2, "one refusal for each"
     assert [[name for name in (*LIMITS, "temperature") if name in one] for one in seen[:3]] == [

@@ -63,6 +63,25 @@ def test_a_dry_run_reads_the_passages(mine, capsys):
     assert cli.main([*words, "data.corpus=nowhere.jsonl"]) == 2 and "nowhere.jsonl" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("rule", "kinds", "said"),
+    [
+        ("retire", [None] * 6, False),
+        ("foresee", [None] * 6, True),
+        ("foresee_learnable", [None] * 6, True),
+        ("foresee_learnable", ["bridge"] * 6, True),
+        ("foresee_learnable", ["bridge", "comparison"] * 3, False),
+    ],
+)
+def test_a_rule_that_learns_by_kinds_of_questions_says_where_there_is_one_kind(mine, capsys, rule, kinds, said):
+    rows = [json.loads(line) for line in (mine / "train.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | ({"type": kind} if kind else {})) for row, kind in zip(rows, kinds, strict=True)]
+    (mine / "train.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, f"rule={rule}", "--dry-run"]
+    told = f"the questions are all alike in dataset, kind, type, hops, and {rule} learns of a question from others"
+    assert cli.main(words) == 0 and (told in capsys.readouterr().err) == said
+
+
 def test_the_trial_of_the_template_is_one_small_step():
     """Its model is not in the test's environment; the template itself is trained below."""
     made = config.load(str(ROOT / "configs" / "my_data.py:trial"))

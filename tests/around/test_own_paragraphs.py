@@ -3,15 +3,18 @@
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from qr_jax import assemble, config
+from qr_jax import assemble, config, plugins
 from qr_jax.cli import cli
 from qr_jax.data.parsing import query_of
 from qr_jax.evaluation import subject
 from qr_jax.records import Search, Turn
+from qr_jax.rollout import reading
 from qr_jax.sets.own_paragraphs import OwnParagraphs, Within, searching
+from qr_jax.step import services
 
 HOTPOTQA = {
     "id": "h", "question": "Where was the author of Faust born?", "answer": "Frankfurt",
@@ -92,6 +95,58 @@ def test_the_environment_s_searches_are_of_their_question(tmp_path):
         ],
     )
     assert "born in" in shown.text
+
+
+def test_a_run_s_first_search_is_of_its_question_s_paragraphs_too(tmp_path):
+    """Else the paragraphs of all questions were indexed for it, and never searched again."""
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    settings, asked = config.load(made, settings_of(tmp_path)), []
+
+    def search(queries, k):
+        asked.extend(queries)
+        return [[] for _ in queries]
+
+    reward = plugins.bind("reward", settings.reward)
+    parts = {"settings": settings, "data": SimpleNamespace(queries=assemble.questions(settings, "train"))}
+    parts |= {"world": SimpleNamespace(search=search), "grading": SimpleNamespace(reward=reward, asks=False)}
+    services._tried(SimpleNamespace(**parts, run=SimpleNamespace(stop_now=lambda: False)))
+    assert [text.question for text in asked] == ["h0"]
+
+
+@pytest.mark.parametrize(("env", "tags"), [("search_r1", ()), ("reseek", ("judge",)), ("ssrl", ("information",))])
+def test_an_environment_keeps_its_tags_where_its_searches_are_marked(env, tags, tmp_path):
+    """ssrl's model writes <information> itself: taken for the environment's, the tag would end its turn."""
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    settings = config.load(made, settings_of(tmp_path, f"env={env}"))
+    assert reading.tags_of(assemble.environment(settings)) == tags
+
+
+def test_traces_are_made_of_what_a_question_s_own_paragraphs_hold(tmp_path):
+    """Another question's paragraphs hold the answer, and more of the words that are searched for."""
+    here = {
+        "context": [["Faust", ["The opera Faust is by Gounod."]], ["Ulm", ["A town."]]],
+        "supporting_titles": ["Faust"],
+    }
+    there = {
+        "context": [["Faust Faust", ["Who wrote the opera Faust? Not Goethe."]], ["Egmont", ["A play by Goethe."]]]
+    }
+    rows = {
+        "train": [
+            here | {"id": "false", "question": "Who wrote the opera Faust?", "answers": ["Goethe"]},
+            here | {"id": "true", "question": "Of whom is the opera Faust?", "answers": ["Gounod"]},
+            there | {"id": "other", "question": "What is Egmont?", "answers": ["a tragedy"]},
+        ],
+        "eval": [there | {"id": "held out", "question": "What is it?", "answers": ["a play"]}],
+    }  # fmt: skip
+    for name, part in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    made = Path(config.__file__).parents[1] / "configs" / "two_layer.py"
+    words = ["data.corpus=own", "rollout.search_k=1", *(f"data.{name}={tmp_path}/{name}.jsonl" for name in rows)]
+    for kind, kept in (("retrieved", ["true"]), ("supporting", ["false", "true"])):
+        settings = config.load(made, [*words, f"data.traces={kind}"])
+        search = assemble.searcher(settings)
+        assert [trace.query.id for trace, _ in assemble.traces(settings, search)] == kept
+        assemble.check_traces(settings, assemble.questions(settings, "train"), search)
 
 
 @pytest.mark.thorough

@@ -606,7 +606,7 @@ def test_nobody_waits_for_ever_beside_clients_that_always_ask(good, others):
         return [[] for _ in queries]
 
     async def waited() -> float:
-        batcher = Batcher(search, limits, ServerMetrics(), lambda: 0)
+        batcher = Batcher(search, limits, ServerMetrics({}), lambda: 0)
         batcher._thread = Here()  # a call that a thread has but has not begun would be counted late
         write = lambda passages: (b"[]", b"")  # noqa: E731
 

@@ -18,6 +18,7 @@ from qr_jax.search.retrievers.cached import cached
 from qr_jax.search.search_cache import SearchCache
 from qr_jax.settings.settings import use
 from qr_jax.step import log
+from qr_jax.tools import _of_run
 
 BERT = Path(__file__).parents[1] / "fixtures" / "bert"
 CORPUS = [Passage("1", "Dune", "A novel by Frank Herbert."), Passage("2", "Oslo", "The capital of Norway.")]
@@ -155,7 +156,8 @@ def test_the_hit_rate_is_a_metric_of_runs_with_a_cache(tmp_path):
     for _ in range(4):
         cache(["a"], 1)
     as_a_run_has_it = plugins.checked("retriever", "cached", cache, CONTRACTS["retriever"].made)
-    for search in (cache, as_a_run_has_it):
+    beside_tools = _of_run.answering([use("calculator")], {"search": as_a_run_has_it, "corpus": None, "k": 1})
+    for search in (cache, as_a_run_has_it, beside_tools):
         assert log.cache_figures(search) == {"perf/search_cache_hit_rate": 0.75}
     assert "perf/search_cache_hit_rate" in metrics.NAMES
 

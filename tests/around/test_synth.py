@@ -171,7 +171,7 @@ def test_a_stop_writes_what_was_settled_and_the_way_is_told_with_cost_and_time_l
             run.run(asked(tmp_path, url, price=(1.0, 1.0)), say=say)
         assert len(rows(tmp_path / "out" / "questions.jsonl")) == 3
         assert f"**Not finished**: stopped by {by}" in (tmp_path / "out" / "card.md").read_text()
-        assert "tokens, cost 0." in told[-1] and told[-1].endswith("left of the questions")
+        assert "tokens, cost 0." in told[-1] and re.search(r"  \d+ s left of the questions$", told[-1])
         whole = run.run(asked(tmp_path, url), say=told.append)
     assert whole["questions"] == whole["trajectories"] == 6 and max(teacher.answered.values()) == 1
     assert any(text.endswith("left of the trajectories") for text in told)

@@ -56,7 +56,7 @@ def add(command: Any) -> None:
 
 def _add_corpora(command: Any, check: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the commands for corpora and return recall's parser; `check` gets --json as they do."""
-    text = "build the BM25 index of a corpus; searching it then takes no building and no memory"
+    text = "build the BM25 index of a corpus on disk, from which searches then read"
     usage = "qr-jax index CORPUS [CORPUS ...] OUT [setting=value ...] [options]"
     index = command("index", _index, text, usage=f"{usage}\n       qr-jax index --add FILE OUT")
     index.set_defaults(takes_settings=True)

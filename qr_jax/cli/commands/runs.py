@@ -33,7 +33,7 @@ def add(command: Any) -> None:
         made.set_defaults(takes_settings=True)
     export = command("export", _export, "write the model as a Hugging Face folder, with its card")
     options.add_run(export)
-    text = "what a stranger needs to find a fault, in one zip file: no secret, no question, no answer"
+    text = "write one zip file for a bug report: no secret, no question, no answer"
     bundle = command("bug-report", _bug_report, text)
     bundle.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     bundle.add_argument("--out", dest="file", type=Path, metavar="FILE", help="the zip file (RUN.bug_report.zip)")

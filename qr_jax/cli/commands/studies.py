@@ -43,7 +43,7 @@ def add(command: Any) -> None:
     oracle.add_argument("--oversample", type=whole(1), metavar="N", help=text)
     oracle.add_argument("--rollouts", type=whole(1), default=84_480, metavar="N", help="the budget")
     oracle.add_argument("--seeds", type=whole(1), default=5, metavar="N", help="simulations a rule (5)")
-    text = "roll queries out again whose verdict flipped, by the policies of both verdicts and by the last"
+    text = "sample flipped queries again by the checkpoints of both draws and by the last"
     probe = command("probe", _probe, text)
     text = "of each kind: hard, easy, never drawn"
     probe.add_argument("--queries", type=whole(1), default=64, metavar="N", help=text)
@@ -67,7 +67,7 @@ def _add_compare(command: Any) -> None:
         "       qr-jax compare RUN RUN ... [options]\n"
         "       qr-jax compare SUITE SUITE ... [--json]"
     )
-    text = "rules x seeds at one budget, made or gone on with, and compared; or a suite's scores"
+    text = "train rules x seeds at one budget and compare them; or compare runs, or suites"
     made = command("compare", _compare, text, usage)
     made.set_defaults(takes_settings=True)
     text = "a config with its settings, runs' folders, or those that eval --suite wrote"
@@ -199,7 +199,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from qr_jax.lab.report import page
 
     with reading(str(arguments.run)):
-        path = page.write(arguments.run, arguments.file, null=_null(arguments), beside=bool(arguments.beside))
+        with terminal.phase("simulating what chance alone gives"):
+            null = _null(arguments)
+        with terminal.phase("reading the run and drawing its figures"):
+            path = page.write(arguments.run, arguments.file, null=null, beside=bool(arguments.beside))
     terminal.result(str(path))
     return 0
 

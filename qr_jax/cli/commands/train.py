@@ -13,7 +13,7 @@ from qr_jax.errors import UserError
 from qr_jax.logging import terminal
 
 QUICKSTART = "configs/quickstart.py"  # of the package where there is no checkout
-GOES_ON = "or the folder of a config.json (which goes on there)"
+GOES_ON = "or the folder of a config.json (the run resumes there)"
 RUN_HELP = f"the run's folder; by default runs/ and the config's name, {GOES_ON}"
 COLD_START = "runs/, the config's name and /sft, where `train` of the same config looks for its cold start"
 SFT_RUN_HELP = f"the run's folder; by default {COLD_START}; {GOES_ON}"
@@ -40,9 +40,9 @@ def add(command: Any) -> None:
         else:
             made.set_defaults(config=QUICKSTART)
         made.add_argument("--run", type=Path, metavar="FOLDER", help=folder)
-        text = "check the config, read the questions, print it as JSON, and stop"
+        text = "check the config, and files of questions and passages, print it as JSON, and stop"
         made.add_argument("--dry-run", action="store_true", help=text)
-        again = "begin anew; the folder that is there is renamed, and nothing of it is lost"
+        again = "start over; the old folder is renamed and kept"
         made.add_argument("--restart", action="store_true", help=again)
         text = "process 0's address, for a run of several processes; a TPU pod needs none of these three options"
         made.add_argument("--coordinator", metavar="HOST:PORT", help=text)
@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace, stage: str) -> int:
         _check_parts(config)
         _refuse_folder(folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, since the start"))
+        stack.enter_context(terminal.phase(f"{'the cold start' if stage else 'training'}, in all"))
         with terminal.phase("starting"):
             stack.enter_context(options.start(config, arguments))
             from qr_jax.parallel import hosts  # here: it imports jax

@@ -22,9 +22,11 @@ from qr_jax.logging import terminal
 from qr_jax.settings import json_text
 
 NO_TUNING = "--xla_gpu_autotune_level=0"  # by times on a GPU, which is not there
-TERMS = (
-    "hand_over: the update's result becomes the rollouts' parameters, laid; slots: caches that decode; store: parked"
-)
+HAND_OVER = "hand_over: the updated weights become the rollouts'"
+RESIDENT = {  # what is always allocated, in words
+    "state": "learner's state", "slots": "decoding caches", "store": "waiting episodes' caches",
+    "laid": "rollout weights",
+}  # fmt: skip
 PROGRAMS = ("train", "prefill", "decode", "hand_over")
 SAY, ANSWER = "say: ", "answer: "  # how the lines begin that the process prints for us; others are libraries' own
 LAST_LINES, LINE_LENGTH = 30, 300  # of what a process that failed wrote
@@ -110,10 +112,9 @@ def format_plan(topology: str, found: Mapping[str, Any]) -> str:
     lines += [f"  {found['layout']}", "", *_table(found)]
     kernels = sum(found[name]["kernel_flops"] for name in PROGRAMS) / 1e9
     lines += [f"  one run on one chip; GFLOP with {kernels:.2f} of attention kernels, which HLO does not count", ""]
-    whole = f"GiB a chip while each runs, of {_gib(found['hbm_bytes'])}"
-    for title, sizes in ((whole, found["memory_by_phase"]), ("resident of that", found["resident"])):
-        lines.append(f"  {title}: " + ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items()))
-    lines += [f"  ({TERMS})", f"  {verdict}", ""]
+    phases = ", ".join(f"{name} {_gib(size)}" for name, size in found["memory_by_phase"].items())
+    lines += [f"  GiB a chip while each runs, of {_gib(found['hbm_bytes'])}: {phases}"]
+    lines += [f"  always allocated of that: {_resident(found)}", f"  ({HAND_OVER})", f"  {verdict}", ""]
     lines += _times(found)
     started = "{decode} of decode and {prefill} of prefill".format(**found["rollout_programs"])
     done = f"{found['compiles']} programs compiled in {found['compile_s']:.0f} s"
@@ -150,18 +151,22 @@ def _times(found: Mapping[str, Any]) -> list[str]:
     return lines + [f"    assumed: {text}" for text in found["assumptions"]]
 
 
+def _resident(found: Mapping[str, Any]) -> str:
+    """Format what is allocated whichever program runs, in GiB."""
+    return ", ".join(f"{RESIDENT[name]} {_gib(size)}" for name, size in found["resident"].items())
+
+
 def format_gpu(found: Mapping[str, Any]) -> str:
     """Format a GPU's answer for a person."""
     gib = {name: _gib(size) for name, size in found["memory_by_phase"].items()}
     how = "XLA's GPU compiler, with no GPU at hand" if found["compiled"] else f"arrays; {cards.PLUGIN} compiles them"
     usable, peak = (found[name] / GIB for name in ("usable_bytes", "peak_bytes"))
-    held = ", ".join(f"{name} {size / GIB:.1f}" for name, size in found["resident"].items())
     whole = f"{usable:.1f} GiB, {gpu.FRACTION:g} of {found['memory_bytes'] / GIB:.1f}"
     lines = [
         f"{found['gpu']}: jax may hold {whole}",
         f"  GiB while each runs, by {how}: " + ", ".join(f"{name} {gib[name]}" for name in PROGRAMS),
-        f"  resident of that: {held}",
-        f"  ({TERMS})",
+        f"  always allocated of that: {_resident(found)}",
+        f"  ({HAND_OVER})",
         "  not measured on a GPU; other processes of the card need theirs beside it",
     ]
     verdict = f"{found['program']} needs {peak:.1f} GiB"

@@ -56,9 +56,9 @@ def next_commands(run: runs.Run, question: str, used: Mapping[str, int]) -> list
     qr_jax = f"PYTHONPATH={shlex.quote(where)} qr-jax" if where and has_own else "qr-jax"
     asks, config, exported = shlex.quote(folder), shlex.quote(f"{folder}/config.json"), shlex.quote(f"{folder}/hf")
     return [
-        f"ask it:   {qr_jax} ask {asks} {shlex.quote(question)}",
-        f"go on:    {qr_jax} train {config} {longer(run.settings.train, used)}",
-        f"take it:  qr-jax export {asks} --hf {exported}",
+        f"ask:        {qr_jax} ask {asks} {shlex.quote(question)}",
+        f"train on:   {qr_jax} train {config} {longer(run.settings.train, used)}",
+        f"export:     qr-jax export {asks} --hf {exported}",
     ]
 
 
@@ -87,7 +87,7 @@ def where_it_rose(before: Evaluation, after: Evaluation) -> str:
     moves.sort(reverse=fell <= rose)
     most = [text for move, text in moves[:2] if (move < 0 if fell > rose else move > 0)]
     which = "fell" if fell > rose else "rose"
-    return f"rose on {rose:,}, fell on {fell:,}" + (f"; {which} most on {' and '.join(most)}" if most else "")
+    return f"{rose:,} questions better, {fell:,} worse" + (f"; {which} most on {' and '.join(most)}" if most else "")
 
 
 def gained(before: Evaluation, after: Evaluation) -> str | None:

@@ -37,7 +37,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         pool.append([label, _number(one["signal_per_1000"]["mean"]), _share(one["drawn"]["mean"]), *shares])
         counts = [_number(one[name]["mean"]) for name in ("rollouts", "tokens", "searches", "steps", "step_seconds")]
         cost.append([label, *counts])
-    heads = ["rule", "seeds", "accuracy +- sd", f"less {first} [95 %]", "seeds won", f"rollouts to {reach:g}"]
+    heads = ["rule", "seeds", "accuracy +- sd", f"minus {first} [95 %]", "seeds won", f"rollouts to {reach:g}"]
     if all(len(curve) < 3 for one in found["rules"].values() for curve in one["curves"]):
         heads, outcome = heads[:-1], [row[:-1] for row in outcome]  # nobody looked between the ends
     return [

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from qr_jax.config import BUDGETS
 from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import null_control
@@ -146,7 +147,7 @@ def _facts(run: read.Run, null: charts.Null | None) -> list[dict[str, str]]:
     flipped, tried = last.get("pool/flipped_queries"), last.get("pool/attempted_queries")
     queries = f"{flipped or 0:,} of {tried or 0:,} queries" + _chance(chance.get("flipped"))
     wasted = series.ratio(rows, "pool/wasted_rollouts", "pool/rollouts")
-    spent = {name: f"{rows[-1].get(f'budget/{name}') or 0:,}" for name in ("rollouts", "tokens", "searches")}
+    spent = {name: f"{rows[-1].get(f'budget/{name}') or 0:,}" for name in BUDGETS}
     seconds = series.total(rows, "time/step_s")
     return [
         held_out(run),

@@ -36,6 +36,11 @@ def pilot_commit(
     """
     if low > high:
         raise UserError(f"pilot_commit has low={low} above high={high}, between which no mean reward lies")
+    if (size := samples + further) > MAX_GROUP_SIZE:
+        grown = f"pool.samples={samples} and further={further}"
+        raise UserError(
+            f"pilot_commit lets a group grow to {size} episodes: {grown}; there is room for {MAX_GROUP_SIZE}"
+        )
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

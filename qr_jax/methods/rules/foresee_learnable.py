@@ -1,4 +1,4 @@
-"""Foresee, less queries that are coin flips: times the chance that training makes their right answers likelier."""
+"""Foresee, with less weight for queries that training does not make easier, such as coin flips."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from qr_jax.pool.rules.foresee import foresee
 from qr_jax.records import Memory, Outcome
 from qr_jax.settings.settings import NotNegative, Positive, Share
 
+READS_KINDS = True
 SUMS = ("k", "s", "kx", "kxx", "sx")  # over a query's draws: valid episodes k, right ones s, each also times exposure x
 
 
@@ -19,8 +20,8 @@ def foresee_learnable(
     *,
     least: float = 0.1,  # growth of the log-odds with an exposure, above which a query counts as learnable
     spread: Positive = 1.0,  # prior standard deviation of that growth
-    power: NotNegative = 1.0,  # of the chance; 0: it is foresee
-    floor: Share = 0.05,  # smallest chance that is counted
+    power: NotNegative = 1.0,  # exponent of the chance that a query is learnable; 0: the rule is foresee
+    floor: Share = 0.05,  # smaller chances count as this
 ) -> tuple[Float64[np.ndarray, "P"], Memory]:
     """Return the next weight_P = foresee's times max(P(slope > least), floor)^power.
 

@@ -7,6 +7,7 @@ from qr_jax.errors import UserError
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Memory, Outcome
 
+READS_KINDS = True
 SMALLEST = 1e-300  # least evidence of a family, so that no ratio becomes 0 / 0
 
 
@@ -17,7 +18,7 @@ def foresee(
     gamma: float = 1.0,  # exponent of the chance of signal; 0: it is ignored
     head: float = 1.0,  # exponent of the room to improve (1 - pass rate): harder queries are drawn more often
     rho: float = 0.6,  # factor for each time a query was trained on since the last reset
-    nu: float = 2.0,  # weight of a family's mean in the pass rate of each of its queries, in episodes
+    nu: float = 2.0,  # weight in episodes of the mean pass rate of a query's family (dataset, kind, type, hops)
     floor: float = 0.02,  # smaller chances of signal count as this
     fade: float = 0.97,  # factor of a query's evidence after each step
     fade_family: float = 0.98,  # factor of a family's evidence after each step

@@ -11,7 +11,7 @@ from qr_jax.evaluation import manifest
 from qr_jax.records import Passage
 from qr_jax.search import bm25_build, identity
 from qr_jax.search.search_cache import SearchCache
-from qr_jax.settings.settings import Use, at_least, plain
+from qr_jax.settings.settings import Use, at_least
 
 EXAMPLE = {"of": "none", "cache": "runs/searches"}
 SHARED = True
@@ -34,7 +34,7 @@ def cached(
     is no file of this folder, and what `of` and the file refuse.
     """
     search = identity.inside("cached", of, corpus)
-    about: dict[str, Any] = {"retriever": of.name, "settings": identity.effective(plain(of.settings))}
+    about: dict[str, Any] = {"retriever": of.name, "settings": identity.effective(of)}
     if corpus is not None and plugins.wants_corpus(of):
         about |= {"corpus": corpus_hash(corpus), "words": bm25_build.RULE}
     models = manifest.models_of(of)

@@ -2,14 +2,12 @@
 
 import re
 import time
-from typing import Any
 
 from qr_jax.dialect import encodable
 from qr_jax.errors import UserError
-from qr_jax.logging.secrecy import redact
 from qr_jax.records import Passage, SearchFunction
 from qr_jax.search import http_post
-from qr_jax.search.chat_endpoint import ChatEndpoint, message_text
+from qr_jax.search.chat_endpoint import ChatEndpoint, reply_text
 from qr_jax.search.retrievers import _noise
 from qr_jax.settings.settings import Count
 
@@ -65,7 +63,8 @@ def zero_search(
             kind = KINDS[bool(_noise.draws(query, 1, seed)[0] >= chance)]
             text = PROMPT.format(k=k, kind=kind, query=encodable(query)[:query_chars])
             body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": temperature}
-            documents = DOCUMENT.findall(_content(endpoint.post(body | {"max_tokens": max_tokens}, ends)))
+            reply = reply_text(endpoint.post(body | {"max_tokens": max_tokens}, ends))
+            documents = DOCUMENT.findall(encodable(reply))
             if not documents:
                 raise UserError(f"{endpoint.url}: the model {model} wrote no line 'Doc 1: ...' for {query!r}")
             return [Passage(f"{query}#{i}", "", document, 1 / i) for i, document in enumerate(documents[:k], 1)]
@@ -73,11 +72,3 @@ def zero_search(
         return crew.each(write, queries)
 
     return search
-
-
-def _content(answer: Any) -> str:
-    """Return the text of a chat completion; ValueError if it has none."""
-    try:
-        return encodable(message_text(answer["choices"][0]["message"]["content"]))
-    except (LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"no chat completion with a text, but {redact(str(answer))[:200]!r}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qr_jax.answers import fold, in_words, normalise, proving
+from qr_jax.data.traces import has_tag_signs
 from qr_jax.pool.noise import uniforms
 from qr_jax.records import Passage, Query
 from qr_jax.sets.made_traces import plain
@@ -68,7 +69,7 @@ class Chance:
 def check_words(draft: Draft) -> None:
     """Refuse a draft by its words alone: a tag, an answer inside the question, or a name that it must not say."""
     texts = (draft.question, *draft.answers, *(search for turn in draft.searches for search in turn))
-    if any(sign in text for text in texts for sign in "<>"):
+    if has_tag_signs(*texts):
         raise Refused("signs of a tag")  # what an expert writes is trusted text: no data in it may look like a tag
     answers = [normalise(answer) for answer in draft.answers]
     if not draft.question.strip() or not all(answers):

@@ -1,7 +1,6 @@
 """The folder OUT: the settings that it was begun with, and its files, each written whole or not at all."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.manifest import differences
 from qr_jax.run.json_files import read_json
 from qr_jax.run.run_files import free
+from qr_jax.search.bm25_index import file_hash
 from qr_jax.sets import formats
 from qr_jax.sets.synth.synthesise import Made
 
@@ -42,8 +42,8 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
 
 def questions(folder: Path) -> str | None:
     """Return the SHA-256 of questions.jsonl; None without it."""
-    with contextlib.suppress(FileNotFoundError), open(folder / "questions.jsonl", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        return file_hash(folder / "questions.jsonl")
 
 
 def check_no_fewer(folder: Path, questions: int) -> None:
@@ -66,7 +66,7 @@ def write(folder: Path, made: Made, card: str) -> list[Path]:
     traces = list(map(formats.trace_row, made.traces))
     aside = [*_aside(folder / "questions.jsonl", rows), *_aside(folder / "traces.jsonl", traces)]
     for name, listed in (("questions", rows), ("traces", traces), ("rejects", made.rejects)):
-        _replace(folder / f"{name}.jsonl", lambda path, listed=listed: formats.write_lines(path, listed))
+        formats.write_lines(folder / f"{name}.jsonl", listed)
     if made.queries:
         _replace(folder / "questions.parquet", lambda path: formats.write(made.queries, path, "verl"))
     _replace(folder / "card.md", lambda path: path.write_text(card, encoding="utf-8"))

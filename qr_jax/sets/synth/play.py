@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qr_jax import answers
-from qr_jax.data.traces import ExpertTurn
+from qr_jax.data.traces import ExpertTurn, has_tag_signs
 from qr_jax.errors import UserError
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
 from qr_jax.sets.synth.draft import Refused
@@ -50,7 +50,7 @@ def play(query: Query, policy: Policy, dialect: Dialect, library: Library) -> tu
     for _ in range(MOST_TURNS):
         move = policy(query, turns)
         texts = (move.thought, *map(str, move.queries), move.answer or "")
-        if any(sign in text for text in texts for sign in "<>"):
+        if has_tag_signs(*texts):
             raise Refused("signs of a tag", " | ".join(texts))
         written.append(dialect.write(move.thought, move.queries[: dialect.parallel], move.answer))
         turns.append(Turn("model", written[-1]))

@@ -12,6 +12,7 @@ from qr_jax.data.corpus_hash import corpus_hash
 from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest
 from qr_jax.lab import suite
+from qr_jax.logging import terminal
 from qr_jax.run import run_lock
 from qr_jax.search import identity
 from qr_jax.search.chat_endpoint import ChatEndpoint
@@ -155,7 +156,7 @@ def _dialect(asked: Asked) -> Dialect:
 
 def _about(asked: Asked, passages: Sequence[Any]) -> dict[str, Any]:
     """Return the settings that decide the questions: different ones need another folder."""
-    searched = identity.effective(plain(asked.retriever.settings))
+    searched = identity.effective(asked.retriever)
     models = manifest.models_of(asked.retriever)
     return {
         "teacher": asked.model,
@@ -206,9 +207,7 @@ def _teller(
             before, since = begun.setdefault(playing, (done, time.monotonic()))
             if done > before:
                 left_s = (time.monotonic() - since) * (wanted - done) / (done - before)
-                text += (
-                    f"  {left_s / 60:.0f}m{left_s % 60:02.0f}s left of the {'trajectories' if playing else 'questions'}"
-                )
+                text += f"  {terminal.clock(left_s)} left of the {'trajectories' if playing else 'questions'}"
         say(text)
 
     return tell

@@ -4,7 +4,6 @@ What is kept depends on the settings and on the teacher's answers alone, neither
 often the process was killed: candidates are worked on by several threads and settled one after another."""
 
 import collections
-import hashlib
 import itertools
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 from qr_jax.logging import terminal
 from qr_jax.records import Query, Trace
+from qr_jax.sets.formats import hash_of
 from qr_jax.sets.synth.draft import Chance, Draft, Refused
 from qr_jax.sets.synth.generators import GENERATORS, iterative_search, questions_of_chain
 from qr_jax.sets.synth.library import Library
@@ -129,7 +129,7 @@ def _questions(made: Made, author: Author, tests: Repeats, work: Work, say: Call
                 made.ended = made.ended or str(fault)
                 continue
             made.tried[generator] += 1
-            query = None if draft is None else draft.query(_name(draft), generator)
+            query = None if draft is None else draft.query(f"synth-{hash_of(draft.question)}", generator)
             if query is not None and fault is None:
                 repeated = kept.find(query)
                 fault = None if repeated is None else Refused("nearly the same as another", repeated)
@@ -216,10 +216,6 @@ def in_order(
         halt.set()
         threads.shutdown(wait=True, cancel_futures=True)
         halt.clear()
-
-
-def _name(draft: Draft) -> str:
-    return f"synth-{hashlib.sha256(draft.question.encode()).hexdigest()[:16]}"
 
 
 def _now_and_then(say: Callable[[Made], None]) -> Callable[[Made], None]:

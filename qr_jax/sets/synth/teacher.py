@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from qr_jax.errors import UserError
 from qr_jax.lab.judge import NEVER
 from qr_jax.logging.secrecy import redact
-from qr_jax.search.chat_endpoint import ChatEndpoint, key_header, message_text, objects
+from qr_jax.search.chat_endpoint import ChatEndpoint, key_header, objects, reply_text
 from qr_jax.search.http_post import Failed, Patience
 from qr_jax.sets.synth.draft import Refused
 from qr_jax.sets.synth.journal import Journal, is_count
@@ -203,10 +203,7 @@ class Teacher:
 
 def completion(response: Any, body: Mapping[str, Any]) -> tuple[str, list[int]]:
     """Return a chat completion's text and its tokens [in, out], estimated if not counted. ValueError: it is none."""
-    try:
-        content = message_text(response["choices"][0]["message"]["content"])
-    except (LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"no chat completion, but {redact(str(response))[:200]!r}") from error
+    content = reply_text(response)
     if len(content) > MOST_CHARS_A_TOKEN * body["max_tokens"]:
         raise UserError(f"a reply of {len(content):,} characters, where {body['max_tokens']:,} tokens were asked for")
     usage = response.get("usage")
