@@ -153,14 +153,11 @@ class Rollout:
     temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # sampling temperature
     # nucleus sampling: 1 alone, as the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
-    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = (
-        0  # sampling from the likeliest tokens: 0 (off) alone, as top_p
-    )
+    # sampling from the likeliest tokens: 0 (off) alone, as top_p
+    top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0
     search_k: Count = 3  # passages per query
     observation_tokens: Count = 500  # most tokens of what the environment says in a turn
-    passage_chars: Count = (
-        20_000  # most characters of a passage, title included; the rest is cut before anything is tokenised
-    )
+    passage_chars: Count = 20_000  # most characters of a passage with its title, cut before anything is tokenised
     tile: Count = 32  # tokens of one tile: prompts and observations enter the cache in tiles
     buckets: Growing = (64, 256)  # compiled sizes, in tokens (whole tiles), of a call that appends to the cache
     chunk: Count = 8  # tokens that each slot decodes per device dispatch

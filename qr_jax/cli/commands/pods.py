@@ -44,6 +44,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     card = cards.card(arguments.gpu, arguments.memory) if on_gpu else None
     checks.check(config, reads=())  # what a step needs is the config's, not the data's
+    if config.model.lora.rank and config.sft.whole and config.sft.steps:
+        terminal.say(
+            "the cold start (sft.whole=true) trains the whole model, and its memory is not in this plan: plan it too, "
+            "with model.lora.rank=0"
+        )
     if card:
         found = plan.on_gpu(config, card, say=terminal.say)
         options.show(found, arguments.json, plan.format_gpu)
