@@ -103,8 +103,9 @@ def test_the_command_says_what_does_not_fit_and_what_to_set(uncompiled, capsys):
     assert plan.format_gpu(found).endswith("  fits: train needs 17.3 GiB, 26% of what jax may hold")
 
 
-def test_a_cold_start_of_the_whole_model_is_said_not_to_be_planned(uncompiled, capsys):
-    words = ["plan", str(CONFIGS / "quickstart.py"), "--memory", "80GB", "mesh.devices=1"]
+def test_a_cold_start_of_the_whole_model_is_said_not_to_be_planned(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "on_gpu", lambda config, card, say: {"fits": True})
+    words = ["plan", str(CONFIGS / "quickstart.py"), "--memory", "80GB", "--json"]
     for more, said in (([], False), (["model.lora.rank=4"], True), (["model.lora.rank=4", "sft.whole=false"], False)):
         assert cli.main([*words, *more]) == 0
         assert ("plan it too, with model.lora.rank=0" in capsys.readouterr().err) == said
