@@ -86,8 +86,8 @@ fuzz-guided: $(DEV)  ## one reader's inputs under atheris, which follows the lin
 soak: $(DEV)  ## 2,000 steps, a fault every 20, a SIGKILL every 200; and 2,000 for memory (30 minutes on 2 cores); STEPS=, SEED=
 	$(BIN)/python tests/soak.py $(if $(STEPS),--steps $(STEPS) --memory-steps $(STEPS)) --seed $(or $(SEED),0)
 
-kills: $(DEV)  ## 100 random kills of one process and 100 of two, each run compared with one that was never killed; RUNS=, SEED=
-	$(BIN)/python tests/kills.py $(if $(RUNS),--one $(RUNS) --two $(RUNS)) --seed $(or $(SEED),0)
+kills: $(DEV)  ## 100 random kills each of one process, of two and with overlap; each run is compared with one that nobody killed; RUNS=, SEED=
+	$(BIN)/python tests/kills.py $(if $(RUNS),--one $(RUNS) --two $(RUNS) --overlap $(RUNS)) --seed $(or $(SEED),0)
 
 mutations: $(DEV)  ## small faults planted one at a time in a copy, each of which a named test must notice; ONLY= a word
 	$(BIN)/python -m tests.mutations $(if $(ONLY),--only $(ONLY))

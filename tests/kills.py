@@ -1,12 +1,13 @@
 """Kills at random moments, and what was lost: nothing. Every run ends with the bytes of one that was never killed.
 
-    make kills                                         # 100 kills of one process, 100 of two (45 minutes on 2 cores)
-    python tests/kills.py --one 10 --two 0 --seed 3    # other kills
+    make kills                                                     # 100 kills of each kind (an hour on 2 cores)
+    python tests/kills.py --one 10 --two 0 --overlap 0 --seed 3    # other kills
 
 A run (a two-layer model, 6 steps, a checkpoint every 2) is killed up to 10 times, and then goes on to its end. A kill
 aims at the phase that was met least: it waits until that begins and then for a random part of the time that it usually
 takes. What it met is read from what the process had printed: "checkpoint" wherever one of the run was being written,
-whatever was done beside it. Of two processes the first, the second or both are killed. Processes are forked from this
+whatever was done beside it. Of two processes the first, the second or both are killed; with overlap one process rolls
+out a step while it learns from the one before. Processes are forked from this
 one, which has imported the package and started nothing of jax.
 Finished runs stand in OUT/kills.jsonl, and the same command goes on after them, unless the package's code is another;
 the figures go to benchmarks/results/kills.json.
@@ -39,10 +40,10 @@ OFTEN = ("rollout", "update", "checkpoint")  # may be killed at their second or 
 HEARTBEAT_S = 4.0
 LIMIT_S = 600.0  # of a process that nobody kills
 SURVIVES_S = 60.0  # a process whose fellow was killed
-FIRST = ("one process", "two processes")
+KINDS = {"one process": (1, 0), "two processes": (2, 0), "overlap": (1, 1)}  # processes, and train.overlap
 
 
-def settings(folder: Path, processes: int) -> Any:
+def settings(folder: Path, processes: int, overlap: int) -> Any:
     """Few steps that do everything: cold start, searches, waiting groups, evaluations on the way."""
     from killed_run import tiny
 
@@ -54,7 +55,7 @@ def settings(folder: Path, processes: int) -> Any:
         env=use("searching.searching"),
         sft=replace(base.sft, steps=4),
         evaluation=replace(base.evaluation, every=2, questions=4),
-        train=replace(base.train, steps=STEPS, checkpoint_every=2, keep_checkpoints=2),
+        train=replace(base.train, steps=STEPS, checkpoint_every=2, keep_checkpoints=2, overlap=overlap),
         mesh=Mesh(data=processes, devices=processes, heartbeat_s=HEARTBEAT_S),
         log=replace(base.log, tensorboard=False),
     )
@@ -94,20 +95,25 @@ def forget_other_code(out: Path) -> None:
     kept = out / "code.txt"
     if not kept.exists() or kept.read_text() != alike.code():
         (out / "kills.jsonl").unlink(missing_ok=True)
-        for name in ("of_1", "of_2"):
-            shutil.rmtree(out / name, ignore_errors=True)
+        for kind in KINDS:
+            shutil.rmtree(out / folder_of(kind), ignore_errors=True)
         kept.write_text(alike.code())
 
 
-def reference(folder: Path, processes: int) -> dict[str, float]:
+def folder_of(kind: str) -> str:
+    """The name of the folder in OUT that has the runs of a kind."""
+    return kind.replace(" ", "_")
+
+
+def reference(folder: Path, kind: str) -> dict[str, float]:
     """A run that is never killed, made once; and how long each phase usually takes, all programs being compiled."""
     from qr_jax import config
 
-    known = folder / "seconds.json"
+    known, (processes, overlap) = folder / "seconds.json", KINDS[kind]
     if not known.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config.to_json(settings(folder, processes))))
+        (folder / "config.json").write_text(json.dumps(config.to_json(settings(folder, processes, overlap))))
         all_well(start(folder, "whole", processes))
         again = start(folder, "again", processes)
         all_well(again)
@@ -151,10 +157,10 @@ def kill_once(children: Sequence[Forked], victims: Sequence[int], phase: str, at
 
 
 def one_run(
-    folder: Path, processes: int, seed: int, number: int, kills: int, usual: dict[str, float], met_before: Counter[str]
+    folder: Path, kind: str, seed: int, number: int, kills: int, usual: dict[str, float], met_before: Counter[str]
 ) -> dict:
     """A run killed so many times, or fewer where it ends before; what each kill met, and what differs at the end."""
-    rng, run = random.Random(f"{seed} {processes} {number}"), f"run_{number}"
+    rng, run, (processes, _) = random.Random(f"{seed} {kind} {number}"), f"run_{number}", KINDS[kind]
     shutil.rmtree(folder / run, ignore_errors=True)
     kill_list: list[dict[str, Any]] = []
     ended = False
@@ -181,24 +187,24 @@ def one_run(
     differ = compare(folder, run)
     if not differ:
         shutil.rmtree(folder / run)
-    return {"processes": processes, "seed": seed, "run": number, "kills": kill_list, "differences": differ}
+    return {"kind": kind, "seed": seed, "run": number, "kills": kill_list, "differences": differ}
 
 
-def campaign(out: Path, processes: int, kills: int, seed: int) -> list[dict]:
+def campaign(out: Path, kind: str, kills: int, seed: int) -> list[dict]:
     """Runs until there are so many kills; those that OUT/kills.jsonl has are not made again."""
-    log, folder = out / "kills.jsonl", out / f"of_{processes}"
+    log, folder = out / "kills.jsonl", out / folder_of(kind)
     lines = log.read_text().splitlines() if log.exists() else []
-    runs = [run for run in map(json.loads, lines) if (run["processes"], run["seed"]) == (processes, seed)]
-    usual = reference(folder, processes) if kills else {}
+    runs = [run for run in map(json.loads, lines) if (run.get("kind"), run["seed"]) == (kind, seed)]
+    usual = reference(folder, kind) if kills else {}
     while (done := sum(len(run["kills"]) for run in runs)) < kills:
         began = time.monotonic()
         met = Counter(kill["met"] for run in runs for kill in run["kills"])
-        runs.append(one_run(folder, processes, seed, len(runs), min(kills - done, KILLS_A_RUN), usual, met))
+        runs.append(one_run(folder, kind, seed, len(runs), min(kills - done, KILLS_A_RUN), usual, met))
         with log.open("a") as file:
             file.write(json.dumps(runs[-1]) + "\n")
         told = ", ".join(kill["met"] for kill in runs[-1]["kills"])
         same = f"DIFFERS in {runs[-1]['differences']}" if runs[-1]["differences"] else "the same bytes"
-        print(f"{FIRST[processes - 1]}, run {len(runs)}, {time.monotonic() - began:.0f} s: {told}: {same}", flush=True)
+        print(f"{kind}, run {len(runs)}, {time.monotonic() - began:.0f} s: {told}: {same}", flush=True)
     return runs
 
 
@@ -219,6 +225,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", type=int, default=100, help="kills of runs of one process (100)")
     parser.add_argument("--two", type=int, default=100, help="kills of runs of two processes (100)")
+    parser.add_argument(
+        "--overlap", type=int, default=100, help="kills of runs of one process with train.overlap=1 (100)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "qr_jax_kills")
     parser.add_argument("--results", type=Path, default=None, help="folder for kills.json (benchmarks/results)")
@@ -229,17 +238,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
     forget_other_code(asked.out)
 
-    counts = [
-        figures(campaign(asked.out, at + 1, kills, asked.seed)) for at, kills in enumerate((asked.one, asked.two))
-    ]
+    wanted = dict(zip(KINDS, (asked.one, asked.two, asked.overlap), strict=True))
+    counts = {kind: figures(campaign(asked.out, kind, kills, asked.seed)) for kind, kills in wanted.items()}
     names = ("kills", "runs", "identical", "hung")
-    rows = [[FIRST[at], *map(found.get, names), *found["met"].values()] for at, found in enumerate(counts)]
+    rows = [[kind, *map(found.get, names), *found["met"].values()] for kind, found in counts.items()]
     print(interleave.table(["", *names, *PHASES, "between"], rows))
-    command = f"python tests/kills.py --one {asked.one} --two {asked.two} --seed {asked.seed}"
-    content = {"command": command, "steps": STEPS, "versions": interleave.versions()}
-    content |= dict(zip(FIRST, counts, strict=True))
+    command = f"python tests/kills.py --one {asked.one} --two {asked.two} --overlap {asked.overlap} --seed {asked.seed}"
+    content = {"command": command, "steps": STEPS, "versions": interleave.versions(), **counts}
     print(f"written to {interleave.results('kills', content, (), folder=asked.results)}")
-    return 1 if any(found["differences"] or found["hung"] for found in counts) else 0
+    return 1 if any(found["differences"] or found["hung"] for found in counts.values()) else 0
 
 
 if __name__ == "__main__":
