@@ -249,23 +249,25 @@ def updates(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def others() -> list[tuple[str, ...]]:
-    pool, bm25 = result("pool"), result("retrieval")
-    batch = bm25["batches"]["32"]
+    pool = result("pool")
     rows = [("ms, draw and settle 1,024 of a million queries", f"{pool['draw_settle_ms_1m']:.1f}", "", "", "40")]
+    return rows + bm25("retrieval", "36k passages") + searches()
+
+
+def bm25(name: str, passages: str) -> list[tuple[str, ...]]:
+    """BM25 of these passages beside each of bm25s' backends."""
+    batch, rows = result(name)["batches"]["32"], []
     for who in ("bm25s_jax", "bm25s", "bm25s_numba"):
-        if who in batch["queries_a_s"]:
-            rates = batch["queries_a_s"]
-            rows.append(("queries/s, BM25 over 36k passages, batches of 32", f"{rates['ours']:.0f}",
-                         f"{called(who)} {rates[who]:.0f}", f"{batch['ours_over'][who]['ratio']:.2f}", ""))  # fmt: skip
-    return rows + searches()
+        rates, text = batch["queries_a_s"], f"queries/s, BM25 over {passages}, batches of 32"
+        ratio = batch["ours_over"][who]["ratio"]
+        rows.append((text, f"{rates['ours']:.0f}", f"{called(who)} {rates[who]:.0f}", f"{ratio:.2f}", ""))
+    return rows
 
 
 def searches() -> list[tuple[str, ...]]:
     """BM25 over a million passages, exact search among vectors, and the server."""
-    million, dense, server = result("retrieval_1000000")["batches"]["32"], result("dense"), result("retrieval_server")
-    rate = million["queries_a_s"]
-    rows = [("queries/s, BM25 over a million passages from disk, batches of 32", f"{rate['ours']:.0f}",
-             f"bm25s {rate['bm25s']:.0f}", f"{million['ours_over']['bm25s']['ratio']:.1f}", "")]  # fmt: skip
+    dense, server = result("dense"), result("retrieval_server")
+    rows = bm25("retrieval_1000000", "a million passages from disk")
     for count in ("36000", "1000000"):
         rate, over = dense[count]["queries_a_s"], dense[count]["ours_over"]
         text = f"queries/s, exact search among {int(count):,} vectors of 384, batches of 32"

@@ -28,7 +28,7 @@ config = Config(
     env=use("search_r1", max_turns=4),
     retriever=use("bm25"),
     reward=use("f1"),
-    pool=Pool(queries=32, samples=8, rule=use("foresee_learnable"), min_signal=8),
+    pool=Pool(queries=32, samples=8, rule=use("retire"), min_signal=8),
     rollout=Rollout(
         slots=64,
         context_tokens=2048,

@@ -1,6 +1,6 @@
 """A small model learns to use two tools: it searches for two numbers, computes with them, and answers.
 
-    qr-jax train configs/two_tools.py    # 4 to 8 minutes on 2 cores
+    qr-jax train configs/two_tools.py    # 2 to 10 minutes on 2 cores
 
 70 % of the questions ask for a sum or a difference of two numbers; the others are chains of one or two hops. Each
 subject has two numbers. The traces show one of each relation's four phrasings and one of each operation's two

@@ -97,7 +97,7 @@ def remarks(config: Config, queries: Sequence[Query], held_out: Sequence[Query])
     if len(queries) > 1 and plugins.constants("rule", rule).get("READS_KINDS") and not kinds(queries).any():
         lines.append(
             f"the questions are all alike in {', '.join(LABELS)}, and {rule} learns of a question from others of its "
-            "kind: without these labels it was no better than plain GRPO; rule=retire needs none"
+            "kind; rule=retire needs no labels (docs/rules.md)"
         )
     return lines
 

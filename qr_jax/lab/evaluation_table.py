@@ -30,10 +30,8 @@ def format_table(figures: Mapping[str, Any]) -> str:
     means = f"per question {figures['searches_per_question']:.2f} searches{several}"
     means += f", {figures['tokens_per_question']:.1f} sampled tokens"
     lines.append(f"{means}, well-formed turns {figures['well_formed_turn_share']:.3f}, endings: {stops}")
-    lines.append("+-, or in brackets its ends: the 95 % interval over questions")
+    lines.append("+-, or (low to high): the 95 % interval over questions")
     if any(evaluate.run_error(figures, name) for name in evaluate.SCORES):
         errors = ", ".join(f"{name}{evaluate.run_error(figures, name)}" for name in evaluate.SCORES)
-        lines.append(
-            f"that of Pass@1 counts the chance of both questions and runs; of runs alone, one standard error: {errors}"
-        )
+        lines.append(f"Pass@1's interval is over questions and runs; its standard error over runs alone: {errors}")
     return "\n".join([*lines, *evaluate.fault_texts(figures)])

@@ -96,7 +96,7 @@ def test_the_command_says_what_does_not_fit_and_what_to_set(uncompiled, capsys):
     assert cli.main(["plan", str(CONFIGS / "gpu/cards.py:qwen3_0p6b_24gb"), "--memory", "12GB"]) == 1
     said = capsys.readouterr().out
     assert "GPU of 12GB: jax may hold 10.1 GiB, 0.9 of 11.2" in said
-    assert "by arrays; pip install 'jax[cuda13]'" in said and "not measured on a GPU" in said
+    assert "to have XLA compile the programs: pip install 'jax[cuda13]'" in said and "not measured on a GPU" in said
     assert "does not fit: train needs 17.3 GiB: lower learner.rows or learner.row_tokens, set model.remat=full" in said
     found = planned.examine_gpu(PRESETS["qwen3_0p6b_24gb"], cards.card(None, "80GB"), compiles=False, say=print)
     assert found["memory_by_phase"]["train"] == found["peak_bytes"] and found["todo"] is None

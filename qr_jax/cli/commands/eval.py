@@ -39,7 +39,9 @@ def add(command: Any) -> None:
     text = "qa7, paper or web, of QR_JAX_DATA; without: the run's questions"
     made.add_argument("--suite", metavar="NAME", help=text)
     made.add_argument("--retriever", metavar="NAME", help="another retriever than the run's; none: no passages")
-    made.add_argument("--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 and pass@k")
+    made.add_argument(
+        "--samples", type=whole(1), metavar="N", help="sampled answers a question, for Pass@1 (with --suite pass@k too)"
+    )
     made.add_argument("--step", type=whole(0), metavar="N", help="the checkpoint; by default the last")
     made.add_argument("--questions", type=whole(1), metavar="N", help="how many of the run's questions")
     made.add_argument("--world-seed", type=whole(0), metavar="N", help="ask about the synthetic world of this seed")

@@ -159,15 +159,17 @@ def _resident(found: Mapping[str, Any]) -> str:
 def format_gpu(found: Mapping[str, Any]) -> str:
     """Format a GPU's answer for a person."""
     gib = {name: _gib(size) for name, size in found["memory_by_phase"].items()}
-    how = "XLA's GPU compiler, with no GPU at hand" if found["compiled"] else f"arrays; {cards.PLUGIN} compiles them"
+    how = "compiled by XLA, with no GPU at hand" if found["compiled"] else "arrays counted"
+    hint = [] if found["compiled"] else [f"  to have XLA compile the programs: {cards.PLUGIN}"]
     usable, peak = (found[name] / GIB for name in ("usable_bytes", "peak_bytes"))
     whole = f"{usable:.1f} GiB, {gpu.FRACTION:g} of {found['memory_bytes'] / GIB:.1f}"
     lines = [
         f"{found['gpu']}: jax may hold {whole}",
-        f"  GiB while each runs, by {how}: " + ", ".join(f"{name} {gib[name]}" for name in PROGRAMS),
+        f"  GiB while each runs, {how}: " + ", ".join(f"{name} {gib[name]}" for name in PROGRAMS),
         f"  always allocated of that: {_resident(found)}",
         f"  ({HAND_OVER})",
-        "  not measured on a GPU; other processes of the card need theirs beside it",
+        *hint,
+        "  not measured on a GPU; other processes on it need memory too",
     ]
     verdict = f"{found['program']} needs {peak:.1f} GiB"
     if found["fits"]:
