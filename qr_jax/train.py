@@ -165,7 +165,7 @@ def _step_or_wait(
         raise
     except Exception as error:
         if hosts.count() == 1 and _is_there(state):
-            with contextlib.suppress(OSError):  # of a full disk, which may be the error itself
+            with contextlib.suppress(Exception):  # the error itself may forbid it: a full disk, a device without memory
                 runtime.save(step, state, run_state)
                 what = "the plug-in" if plugins.was_raised_by_one(error) else "the error"
                 runtime.run.say(f"saved after step {step}; fix {what}, then the same command resumes the run")
