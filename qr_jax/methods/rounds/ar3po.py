@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qr_jax.errors import UserError
+from qr_jax.methods.rounds import _room
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count
@@ -27,9 +27,7 @@ def ar3po(
     group is another policy's, and no episode is kept from one step to the next. A step costs at most k * B * samples *
     stages rollouts.
     """
-    if (size := samples * stages) > MAX_GROUP_SIZE:
-        grown = f"pool.samples={samples} in stages={stages} stages"
-        raise UserError(f"ar3po lets a group grow to {size} episodes: {grown}; there is room for {MAX_GROUP_SIZE}")
+    _room.check("ar3po", samples * stages, MAX_GROUP_SIZE, f"pool.samples={samples} in stages={stages} stages")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qr_jax.errors import UserError
+from qr_jax.methods.rounds import _room
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count, Share
@@ -36,11 +37,7 @@ def pilot_commit(
     """
     if low > high:
         raise UserError(f"pilot_commit has low={low} above high={high}, between which no mean reward lies")
-    if (size := samples + further) > MAX_GROUP_SIZE:
-        grown = f"pool.samples={samples} and further={further}"
-        raise UserError(
-            f"pilot_commit lets a group grow to {size} episodes: {grown}; there is room for {MAX_GROUP_SIZE}"
-        )
+    _room.check("pilot_commit", samples + further, MAX_GROUP_SIZE, f"pool.samples={samples} and further={further}")
     if not so_far:
         return Ask(draw=queries * oversample)
     last, grades = so_far[-1], so_far[-1].grades

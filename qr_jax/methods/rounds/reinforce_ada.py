@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from qr_jax.errors import UserError
+from qr_jax.methods.rounds import _room
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count, at_least
@@ -32,11 +32,8 @@ def reinforce_ada(
     mean and standard deviation are over all of them in both (its global statistics). So `grpo` weighs a group by its
     size. A step costs at most k * B * samples * max_rounds rollouts.
     """
-    if (size := samples * max_rounds) > MAX_GROUP_SIZE:
-        grown = f"pool.samples={samples} in max_rounds={max_rounds} rounds"
-        raise UserError(
-            f"reinforce_ada lets a group grow to {size} episodes: {grown}; there is room for {MAX_GROUP_SIZE}"
-        )
+    grown = f"pool.samples={samples} in max_rounds={max_rounds} rounds"
+    _room.check("reinforce_ada", samples * max_rounds, MAX_GROUP_SIZE, grown)
     if not so_far:
         return Ask(draw=queries * oversample)
     if len(so_far) == max_rounds:

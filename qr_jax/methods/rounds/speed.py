@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qr_jax.errors import UserError
+from qr_jax.methods.rounds import _room
 from qr_jax.pool.pool import Pool
 from qr_jax.records import Ask, Outcome
 from qr_jax.settings.settings import Count
@@ -30,9 +30,7 @@ def speed(
     the groups it has where theirs raises at `max_rounds`. A step costs at most max_rounds * k * B * samples
     + B * further rollouts.
     """
-    if (size := samples + further) > MAX_GROUP_SIZE:
-        grown = f"pool.samples={samples} and further={further}"
-        raise UserError(f"speed lets a group grow to {size} episodes: {grown}; there is room for {MAX_GROUP_SIZE}")
+    _room.check("speed", samples + further, MAX_GROUP_SIZE, f"pool.samples={samples} and further={further}")
     if not so_far:
         return Ask(draw=queries * oversample)
     last = so_far[-1]
