@@ -210,7 +210,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
     elif name == "supporting":
         queries, absent = _titled(config, questions(config, "train"))
         played = _makers().supporting_traces(
-            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config), asked=marked(config)
+            queries, search, absent=absent, k=config.rollout.search_k, **_expert(config), asked=asked(config)
         )
         pairs = [(trace, search) for trace in played]
     elif name == "retrieved":
@@ -218,7 +218,7 @@ def traces(config: Config, search: SearchFunction) -> list[tuple[Trace, SearchFu
         write, k = _expert(config)["write"], config.rollout.search_k
         pairs = [
             (trace, search)
-            for trace in _makers().retrieved_traces(queries, search, write=write, k=k, asked=marked(config))
+            for trace in _makers().retrieved_traces(queries, search, write=write, k=k, asked=asked(config))
         ]
     else:
         pairs = [(trace, search) for trace in read_traces(name)]
@@ -249,7 +249,7 @@ def _expert(config: Config) -> dict[str, Any]:
     return {"write": (lambda *turn: spaced(write(*turn))) if words else write, "parallel": parallel}
 
 
-def marked(config: Config) -> Callable[[str, Query], str]:
+def asked(config: Config) -> Callable[[str, Query], str]:
     """Return a function that marks a search with its question where data.corpus=own, as the environment's are."""
     return plugins.around("sets.own_paragraphs").asked if config.data.corpus == OWN else lambda text, query: text
 
@@ -263,9 +263,9 @@ def check_traces(config: Config, queries: Sequence[Query], search: SearchFunctio
         _makers().check_fit(queries, passages_read=False)
         if search:
             titled, absent = _titled(config, queries)
-            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config), asked=marked(config))
+            _makers().check_supporting(titled, search, absent=absent, k=k, **_expert(config), asked=asked(config))
     elif config.data.traces == "retrieved" and search:
-        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k, asked=marked(config))
+        _makers().check_retrieved(queries, search, write=_expert(config)["write"], k=k, asked=asked(config))
     elif config.data.traces not in MADE_TRACES:
         write = plugins.beside("env", config.env.name, "expert_turn")
         check_played(read_traces(config.data.traces), environment(config), write)

@@ -108,13 +108,13 @@ def null_of_run(
     pool, size, rollouts, draws = pass_rates.read_run(folder, last)
     if listed := [] if own else [*trust.asks_of("rule", pool.rule), *trust.asks_of("rounds", pool.rounds)]:
         raise UserError(f"it is not a run of yours, and would be played by {' and '.join(listed)}; --trust allows that")
-    unlike, graded = pass_rates.told_otherwise(folder, last)
+    rows = pass_rates.rows_until(folder, last)
+    unlike, graded = pass_rates.told_otherwise(folder, {int(row["step"] or 0) for row in rows})
     if unlike > OTHERWISE * graded:
         what = f"{unlike:,} of {graded:,} groups bear signal by their rewards and not by their outcomes, or the reverse"
         raise UserError(f"{what} (pool.channel={pool.channel}), and it plays outcomes of 0 and 1 alone")
     names = ("rule", "rounds", "queries", "samples", "oversample", "by", "reset_below", "on_exhausted")
     plan = Sampler(**{name: getattr(pool, name) for name in names}, rollouts=rollouts)
-    rows = pass_rates.rows_until(folder, last)
     control = null(
         plan, draws, size=size, kinds=kinds, seeds=seeds, points=min(points, len(rows)),
         limit_s=inf if own else STRANGER_S,

@@ -1,7 +1,7 @@
 """Pass rates of a pool's queries over a run: made up (static, moving, or learned by training), or as a run has them."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,12 +203,11 @@ def rows_until(folder: str | Path, last: int | None) -> list[dict[str, Any]]:
     return [row for row in metrics_writer.read(folder) if last is None or int(row["step"] or 0) <= last]
 
 
-def told_otherwise(folder: str | Path, last: int | None = None) -> tuple[int, int]:
-    """Count the graded draws up to a step (None: all), first those whose verdict is not that of their outcomes.
+def told_otherwise(folder: str | Path, steps: Collection[int]) -> tuple[int, int]:
+    """Count the graded draws of these steps, first those whose verdict is not that of their outcomes.
 
     There are some where rewards are not outcomes (F1, or a price on length) and decide what bears signal.
     """
-    steps = {int(row["step"] or 0) for row in rows_until(folder, last)}
     rows = json_files.rows(Path(folder) / "ledger.jsonl", "step", "successes", "valid")
     found = [row for row in rows if row["step"] in steps and row.get("verdict") in ("signal", "easy", "hard")]
     by_outcome = [0 < int(row["successes"]) < int(row["valid"]) for row in found]

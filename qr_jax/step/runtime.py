@@ -329,6 +329,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     """Bind a run's parts, the same on every process (ValueError where they are not). Interrupted: see `loading`."""
     with loading(run, "loading the questions"):  # first, so that an error in the user's files shows at once
         queries, questions = assemble.questions(settings, "train"), assemble.questions(settings, "eval")
+        probed = assemble.probed(settings)
     with loading(run, "starting the devices"):
         mesh = meshes.make_mesh(settings.mesh)
     with loading(run, "loading the tokenizer"):
@@ -336,8 +337,8 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
     with loading(run, "loading the passages"):
         corpus = subject.corpus(settings, lambda: assemble.passages(settings))
         search = corpus.search()
-    asked = len(questions[: settings.evaluation.questions])
-    run.say(f"{len(queries):,} questions to train on, {asked:,} held out")
+    env, asked = assemble.environment(settings), questions[: settings.evaluation.questions]
+    run.say(f"{len(queries):,} questions to train on, {len(asked):,} held out")
     for remark in assemble.remarks(settings, queries, questions):
         run.say(remark)
     if not run.checkpoints.steps():
@@ -345,12 +346,11 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         with loading(run, "checking that the model can read them"):
             for part in (queries, questions):
                 assemble.check_readable(agent.tokenizer, part)
-            every = [*queries, *questions[: settings.evaluation.questions], *assemble.probed(settings)]
-            agent.engine.check_prompts(every, assemble.environment(settings))  # else the step that asks it fails
+            agent.engine.check_prompts([*queries, *asked, *probed], env)  # else the step that asks it fails
             assemble.check_traces(settings, queries, search)
-    asked = questions_sha256([*queries, *questions])
-    alike.check(questions=asked, passages=corpus.sha256, model=agent.fingerprint)
-    data = Data(queries, assemble.kinds(queries), questions, assemble.probed(settings))
+    every = questions_sha256([*queries, *questions])
+    alike.check(questions=every, passages=corpus.sha256, model=agent.fingerprint)
+    data = Data(queries, assemble.kinds(queries), questions, probed)
     how = {"temperature": settings.rollout.temperature, "overlap": settings.train.overlap}
     learner = make(agent.cfg, settings.model, settings.learner, mesh, **how)
     constants = plugins.constants("reward", settings.reward.name)
@@ -363,7 +363,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         learner=learner,
         data=data,
         devices=_devices(settings, agent, mesh),
-        world=World(assemble.environment(settings), search, corpus.sha256),
+        world=World(env, search, corpus.sha256),
         drawing=_drawing(settings),
         grading=Grading(plugins.bind("reward", settings.reward), asks, constants.get("MAX_TURNS")),
         gold_logp=_gold_logp(settings, agent) if learner.needs_gold else None,

@@ -58,7 +58,7 @@ def preflight(runtime: Runtime, run_state: RunState) -> None:
 def _tried(runtime: Runtime) -> tuple[grading.Group | None, str]:
     """Search once and grade two made episodes; return their group, and what is out of service ("" if nothing is)."""
     query, name, limits = runtime.data.queries[0], runtime.settings.reward.name, runtime.settings.rollout
-    text = assemble.marked(runtime.settings)(query.question, query)
+    text = assemble.asked(runtime.settings)(query.question, query)
     try:
         tools.found(runtime.world.search, [text], limits.search_k, **tools.limits(limits))
     except TimeoutError as error:
@@ -190,7 +190,7 @@ def answers(runtime: Runtime) -> bool:
     """Return True if one search gets an answer, even an empty one. Raises its error if waiting will not help."""
     question = f"{QUESTION} ({time.strftime('%H:%M:%S')})"  # no cache has the answer
     once = replace(runtime.settings.rollout, search_retries=0)
-    question = assemble.marked(runtime.settings)(question, runtime.data.queries[0])
+    question = assemble.asked(runtime.settings)(question, runtime.data.queries[0])
     asked = tools.run_searches(runtime.world.search, [question], 1, **tools.limits(once))
     for result in asked.by_query.values():
         if isinstance(result, tools.Fault) and result.wrong and result.error:
