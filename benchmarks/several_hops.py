@@ -2,7 +2,8 @@
 
     python -m benchmarks.several_hops files       # the questions of configs/study/several_hops.py, from QR_JAX_DATA
     python -m benchmarks.several_hops ceiling     # what an expert's searches find; a minute, no model
-    python -m benchmarks.several_hops signal      # frozen cold starts, 20 steps each (an hour an arm on 2 cores)
+    python -m benchmarks.several_hops expert      # the same as an arm's episodes show it; no model
+    python -m benchmarks.several_hops signal      # 128 groups of 8 answers of each arm's cold start
     python -m benchmarks.several_hops recipe      # 20 steps a recipe, from the same cold starts
     python -m benchmarks.several_hops --table     # of what is kept, and make no run
 
@@ -13,8 +14,10 @@ import argparse
 import itertools
 import json
 import random
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,9 @@ import numpy as np
 from benchmarks import interleave, kept_runs, single_hop
 from benchmarks.single_hop import change, curves, dead, gain
 from benchmarks.tables import markdown
-from qr_jax import answers
+from qr_jax import answers, assemble, config, sft
 from qr_jax.data import readers
+from qr_jax.evaluation import subject
 from qr_jax.records import Passage, Query
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import made_traces
@@ -37,15 +41,18 @@ KINDS = {"hotpotqa": "bridge", "2wiki": "compositional"}  # the type of question
 PARAGRAPHS = 10  # of each question, gold ones among them, as the sets' own files have
 SETS = ("hotpotqa", "2wiki", "musique")
 ARMS, FROZEN = ("every", "open", "own"), "learner.lr=1e-12"
+ASKED = 128  # groups of the cold start's answers, from the end of the training questions: no trace is of these
 RECIPES = {
-    "every, 3e-5": ("every",),
-    "open, 1e-5": ("open",),
-    "own, 1e-5": ("own",),
+    "own, 3e-5": ("own", "learner.lr=3e-5"),
     "own, 3e-6": ("own", "learner.lr=3e-6"),
+    "open, 1e-5": ("open",),
 }
+ENDS = ("no_action", "length", "turns", "context")  # of episodes without an answer
+SUMMED = ("groups", "exact", "exact_two_options", "f1_alone", "right", "two_options", "two_options_right")
 SERIES = single_hop.SERIES | {
-    "searches": "rollout/searches", "grad_norm": "learner/grad_norm", "update": "learner/update_norm",
-    "update_scale": "learner/update_scale", "step_s": "time/step_s",
+    "searches": "rollout/searches", "tokens": "rollout/tokens", "grad_norm": "learner/grad_norm",
+    "update": "learner/update_norm", "update_scale": "learner/update_scale", "gap": "sampler_gap/mean",
+    "step_s": "time/step_s", **{end: f"rollout/stop_{end}" for end in ENDS},
 }  # fmt: skip
 
 
@@ -65,29 +72,39 @@ def main() -> None:
 
 
 def files(_: Sequence[str] | None = None) -> None:
-    """Write open.jsonl and own.jsonl: the bridge and compositional questions, with their gold titles.
+    """Write every.jsonl, and of bridge and compositional questions open.jsonl and own.jsonl, each in random order.
 
     In own.jsonl each carries ten paragraphs, as MuSiQue's rows do: the gold ones, and those of its set's passages that
     BM25 finds for the question and that are not gold, in an order drawn by its id.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = {"open": [], "own": []}
+    rows: dict[str, list[dict[str, Any]]] = {"every": [], "open": [], "own": []}
+    for name in SETS:
+        rows["every"] += [_row(name, query) for query in questions(name)]
     for name, kind in KINDS.items():
         passages = corpus(name)
         by_id, search = {passage.id: passage for passage in passages}, bm25(corpus=passages)
         queries = [query for query in questions(name) if query.meta["type"] == kind]
         found_Q = search([query.question for query in queries], 2 * PARAGRAPHS)
         for query, found in zip(queries, found_Q, strict=True):
-            row = {"id": query.id, "dataset": name, "question": query.question, "answers": list(query.answers)}
-            row |= {"type": kind, "supporting_titles": query.meta["supporting_titles"]}
+            row = _row(name, query)
             gold = [by_id[one] for one in query.meta["supporting"]]
             others = [passage for passage in found if passage.id not in query.meta["supporting"]]
             beside = [*gold, *others][:PARAGRAPHS]
             random.Random(query.id).shuffle(beside)
-            rows["open"].append(row | {"supporting": query.meta["supporting"]})
-            rows["own"].append(row | {"paragraphs": [_paragraph(one, one in gold) for one in beside]})
+            rows["open"].append(row)
+            own = {key: value for key, value in row.items() if key != "supporting"}
+            rows["own"].append(own | {"paragraphs": [_paragraph(one, one in gold) for one in beside]})
     for name, written in rows.items():
-        (RUNS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        random.Random(0).shuffle(written)  # the same order in open and own, which have the same questions
+        part = RUNS / f"{name}.part"
+        part.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        part.rename(RUNS / f"{name}.jsonl")
+
+
+def _row(name: str, query: Query) -> dict[str, Any]:
+    row = {"id": query.id, "dataset": name, "question": query.question, "answers": list(query.answers)}
+    return row | {key: query.meta[key] for key in ("type", "hops", "supporting", "supporting_titles")}
 
 
 def _paragraph(passage: Passage, is_gold: bool) -> dict[str, Any]:
@@ -139,55 +156,100 @@ def _ceilings() -> Iterable[dict[str, Any]]:
             }  # fmt: skip
 
 
-# ---- signal of a policy that cannot move
+# ---- the ceiling of an arm: what its episodes show of an expert's searches
+
+
+def expert(only: Sequence[str] | None = None) -> None:
+    """Keep how many of each arm's training questions have a trace that fits, and are shown an answer in it."""
+    for arm in only or ARMS:
+        kept_runs.make(NAME, {"part": "expert", "arm": arm}, lambda arm=arm: {"rows": _shown(arm)})
+
+
+def _shown(arm: str) -> list[dict[str, Any]]:
+    settings = config.load(f"{CONFIG}:{arm}")
+    settings = replace(settings, sft=replace(settings.sft, limit=None))
+    asked = Counter(map(kind_of, assemble.questions(settings, "train")))
+    fit: Counter[tuple[str, str]] = Counter()
+    shown: Counter[tuple[str, str]] = Counter()
+    for episode in sft.demonstrations(settings, assemble.agent(settings), assemble.searcher(settings)):
+        seen = answers.normalise(" ".join(turn.text for turn in episode.turns if turn.queries))
+        kind = kind_of(episode.query)
+        fit[kind] += 1
+        shown[kind] += any(f" {answers.normalise(one)} " in f" {seen} " for one in episode.query.answers)
+    return [
+        {"set": kind[0], "type": kind[1], "questions": asked[kind], "gold": fit[kind] / asked[kind],
+         "answer": shown[kind] / asked[kind]} for kind in sorted(asked)
+    ]  # fmt: skip
+
+
+def kind_of(query: Query) -> tuple[str, str]:
+    """Return a question's set and its type, or its number of hops where the set has no types."""
+    return query.meta["dataset"], query.meta["type"] or f"{query.meta['hops']} hops"
+
+
+# ---- signal of the cold starts
 
 
 def signal(only: Sequence[str] | None = None) -> None:
-    """Make the frozen runs that are missing."""
+    """Keep the signal of the arms' cold starts that are missing."""
     for arm in only or ARMS:
-        kept_runs.make(NAME, {"part": "signal", "arm": arm}, partial(frozen, arm))
+        kept_runs.make(NAME, {"part": "signal", "arm": arm}, partial(of_cold_start, arm))
 
 
-def frozen(arm: str) -> dict[str, Any]:
-    """Return the signal of a cold start's groups by type of question, over 20 steps in which it cannot move."""
-    return from_cold(arm, RUNS / f"frozen_{arm}", FROZEN)
+def of_cold_start(arm: str) -> dict[str, Any]:
+    """Return the signal of groups of answers to ASKED training questions, by type, and how the episodes ended."""
+    folder, cold = cold_start(arm)
+    settings, began = config.load(f"{CONFIG}:{arm}"), time.monotonic()
+    queries = assemble.questions(settings, "train")[-ASKED:]
+    agent, params, _ = subject.open_model(settings, folder, hashed=False)
+    how = {"env": assemble.environment(settings), "search": assemble.searcher(settings), "seed": settings.seed}
+    groups = agent.engine.run(params, queries, settings.pool.samples, step=0, purpose="pass", **how)
+    episodes = [episode for group in groups for episode in group]
+    return {
+        "cold": cold, "stops": dict(Counter(episode.stop for episode in episodes)),
+        "searches": float(np.mean([sum(len(turn.queries) for turn in one.turns) for one in episodes])),
+        "tokens": float(np.mean([one.mask_L.sum() for one in episodes])), "seconds": time.monotonic() - began,
+        "by_type": by_type((q.id, [one.answer for one in its]) for q, its in zip(queries, groups, strict=True)),
+    }  # fmt: skip
 
 
-def from_cold(arm: str, folder: Path, *words: str) -> dict[str, Any]:
-    """Train an arm's config from its cold start, which is made first, and return the run's figures."""
-    cold = RUNS / f"cold_{arm}"
-    kept_runs.qr_jax("sft", f"{CONFIG}:{arm}", "--run", cold)
-    kept_runs.qr_jax("train", f"{CONFIG}:{arm}", f"train.init={cold}", "sft.steps=0", *words, "--run", folder)
-    return {**single_hop.figures_of(folder, SERIES), "by_type": by_type(folder)}
+def cold_start(arm: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of an arm's cold start, which is made if it is missing, and its summary."""
+    folder = RUNS / f"cold_{arm}"
+    kept_runs.qr_jax("sft", f"{CONFIG}:{arm}", "--run", folder)
+    return folder, json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def by_type(folder: Path) -> list[dict[str, Any]]:
-    """Count a run's groups by type of question: with signal of exact match, and of F1 alone.
-
-    "right" sums the groups' shares of right episodes, "two_options" counts the groups of questions whose answer is yes,
-    no or a name in the question, and "two_options_right" sums the shares of right episodes of these.
-    """
-    groups: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+def groups_of(folder: Path) -> Iterable[tuple[str, list[str | None]]]:
+    """Yield the id and the answers of each group of a run, by its kept episodes."""
     for file in sorted((folder / "episodes").glob("step_*.jsonl")):
         episodes = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         for query, its in itertools.groupby(episodes, key=lambda episode: episode["query"]):
-            groups[query].append(list(its))
+            yield query, [one["answer"] for one in its]
+
+
+def by_type(groups: Iterable[tuple[str, Sequence[str | None]]]) -> list[dict[str, Any]]:
+    """Count groups of answers by type of question: with signal of exact match, and of F1 alone.
+
+    "right" sums the groups' shares of right answers. "two_options" counts the groups of questions whose answer is yes,
+    no or a name in the question, "exact_two_options" those of them with signal of exact match, and "two_options_right"
+    sums their shares of right answers.
+    """
     known = {query.id: query for name in SETS for query in questions(name)}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, drawn in groups.items():
+    for name, given in groups:
         query = known[name]
-        kind = query.meta["dataset"], query.meta["type"] or f"{query.meta['hops']} hops"
-        row = rows.setdefault(kind, {"set": kind[0], "type": kind[1], "groups": 0, "exact": 0, "f1_alone": 0,
-                                     "right": 0.0, "two_options": 0, "two_options_right": 0.0})  # fmt: skip
-        for group in drawn:
-            exact = [answers.exact_match(one["answer"], query.answers) for one in group]
-            overlap = [answers.f1(one["answer"], query.answers) for one in group]
-            row["groups"] += 1
-            row["exact"] += len(set(exact)) > 1
-            row["f1_alone"] += len(set(exact)) == 1 and len(set(overlap)) > 1
-            row["right"] += float(np.mean(exact))
-            row["two_options"] += has_two_options(query)
-            row["two_options_right"] += float(np.mean(exact)) * has_two_options(query)
+        kind, two = kind_of(query), has_two_options(query)
+        row = rows.setdefault(kind, {"set": kind[0], "type": kind[1], **dict.fromkeys(SUMMED, 0)})
+        exact = [answers.exact_match(one, query.answers) for one in given]
+        overlap = [answers.f1(one, query.answers) for one in given]
+        found = {
+            "groups": 1, "exact": len(set(exact)) > 1, "exact_two_options": two and len(set(exact)) > 1,
+            "f1_alone": len(set(exact)) == 1 and len(set(overlap)) > 1, "right": float(np.mean(exact)),
+            "two_options": two, "two_options_right": two * float(np.mean(exact)),
+        }  # fmt: skip
+        for name in SUMMED:
+            row[name] += found[name]
     return [rows[kind] for kind in sorted(rows)]
 
 
@@ -207,9 +269,11 @@ def recipes(only: Sequence[str] | None = None) -> None:
 
 
 def trained(name: str) -> dict[str, Any]:
-    """Return what 20 steps of a recipe did, from its cold start."""
+    """Return what 20 steps of a recipe did, from its arm's cold start."""
     arm, *words = RECIPES[name]
-    return {"words": words, **from_cold(arm, RUNS / name.replace(", ", "_"), *words)}
+    cold, folder = cold_start(arm)[0], RUNS / name.replace(", ", "_")
+    kept_runs.qr_jax("train", f"{CONFIG}:{arm}", f"train.init={cold}", "sft.steps=0", *words, "--run", folder)
+    return {"words": words, **single_hop.figures_of(folder, SERIES), "by_type": by_type(groups_of(folder))}
 
 
 # ---- tables
@@ -221,13 +285,15 @@ def table(kept: Sequence[Mapping[str, Any]]) -> str:
     told = []
     for one in parts["ceiling"]:
         told.append(ceiling_table(one["rows"]))
+    if parts["expert"]:
+        told.append(expert_table(parts["expert"]))
     for one in parts["signal"]:
-        told.append(f"Frozen, `{one['arm']}`:\n\n" + signal_table(one["by_type"]))
+        told.append(f"The cold start of `{one['arm']}`:\n\n" + signal_table(one["by_type"]))
     if parts["recipe"]:
-        head = ("recipe", "exact match", "gain", "F1", "gain", "zero-variance", "hours")
+        head = ("recipe", "exact match", "gain", "F1", "gain", "zero-variance", "hours of steps")
         rows = [
             (one["recipe"], *(f(one, score) for score in ("exact_match", "f1") for f in (change, gain)), dead(one),
-             f"{one['wall_s'] / 3600:.1f}") for one in parts["recipe"]
+             f"{sum(one['series']['step_s']) / 3600:.1f}") for one in parts["recipe"]
         ]  # fmt: skip
         seeded = [{**one, "seed": one["recipe"]} for one in parts["recipe"]]
         told += [markdown([head, *rows]), curves(seeded, (0, 5, 10, 20), SHOWN)]
@@ -249,19 +315,33 @@ def ceiling_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown([head, *((*map(str, kind), *shares) for kind, shares in found.items())])
 
 
+SHARES = ("gold", "answer")
+
+
+def expert_table(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Return Markdown: a row an arm, set and type."""
+    head = ("arm", "set", "type", "questions", "a trace fits", "it shows the answer")
+    rows = [
+        (f"`{one['arm']}`", row["set"], row["type"], str(row["questions"]), *(f"{row[of]:.2f}" for of in SHARES))
+        for one in arms
+        for row in one["rows"]
+    ]
+    return markdown([head, *rows])
+
+
 def signal_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: a row a set and type, and the sum."""
-    head = ("set", "type", "groups", "signal of exact match", "of F1 alone", "right", "two options", "right, of these")
-    summed = ("groups", "exact", "f1_alone", "right", "two_options", "two_options_right")
-    whole = {name: sum(row[name] for row in rows) for name in summed}
+    head = ("set", "type", "groups", "signal of exact match", "of these, two options", "of F1 alone", "right")
+    head += ("two options", "right, of these")
+    whole = {name: sum(row[name] for row in rows) for name in SUMMED}
     told = [
-        (row["set"], row["type"], str(row["groups"]), *(f"{row[name] / row['groups']:.2f}" for name in summed[1:]))
+        (row["set"], row["type"], str(row["groups"]), *(f"{row[name] / row['groups']:.2f}" for name in SUMMED[1:]))
         for row in [*rows, {"set": "all", "type": "", **whole}]
     ]  # fmt: skip
     return markdown([head, *told])
 
 
-PARTS = {"files": files, "ceiling": ceiling, "signal": signal, "recipe": recipes}
+PARTS = {"files": files, "ceiling": ceiling, "expert": expert, "signal": signal, "recipe": recipes}
 
 if __name__ == "__main__":
     main()

@@ -246,7 +246,7 @@ def keep(name: str) -> None:
         runs = {"accelerator": {"ended": bool(reached) and "not reached" not in reached, "figures": file.name}}
     if name.startswith("several_hops"):
         for run_name, figures in runs.items():
-            figures["by_type"] = several_hops.by_type(RUNS / name / run_name)
+            figures["by_type"] = several_hops.by_type(several_hops.groups_of(RUNS / name / run_name))
     RESULTS.mkdir(parents=True, exist_ok=True)
     told = {"tells": ENTRIES[name].tells, "plan_sha256": kept_runs.plan_sha256(), **interleave.commit()}
     told |= {"machine": interleave.machine(), "runs": runs}

@@ -1,13 +1,12 @@
 """SmolLM2-135M on real questions of several hops, small enough for 2 cores: E8 of plan.md.
 
-    python -m benchmarks.several_hops files                                   # the questions, cut and with paragraphs
+    python -m benchmarks.several_hops files                                   # the questions, which the configs read
     qr-jax train configs/study/several_hops.py:own                            # a recipe: 20 steps
-    qr-jax train configs/study/several_hops.py:own learner.lr=1e-12           # the same, frozen
 
-`every` has all questions of HotpotQA, 2WikiMultihopQA and MuSiQue, one passage a search and F1 as the reward, as the
-runs that learnt nothing had. The others have bridge and compositional questions alone and exact match as the reward:
-`open` searches all passages, three a search; `own` each question's own ten, two a search; `gpu` and `gpu_open` are
-these two for a GPU.
+`every` has all questions of HotpotQA, 2WikiMultihopQA and MuSiQue, one passage a search and F1 as the reward. The
+others have bridge and compositional questions alone and exact match as the reward: `open` searches all passages, three
+a search; `own` each question's own ten, two a search; `gpu` and `gpu_open` are these two for a GPU. The files are in
+random order, so that the first 400 traces and the first 200 held-out questions are of all sets.
 """
 
 from dataclasses import replace
@@ -22,14 +21,14 @@ CORPUS = ",".join(f"{{data}}/corpus/{name}.corpus.jsonl.gz" for name in ("hotpot
 _laptop = load(MULTIHOP)
 every = replace(
     _laptop,
-    data=replace(_laptop.data, eval_limit=None),
+    data=replace(_laptop.data, train=f"{FOLDER}/every.jsonl", eval=f"{FOLDER}/every.jsonl", eval_limit=None),
     env=use("search_r1", max_turns=3),
     pool=replace(_laptop.pool, samples=8, rule=use("grpo"), reset_below=0.0),
     rollout=replace(_laptop.rollout, slots=32, store=16, buckets=(128, 512)),
     learner=Learner(lr=3e-5, rows=1, row_tokens=1024, warmup_updates=0, share_prefixes=True),
     sft=Sft(steps=50, traces=8, limit=400, max_tokens=700, lr=1e-4, warmup_steps=5),
     evaluation=Evaluation(questions=200),
-    train=Train(steps=20, checkpoint_every=5),
+    train=Train(steps=20, checkpoint_every=5, keep_checkpoints=1),
 )
 open = replace(
     every,
@@ -43,7 +42,6 @@ own = replace(
     open,
     data=replace(open.data, train=f"{FOLDER}/own.jsonl", eval=f"{FOLDER}/own.jsonl", corpus="own"),
     rollout=replace(open.rollout, context_tokens=1024, search_k=2, observation_tokens=304),
-    learner=replace(open.learner, row_tokens=1024),
     sft=replace(open.sft, max_tokens=1024),
 )
 GPU = {  # of the GPU's queue (benchmarks/gpu), three runs at once

@@ -126,7 +126,8 @@ def test_a_case_without_time_left_is_not_reached(tmp_path, monkeypatch):
 def test_what_is_kept_of_several_hops_has_the_plan_and_the_signal_by_type(tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(queue, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(several_hops, "by_type", lambda folder: [folder.name])
+    monkeypatch.setattr(several_hops, "groups_of", lambda folder: folder.name)
+    monkeypatch.setattr(several_hops, "by_type", lambda groups: [groups])
     for name in ("several_hops_1", "rules_0"):
         queue.keep(name)
     found = {
