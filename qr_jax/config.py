@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import logging
 import re
 import runpy
 import traceback
@@ -27,15 +26,11 @@ from qr_jax.settings.settings import (
     Use,
     at_least,
     conform,
-    gone,
     nearest,
     plain,
-    successor,
-    with_new_names,
 )
 from qr_jax.settings.settings import use as use  # exported: a config file imports it from here
 
-log = logging.getLogger(__name__)
 COLD_START = "sft"  # its folder in a run's, and the area of its metrics
 LARGEST_BYTES = 2**26  # largest config.json that is read; run_files.py allows a stranger's run 2**20
 LARGEST_SEED = 2**32 - 1 - 3 * 65536  # seeds have 32 bits; up to 3 rollbacks add 65,536 each
@@ -465,7 +460,7 @@ def _made_by(path: Path, name: str) -> Config:
 
 
 def _told(error: Exception) -> str:
-    """Return the error's text; where a section of the config lacks a setting, with its successor or our nearest guess.
+    """Return the error's text; where a section of the config lacks a setting, with our nearest guess.
 
     Python 3.13 has a guess of its own, which is left out.
     """
@@ -473,9 +468,6 @@ def _told(error: Exception) -> str:
     section = globals().get(named[1]) if named else None
     if not named or not dataclasses.is_dataclass(section):
         return str(error)
-    setting = f"{named[1].lower()}.{named[2]}"
-    if became := successor(setting):
-        return f"{setting} {became}"
     return named[0] + nearest(named[2], [field.name for field in dataclasses.fields(section)])
 
 
@@ -494,10 +486,6 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(written: Mapping[str, Any] | Config) -> Config:
     """Read a config.json's config, types checked; an absent setting has its default. ValueError names the setting."""
-    if isinstance(written, Mapping):
-        for line in gone(written):
-            log.warning("%s", line)
-        return conform("", with_new_names(written), Config)
     return conform("", written, Config)
 
 

@@ -1,12 +1,9 @@
 """The tags of a model and its environment: read strictly in what the model wrote, made inert in all else."""
 
 import functools
-import importlib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qr_jax.data.characters import nfkc
 
@@ -274,11 +271,3 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     Other braces stay as they are, so that templates may show JSON.
     """
     return BLANK.sub(lambda blank: str(values[blank[1]]) if blank[1] in values else blank[0], template)
-
-
-def __getattr__(name: str) -> Any:
-    """Return the patterns that were here in version 0.2."""
-    if name not in ("act_pattern", "tag_pattern"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"qr_jax.dialect.{name} is now qr_jax.lab.exporting.{name}", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module("qr_jax.lab.exporting"), name)

@@ -17,7 +17,6 @@ import pkgutil
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -29,12 +28,10 @@ import numpy as np
 
 from qr_jax.errors import PluginError, UserError
 from qr_jax.interfaces import CONTRACTS, EXAMPLE, Contract
-from qr_jax.settings.settings import GONE, Use, bare, conform, inside, nearest, out_of_bounds, successor
+from qr_jax.settings.settings import Use, bare, conform, inside, nearest, out_of_bounds
 
 ROOT = Path(__file__).parent
 RAISED = "raised by"
-# Names of version 0.2, and their names now.
-OLD_CONSTANTS = {"MOST": "MAX_GROUP_SIZE", "ROUNDS": "MAX_ROUNDS", "TURNS": "MAX_TURNS"}
 BROAD_EXTRAS = ("tpu", "fuzz", "docs", "dev")  # extras for more than one part of the package
 REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"](\w+)['\"]")
 
@@ -188,13 +185,7 @@ def constants(kind: str, name: str) -> dict[str, Any]:
     known = {**CONTRACTS[kind].constants, EXAMPLE: Mapping[str, Any]}
     declared: dict[str, Any] = {}
     for constant, value in vars(home(kind, name)).items():
-        if (now := OLD_CONSTANTS.get(constant)) in known and type(value) is int:
-            warnings.warn(f"{kind} {name!r}: {constant} is now {now}", DeprecationWarning, stacklevel=2)
-            constant = now
         here = f"{kind} {name!r}: {constant}"
-        if constant == "AT_LEAST":
-            todo = "write max_turns: Annotated[int, at_least(0)] (qr_jax.settings.settings) in the signature"
-            raise UserError(f"{here} is no constant of a plug-in any more; {todo}")
         if constant in known:
             declared[constant] = conform(here, value, known[constant])
             if known[constant] is int and declared[constant] < 1:
@@ -249,7 +240,7 @@ def check(kind: str, use: Use) -> dict[str, Any]:
     for key in use.settings:
         if key not in settings:
             listed = f"its settings are: {', '.join(settings)}" if settings else "it has none"
-            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {GONE.get(f'{use.name}.{key}', listed)}")
+            raise UserError(f"{kind} {use.name!r} has no setting {key!r}; {listed}")
     missing = [key for key, setting in settings.items() if setting.required and key not in use.settings]
     if missing:
         at = f"tools.{use.name}" if kind == "tool" else kind  # one of several
@@ -373,8 +364,6 @@ def _place(kind: str, name: str) -> tuple[str, str]:
         own_modules = modules(kind)
         if name not in own_modules:
             own = f"; a function of your own {name}.py is {name}.FUNCTION" if os.path.isfile(f"{name}.py") else ""
-            if became := successor(f"{kind}.{name}"):
-                raise UserError(f"{kind} {name!r} {became}")
             raise UserError(f"there is no {kind} {name!r}{own or _hint(kind, name)}")
         return own_modules[name], name
     module, _, function = name.rpartition(".")

@@ -163,8 +163,8 @@ def sft(
         # in a thread: a retriever may be slow, or hang
         episodes = run_interruptible(lambda: demonstrations(settings, agent, search, say), stop_now)
         data = {"data.traces": unchanged.of_traces(episodes)}
-        if resumed and (told := unchanged.check(resumed[1], data)):
-            say(told)
+        if resumed:
+            unchanged.check(resumed[1], data)
         host = {checkpoint.MODEL: fingerprint, unchanged.KEPT: unchanged.kept(data)}
         if resumed and model.lora.rank:
             state = replace(resumed[0], base=policy.base(settings, run.folder, agent, mesh, resumed[1]))

@@ -208,8 +208,6 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
             "there is no config config/quickstart.py; did you mean configs/quickstart.py?",
         ),
         (["ask", "confgs/study", "who ?"], "there is no folder confgs/study; did you mean configs/study?"),
-        (["view", "runs/x"], "there is no qr-jax 'view' any more; `qr-jax report RUN` makes the page"),
-        (["completion", "bash"], "there is no qr-jax 'completion' any more, and nothing replaces it"),
         (["resume", "runs/x"], "there is no qr-jax 'resume'; `qr-jax train RUN/config.json`"),
         (
             ["ask", "configs", "who", "is", "it"],
@@ -332,13 +330,6 @@ def test_a_run_s_config_may_not_name_foreign_code_unless_allowed(tmp_path, capsy
         assert cli.main(words) == 2
         said = capsys.readouterr().err
         assert "code outside qr_jax: reward 'os.system'" in said and "--trust" in said
-
-
-@pytest.mark.parametrize("option", ["--allow-plugins", "--allow-host"])
-def test_an_option_that_is_no_more_names_its_successor(option, capsys):
-    for words in (["train", TINY, "--dry-run", option, "x"], ["report", "runs/x", f"{option}=x"]):
-        assert cli.main(words) == 2
-        assert f"there is no option {option} any more; --trust allows" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, capsys):

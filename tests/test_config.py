@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qr_jax import config, plugins
+from qr_jax import config
 from qr_jax.cli import overrides
 from qr_jax.config import Config, use
 from qr_jax.lab import suite
-from qr_jax.settings import checks, settings
+from qr_jax.settings import checks
 from qr_jax.settings.settings import type_hints
 
 
@@ -452,16 +452,6 @@ def test_a_step_of_more_episodes_than_a_host_holds_is_refused_with_what_they_are
     assert "pool.samples=1000000 are 32,000,000 episodes a step; wanted at most 100,000" in problem
 
 
-def test_a_setting_of_another_name_in_version_0_2_is_read_from_old_runs_and_refused_by_its_new_name(tmp_path):
-    """`learner.keep_dead`: a config.json of an old run holds it; who types it is told."""
-    written = config.to_json(config.Config())
-    assert written["learner"].pop("keep_zero_variance") is False
-    (tmp_path / "config.json").write_text(json.dumps(written | {"learner": {**written["learner"], "keep_dead": True}}))
-    assert config.load(tmp_path / "config.json").learner.keep_zero_variance
-    with pytest.raises(ValueError, match=r"learner\.keep_dead: it is learner\.keep_zero_variance now"):
-        overrides.override(config.Config(), ["learner.keep_dead=true"])
-
-
 def test_every_number_of_the_config_has_a_bound_beside_its_type():
     def without(section, before=""):
         for name, hint in type_hints(section).items():
@@ -471,15 +461,6 @@ def test_every_number_of_the_config_has_a_bound_beside_its_type():
                 yield before + name
 
     assert list(without(Config)) == []
-
-
-def test_a_setting_of_version_0_2_that_is_gone_is_read_over_in_old_runs_and_refused_with_what_takes_its_place(tmp_path):
-    """`learner.lanes`, which emulated devices took the place of."""
-    written = config.to_json(config.Config())
-    (tmp_path / "config.json").write_text(json.dumps(written | {"learner": {**written["learner"], "lanes": 2}}))
-    assert config.load(tmp_path / "config.json") == config.Config()
-    with pytest.raises(ValueError, match=r"learner\.lanes: it is gone; set mesh\.devices=2"):
-        overrides.override(config.Config(), ["learner.lanes=2"])
 
 
 def test_a_command_that_plays_a_model_needs_no_plug_in_of_pool_and_learner():
@@ -502,8 +483,6 @@ def test_a_config_may_define_a_dataclass_with_annotations_that_are_texts(tmp_pat
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("Learner(lanes=2)", "learner.lanes is gone; set mesh.devices=2"),
-        ("Learner(keep_dead=True)", "learner.keep_dead is learner.keep_zero_variance now"),
         ("Learner(rowz=2)", "'rowz'; did you mean rows"),
     ],
 )
@@ -512,18 +491,3 @@ def test_a_setting_that_went_is_told_with_its_successor_in_a_python_config_too(t
     file.write_text(f"from qr_jax.config import Config, Learner\nconfig = Config(learner={section})\n")
     with pytest.raises(ValueError, match=says):
         config.load(file)
-
-
-def test_a_setting_that_went_is_not_told_of_where_it_asked_for_nothing():
-    assert settings.gone({"learner": {"lanes": 1}}) == []
-    assert settings.gone({"learner": {"lanes": 2}})[0].startswith("learner.lanes=2 is gone; set mesh.devices=2")
-
-
-def test_a_setting_that_is_gone_is_told_with_its_successor_where_a_file_has_it(caplog):
-    config.from_json({"learner": {"lanes": 2, "lr": 1e-3}})
-    assert "learner.lanes=2 is gone; set mesh.devices=2, which shares an update" in caplog.text
-    assert config.from_json({"learner": {"prune": 0.0}}) == config.Config()
-    with pytest.raises(ValueError, match=r"learner\.prune is gone; learner\.advantage=pods"):
-        config.from_json({"learner": {"prune": 0.5}})
-    with pytest.raises(ValueError, match="has no setting 'budget'; atom_searcher asks no judge any more"):
-        plugins.check("reward", use("atom_searcher", budget=3))

@@ -227,22 +227,18 @@ def test_an_ask_for_nothing_or_for_a_query_that_was_not_drawn_is_said():
 
 def test_constants_are_checked(tmp_path, monkeypatch):
     (tmp_path / "my_words.py").write_text(
-        "MAX_GROUP_SIZE = 16\nROUNDS: int = 2\nOTHER = object()\n"
+        "MAX_GROUP_SIZE = 16\nMAX_ROUNDS: int = 2\nOTHER = object()\n"
         "def mine(pool, so_far, *, samples):\n    pass\n"
         "MAX_TURNS = 0\nDRAWS = 'widest'\nZERO_VARIANCE = 'grad' + 'ient'\n"
     )
-    (tmp_path / "my_bounds.py").write_text("AT_LEAST = {'a': 1}\ndef mine(query, turns, *, a: int = 2):\n    pass\n")
     (tmp_path / "my_end.py").write_text("raise SystemExit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.warns(DeprecationWarning, match="ROUNDS is now MAX_ROUNDS"):  # as version 0.2 had it
-        assert plugins.constants("rounds", "my_words.mine") == {"MAX_GROUP_SIZE": 16, "MAX_ROUNDS": 2}
+    assert plugins.constants("rounds", "my_words.mine") == {"MAX_GROUP_SIZE": 16, "MAX_ROUNDS": 2}
     assert plugins.constants("loss", "my_words.mine") == {"ZERO_VARIANCE": "gradient"}
     with pytest.raises(ValueError, match="rule 'my_words.mine': DRAWS is 'widest' .*wanted one of 'chance', 'largest'"):
         plugins.constants("rule", "my_words.mine")
     with pytest.raises(ValueError, match="reward 'my_words.mine': MAX_TURNS is 0; wanted at least 1"):
         plugins.constants("reward", "my_words.mine")
-    with pytest.raises(ValueError, match=r"AT_LEAST is no constant of a plug-in any more; write .*Annotated\[int, at_"):
-        plugins.constants("env", "my_bounds.mine")
     with pytest.raises(ValueError, match="env 'my_end.mine' cannot be imported: SystemExit: 3"):
         plugins.constants("env", "my_end.mine")
 

@@ -1,7 +1,6 @@
 """The pool, numbers by hand: draws, verdicts, records, resets and what a checkpoint keeps."""
 
 import dataclasses
-import importlib
 import subprocess
 import sys
 import time
@@ -305,33 +304,3 @@ def test_the_pool_and_its_rules_import_no_jax():
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-@pytest.mark.parametrize(
-    "old, new",
-    [("pool.LAST", "pool.pool.LAST"), ("pool.Rule", "pool.pool.Rule"), ("pool.digest", "pool.pool.digest")]
-    + [(f"dialect.{name}", f"lab.exporting.{name}") for name in ("act_pattern", "tag_pattern")],
-)
-def test_a_name_of_version_0_2_is_found_with_a_warning_that_says_where_it_is_now(old, new):
-    module, _, name = f"qr_jax.{old}".rpartition(".")
-    room = importlib.import_module(module)
-    with pytest.warns(DeprecationWarning, match=f"^qr_jax.{old} is now qr_jax.{new}$"):
-        value = getattr(room, name)
-    home, _, _ = f"qr_jax.{new}".rpartition(".")
-    assert value is getattr(importlib.import_module(home), name) and not hasattr(room, "nope")
-
-
-@pytest.mark.parametrize("name, instead", [("Settled", "settle"), ("describe", "pool_figures")])
-def test_a_name_of_version_0_2_without_a_successor_is_refused_with_what_to_use(name, instead):
-    with pytest.raises(ImportError, match=f"qr_jax.pool.{name} of version 0.2 is no more; .*{instead}"):
-        exec(f"from qr_jax.pool import {name}")
-
-
-def test_a_call_as_in_version_0_2_is_told_what_to_call_now():
-    for arguments, named in (
-        (([0, 1, 2], None), {"step": 0, "accept": 8, "rule": None}),
-        (([0, 1],), {"grades": None, "step": 0, "accept": 8}),
-        ((), {"drawn_Q": [0, 1], "grades": None, "rule": "recycle"}),
-    ):
-        with pytest.raises(ValueError, match=r"not called as in version 0\.2: settle\(pool, judge"):
-            pools.settle(pools.create(3), *arguments, **named)

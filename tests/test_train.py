@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -455,29 +455,6 @@ def test_a_run_goes_on_with_other_lanes(tmp_path):
     train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
     summary = train(replace(more, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
     assert summary["steps"] == 3
-
-
-@pytest.mark.thorough
-def test_a_run_of_version_0_2_goes_on(tmp_path, monkeypatch):
-    """Its checkpoints are of format 4, with the learning rate in the state, and its config names learner.lanes."""
-    base, save = tiny(tmp_path), checkpoint.Checkpoints.save
-
-    def with_rate(self, step, state, host, **how):
-        arrays = {field.name: getattr(state, field.name) for field in fields(state)}
-        return save(self, step, arrays | {"rate": jnp.float32(1e-3)}, host, **how)
-
-    with monkeypatch.context() as then:
-        then.setattr(checkpoint, "FORMAT", 4)
-        then.setattr(checkpoint.Checkpoints, "save", with_rate)
-        train(replace(base, train=replace(base.train, steps=2)), tmp_path / "run", say=lambda text: None)
-    written = json.loads((tmp_path / "run" / "config.json").read_text())
-    written["learner"]["lanes"] = 2
-    (tmp_path / "run" / "config.json").write_text(json.dumps(written))
-    summary = train(replace(base, train=replace(base.train, steps=3)), tmp_path / "run", say=lambda text: None)
-    assert summary["steps"] == 3
-    formats = {step: committed.manifest(tmp_path / "run" / "checkpoints" / f"step_{step:08d}") for step in (2, 3)}
-    assert [formats[2]["format"], formats[3]["format"]] == [4, 5]
-    assert "rate" in formats[2]["arrays"] and "rate" not in formats[3]["arrays"]
 
 
 def test_what_is_compiled_in_a_step_is_counted_and_said(finished):

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -24,15 +24,7 @@ OTHER_COMMANDS = {
     "resume": "; `qr-jax train RUN/config.json`, or the command that began the run, goes on with it",
     "list": "; did you mean runs?", "ls": "; did you mean runs?", "test": "; did you mean eval?",
     "version": "; did you mean --version?",
-    "view": " any more; `qr-jax report RUN` makes the page, of a run that goes on too",
-    "completion": " any more, and nothing replaces it",
 }  # fmt: skip
-# Options that are no more, with what does their work now.
-REMOVED_OPTIONS: Mapping[str, str] = {
-    **dict.fromkeys(("--allow-plugins", "--allow-host"), "--trust allows all that a run asks for"),
-    "--no-search": "`qr-jax plan` says what a config needs, and looks for no other",
-    "--files": "`qr-jax data convert FILE OUT` reads a file that you have",
-}
 # They say by themselves what goes on, or wait for others: a line that counts their seconds says nothing.
 OWN_WORDS = ("quickstart", "train", "sft", "serve", "serve-retriever", "chat")
 
@@ -119,8 +111,6 @@ def _read(words: list[str], parser: argparse.ArgumentParser) -> argparse.Namespa
         raise UserError("an argument is empty: is a shell variable not set?")
     if strange := next((word for word in words if word.encode(errors="ignore").decode() != word), None):
         raise UserError(f"{os.fsencode(strange)!r} is no text in UTF-8; give it a name that is")
-    if removed := next((name for word in words if (name := word.partition("=")[0]) in REMOVED_OPTIONS), None):
-        raise UserError(f"there is no option {removed} any more; {REMOVED_OPTIONS[removed]}")
     overrides: list[str] = []
     command = parser.get_default("commands").get(words[0])
     if command and command.get_default("takes_settings"):

@@ -17,7 +17,6 @@ from qr_jax.logging.secrecy import looks_secret
 from qr_jax.settings.settings import (
     BEYOND,
     DEEPEST,
-    GONE,
     WORDS,
     Use,
     bare,
@@ -25,7 +24,6 @@ from qr_jax.settings.settings import (
     each_of,
     first_of,
     nearest,
-    successor,
     type_hints,
     wrong,
 )  # fmt: skip
@@ -93,8 +91,6 @@ def _path(config: Any, name: str) -> list[str]:
 
 
 def _unknown(config: Any, name: str) -> UserError:
-    if became := successor(name):
-        return UserError(f"unknown setting {name}: it {became}")
     if said := elsewhere.said_of(name):
         return UserError(f"unknown setting {name}: {said}")
     known, parts = known_names(config), name.split(".")
@@ -194,7 +190,7 @@ def _set_plugin(kind: str, plugin: Any, path: Sequence[str], text: str, here: st
             listed = f"its settings are: {', '.join(own)}" if own else "it has none"
             others = [name for name in plugins.names(kind) if key in plugins.signature(kind, name).settings]
             more = f"; those that have it: {kind}={f', {kind}='.join(others)}" if others else ""
-            said = GONE.get(f"{plugin.name}.{key}") or elsewhere.said_of(f"{kind}.{key}")
+            said = elsewhere.said_of(f"{kind}.{key}")
             more = f"; {said}" if said else more
             raise UserError(f"{kind} {plugin.name!r} has no setting {key!r}; {listed}{more}")
         wanted = found.settings[key].type

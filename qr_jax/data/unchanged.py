@@ -12,7 +12,6 @@ from qr_jax.records import Episode, Query
 
 KEPT = "data"  # the digests among a checkpoint's host values
 GROUPS = ("dataset", "kind", "type", "hops")  # keys of a question's meta that pool families and curricula use
-NOT_KEPT = "the checkpoint is of a version that kept no digests of its data: whether they have changed is not checked"
 Rows = Sequence[Mapping[str, Any]]  # the parts of each question or trace by name, "ids" first
 
 
@@ -44,18 +43,12 @@ def kept(data: Mapping[str, Rows]) -> dict[str, np.ndarray]:
     return {setting: _digests(rows) for setting, rows in data.items()}
 
 
-def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> str | None:
-    """Raise ValueError if data differ from a checkpoint's digests; it names the parts, the count of rows and the first.
-
-    Returns the warning for a checkpoint that keeps no digests.
-    """
-    if KEPT not in host:
-        return NOT_KEPT
+def check(host: Mapping[str, Any], data: Mapping[str, Rows]) -> None:
+    """Raise ValueError if data differ from a checkpoint's digests, with parts, number of rows and the first."""
     for setting, rows in data.items():
         if differences := _differences(np.asarray(host[KEPT].get(setting, ())), rows):
             todo = "give back the data that the run began with, or begin anew in another folder (--run)"
             raise UserError(f"{setting} is not what the run began with: {'; '.join(differences)}. {todo}")
-    return None
 
 
 def _digests(rows: Rows) -> np.ndarray:

@@ -164,15 +164,12 @@ def verdicts(grades: Grades, channel: Literal["reward", "outcome"] = "reward") -
     return np.select(kinds, ["fault", "signal", "easy"], default="hard")
 
 
-def settle(pool: Pool, outcome: Outcome | None = None, rule: Rule | None = None, /, **of_02: Any) -> Pool:
+def settle(pool: Pool, outcome: Outcome, rule: Rule, /) -> Pool:
     """Write what a judged step showed into the pool, and let the rule give the next weights.
 
     The rule is given the pool with this step's states and attempts but the old weights, and returns (weight_P,
     memory). A faulty group's query stays as it was and counts no attempt. All rounds of a step are settled at once.
     """
-    if of_02 or not isinstance(outcome, Outcome) or not callable(rule):
-        now = "settle(pool, judge(drawn_Q, grades, step=..., accept=...), rule) returns the next Pool"
-        raise UserError(f"settle is not called as in version 0.2: {now}, by the rule's function")
     indices("drawn_Q", outcome.drawn_Q, pool.size)
     noted = _note(pool, outcome)
     weight_P, memory = rule(noted, outcome)

@@ -42,10 +42,7 @@ from qr_jax.run import bucket, committed
 from qr_jax.settings import json_text
 
 FORMAT = 5
-READS = (4, 5)  # not read: 1 (waiting groups were episodes and rewards), 2 (rate in the optimizer), 3 (no ledger_bytes)
-WROTE = {1: "0.1", 2: "0.1", 3: "0.1", 4: "0.2"}  # format -> the version of qr_jax that wrote it
 SAID: set[str] = set()  # lines on damaged checkpoints that this process has said
-GONE = {"rate"}  # arrays of format 4's state that are no longer used
 STATE, HOST_JSON, HOST_ARRAYS = "state", "host.json", "host.npz"
 MOST_ITEMS = 2**23  # commas, lists and objects of the host values: a pool of a million queries
 QUERIES, CORPUS, MODEL = "query_list_sha256", "corpus_sha256", "model"  # host values that the checks below read
@@ -61,14 +58,6 @@ NOT_AS_WRITTEN += (zipfile.BadZipFile, zlib.error, struct.error)
 NOT_AS_WRITTEN += (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # files that the manifest does not name
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 REPLACED = ".replaced"  # ends the name of a checkpoint that is set aside until its successor is whole
-
-
-def _reader_of(saved_format: Any) -> str:
-    """Name the qr_jax that reads a format which this one does not."""
-    if type(saved_format) is int and saved_format > max(READS):
-        return "a newer qr_jax"
-    known = [f"qr_jax {version}, which wrote it" for number, version in WROTE.items() if number == saved_format]
-    return known[0] if known else "the qr_jax that wrote it"
 
 
 def _is_said_nowhere_else(record: logging.LogRecord) -> bool:
@@ -185,7 +174,7 @@ class Checkpoints:
             name: ocp.ArrayRestoreArgs(sharding=leaf.sharding or first, global_shape=leaf.shape, dtype=leaf.dtype)
             for name, leaf in wanted.items()
         }
-        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=True)  # `GONE` is left out
+        how = ocp.args.PyTreeRestore(item=wanted, restore_args=layout, partial_restore=True)
         try:
             arrays = self._orbax.restore(self.path(step) / STATE, args=how)
         except FileNotFoundError as error:
@@ -199,7 +188,7 @@ class Checkpoints:
         """Return each array of a committed step's state, by its name in the tree: dtype and shape."""
         with as_written(self.path(step), committed.MANIFEST):
             arrays = committed.manifest(self.path(step))["arrays"]
-            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items() if name not in GONE}
+            return {name: (dtype, tuple(shape)) for name, (dtype, shape) in arrays.items()}
 
     def host(self, step: int) -> dict[str, Any]:
         """Return the host values of a committed step alone, `metrics_bytes` among them."""
@@ -238,10 +227,9 @@ class Checkpoints:
                 damaged += [step] * committed.stands(self.path(step))
                 continue
             saved_format = committed.manifest(self.path(step)).get("format")
-            if saved_format not in READS:
-                read = " and ".join(map(str, READS))
-                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {read}"
-                raise UserError(f"{what}; use {_reader_of(saved_format)}")
+            if saved_format != FORMAT:
+                what = f"checkpoint {self.path(step)} has format {saved_format}, this version reads {FORMAT}"
+                raise UserError(f"{what}; use the qr_jax that wrote it")
             return step
         if damaged:
             todo = "put one back from a copy, or begin anew with --restart, which sets this folder aside"

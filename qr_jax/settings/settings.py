@@ -13,23 +13,6 @@ from qr_jax.errors import UserError
 
 BEYOND = 2**63  # whole numbers are below it
 DEEPEST = 32  # levels of a value of no stated type
-RENAMED = {"learner.keep_dead": "learner.keep_zero_variance"}  # settings of version 0.2, and their names now
-OF_02 = "a run of version 0.2 that sets it goes on with that version alone"
-GONE = {  # settings of version 0.2, and what takes their place
-    "learner.lanes": "set mesh.devices=2, which shares an update over two emulated devices of the CPU",
-    "learner.prune": f"learner.advantage=pods trains on a part of each group; {OF_02}",
-    "advantage.dagrpo": f"it was written after an abstract alone, and no other does the same; {OF_02}",
-    "bm25.index": f"`qr-jax index FILE FOLDER` writes an index, and data.corpus=FOLDER searches it; {OF_02}",
-    "dense.approx": f"the search is exact; {OF_02}",
-    "dense.recall_target": f"the search is exact; {OF_02}",
-    **{
-        f"{reward}.{name}": f"{reward} asks no judge any more; {OF_02}"
-        for reward in ("ai_search_planner", "atom_searcher")
-        for name in ("url", "model", "key_env", "budget", "cache")
-    },
-}
-DEFAULTS_OF_02 = {"learner.lanes": 1, "learner.prune": 0.0}  # a config.json has all settings; these values are no-ops
-SPEED_ALONE = ("learner.lanes",)  # a run that set one of these resumes without it
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -199,8 +182,6 @@ def _dataclass(name: str, value: Any, wanted: Any) -> Any:
     for key in value:
         if key not in hints:
             guess = nearest(str(key), hints) or "; `qr-jax settings` lists them"
-            if became := successor(f"{before}{key}"):
-                raise UserError(f"{before}{key} {became}")
             raise UserError(f"unknown setting {before}{key}{guess}")
     for field in dataclasses.fields(wanted):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
@@ -245,38 +226,6 @@ def without(value: Any, names: Collection[str]) -> Any:
     if isinstance(value, dict):
         return {name: without(part, names) for name, part in value.items() if name not in names}
     return [without(part, names) for part in value] if isinstance(value, list) else value
-
-
-def successor(name: str) -> str:
-    """Say what became of a setting of version 0.2: "is NAME now", or "is gone; ..."; "" of any other name."""
-    if name in RENAMED:
-        return f"is {RENAMED[name]} now"
-    return f"is gone; {GONE[name]}" if name in GONE else ""
-
-
-def gone(written: Mapping[str, Any]) -> list[str]:
-    """List the removed settings in a config.json that a run ignores, each with its value and its replacement."""
-    parts = [(name, *name.partition(".")[::2]) for name in GONE]
-    return [
-        f"{name}={written[section][key]} {successor(name)}"
-        for name, section, key in parts
-        if isinstance(written.get(section), Mapping) and key in written[section]
-        if name in SPEED_ALONE and written[section][key] != DEFAULTS_OF_02[name]
-    ]
-
-
-def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config.json's config with renamed settings under their new names; removed no-ops are left out."""
-    found = {section: dict(part) if isinstance(part, Mapping) else part for section, part in written.items()}
-    for old, today in {**RENAMED, **dict.fromkeys(GONE, "")}.items():
-        section, _, name = old.partition(".")
-        if isinstance(part := found.get(section), dict) and name in part:
-            if not today and old not in SPEED_ALONE and part[name] != DEFAULTS_OF_02.get(old):
-                continue  # refused with its successor, as an unknown setting
-            value = part.pop(name)
-            if today:
-                part.setdefault(today.partition(".")[2], value)
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -284,10 +284,8 @@ class Runtime:
     def check(self, host: dict[str, Any]) -> None:
         """Raise ValueError if a checkpoint's host values are of another query list or model, or no run's."""
         checkpoint.check_same(host, checkpoint.QUERIES, self.same[checkpoint.QUERIES])
-        if told := unchanged.check(host, self.data.by_setting()):
-            self.run.say(told)
-        if checkpoint.CORPUS in host:  # an older run may not say which these were
-            checkpoint.check_same(host, checkpoint.CORPUS, self.same[checkpoint.CORPUS])
+        unchanged.check(host, self.data.by_setting())
+        checkpoint.check_same(host, checkpoint.CORPUS, self.same[checkpoint.CORPUS])
         checkpoint.check_same_model(host, self.same[checkpoint.MODEL])
         with checkpoint.as_written(self.run.checkpoints.folder, "what the host values say"):
             run_state = from_host(host)

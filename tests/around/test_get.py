@@ -189,7 +189,6 @@ def test_wiki18_is_indexed_from_the_hub_s_cache(hub, tmp_path, capsys):
         (["hotpotqa/fullwiki"], "no file of the hub is known for hotpotqa/fullwiki: its owner publishes"),
         (["frame"], "there is no set 'frame'; did you mean frames?"),
         ([REPO], "no file of someone/questions is named; name those that you want: `qr-jax data get someone"),
-        (["nq", "--files", "mine"], "there is no option --files any more; `qr-jax data convert FILE OUT` reads"),
     ],
 )  # fmt: skip
 def test_what_the_hub_does_not_have_says_who_does_and_what_reads_it(words, says, capsys):

@@ -8,13 +8,12 @@ import pytest
 
 from qr_jax import assemble, config
 from qr_jax.cli import cli
-from qr_jax.data import unchanged
 from qr_jax.envs.search_r1 import expert_turn
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.models.tokenizer import WordTokenizer
-from qr_jax.pool import figures, pool
+from qr_jax.pool import figures
 from qr_jax.records import Passage, Query
-from qr_jax.run import checkpoint, runs
+from qr_jax.run import runs
 from qr_jax.search.retrievers.bm25 import bm25
 from qr_jax.sets import made_traces
 
@@ -176,21 +175,6 @@ def test_a_run_over_other_answers_questions_or_held_out_questions_than_before_is
     assert len((mine / "run" / "metrics.jsonl").read_text().splitlines()) == 1, "nothing was moved or written"
     assert cli.main([*words, "train.steps=2"]) == 0  # the same data: the run goes on for longer
     assert "going on after step 1" in capsys.readouterr().out
-
-
-@pytest.mark.thorough
-def test_a_checkpoint_that_kept_no_digests_goes_on_and_says_so(mine, capsys, monkeypatch):
-    words = ["train", str(ROOT / "configs" / "my_data.py"), *SMALL, "sft.steps=0", "--run", "run"]
-    with monkeypatch.context() as older:
-        older.setattr(unchanged, "KEPT", checkpoint.QUERIES)  # the name of a value that is there anyway
-        older.setattr(unchanged, "kept", lambda data: pool.query_list_hash(row["ids"] for row in data["data.train"]))
-        assert cli.main([*words, "train.steps=1"]) == 0
-    changed(mine / "train.jsonl", answers=["Sweden"])
-    assert cli.main([*words, "train.steps=2"]) == 0
-    told = capsys.readouterr().out
-    assert unchanged.NOT_KEPT in told and "going on after step 1" in told
-    changed(mine / "train.jsonl", answers=["Norway"])
-    assert cli.main([*words, "train.steps=3"]) == 2, "the checkpoint of step 2 kept them"
 
 
 @pytest.mark.thorough

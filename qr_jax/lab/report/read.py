@@ -12,7 +12,6 @@ from qr_jax.lab import run_folders
 from qr_jax.run import json_files, plugin_record, run_files
 from qr_jax.run.json_files import Row
 from qr_jax.settings import json_text
-from qr_jax.settings.settings import with_new_names
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def run(folder: str | Path) -> Run:
     summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
-        folder, with_new_names(_object(folder / "config.json")), tuple(metrics),
+        folder, _object(folder / "config.json"), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
         before=summary.get("before") or _object(folder / run_files.BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
