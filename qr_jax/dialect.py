@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qr_jax.data.characters import nfkc
+from qr_jax.errors import UserError
+from qr_jax.records import Passage, Query
 
 NAMES = ("think", "search", "information", "answer", "tool_call", "tool_response", "tools")
 OBSERVED = ("information", "tool_response")  # what an environment shows stands between these
@@ -271,3 +273,18 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     Other braces stay as they are, so that templates may show JSON.
     """
     return BLANK.sub(lambda blank: str(values[blank[1]]) if blank[1] in values else blank[0], template)
+
+
+def ask(env: str, prompt: str, query: Query, **values: object) -> str:
+    """Fill a question, without live tags, and other values into an environment's prompt. ValueError without a place."""
+    if "{question}" not in prompt:
+        raise UserError(f"the prompt of {env} has no {{question}} to put the question in: {prompt!r}")
+    return fill(prompt, {"question": neutralise(query.question.strip()), **values})
+
+
+def list_passages(passage: str, found: Sequence[Passage]) -> str:
+    """Fill each passage's number, from 1, title and text into a template, and join them."""
+    return "".join(
+        fill(passage, {"i": i, "title": " ".join(one.title.split()), "text": one.text.strip()})
+        for i, one in enumerate(found, 1)
+    )

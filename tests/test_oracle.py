@@ -273,9 +273,9 @@ def test_the_null_control_of_a_run_has_bands_beside_the_runs_own_curves(run_fold
 
 def test_somebody_else_s_run_is_played_for_a_while_and_one_s_own_to_its_end(run_folder, monkeypatch):
     monkeypatch.setattr(null_control, "STRANGER_S", 0.0)
-    found = null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5)
+    found = null_control.null_or_reason(run_folder[0], seeds=2, points=5)
     assert found["reason"].startswith("no null control: its sampler was played to 0 of 3,200 rollouts in 0 s; --trust")
-    assert null_control.null_or_reason(run_folder[0], runs.kinds, seeds=2, points=5, own=True)["seeds"] == 2
+    assert null_control.null_or_reason(run_folder[0], seeds=2, points=5, own=True)["seeds"] == 2
 
 
 def test_a_run_whose_rewards_are_not_its_outcomes_has_no_null_control(run_folder, tmp_path):
@@ -287,7 +287,7 @@ def test_a_run_whose_rewards_are_not_its_outcomes_has_no_null_control(run_folder
     for few, has in ((hard[: len(rows) // 100], False), (hard[: len(rows) // 50], True)):
         told = [row | {"verdict": "signal"} if at in few else row for at, row in enumerate(rows)]
         (folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
-        found = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=2, own=True)
+        found = null_control.null_or_reason(folder, seeds=2, points=2, own=True)
         assert ("reason" in found) is has
     wanted = rf"no null control: {len(hard[: len(rows) // 50])} of {len(rows)} groups bear signal by their rewards"
     assert found["reason"].startswith(wanted)
@@ -330,14 +330,14 @@ def test_the_null_control_plays_the_rule_with_the_families_of_the_checkpoint(run
     settings = config.Config(pool=config.Pool(queries=8, samples=4, oversample=2, rule=use("foresee")))
     (folder / "config.json").write_text(json.dumps(config.to_json(settings)))
     assert runs.kinds(folder) == {}
-    alone = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=5)
+    alone = null_control.null_or_reason(folder, seeds=2, points=5)
     family_P = np.arange(300) % 3
     saved = checkpoint.Checkpoints(folder / "checkpoints")
     held = pools.to_arrays(pools.create(300, family_P))
     saved.save(1, {"x": jnp.zeros(1)}, {"pool": held}, metrics_bytes=0)
     saved.close()
     assert runs.kinds(folder)["family_P"].tolist() == family_P.tolist()
-    told = null_control.null_or_reason(folder, runs.kinds, seeds=2, points=5)
+    told = null_control.null_or_reason(folder, seeds=2, points=5)
     assert told["bands"] != alone["bands"]
     plan = oracle.Sampler(rule=use("foresee"), queries=8, samples=4, oversample=2, rollouts=3200)
     same = null_control.null(plan, run_folder[1].draws, size=300, kinds={"family_P": family_P}, seeds=2, points=5)

@@ -18,7 +18,6 @@ from qr_jax.lab import null_control, oracle, pass_rates
 from qr_jax.lab.report import page
 from qr_jax.logging import metrics_writer
 from qr_jax.pool.noise import uniforms
-from qr_jax.run import runs
 
 LAB = """
 from qr_jax.records import Ask
@@ -215,7 +214,7 @@ def test_a_run_with_ragged_groups_has_a_null_control(lab, tmp_path):
     assert set(run.draws.valid_D.tolist()) == {2, 5}
     _, _, rollouts, draws = pass_rates.read_run(tmp_path / "run")
     assert rollouts == run.draws.valid_D.sum() and draws.valid_D.tolist() == run.draws.valid_D.tolist()
-    null = null_control.null_or_reason(tmp_path / "run", runs.kinds, seeds=2, points=4, own=True)
+    null = null_control.null_or_reason(tmp_path / "run", seeds=2, points=4, own=True)
     assert null["run"] == null_control.curves(run.rows, 4, rollouts)
     assert null["run"]["rollouts"][-1] == rollouts
     assert null["rollouts"][-1] == rollouts
@@ -237,6 +236,6 @@ def test_a_report_says_why_there_is_no_null_and_the_command_ends_with_0(lab, tmp
 
 def test_a_report_says_what_code_its_null_needs(lab, tmp_path):
     ran(tmp_path / "run", sampler("deepen", 120))
-    null = null_control.null_or_reason(tmp_path / "run", runs.kinds)
+    null = null_control.null_or_reason(tmp_path / "run")
     assert null["reason"].startswith("no null control: it is not a run of yours, and would be played by code outside")
     assert null["reason"] in page.write(tmp_path / "run", null=null).read_text()

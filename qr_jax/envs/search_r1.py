@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from qr_jax import dialect
-from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Search, Stop, Turn
 from qr_jax.settings.settings import Natural
 
@@ -85,15 +84,9 @@ def _action(text: str) -> dialect.Block | None:
 
 def _question(query: Query, prompt: str | None, think: bool) -> str:
     template = PROMPT.replace("{think}", THINK if think else "") if prompt is None else prompt
-    if "{question}" not in template:
-        raise UserError(f"the prompt of search_r1 has no {{question}} to put the question in: {template!r}")
-    return dialect.fill(template, {"question": dialect.neutralise(query.question.strip())})
+    return dialect.ask("search_r1", template, query)
 
 
 def _observation(turn: Turn, passage: str, information: str) -> str:
-    ranked = turn.passages[0] if turn.passages else ()
-    listed = "".join(
-        dialect.fill(passage, {"i": i, "title": " ".join(document.title.split()), "text": document.text.strip()})
-        for i, document in enumerate(ranked, 1)
-    )
+    listed = dialect.list_passages(passage, turn.passages[0] if turn.passages else ())
     return dialect.fill(information, {"passages": dialect.neutralise(listed.strip())})

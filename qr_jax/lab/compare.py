@@ -20,7 +20,7 @@ from qr_jax.lab import last_evaluation, null_control, oracle, run_folders
 from qr_jax.lab.differences import difference, over_seeds, seeds_needed
 from qr_jax.logging import metrics_writer
 from qr_jax.pool import figures
-from qr_jax.run import json_files, runs
+from qr_jax.run import json_files
 from qr_jax.settings.settings import plain
 
 # Settings that do not make two runs two rules: the seed, how long a run goes on, where it lies and what is told of it.
@@ -111,7 +111,7 @@ def compare(
     for rule, (label, some) in enumerate(by_rule.items()):
         ones = [figures_of(run, kept, measure, reach) for run in some]
         control = partial(null_control.null_or_reason, seeds=null_seeds, points=1, own=own)
-        nulls = [control(run.folder, runs.kinds, last=run.rows[-1]["step"]) for run in some]
+        nulls = [control(run.folder, last=run.rows[-1]["step"]) for run in some]
         known = [null["summary"] for null in nulls if "summary" in null]
         found[label] = {
             "runs": [str(run.folder) for run in some],

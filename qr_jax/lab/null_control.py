@@ -1,4 +1,4 @@
-"""The null control: what a run's figures could be had no pass rate moved after a query's first draw.
+"""The null control: a run played again with pass rates that never change, for the figures that chance alone gives.
 
 A policy that never changes also recycles and flips queries, by chance alone, because K samples are few. How often it
 does depends on pass rates that K samples do not tell. So every figure of the pool is read beside a band: the run's own
@@ -7,7 +7,7 @@ sampler, played on the distributions of pass rates that the run's first draws al
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -122,15 +122,12 @@ def null_of_run(
     return control | {"run": curves(rows, len(control["rollouts"]), rollouts)}
 
 
-def null_or_reason(
-    folder: str | Path, read_kinds: Callable[[str | Path], Mapping[str, np.ndarray]], **settings: Any
-) -> dict[str, Any]:
-    """Return `null_of_run`, or {"reason": why there is none}: a finished run does not fail because it has no control.
+def null_or_reason(folder: str | Path, **settings: Any) -> dict[str, Any]:
+    """Return `null_of_run`, or {"reason": why there is none}: a finished run does not fail for want of one."""
+    from qr_jax.run import runs  # here: it imports jax, which the oracle does not need
 
-    `read_kinds` is `runs.kinds`, which knows checkpoints; this module does not.
-    """
     try:
-        return null_of_run(folder, kinds=read_kinds(folder), **settings)
+        return null_of_run(folder, kinds=runs.kinds(folder), **settings)
     except NotPlayable as error:
         return {"reason": f"no null for {error}"}
     except TooLong as error:

@@ -44,8 +44,13 @@ def number(value: Any, name: str, *, above: float, most: float) -> float:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a value as indented JSON in UTF-8, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
     aside = path.with_name(f"{path.name}.new")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
 
 

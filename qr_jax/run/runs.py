@@ -315,7 +315,7 @@ class Run:
         self._check_lock()
         path = self.folder / "episodes" / f"step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        _write(path, "".join(f"{line}\n" for _, _, line in every))
+        json_files.write_text(path, "".join(f"{line}\n" for _, _, line in every))
 
     def write_draws(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append a step's draws to ledger.jsonl; they are on the disk when this returns."""
@@ -330,13 +330,13 @@ class Run:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a file of the run as JSON; process 0 alone does."""
         if hosts.index() == 0:
-            _write(self.folder / name, _as_text(value))
+            json_files.write_text(self.folder / name, _as_text(value))
 
     def leave_config(self) -> None:
         """Restore the config and the record of plug-ins from before this attempt, which did nothing."""
         if hosts.index() == 0:
             for name, text in self._configs_before.items():
-                _write(self.folder / name, text)
+                json_files.write_text(self.folder / name, text)
 
     def _listen(self) -> dict[int, Any]:
         """Let SIGTERM and Ctrl-C set `stopping`, here and in a run around this one; return the handlers before.
@@ -402,7 +402,8 @@ class Run:
     def _close_writer(self) -> None:
         if self._writer:
             with contextlib.suppress(OSError):  # a full disk, or a folder moved away: no reason to end otherwise
-                _write(self.folder / "logs" / f"attempt_{self.attempt}" / goodput.ENDED, f"{self._wall_s():.3f}\n")
+                attempt = self.folder / "logs" / f"attempt_{self.attempt}"
+                json_files.write_text(attempt / goodput.ENDED, f"{self._wall_s():.3f}\n")
             self._writer.close()
             self._writer = None
 
@@ -421,13 +422,6 @@ def _asked(reward: Use, at: str = "reward.settings") -> Iterator[str]:
 
 def _as_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write all of the file or nothing."""
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def load(folder: str | Path) -> Config:

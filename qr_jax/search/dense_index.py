@@ -3,7 +3,6 @@
 A folder holds a manifest (corpus, model, settings), a numpy file for each piece, and the SHA-256 of each finished
 piece."""
 
-import json
 import os
 import stat
 import warnings
@@ -17,6 +16,7 @@ import numpy as np
 
 from qr_jax.errors import UserError
 from qr_jax.logging.terminal import progress
+from qr_jax.run import json_files
 from qr_jax.search import index_files
 from qr_jax.search.bm25_index import file_hash, read_manifest
 from qr_jax.search.build_aside import alone
@@ -25,7 +25,6 @@ from qr_jax.search.index_files import MANIFEST, PIECES
 Storage = Literal["float32", "bfloat16", "int8"]
 Embed = Callable[[int, int], np.ndarray]  # rows start to stop -> float32 [rows, D]
 
-LOCK = ".lock"  # of folders that version 0.2 made
 FORMAT = 1
 PIECE = 1024  # rows
 KINDS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # numpy's files know no bfloat16
@@ -127,14 +126,13 @@ def _put(path: Path, piece: np.ndarray) -> str:
 
 def _done(folder: Path, wanted: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], storage: Storage) -> set[str]:
     """Return the names of the complete pieces; write the manifest if it is missing."""
-    known = {LOCK, MANIFEST + ".new", PIECES, *shapes, *(f"{name}.new" for name in shapes)}
+    known = {MANIFEST + ".new", PIECES, *shapes, *(f"{name}.new" for name in shapes)}
     for name in (MANIFEST, *known):
         _refuse_no_file(folder / name)
     if not (folder / MANIFEST).exists():
         if {file.name for file in folder.iterdir()} - known:
             raise UserError(f"{folder} is no folder of a dense index, and is left as it is; name a new or empty one")
-        (folder / (MANIFEST + ".new")).write_text(json.dumps(wanted, indent=1), "utf-8")
-        os.replace(folder / (MANIFEST + ".new"), folder / MANIFEST)
+        json_files.write_json(folder / MANIFEST, wanted)
     _refuse_other(folder, wanted)
     content = index_files.content(folder / PIECES) if (folder / PIECES).exists() else b""
     lines = content.decode("utf-8", "replace").splitlines()

@@ -211,10 +211,9 @@ def _null(arguments: argparse.Namespace) -> Any:
     """Return the null control of a run, or the reason why there is none, which is printed to stderr too."""
     from qr_jax.lab.null_control import null_or_reason
     from qr_jax.lab.report.charts import RATE_BINS
-    from qr_jax.run import runs
 
     own = is_own(arguments, arguments.run)
-    null = null_or_reason(arguments.run, runs.kinds, points=RATE_BINS, own=own)
+    null = null_or_reason(arguments.run, points=RATE_BINS, own=own)
     if "reason" in null:
         terminal.say(null["reason"])
     return null

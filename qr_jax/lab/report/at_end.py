@@ -119,7 +119,7 @@ def lacks_report(run: runs.Run) -> bool:
 def report(run: runs.Run) -> Path:
     """Write the run's report, beside the null control if it can be played, and return its file."""
     with terminal.phase("writing the report"):
-        null = null_control.null_or_reason(run.folder, runs.kinds, points=charts.RATE_BINS, own=True)
+        null = null_control.null_or_reason(run.folder, points=charts.RATE_BINS, own=True)
         if "reason" in null:
             run.detail(null["reason"])
         return page.write(run.folder, null=null)

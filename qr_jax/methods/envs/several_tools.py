@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qr_jax import dialect
-from qr_jax.errors import UserError
 from qr_jax.methods.envs.tool_call import CALL_CHARACTERS, CALLS, lines, refuse
 from qr_jax.records import Call, Query, Say, Search, Stop, Turn, call_of
 from qr_jax.search.loose_json import as_json
@@ -79,7 +78,8 @@ def several_tools(
     acts = [_act(turn.text, schemas) for turn in turns if turn.author == "model"]
     ending = last if len(acts) == max_turns else ""
     if not turns:
-        return Say(lines(_asked(query, prompt, max_calls), ending), "user", STOP, tuple(tools) if schema else ())
+        shown = dialect.ask("several_tools", prompt, query, max_calls=max_calls)
+        return Say(lines(shown, ending), "user", STOP, tuple(tools) if schema else ())
     act = acts[-1]
     if isinstance(act, str):
         return Stop("answered", act)
@@ -180,12 +180,6 @@ def _is_of(value: Any, kinds: Any) -> bool:
         ):
             return True
     return False
-
-
-def _asked(query: Query, prompt: str, max_calls: int) -> str:
-    if "{question}" not in prompt:
-        raise UserError(f"the prompt of several_tools has no {{question}} to put the question in: {prompt!r}")
-    return dialect.fill(prompt, {"question": dialect.neutralise(query.question.strip()), "max_calls": max_calls})
 
 
 def _shown(turn: Turn, searched: str, called: str, passage: str, page: str, nothing: str) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from qr_jax import dialect
-from qr_jax.errors import UserError
 from qr_jax.records import Query, Say, Stop, Turn
 
 TAGS = ("information",)  # here the model's own
@@ -29,9 +28,7 @@ def ssrl(
     between information tags is sampled and so is trained on, where theirs masks it; give rollout.turn_tokens room for
     the whole episode. Searches are counted by no budget, for none is made.
     """
-    if "{question}" not in prompt:
-        raise UserError(f"the prompt of ssrl has no {{question}} to put the question in: {prompt!r}")
     if not turns:
-        return Say(dialect.fill(prompt, {"question": dialect.neutralise(query.question.strip())}), "user", STOP)
+        return Say(dialect.ask("ssrl", prompt, query), "user", STOP)
     given = [block.text for block in dialect.read(turns[-1].text, TAGS)[0] if block.name == "answer"]
     return Stop("answered", " ".join(dialect.encodable(given[-1]).split())) if given else Stop("no_action")

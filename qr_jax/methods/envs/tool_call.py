@@ -99,7 +99,7 @@ def tool_call(
     ending = last if len(actions) == max_turns else ""
     if not turns:
         tools = (_schema(max_queries),) if schema else ()
-        return Say(lines(_question(query, prompt, max_queries), ending), "user", STOP, tools)
+        return Say(lines(dialect.ask("tool_call", prompt, query, max_queries=max_queries), ending), "user", STOP, tools)
     if turns[-1].author == "env":
         assert actions and actions[-1], "an env turn with passages follows a model turn that asked for them"
         _, asked, bad = actions[-1]
@@ -302,21 +302,10 @@ def _schema(max_queries: int) -> Mapping[str, object]:
     return {"type": "function", "function": function}
 
 
-def _question(query: Query, prompt: str, max_queries: int) -> str:
-    if "{question}" not in prompt:
-        raise UserError(f"the prompt of tool_call has no {{question}} to put the question in: {prompt!r}")
-    values = {"question": dialect.neutralise(query.question.strip()), "max_queries": max_queries}
-    return dialect.fill(prompt, values)
-
-
 def _observation(turn: Turn, results: str, passage: str, nothing: str) -> str:
     shown = []
     for asked, ranked in zip(turn.queries, turn.passages, strict=True):
-        listed = "".join(
-            dialect.fill(passage, {"i": i, "title": " ".join(document.title.split()), "text": document.text.strip()})
-            for i, document in enumerate(ranked, 1)
-        )
-        values = {"query": asked, "passages": listed or nothing}
+        values = {"query": asked, "passages": dialect.list_passages(passage, ranked) or nothing}
         shown.append(dialect.fill(results, values))
     return dialect.neutralise("".join(shown))
 
