@@ -235,7 +235,6 @@ def test_every_flag_of_a_command_is_known_to_it_before_or_after_its_settings(nam
         (["retriever", "check", "http://x", "--cals", "3"], "there is no option --cals; did you mean --calls?"),
         (["compare", TINY, "configs/dapo.py", "--rules", "grpo"], "one config is compared by its rules"),
         (["compare", "configs", "pool.samples=2"], "a config takes settings"),
-        (["index", "a.jsonl", "out", "index=x"], "`qr-jax index FILE FOLDER` writes an index"),
         (["index", "a.jsonl", "out", "kk=1"], "retriever 'bm25' has no setting 'kk'; its settings are: method"),
         (["world", "out", "sede=1"], "unknown setting world.sede; did you mean seed?"),
     ],

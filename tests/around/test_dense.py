@@ -252,7 +252,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
         in_folder(tmp_path, Counting())
 
 
-NAMES = (".lock", "pieces.txt", "manifest.json", "manifest.json.new", "vectors_00000.npy", "vectors_00002.npy.new")
+NAMES = ("pieces.txt", "manifest.json", "manifest.json.new", "vectors_00000.npy", "vectors_00002.npy.new")
 
 
 @pytest.mark.parametrize("name", NAMES)
