@@ -1,6 +1,6 @@
 """E11 of configs/study/plan.md: adapters on the quickstart, with a rank and a learning rate that are tuned.
 
-    python -m benchmarks.adapters choose    # 18 runs of 2 to 4 minutes on 2 cores; resumable
+    python -m benchmarks.adapters choose    # 18 runs of 5 minutes, two at a time on 2 cores; resumable
     python -m benchmarks.adapters final     # the chosen one and the quickstart on ten fresh seeds: 20 runs
     python -m benchmarks.adapters --table   # of what is kept, and make no run
 
@@ -98,12 +98,16 @@ def table(runs: Runs) -> str:
         after = [*scores(runs, arm, CHOOSING).values()]
         rows.append((arm, f"`{' '.join(settings_of(arm))}`", over_seeds(after)))
     try:
-        arm, less = chosen(runs), gaps(runs)
+        chosen(runs)
     except ValueError:
         return markdown(rows)
-    head = ("settings added to the quickstart", "seeds", "held-out exact match minus the quickstart's", "verdict")
-    told = f"`{' '.join(settings_of(arm))}`", str(len(less)), over_seeds(less, "+"), verdict(less)
-    return f"{markdown(rows)}\n{markdown([head, told])}"
+    return f"{markdown(rows)}\n{markdown([paired_seeds.VERDICTS, row(runs)])}"
+
+
+def row(runs: Runs) -> tuple[str, str, str, str]:
+    """Return a row under `paired_seeds.VERDICTS`: the chosen adapters less the quickstart."""
+    less = gaps(runs)
+    return f"`{' '.join(settings_of(chosen(runs)))}`", str(len(less)), over_seeds(less, "+"), verdict(less)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 
 from benchmarks import (
+    adapters,
     flips,
     guarded,
     interleave,
@@ -100,11 +101,11 @@ def numbers(name: str) -> Sequence[float]:
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
     of recycling_map.py, cells/FIGURE of recycling_cells.py, flips/K the share by movement, guarded/STEPS E2's
     differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, labels/...
-    E12's, null/... the null control's band in known pools (null_worlds.py).
+    E12's, adapters E11's (adapters/loss), null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []
-    sign = -1 if parts[1:] == ["loss"] else 1
+    sign = -1 if parts[-1:] == ["loss"] else 1
     if "-" in kind and len(parts) == 2:
         rule, base = kind.split("-")
         settings = study_results.MEANS.get(parts[0], (parts[0],))
@@ -128,6 +129,8 @@ def numbers(name: str) -> Sequence[float]:
         values = race.gaps(map(int, worlds) if worlds else race.FINAL)[rule]
     elif kind == "labels":
         values = [sign * gap for gap in labels.gaps()[labels.CELLS[parts[0]]]]
+    elif kind == "adapters":
+        values = [sign * gap for gap in adapters.gaps(kept_runs.kept(adapters.NAME))]
     elif kind == "surplus":
         values = [sign * gap for gap in surplus.gaps()[surplus.CELLS[parts[0]]]]
     elif kind == "paired":

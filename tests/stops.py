@@ -105,12 +105,14 @@ def main(words: Sequence[str] | None = None) -> int:
     path = asked.out / "config.json"
     if not path.exists():
         path.write_text(json.dumps(config.to_json(settings(asked.out))))
-    rows = []
+    rows, stops = [], []
     for phase in asked.only:
         stop = stop_in(asked.out, phase)
         print(json.dumps(stop), flush=True)
+        stops.append({name: value for name, value in stop.items() if name != "said"})
         rows.append([phase, stop["met"], stop["heard_s"], stop["ended_s"], stop["code"]])
     print(interleave.table(["stopped in", "met", "heard s", "ended s", "code"], rows))
+    interleave.results("stops", {"stops": stops}, ())
     return 0
 
 

@@ -105,7 +105,6 @@ def eye():
     return made
 
 
-@pytest.mark.thorough
 def test_of_full_rank_the_first_update_is_full_trainings():
     """With A the identity W + A B is any matrix, dB = A' dW = dW, and dA = 0 where B is 0: Adam then moves B as W."""
     bound, state = build(settings=FULL, trained=eye(), clip_norm=1e9)

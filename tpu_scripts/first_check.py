@@ -5,9 +5,9 @@
 
 Compared are the learner's log-probabilities and gradient, and the columns that attention sees, with first_check.json
 beside this file; the sampler with the learner; and a run that was stopped after two steps and goes on with one that was
-not stopped, byte for byte. A second of the run's steps and its memory stand beside the planner's figures, without a
-verdict: so small a model says little there (model.name=qwen3_0p6b --compute bfloat16 measures random weights of that
-size; a process's peak is of all that it did).
+not stopped, byte for byte; and the run's peak memory and step time with the planner's. So small a model says little of
+the last two (model.name=qwen3_0p6b --compute bfloat16 measures random weights of that size; a process's peak is of all
+that it did).
 """
 
 import argparse
@@ -49,6 +49,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 GAP = {"float32": 1e-3, "bfloat16": 0.05}  # mean nats a token between sampler and learner
 EPISODES, ROWS, LENGTH, WINDOW = 16, 8, 128, 16
 STOP_AT, STEPS = 2, 4
+PEAK, PEAK_GIB = 1.15, 1.0  # how far a peak may lie above the planned one: times, and GiB for what else the process did
 FLAT, CUBE = {1: "1x1", 4: "2x2", 8: "2x4"}, {1: "1x1x1", 4: "2x2x1"}
 # How a device's kind begins -> libtpu's name of the chip, and its layout by the devices of one host.
 TOPOLOGIES: Mapping[str, tuple[str, Mapping[int, str]]] = {
@@ -170,8 +171,12 @@ def check_run(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[s
     return _verdict(gap <= GAP[compute] and stopped == STOP_AT and not differ) | figures
 
 
-def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[str, Any]:
-    """Return the planner's figures of the same run on as many such chips; no verdict where it knows none like them."""
+def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str], ran: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the planner's peak memory and step time of the same run on as many such chips with what it took.
+
+    It fails if the plan does not fit or the peak is more than PEAK times the planned and PEAK_GIB above. A step of so
+    small a model is no fair test of the time: its ratio has no verdict. None at all if the planner knows no such chip.
+    """
     device, count = jax.local_devices()[0], jax.local_device_count()
     chip, layouts = next((TOPOLOGIES[kind] for kind in TOPOLOGIES if device.device_kind.startswith(kind)), ("", {}))
     if count not in layouts:
@@ -179,8 +184,12 @@ def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str]) -> dict[
     settings = run_of(compute, mesh, Path("worlds"), words)
     topology = f"{chip}:{layouts[count]}"
     found = plan.plan(settings, [topology])[topology]
-    figures = {"topology": topology, "peak_gib": (found["peak_bytes_per_chip"] or 0) / 2**30}
-    return _verdict(found["fits"]) | figures | {"step_s": found.get("seconds", {}).get("step")}
+    peak_gib, step_s = (found["peak_bytes_per_chip"] or 0) / 2**30, found.get("seconds", {}).get("step")
+    figures = {"topology": topology, "peak_gib": peak_gib, "step_s": step_s}
+    took = ran.get("peak_gib"), ran.get("step_s")
+    for name, taken, planned in zip(("peak", "step"), took, (peak_gib, step_s), strict=True):
+        figures[f"{name}_over_planned"] = taken / planned if taken and planned else None
+    return _verdict(found["fits"] and (took[0] or 0) <= PEAK * peak_gib + PEAK_GIB) | figures
 
 
 def examine(kept: Mapping[str, Any], computes: Sequence[Dtype] = DTYPES, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -193,7 +202,7 @@ def examine(kept: Mapping[str, Any], computes: Sequence[Dtype] = DTYPES, words: 
         checks[f"learner_{compute}"] = _checked(check_learnt, compute, mesh, kept)
         checks[f"mask_{compute}"] = _checked(check_seen, compute, mesh, kept)
         checks[f"run_{compute}"] = _checked(check_run, compute, mesh, words)
-    checks["plan"] = _checked(check_plan, computes[-1], mesh, words)
+    checks["plan"] = _checked(check_plan, computes[-1], mesh, words, checks[f"run_{computes[-1]}"])
     return {
         "verdict": "fail" if any(check["verdict"] == "fail" for check in checks.values()) else "pass",
         "device": {

@@ -3,6 +3,8 @@
 What is trained is a plain dict of stacked arrays: `q_a` [layers, inputs, rank] and `q_b` [layers, rank, outputs] for
 the matrix `q`, and so on. `whole` puts them beside the base's arrays as `layers/lora`, with the scale inside B: code
 that takes a parameter tree finds them, so that the learner, a rollout and an export compute the same sums.
+
+Qwix is not used: it hooks the products of a Flax module, and the decoder's layers are functions over stacked arrays.
 """
 
 import math

@@ -39,6 +39,14 @@ KNOWN: dict[str, tuple[float, float, float]] = {
     "NVIDIA A100-SXM4-80GB": (312e12, 156e12, 2039e9),
     "NVIDIA A100 80GB PCIe": (312e12, 156e12, 1935e9),
     "NVIDIA A100": (312e12, 156e12, 1555e9),
+    "NVIDIA L40S": (362e12, 183e12, 864e9),
+    "NVIDIA L40": (181e12, 90.5e12, 864e9),
+    "NVIDIA L4": (121e12, 60e12, 300e9),
+    "NVIDIA A10G": (70e12, 35e12, 600e9),
+    "NVIDIA GeForce RTX 4090 D": (147e12, 73.5e12, 1008e9),
+    "NVIDIA GeForce RTX 4090": (165e12, 82.6e12, 1008e9),
+    "NVIDIA GeForce RTX 3090 Ti": (80e12, 40e12, 1008e9),
+    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12, 936e9),
 }
 
 

@@ -72,6 +72,16 @@ def test_every_chip_of_the_check_has_a_name_figures_and_peaks(kind, chip):
     assert peak and estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s).kind == kind
 
 
+@pytest.mark.parametrize(("taken_gib", "verdict"), [(3.2, "pass"), (3.4, "fail"), (None, "pass")])
+def test_memory_and_time_are_compared_with_the_plan(taken_gib, verdict, monkeypatch, tmp_path):
+    planned = {"fits": True, "peak_bytes_per_chip": 2**31, "seconds": {"step": 2.0}}
+    monkeypatch.setattr(first_check, "TOPOLOGIES", {"cpu": ("v5e", {8: "2x4"})})
+    monkeypatch.setattr(first_check.plan, "plan", lambda settings, topologies: {"v5e:2x4": planned})
+    found = first_check.check_plan("float32", EIGHT, [], {"peak_gib": taken_gib, "step_s": 3.0})
+    assert (found["verdict"], found["step_over_planned"]) == (verdict, 1.5)
+    assert found["peak_over_planned"] == (taken_gib and pytest.approx(taken_gib / 2))
+
+
 @pytest.mark.thorough
 def test_the_script_writes_one_json_with_figures_versions_and_verdicts(tmp_path):
     """On two emulated devices, which share rollouts as those of a TPU host do, and in float32 alone."""

@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1].parent))  # for benchmarks/
 
 import rollouts
+from test_gemma import CFG as GEMMA
 
 from benchmarks.interleave import PEER_PYTHON
 from qr_jax import config
@@ -28,6 +29,7 @@ SHAPES = {
     "qwen3": families.ModelConfig(434, 64, 3, 4, 2, 16, 96, 512, qk_norm=True),
     "qwen2": families.ModelConfig(434, 64, 2, 4, 2, 16, 96, 512, qkv_bias=True, tied=False),
     "llama": families.ModelConfig(434, 48, 2, 6, 3, 8, 96, 512),
+    "gemma3": replace(GEMMA, vocab=434),
 }
 # BASE IDS WHAT: logits of the adapter in WHAT, or of a new one that is saved there; float32, printed as JSON. The
 # gradient of the mean cross-entropy of each next id joins it as the adapter WHAT/gradient.

@@ -20,6 +20,9 @@ from qr_jax.parallel import peaks
         ("NVIDIA H100 PCIe", 756e12, 2000e9),
         ("NVIDIA A100-SXM4-80GB", 312e12, 2039e9),
         ("NVIDIA A100-SXM4-40GB", 312e12, 1555e9),
+        ("NVIDIA L4", 121e12, 300e9),
+        ("NVIDIA L40S", 362e12, 864e9),
+        ("NVIDIA GeForce RTX 4090", 165e12, 1008e9),
     ],
 )
 def test_known_kinds_have_their_makers_figures(kind, bfloat16, bytes_a_s):

@@ -13,7 +13,7 @@ from test_gemma import END, EOS, tokenizer_folder
 from test_gguf import tiny_metadata, write
 from test_tokenizer import sentencepiece
 
-from qr_jax.config import Mesh, Model, use
+from qr_jax.config import Lora, Mesh, Model, use
 from qr_jax.lab import hf_folder
 from qr_jax.logging import metrics_writer
 from qr_jax.models import decoder, hf, layout
@@ -24,11 +24,12 @@ from qr_jax.train import train
 SHORT = {"prompt": "{question} ", "passage": "{text} ", "think": False}
 
 
-def two_steps(model, tmp_path, **changes):
+def two_steps(model, tmp_path, *, gap=1e-3, lora=None, compute="float32", **changes):
+    """Train two steps; the sampler's log-probabilities are within `gap` nats of the learner's."""
     settings = replace(tiny(tmp_path), **changes)
     settings = replace(
         settings,
-        model=Model(name=str(model), vocab_block=512),
+        model=Model(name=str(model), vocab_block=512, compute=compute, lora=lora or Lora()),
         env=use("search_r1", max_turns=2, **SHORT),
         reward=use("odd_tokens.odd_tokens"),
         pool=replace(settings.pool, min_signal=1),
@@ -41,7 +42,7 @@ def two_steps(model, tmp_path, **changes):
     train(settings, tmp_path / "run", say=lambda text: None)
     rows = metrics_writer.read(tmp_path / "run")
     assert len(rows) == 2 and rows[-1]["learner/updates"] >= 1
-    assert all(row["sampler_gap/max"] < 1e-3 for row in rows if row.get("sampler_gap/max") is not None)
+    assert all(row["sampler_gap/max"] < gap for row in rows if row.get("sampler_gap/max") is not None)
     return rows
 
 
@@ -60,15 +61,21 @@ def test_a_sentencepiece_like_folder_of_mistral_trains(tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_gemma_3_folder_trains_on_eight_devices(tmp_path):
-    """Its windows of 16 are shorter than a prompt; four query heads over two devices, the one of keys on both."""
+@pytest.mark.parametrize(
+    "how", [{}, {"lora": Lora(rank=4), "compute": "bfloat16", "gap": 0.25}], ids=["whole", "adapters"]
+)
+def test_a_gemma_3_folder_trains_on_eight_devices(how, tmp_path):
+    """Its windows of 16 are shorter than a prompt; four query heads over two devices, the one of keys on both.
+
+    Adapters lie beside the matrices of bfloat16 rollouts.
+    """
     named, size = tokenizer_folder(tmp_path / "tokenizer", beyond=True)
     cfg = replace(GEMMA, vocab=size, context_tokens=1024, window=16)
     tokenizer = hf.load_tokenizer(named)
     hf_folder.save(tmp_path / "model", cfg, decoder.init(cfg, jax.random.key(0)), tokenizer, "float32")
     assert hf.load_tokenizer(tmp_path / "model").eos_ids == tokenizer.eos_ids == (EOS, END)
     assert hf.shape(tmp_path / "model") == cfg
-    two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8, rollout="slots"))
+    two_steps(tmp_path / "model", tmp_path, mesh=Mesh(data=2, fsdp=2, tensor=2, devices=8, rollout="slots"), **how)
 
 
 @pytest.mark.thorough

@@ -209,7 +209,8 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     if reason := wrong_mesh(mesh, "one GPU", 1):
         raise ValueError(reason.replace(", or name another topology", ""))
     cfg = model_shape(settings)
-    if compiles and cfg.head_dim > LARGEST_HEAD and settings.model.attention == "auto":
+    replaced = compiles and cfg.head_dim > LARGEST_HEAD and settings.model.attention == "auto"
+    if replaced:
         settings = replace(settings, model=replace(settings.model, attention="xla"))
     programs = Programs(settings, cfg, Slice((device,), (device,), 1))
     if compiles:
@@ -225,7 +226,7 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     return {
         "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
         "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CURES[worst],
-        "memory_by_phase": phases, "resident": held, "own": own,
+        "memory_by_phase": phases, "resident": held, "own": own, "xla_attention": replaced,
     }  # fmt: skip
 
 
