@@ -383,6 +383,24 @@ MUTATIONS = (
         "tests/test_gemma.py::test_log_probabilities_are_those_of_a_forward_pass_without_a_cache",
     ),
     Mutation(
+        "qr_jax/models/lora.py",
+        "scale = settings.alpha / settings.rank",
+        "scale = settings.alpha * settings.rank",
+        "tests/test_lora.py::test_merged_is_w_plus_alpha_over_rank_times_a_b",
+    ),
+    Mutation(
+        "qr_jax/models/lora.py",
+        "math.prod(inputs) ** -0.5",
+        "math.prod(inputs) ** -1.0",
+        "tests/test_lora.py::test_new_adapters_change_nothing_and_a_is_as_wide_as_pefts",
+    ),
+    Mutation(
+        "qr_jax/lab/planning/cards.py",
+        'GB if size[2] == "GB" else GIB',
+        "GIB",
+        "tests/around/test_plan_gpu.py::test_cards_are_known_by_name_and_by_size",
+    ),
+    Mutation(
         "qr_jax/learner/pack.py",
         "np.where(episode.mask_L, episode.logp_L, 0)",
         "episode.logp_L",
