@@ -196,15 +196,13 @@ def _stream() -> Any:
     return sys.stderr if _STATE.stream == "stderr" else _STATE.stdout or sys.stdout
 
 
-def _rich() -> tuple[Any, Any, Any] | None:
-    """Return rich's Console, Live and Text; None where it is not installed."""
-    with contextlib.suppress(ImportError):
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
+def _rich() -> tuple[Any, Any, Any]:
+    """Return rich's Console, Live and Text."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-        return Console, Live, Text
-    return None
+    return Console, Live, Text
 
 
 def _watch() -> None:

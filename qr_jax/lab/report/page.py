@@ -37,10 +37,7 @@ def write(
     """Write the page of the run in `folder`, by default as its report.html; return its path. ValueError: no run."""
     if out is not None and not Path(out).parent.is_dir():
         raise UserError(f"there is no folder {Path(out).parent} to write {Path(out).name} into; make it first")
-    return save(build(folder, null=null, beside=beside), Path(folder) / "report.html" if out is None else Path(out))
-
-
-def save(text: str, path: Path) -> Path:
+    path, text = Path(folder) / "report.html" if out is None else Path(out), build(folder, null=null, beside=beside)
     path.write_bytes(text.encode("utf-8", errors="replace"))  # a lone surrogate is no text
     return path
 
