@@ -98,10 +98,10 @@ def table(runs: Runs) -> str:
         after = [*scores(runs, arm, CHOOSING).values()]
         rows.append((arm, f"`{' '.join(settings_of(arm))}`", over_seeds(after)))
     try:
-        chosen(runs)
+        final = row(runs)
     except ValueError:
         return markdown(rows)
-    return f"{markdown(rows)}\n{markdown([paired_seeds.VERDICTS, row(runs)])}"
+    return f"{markdown(rows)}\n{markdown([paired_seeds.VERDICTS, final])}"
 
 
 def row(runs: Runs) -> tuple[str, str, str, str]:

@@ -136,19 +136,15 @@ def _ceilings() -> Iterable[dict[str, Any]]:
         search = bm25(corpus=corpus(name))
         by_type: dict[str, list[Query]] = defaultdict(list)
         for query in questions(name):
-            by_type[query.meta["type"] or f"{query.meta['hops']} hops"].append(query)
+            by_type[kind_of(query)[1]].append(query)
         for (kind, queries), k in itertools.product(sorted(by_type.items()), (1, 3, 5)):
             hops_Q = [made_traces.hops_of(query) for query in queries]
             for with_question in (False, True):
                 hops_Q = made_traces.searched(queries, hops_Q, search, k, with_question)
             gold = [all(hop.search for hop in hops) for hops in hops_Q]
-            shown_Q = [
-                answers.normalise(" ".join(f"{one.title} {one.text}" for hop in hops for one in hop.found))
-                for hops in hops_Q
-            ]
             held = [
-                any(f" {answers.normalise(answer)} " in f" {shown} " for answer in query.answers)
-                for query, shown in zip(queries, shown_Q, strict=True)
+                stands_in(query, " ".join(f"{one.title} {one.text}" for hop in hops for one in hop.found))
+                for query, hops in zip(queries, hops_Q, strict=True)
             ]
             yield {
                 "set": name, "type": kind, "questions": len(queries), "k": k, "gold": float(np.mean(gold)),
@@ -162,24 +158,30 @@ def _ceilings() -> Iterable[dict[str, Any]]:
 def expert(only: Sequence[str] | None = None) -> None:
     """Keep how many of each arm's training questions have a trace that fits, and are shown an answer in it."""
     for arm in only or ARMS:
-        kept_runs.make(NAME, {"part": "expert", "arm": arm}, lambda arm=arm: {"rows": _shown(arm)})
+        kept_runs.make(NAME, {"part": "expert", "arm": arm}, partial(_shown, arm))
 
 
-def _shown(arm: str) -> list[dict[str, Any]]:
+def _shown(arm: str) -> dict[str, Any]:
     settings = config.load(f"{CONFIG}:{arm}")
     settings = replace(settings, sft=replace(settings.sft, limit=None))
     asked = Counter(map(kind_of, assemble.questions(settings, "train")))
     fit: Counter[tuple[str, str]] = Counter()
     shown: Counter[tuple[str, str]] = Counter()
     for episode in sft.demonstrations(settings, assemble.agent(settings), assemble.searcher(settings)):
-        seen = answers.normalise(" ".join(turn.text for turn in episode.turns if turn.queries))
-        kind = kind_of(episode.query)
+        kind, seen = kind_of(episode.query), " ".join(turn.text for turn in episode.turns if turn.queries)
         fit[kind] += 1
-        shown[kind] += any(f" {answers.normalise(one)} " in f" {seen} " for one in episode.query.answers)
-    return [
+        shown[kind] += stands_in(episode.query, seen)
+    rows = [
         {"set": kind[0], "type": kind[1], "questions": asked[kind], "gold": fit[kind] / asked[kind],
          "answer": shown[kind] / asked[kind]} for kind in sorted(asked)
     ]  # fmt: skip
+    return {"rows": rows}
+
+
+def stands_in(query: Query, text: str) -> bool:
+    """Return True if an accepted answer stands in the text word for word, both normalised."""
+    held = answers.in_words(answers.normalise(text))
+    return any(answers.in_words(answers.normalise(answer)) in held for answer in query.answers)
 
 
 def kind_of(query: Query) -> tuple[str, str]:
@@ -248,15 +250,14 @@ def by_type(groups: Iterable[tuple[str, Sequence[str | None]]]) -> list[dict[str
             "f1_alone": len(set(exact)) == 1 and len(set(overlap)) > 1, "right": float(np.mean(exact)),
             "two_options": two, "two_options_right": two * float(np.mean(exact)),
         }  # fmt: skip
-        for name in SUMMED:
-            row[name] += found[name]
+        for figure in SUMMED:
+            row[figure] += found[figure]
     return [rows[kind] for kind in sorted(rows)]
 
 
 def has_two_options(query: Query) -> bool:
     """Return True for a question whose answer is yes, no or a name that stands in the question."""
-    text = f" {answers.normalise(query.question)} "
-    return bool(query.meta["yes_no"]) or any(f" {answers.normalise(answer)} " in text for answer in query.answers)
+    return bool(query.meta["yes_no"]) or stands_in(query, query.question)
 
 
 # ---- recipes
@@ -315,14 +316,18 @@ def ceiling_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown([head, *((*map(str, kind), *shares) for kind, shares in found.items())])
 
 
-SHARES = ("gold", "answer")
-
-
 def expert_table(arms: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown: a row an arm, set and type."""
     head = ("arm", "set", "type", "questions", "a trace fits", "it shows the answer")
     rows = [
-        (f"`{one['arm']}`", row["set"], row["type"], str(row["questions"]), *(f"{row[of]:.2f}" for of in SHARES))
+        (
+            f"`{one['arm']}`",
+            row["set"],
+            row["type"],
+            str(row["questions"]),
+            f"{row['gold']:.2f}",
+            f"{row['answer']:.2f}",
+        )
         for one in arms
         for row in one["rows"]
     ]

@@ -105,12 +105,12 @@ def main(words: Sequence[str] | None = None) -> int:
     path = asked.out / "config.json"
     if not path.exists():
         path.write_text(json.dumps(config.to_json(settings(asked.out))))
-    rows, stops = [], []
+    stops = []
     for phase in asked.only:
         stop = stop_in(asked.out, phase)
         print(json.dumps(stop), flush=True)
         stops.append({name: value for name, value in stop.items() if name != "said"})
-        rows.append([phase, stop["met"], stop["heard_s"], stop["ended_s"], stop["code"]])
+    rows = [[stop[name] for name in ("phase", "met", "heard_s", "ended_s", "code")] for stop in stops]
     print(interleave.table(["stopped in", "met", "heard s", "ended s", "code"], rows))
     interleave.results("stops", {"stops": stops}, ())
     return 0

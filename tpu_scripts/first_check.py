@@ -186,10 +186,10 @@ def check_plan(compute: Dtype, mesh: config.Mesh, words: Sequence[str], ran: Map
     found = plan.plan(settings, [topology])[topology]
     peak_gib, step_s = (found["peak_bytes_per_chip"] or 0) / 2**30, found.get("seconds", {}).get("step")
     figures = {"topology": topology, "peak_gib": peak_gib, "step_s": step_s}
-    took = ran.get("peak_gib"), ran.get("step_s")
-    for name, taken, planned in zip(("peak", "step"), took, (peak_gib, step_s), strict=True):
-        figures[f"{name}_over_planned"] = taken / planned if taken and planned else None
-    return _verdict(found["fits"] and (took[0] or 0) <= PEAK * peak_gib + PEAK_GIB) | figures
+    taken_gib, taken_s = ran.get("peak_gib") or 0, ran.get("step_s") or 0
+    figures["peak_over_planned"] = taken_gib / peak_gib if taken_gib and peak_gib else None
+    figures["step_over_planned"] = taken_s / step_s if taken_s and step_s else None
+    return _verdict(found["fits"] and taken_gib <= PEAK * peak_gib + PEAK_GIB) | figures
 
 
 def examine(kept: Mapping[str, Any], computes: Sequence[Dtype] = DTYPES, words: Sequence[str] = ()) -> dict[str, Any]:

@@ -49,15 +49,15 @@ def run(folder: str | Path) -> Run:
         raise UserError(f"{folder} holds no run of `qr-jax train` (its steps drew nothing from a pool)")
     draws, worse = _rows(folder / "ledger.jsonl", "step", "query", "verdict", "accepted", "rewards")
     cold, worst = _rows(folder / COLD_START / "metrics.jsonl", "step", "sft/loss")
-    summary = json_object(folder / "summary.json")
+    summary = _object(folder / "summary.json")
     last = metrics[-1]["step"] if metrics else 0
     return Run(
-        folder, json_object(folder / "config.json"), tuple(metrics),
+        folder, _object(folder / "config.json"), tuple(metrics),
         draws=tuple(draw for draw in draws if draw["step"] <= last),  # its draws are written before its metrics
-        before=summary.get("before") or json_object(folder / run_files.BEFORE),  # a run that goes on has no summary
+        before=summary.get("before") or _object(folder / run_files.BEFORE),  # a run that goes on has no summary
         after=summary.get("after") or {}, ended=bool(metrics) and summary.get("steps") == len(metrics),
-        unread=bad + worse + worst, probe=json_object(folder / "probe.json"), cold=tuple(cold),
-        plugins=json_object(folder / plugin_record.FILE),
+        unread=bad + worse + worst, probe=_object(folder / "probe.json"), cold=tuple(cold),
+        plugins=_object(folder / plugin_record.FILE),
     )  # fmt: skip
 
 
@@ -91,8 +91,7 @@ def _rows(path: Path, *needed: str) -> tuple[list[Row], int]:
     return read, len(every) - len(read)
 
 
-def json_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; {} if there is no file, or none that holds one."""
+def _object(path: Path) -> dict[str, Any]:
     try:
         found = json_text.parse_or_none(path.read_bytes()) if path.is_file() else None  # who opens a pipe waits
     except OSError:

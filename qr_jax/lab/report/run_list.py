@@ -13,7 +13,6 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.lab import run_folders
 from qr_jax.lab.columns import aligned
-from qr_jax.lab.report import read
 from qr_jax.run import run_files, run_lock
 from qr_jax.run.run_files import BEFORE
 from qr_jax.settings import json_text
@@ -73,7 +72,7 @@ def _is_run(folder: Path) -> bool:
     """Return True if the folder has a config.json that is not a model's."""
     file = folder / "config.json"
     try:
-        return os.path.exists(file) and (bool(run_files.wrong(file)) or "architectures" not in read.json_object(file))
+        return os.path.exists(file) and (bool(run_files.wrong(file)) or "architectures" not in _object(file))
     except OSError:  # it may not be read, which the run's line says
         return True
 
@@ -92,7 +91,7 @@ def _listed_or_why(folder: Path) -> RunEntry:
 def listed(folder: Path) -> RunEntry:
     """Read a run's state from its files, even while it writes them. ValueError or OSError for files that no run has."""
     _check(folder)
-    config, summary, before = (read.json_object(folder / name) for name in ("config.json", "summary.json", BEFORE))
+    config, summary, before = (_object(folder / name) for name in ("config.json", "summary.json", BEFORE))
     last, row = _metrics(folder / "metrics.jsonl")
     step, steps = _whole(last, "step"), _whole(config.get("train"), "steps")
     stage: Literal["train", "cold start"] = "train"
@@ -180,6 +179,13 @@ def _metrics(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if _rate(row, "eval/exact_match") is not None and "step" in row:
                 evaluated = row
     return _parsed(last), evaluated
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
