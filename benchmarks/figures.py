@@ -21,6 +21,7 @@ from benchmarks import (
     claims,
     cold_starts,
     flips,
+    gpu_plans,
     guarded,
     interleave,
     kept_runs,
@@ -59,6 +60,7 @@ PAGES = {"figures": "speed.md", "plans": "planning.md", "recall": "retrieval.md"
 # The modules that make a table of one result, by its name.
 TABLES_OF = (
     channels,
+    gpu_plans,
     memory,
     null_worlds,
     paper_implies,
@@ -96,12 +98,14 @@ STUDY = {  # of the study's runs
 PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "measurements.md"}
 PAGES |= {
     "flips": "recycling.md",
+    "gpu_plans": "gpu.md",
     "guarded": "recycling.md",
     "race": "recycling.md",
     "surplus": "recycling.md",
     "shards": "retrieval.md",
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
+    "lora_plans": "lora.md",
     "paper_rules": "what_the_paper_implies.md",
     "shortcuts": "speed.md",
 }
@@ -188,7 +192,22 @@ def plans() -> str:
     """What `qr-jax plan` says of each config."""
     head = ("`qr-jax plan`", "slice", "peak memory per chip", "of the train step alone")
     head += ("time per step, estimated", "all steps, estimated")
-    return markdown([head, *(planned(one) for one in result("plans").values())])
+    return markdown([head, *(planned(one) for name, one in result("plans").items() if not name.endswith("_v5p_1"))])
+
+
+def lora_plans() -> str:
+    """Return the memory of full training and of adapters on one chip, by `qr-jax plan`."""
+    whole, lora = (result("plans")[f"qwen3_1p7b{lora}_v5p_1"]["answer"] for lora in ("", "_lora"))
+    takes = {
+        "peak of a run": lambda answer: answer["peak_bytes_per_chip"],
+        "an update alone": lambda answer: answer["train"]["peak_bytes"],
+        "the learner's state from step to step": lambda answer: answer["resident"]["state"],
+    }
+    rows = [
+        (memory, f"{of(whole) / GIB:.1f} GiB", f"{of(lora) / GIB:.1f} GiB", f"{of(lora) / of(whole):.2f}")
+        for memory, of in takes.items()
+    ]
+    return markdown([("memory", "full training", "rank 16, all matrices", "ratio"), *rows])
 
 
 def planned(found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -340,7 +359,7 @@ def share(value: float) -> str:
 TABLES = {"figures": speeds, "plans": plans, "recall": recalls, "methods": methods.tables}
 TABLES |= {"quickstart": small_models, "starts": starts, "learnt": results_page.learnt, "costs": costs}
 TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_rule}
-TABLES |= {"paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
+TABLES |= {"lora_plans": lora_plans, "paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
 TABLES |= {"race": race.table, "race_candidates": race.candidates, "labels": labels.table}
 TABLES["recycling_cells"] = recycling_cells.tables

@@ -34,6 +34,7 @@ PACKAGES = (
     "transformers",
     "bm25s",
     "libtpu",
+    "jax-cuda13-plugin",
     "faiss-cpu",
 )
 

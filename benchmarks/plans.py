@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks import interleave
 
+ONE_CHIP = ("mesh.fsdp=1", "learner.rows=2", "rollout.slots=8", "rollout.store=8")
 PLANS = {
     "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4"),
     "v5e_64": ("paper/qwen3_1p7b.py:v5e_64", "v5e:8x8"),
@@ -37,6 +37,8 @@ PLANS = {
     },
     "qwen3_0p6b_lora_v5e_1": ("tpu/v5e_8.py:qwen3_0p6b_lora_1", "v5e:1x1"),
     "qwen3_0p6b_tpu7x_4": ("tpu/v5e_8.py:qwen3_0p6b", "tpu7x:2x2x1"),
+    "qwen3_1p7b_v5p_1": ("paper/qwen3_1p7b.py", "v5p:1x1x1", *ONE_CHIP),
+    "qwen3_1p7b_lora_v5p_1": ("paper/qwen3_1p7b.py", "v5p:1x1x1", *ONE_CHIP, "model.lora.rank=16"),
     "v5e_16_too_large": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "rollout.slots=256"),
 }
 
@@ -58,19 +60,22 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def one(name: str) -> dict[str, Any]:
-    """One plan: the command, its exit status and seconds, what it printed, commit, machine and packages."""
+    """Return one plan for a slice of TPUs."""
     config, topology, *more = PLANS[name]
     overrides, flags = ([word for word in more if word.startswith("--") is flag] for flag in (False, True))
-    words = ["plan", f"configs/{config}", *overrides, "--topology", topology, *flags, "--json"]
+    return run(name, f"configs/{config}", *overrides, "--topology", topology, *flags)
+
+
+def run(name: str, *words: str) -> dict[str, Any]:
+    """Return what `qr-jax plan` with these words answers, its exit status and seconds, commit, machine and packages."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "qr_jax", *words]
+    command = [sys.executable, "-m", "qr_jax", "plan", *words, "--json"]
     done = subprocess.run(command, cwd=interleave.ROOT, stdout=subprocess.PIPE, text=True, check=False)
     wall_s = time.monotonic() - start
     if not done.stdout:
-        raise SystemExit(f"{name}: qr-jax {' '.join(words)} ended with {done.returncode} and no answer")
-    about = {"command": ["qr-jax", *words], "exit_status": done.returncode, "wall_s": wall_s}
-    packages = {**interleave.versions(), "libtpu": metadata.version("libtpu")}
-    about |= {**interleave.commit(), "machine": interleave.machine(), "packages": packages}
+        raise SystemExit(f"{name}: qr-jax plan {' '.join(words)} ended with {done.returncode} and no answer")
+    about = {"command": ["qr-jax", "plan", *words, "--json"], "exit_status": done.returncode, "wall_s": wall_s}
+    about |= {**interleave.commit(), "machine": interleave.machine(), "packages": interleave.versions()}
     return about | {"answer": json.loads(done.stdout)}
 
 
