@@ -35,7 +35,7 @@ PLANS = {
         for name in ("qwen3_0p6b", "qwen3_1p7b_lora", "gemma3_1b")
         for chip in ("v5e", "v6e")
     },
-    "qwen3_0p6b_lora_v5e_1": ("tpu/v5e_8.py:qwen3_0p6b_lora_1", "v5e:1x1"),
+    **{f"qwen3_0p6b_lora_{chip}_1": ("tpu/v5e_8.py:qwen3_0p6b_lora_1", f"{chip}:1x1") for chip in ("v5e", "v6e")},
     "qwen3_0p6b_tpu7x_4": ("tpu/v5e_8.py:qwen3_0p6b", "tpu7x:2x2x1"),
     "qwen3_1p7b_v5p_1": ("paper/qwen3_1p7b.py", "v5p:1x1x1", *ONE_CHIP),
     "qwen3_1p7b_lora_v5p_1": ("paper/qwen3_1p7b.py", "v5p:1x1x1", *ONE_CHIP, "model.lora.rank=16"),

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import loopback_bucket
 import pytest
 
 from qr_jax.config import load
@@ -52,15 +53,26 @@ def vars_of(path: Path) -> list[str]:
     ]
 
 
+@pytest.fixture(params=["folder", "bucket"])
+def kept(request, tmp_path):
+    """What KEEP names, the environment in which it is reached, and where the export goes."""
+    if request.param == "folder":
+        yield str(tmp_path / "keep"), {}, tmp_path / "keep_exported"
+        return
+    with loopback_bucket.bucket() as environment:
+        yield f"gs://{loopback_bucket.NAME}/notebook", environment, tmp_path / "second/run_exported"
+
+
 @pytest.mark.thorough
-def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_path):
+def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_path, kept):
     """The second session has another disk: only what KEEP names is the first one's."""
+    keep, reached, exported = kept
 
     def session(name: str, *, stop: bool) -> str:
         folder = tmp_path / name
         folder.mkdir()
         environment = {**os.environ, "QR_JAX_CONFIG": "configs/two_layer.py", "QR_JAX_SETTINGS": SMALL}
-        environment |= {"QR_JAX_KEEP": str(tmp_path / "keep"), "PYTHONPATH": str(ROOT)}
+        environment |= {"QR_JAX_KEEP": keep, "PYTHONPATH": str(ROOT), **reached}
         command = [sys.executable, "-u", "-c", PLAYS, str(NOTEBOOK)]
         said = tmp_path / f"{name}.log"
         with said.open("w") as log:
@@ -83,5 +95,5 @@ def test_it_trains_is_stopped_goes_on_in_a_new_session_reports_and_exports(tmp_p
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert (run / "report.html").is_file()
-    assert (tmp_path / "keep_exported/model.safetensors").is_file()
-    assert "| steps | 40 |" in (tmp_path / "keep_exported/README.md").read_text()  # of this session, not of the first
+    assert (exported / "model.safetensors").is_file()
+    assert "| steps | 40 |" in (exported / "README.md").read_text()  # of this session, not of the first
