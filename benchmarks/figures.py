@@ -293,7 +293,7 @@ def searches() -> list[tuple[str, ...]]:
         rows += [(text, f"{rate['ours']:.0f}", f"{who} {rate[who]:.0f}", f"{over[who]['ratio']:.2f}", "")
                  for who in ("numpy", "faiss")]  # fmt: skip
     one = server["loads"]["served, 200 clients"]
-    text = "queries/s through the server, 200 clients, 10,000 requests"
+    text = "queries/s served, BM25 over 10k passages, 200 clients, 10,000 requests"
     text += f" (p95 {one['p95_ms']:.0f} ms, {one['errors']} errors)"
     direct = f"called directly {server['loads']['direct, 1 a call']['queries_per_s']:.0f}"
     return [*rows, (text, f"{one['queries_per_s']:.0f}", direct, "", "")]
@@ -305,9 +305,9 @@ def to_rollout_params(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for kind, words in kinds.items():
         one, compiled = found["emulated"][kind], found["v5e:4x4"][kind]
         rows += [
-            (f"seconds, weights to rollouts {words}, 8 emulated devices", f"{one['seconds']:.2f}",
+            (f"seconds, learner-to-sampler weights {words}, 8 emulated devices", f"{one['seconds']:.2f}",
              f"all-gather first {one['plain_seconds']:.2f}", f"{one['ratio']:.1f}", ""),
-            (f"GB per chip, weights to rollouts {words}, compiled for v5e:4x4, Qwen3-1.7B",
+            (f"GB per chip, learner-to-sampler weights {words}, compiled for v5e:4x4, Qwen3-1.7B",
              f"{compiled['peak_GB']:.1f}",
              f"all-gather first {compiled['plain_peak_GB']:.1f}",
              f"{compiled['plain_peak_GB'] / compiled['peak_GB']:.1f}", ""),
@@ -327,7 +327,7 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     of_bytes = " / ".join(f"{rounded['GB_a_step'] / whole['GB_a_step']:.2f}" for rounded, whole in chips)
     shape, slices = "compiled for v5e / v5p / v6e, Qwen3-1.7B", "on 16 / 8 / 16 chips"
     return [
-        (f"{shape}: a decode step's HBM over weights + cache", each(decode, "reads", ".2f"), "", "", "1.25"),
+        (f"{shape}: a decode step's traffic over weights + cache", each(decode, "reads", ".2f"), "", "", "1.25"),
         (f"{shape}: the same in int8, over bfloat16's", of_bytes, "", "", "0.62"),
         (f"{shape}: its temporaries over the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
         (f"{shape}: GB per chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),

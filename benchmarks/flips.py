@@ -100,7 +100,7 @@ def shares(samples: int) -> list[float]:
 def table() -> str:
     """The arms by group size: shares by movement with 95 % intervals over seeds, flips beside chance, accuracy."""
     shown = ("by movement", "by movement, after all wrong", "after all right", "flipped", "flipped within its band")
-    shown += ("figures outside their bands", "accuracy before to after")
+    shown += ("metrics outside their bands", "accuracy before to after")
     rows = [("policy", "K", "seeds", *shown)]
 
     for arm in ARMS:

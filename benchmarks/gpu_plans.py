@@ -55,7 +55,8 @@ def cell(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "-"
     assert all(found["answer"]["fits"] for found in one.values()), "a preset that does not fit its card"
-    return "{:.1f} ({:.1f})".format(*(one[how]["answer"]["peak_bytes"] / GIB for how in ("counted", "compiled")))
+    peaks = (f"{one[how]['answer']['peak_bytes'] / GIB:.1f}" if how in one else "?" for how in ("counted", "compiled"))
+    return "{} ({})".format(*peaks)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from typing import Any
 from benchmarks import interleave
 
 ONE_CHIP = ("mesh.fsdp=1", "learner.rows=2", "rollout.slots=8", "rollout.store=8")
+APART = ("train.overlap=1", "mesh.rollout_devices=2", "mesh.fsdp=8", "rollout.slots=32", "rollout.store=32")
 PLANS = {
     "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4"),
     "v5e_64": ("paper/qwen3_1p7b.py:v5e_64", "v5e:8x8"),
     "v5p_16": ("paper/qwen3_1p7b.py:v5p_16", "v5p:2x2x2"),
     "v6e_16": ("paper/qwen3_1p7b.py:v6e_16", "v6e:4x4"),
+    "v5e_16_overlap": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", *APART),
     "v5e_16_pod": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4", "mesh.rollout=pod"),
     "4b_v5e_16": ("paper/qwen3_4b.py:v5e_16", "v5e:4x4"),
     "4b_v5e_64": ("paper/qwen3_4b.py:v5e_64", "v5e:8x8"),

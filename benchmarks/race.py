@@ -196,6 +196,9 @@ def verdict(values: Sequence[float]) -> str:
 
 def said(arm: str, name: str) -> str:
     """A candidate by its groups, its learning rate, or the setting that sets it apart."""
+    if arm == "speed":
+        return "{} samples, then {} more".format(*name.split(" and "))
+    name = f"learner.lr={name}" if name in RATES else name
     return f"groups of 8, {ARMS[arm][name][-1]}" if name == "other" else name
 
 

@@ -33,7 +33,7 @@ SHARE = 0.3  # of the budget: over its end a run's accuracy is the mean
 BASELINE = {"a": "grpo_shipped", "b": "grpo"}  # what the others of a half are held against
 SETTINGS = {  # of the report, which is of half b: training questions, and how they are drawn
     "s3": "2,000 in groups of 8", "s6": "2,000 in groups of 4", "s4": "500 in groups of 8",
-    "s5": "2,000 hard ones in groups of 8", "s7": "2,000, a third without answer, in groups of 8",
+    "s5": "2,000 four-hop ones in groups of 8", "s7": "2,000, a third without answer, in groups of 8",
     "s1": "10,000 in groups of 4, 84,480 rollouts, k 2", "s2": "the same, k 1",
 }  # fmt: skip
 RULES = {

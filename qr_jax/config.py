@@ -310,7 +310,7 @@ class Mesh:
     # how a host's devices share a rollout: by key/value heads, by slots, or one decodes alone; None: the first of
     # these that divides (on CPU one); pod: all hosts' devices share one, for a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None
-    # with train.overlap in one process: how many devices (the last ones) only roll out
+    # with train.overlap: how many devices of each host (the last ones; on TPU the outermost) only roll out
     rollout_devices: Natural = 0
     heartbeat_s: Positive = 60.0  # if a process is silent for so long, the run ends on all others
 

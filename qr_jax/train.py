@@ -216,7 +216,7 @@ def take_step(
         with shown(f"step {step + 1}: episodes", asked=runtime.agent.engine.progress), named("rollout"):
             groups, outcome, whole, own = _play(runtime, runtime.to_rollout_params(state), run_state, step)
     else:
-        groups, whole, own = list(ahead.groups), ahead.statistics, ahead.statistics
+        groups, whole, own = list(ahead.groups), ahead.statistics, ahead.own or ahead.statistics
         outcome = rollout_and_grade.judged(runtime, run_state, groups, step)
     clock.append(time.monotonic())
     if step == 0:
@@ -226,7 +226,7 @@ def take_step(
         hosts.assert_same(pool.digest(settled), f"the pool after step {step}")
     clock.append(time.monotonic())
     kept = groups if settings.learner.keep_zero_variance else [groups[at] for at in outcome.accepted_at]
-    kept = rollout_and_grade.with_episodes(kept)
+    kept = kept if ahead else rollout_and_grade.with_episodes(kept)
     done = _share_done(settings.train, step, run_state)  # without this step: else a budget's last step has share 1
     run_state = replace(advanced(run_state, groups, kept, whole, runtime.data.family_P), pool=settled, ahead=None)
     with shown(f"step {step + 1}: learning"), named("update"):
@@ -273,12 +273,13 @@ def _update_and_play(
     params, start = runtime.to_rollout_params(state), time.monotonic()
 
     def play() -> Ahead:
-        groups, _, whole, _ = _play(runtime, params, replace(run_state, pool=after), step + 1)
-        return Ahead(tuple(groups), whole, 0, time.monotonic() - start)
+        groups, _, whole, own = _play(runtime, params, replace(run_state, pool=after), step + 1)
+        return Ahead(tuple(groups), whole, 0, time.monotonic() - start, own)
 
     update = partial(_update, runtime, state, run_state, step, done)
     (state, run_state, updated), ahead = rollout_and_grade.play_beside(update, play)
-    return state, replace(run_state, ahead=replace(ahead, lag=int(bool(updated.metrics)))), updated
+    groups = tuple(rollout_and_grade.with_episodes(ahead.groups))  # a checkpoint is the same on every process
+    return state, replace(run_state, ahead=replace(ahead, groups=groups, lag=int(bool(updated.metrics)))), updated
 
 
 def _update(

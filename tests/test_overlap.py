@@ -241,9 +241,11 @@ def test_a_mesh_for_overlap_that_cannot_be_made_says_what_to_set(tmp_path):
     off = replace(settings, mesh=config.Mesh(devices=2, rollout_devices=1), train=replace(settings.train, overlap=0))
     assert "would stand idle while the others learn; set train.overlap=1" in checks.problems(off)[0]
     line = meshes.unfit(config.Mesh(devices=2, rollout_devices=2), 2, "cpu")
-    assert line == "mesh.rollout_devices=2 of 2 devices leave none to learn; set fewer"
+    assert line == "mesh.rollout_devices=2 of each host's 2 devices leave none to learn; set fewer"
     line = meshes.unfit(config.Mesh(fsdp=4, devices=4, rollout_devices=2), 8, "cpu")
-    assert "but mesh.devices=4 are to be used, of which mesh.rollout_devices=2 roll out; set" in line
+    assert "but mesh.devices=4 are to be used, of which mesh.rollout_devices=2 of each host roll out; set" in line
     with pytest.raises(ValueError, match="rollouts by 'slots' on the learner's 2 devices: .* set mesh.rollout_devices"):
         shared = config.Mesh(data=2, devices=2, rollout="slots")
         train(replace(settings, mesh=shared), tmp_path / "run", say=silent)
+    with pytest.raises(ValueError, match="train.overlap=1 with mesh.rollout=pod: all devices share a rollout"):
+        train(replace(settings, mesh=replace(shared, rollout="pod")), tmp_path / "run", say=silent)

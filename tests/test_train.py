@@ -348,6 +348,31 @@ def test_an_evaluation_is_due_once_however_many_multiples_a_step_passes():
     assert not driver._is_due(config.Evaluation(), 1, 0, 1000)
 
 
+def test_an_incomplete_evaluation_before_the_first_step_is_made_again(tmp_path, monkeypatch):
+    """A plug-in that fails in it, and again in the first rollout, ends the run there; mended, it is asked all again."""
+    measure, collect, faulty = driver.evaluate.measure, driver.rollout_and_grade.collect, [True]
+
+    def partly(*positional, **named):
+        return measure(*positional, **named) | {"incomplete": faulty[0]}
+
+    def failing(*positional, **named):
+        if faulty[0]:
+            raise RuntimeError("a plug-in's fault")
+        return collect(*positional, **named)
+
+    monkeypatch.setattr(driver.evaluate, "measure", partly)
+    monkeypatch.setattr(driver.rollout_and_grade, "collect", failing)
+    settings = tiny(tmp_path)
+    settings = replace(settings, sft=replace(settings.sft, steps=0), train=replace(settings.train, steps=1))
+    with pytest.raises(RuntimeError, match="a plug-in's fault"):
+        train(settings, tmp_path / "run", say=str)
+    assert json.loads((tmp_path / "run" / "before.json").read_text())["incomplete"]
+    faulty[0] = False
+    summary = train(settings, tmp_path / "run", say=str)
+    assert not summary["before"]["incomplete"]
+    assert not json.loads((tmp_path / "run" / "before.json").read_text())["incomplete"]
+
+
 def test_the_evaluation_before_a_cold_start_that_is_interrupted_is_made_once(tmp_path, monkeypatch):
     """An attempt that ends in its cold start leaves it; with a real model it takes minutes."""
     measure, made, said = driver.evaluate.measure, [], []

@@ -22,7 +22,7 @@ from qr_jax.models import incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.incremental import DecodeParams
 from qr_jax.models.quantized import Int8
-from qr_jax.parallel.mesh import whole_everywhere
+from qr_jax.parallel.mesh import split, whole_everywhere
 
 AXES = ("slots", "heads")
 Kind = Literal["heads", "slots", "one", "pod"]
@@ -127,11 +127,8 @@ def program(cfg: ModelConfig, compute: str, on: Mesh, adapters: lora.Shapes = ()
 
 
 def rollout_only(settings: config.Mesh) -> list[Any]:
-    """Return the devices that roll out and do not learn (`mesh.rollout_devices`), none where the learner's do."""
-    devices = jax.devices()
-    if devices[0].platform == "cpu" and settings.devices:
-        devices = devices[: settings.devices]
-    return devices[len(devices) - settings.rollout_devices :]
+    """Return this host's devices that roll out and do not learn (`mesh.rollout_devices`), if any."""
+    return [device for device in split(settings)[1] if device.process_index == jax.process_index()]
 
 
 def rollout_layout(settings: config.Config, cfg: ModelConfig, mesh: Mesh) -> Kind:
@@ -158,6 +155,8 @@ def to_rollout_params(
     dtype = jnp.dtype(compute)
     if devices := rollout_only(settings.mesh):
         at = layout(local_mesh(kind, devices), incremental.shapes(cfg, dtype, lora.shapes_of(params), int8))
+        if mesh.size > 1:
+            return jax.device_put(over_hosts(params, cfg, compute, mesh, kind, int8), at)
         return jax.device_put(incremental.to_decode_params(cfg, params, dtype, int8), at)
     if kind == "one" and jax.process_count() == 1:
         return incremental.to_decode_params(cfg, on_one_device(params, mesh), dtype, int8)
@@ -204,7 +203,7 @@ def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig, apart: int = 0) -> str:
         heads = heads_of_pod(cfg, mesh.size)
         return f"all {mesh.size} devices share one rollout: {mesh.size // heads} by slots x {heads} by key/value heads"
     count = apart or len(of_host(mesh, jax.process_index()))
-    whose = f"the {count} devices that do not learn" if apart else f"each host's {count} devices"
+    whose = f"each host's {count} devices that do not learn" if apart else f"each host's {count} devices"
     if kind == "one" or count == 1:
         told = f"one of {whose} decodes" if apart > 1 else "the device that does not learn decodes"
         return told if apart else "each host decodes on one device" + f" of its {count}" * (count > 1)

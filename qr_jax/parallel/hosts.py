@@ -2,11 +2,13 @@
 
 With one process nothing is sent and jax is not imported. With more, values travel as bytes through
 `multihost_utils.process_allgather`, so that no dtype is narrowed on the way (jax would make int64 int32). Every
-function but `index`, `count`, `deal`, `say_stop` and `stop_said` is a collective: all processes call it, in the same
-order, on their main thread."""
+function but `index`, `count`, `deal`, `say_stop`, `stop_said` and `beside_an_update` is a collective: all processes
+call it, in the same order, on their main thread."""
 
+import contextlib
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -17,9 +19,12 @@ from qr_jax.parallel import jax_private, plain
 from qr_jax.records import Episode
 
 Result = TypeVar("Result")
+_beside = False  # in `beside_an_update`
+_numbers = itertools.count()  # of the values that went through the store
 
 SMALLEST_MESSAGE_BYTES = 4096
-STOP = "qr_jax/stop"
+STOP, GATHERED = "qr_jax/stop", "qr_jax/gathered"
+LONGEST_MS = 7 * 24 * 3600 * 1000  # that a process waits for the others; a lost one ends the run long before
 RAISED = {
     "busy": errors.Busy,
     "os": OSError,
@@ -46,13 +51,43 @@ def count() -> int:
     return jax.process_count() if jax else 1
 
 
+@contextlib.contextmanager
+def beside_an_update() -> Iterator[None]:
+    """Use no device for collectives in this block, during which another thread runs the learner's programs.
+
+    Hosts would start the two threads' programs in different orders, and wait for one another for ever.
+    """
+    global _beside
+    _beside = True
+    try:
+        yield
+    finally:
+        _beside = False
+
+
 def gather(value: Any) -> list[Any]:
     """Return every process's nested host value (see parallel/plain.py), by process number; the same list on all."""
     if count() == 1:
         return [value]
+    message = plain.to_bytes(value)
+    return _by_store(message) if _beside else _by_devices(message)
+
+
+def _by_store(message: bytes) -> list[Any]:
+    """Gather through jax's coordination service, which is process 0's."""
+    store, number = _store(), next(_numbers)
+    place = f"{GATHERED}/{number}/"
+    store.key_value_set_bytes(f"{place}{index()}", message)
+    store.wait_at_barrier(f"{GATHERED}/{number}", LONGEST_MS)
+    messages = {int(name.rpartition("/")[2]): one for name, one in store.key_value_dir_get_bytes(place)}
+    if number:  # all have read it: they were at the barrier
+        store.key_value_delete(f"{GATHERED}/{number - 1}/{index()}")
+    return [plain.from_bytes(messages[process]) for process in range(count())]
+
+
+def _by_devices(message: bytes) -> list[Any]:
     from jax.experimental import multihost_utils
 
-    message = plain.to_bytes(value)
     lengths = np.asarray(multihost_utils.process_allgather(np.array([len(message)], np.uint32))).reshape(-1)
     # Padded to a power of two: each new size is one more program for XLA to compile.
     room = max(SMALLEST_MESSAGE_BYTES, 1 << (int(lengths.max()) - 1).bit_length())

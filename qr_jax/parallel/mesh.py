@@ -6,7 +6,7 @@ out, give its dimensions names. A dimension that its mesh axis does not divide i
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,14 +84,54 @@ def emulate_at_start(settings: config.Mesh) -> None:
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
     """Return the sizes of data, fsdp and tensor; on a CPU with all three 1, data takes the emulated `devices`."""
     sizes, emulated = (settings.data, settings.fsdp, settings.tensor), settings.devices if platform == "cpu" else None
-    return (max(emulated - settings.rollout_devices, 1), 1, 1) if emulated and sizes == (1, 1, 1) else sizes
+    apart = settings.rollout_devices * hosts.count()
+    return (max(emulated - apart, 1), 1, 1) if emulated and sizes == (1, 1, 1) else sizes
+
+
+def split(settings: config.Mesh) -> tuple[list[Any], list[Any]]:
+    """Return the devices that learn, and those that only roll out, of all processes; on a CPU of the emulated ones."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu" and settings.devices:
+        devices = devices[: settings.devices]
+    return set_apart(devices, settings.rollout_devices)
+
+
+def set_apart(devices: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """Split devices into those that learn and `count` of each host that only roll out: its last ones.
+
+    Of TPU chips those farthest out of the slice, so that the others are neighbours. ValueError if the others are no box
+    of chips: libtpu compiles for no other part of a slice.
+    """
+    if not count:
+        return list(devices), []
+    at = [getattr(device, "coords", ()) for device in devices]
+    ends_A = [(min(axis), max(axis)) for axis in zip(*at, strict=True)]
+
+    def outwards(device: Any) -> tuple[Any, ...]:
+        coords = getattr(device, "coords", ())
+        return (*(abs(2 * at - low - high) for at, (low, high) in zip(coords, ends_A, strict=True)), coords, device.id)
+
+    by_host: dict[int, list[Any]] = {}
+    for device in sorted(devices, key=outwards):
+        by_host.setdefault(device.process_index, []).append(device)
+    apart = {device for own in by_host.values() for device in own[-count:]}
+    learn = [device for device in devices if device not in apart]
+    if ends_A and not _is_box({tuple(device.coords) for device in learn}):
+        hosts_of = f"of each of {len(by_host)} hosts with {len(devices) // len(by_host)} chips"
+        told = f"mesh.rollout_devices={count} {hosts_of} leaves {len(learn)} chips that are no box of the slice"
+        raise UserError(f"{told}, and libtpu compiles for no other part; set another number, or 0")
+    return learn, [device for device in devices if device in apart]
+
+
+def _is_box(coords: Collection[tuple[int, ...]]) -> bool:
+    return len(coords) == math.prod(max(axis) - min(axis) + 1 for axis in zip(*coords, strict=True))
 
 
 def make_mesh(settings: config.Mesh) -> Mesh:
     """Return the learner's mesh over all processes, axes `data`, `fsdp`, `tensor`.
 
     On a CPU it is over the first `settings.devices` devices. Axes are Auto (jax.make_mesh alone would make them
-    Explicit, where indexing a sharded table fails). The last `rollout_devices` are left out. ValueError when the axes'
+    Explicit, where indexing a sharded table fails). Those of `rollout_devices` are left out. ValueError when the axes'
     product is not the number of the other devices, or there are too few.
     """
     devices = jax.devices()
@@ -99,16 +139,17 @@ def make_mesh(settings: config.Mesh) -> Mesh:
     if told := unfit(settings, len(devices), platform):
         raise UserError(told)
     sizes = axes(settings, platform)
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[: math.prod(sizes)])
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=split(settings)[0])
 
 
 def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     """Say why a mesh cannot be made of so many devices, and what to set; None: it can."""
     sizes = axes(settings, platform)
-    emulated, apart = settings.devices if platform == "cpu" else None, settings.rollout_devices
+    emulated, apart = settings.devices if platform == "cpu" else None, settings.rollout_devices * hosts.count()
     product, wanted = math.prod(sizes), (emulated or count) - apart
     if apart and wanted < 1:
-        return f"mesh.rollout_devices={apart} of {emulated or count} devices leave none to learn; set fewer"
+        told = f"mesh.rollout_devices={settings.rollout_devices} of each host's {(emulated or count) // hosts.count()}"
+        return f"{told} devices leave none to learn; set fewer"
     if wanted + apart > count:
         todo = f"{fitting(settings, count)} mesh.devices={count}".strip()
         return f"mesh.devices={emulated}, but this run has {count} ({platform}); set {todo}"
@@ -117,7 +158,7 @@ def unfit(settings: config.Mesh, count: int, platform: str) -> str | None:
     named = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     named += f" is {product} device{'s' * (product != 1)}"
     has = f"mesh.devices={emulated} are to be used" if emulated else f"this run has {count} ({platform})"
-    has += f", of which mesh.rollout_devices={apart} roll out" * bool(apart)
+    has += f", of which mesh.rollout_devices={settings.rollout_devices} of each host roll out" * bool(apart)
     more = f"mesh.devices={product + apart}, which emulates as many on the CPU, or " if platform == "cpu" else ""
     held = platform != "cpu" and wanted > 1 and settings.devices not in (None, count)  # by checks.py
     also = f" mesh.devices={count}" * held

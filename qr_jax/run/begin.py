@@ -14,6 +14,7 @@ from qr_jax.evaluation.manifest import questions_sha256
 from qr_jax.evaluation.scores import is_incomplete
 from qr_jax.learner import learner
 from qr_jax.logging import terminal
+from qr_jax.models.incremental import DecodeParams
 from qr_jax.parallel import compiles, host_local, hosts, peaks
 from qr_jax.parallel import mesh as meshes
 from qr_jax.pool import pool
@@ -45,9 +46,13 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
         say(f"going on after step {step} (attempt {run.attempt})")
         if step > settings.train.steps:
             say(f"that is past train.steps={settings.train.steps}: no step is taken, and the evaluation is made again")
-        warm_up_s = _warm_up(runtime, runtime.to_rollout_params(state))
+        params, run_state = runtime.to_rollout_params(state), from_host(host)
+        warm_up_s = _warm_up(runtime, params)
+        if step == 0 and is_incomplete(run_state.before):
+            run_state = _evaluated(runtime, run_state, params)
+        del params
         state, seconds = _compile_update(runtime, state)
-        return state, from_host(host), step, warm_up_s + seconds
+        return state, run_state, step, warm_up_s + seconds
     learn = runtime.learner
     learn.trace_update(runtime.batch(learn.abstract, (), (0, 0), (0, 0), golds=False))
     run_state = RunState(pool.create(len(runtime.data.queries), runtime.data.family_P, hops(runtime.data.queries)))
@@ -71,15 +76,21 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
         del first, rollout_params  # a cold start needs the room
         first = _first_policy(runtime)
         rollout_params = runtime.to_rollout_params(first)
-    run_state = replace(run_state, before=runtime.measure(rollout_params), base_sha256=first.base_sha256)
+    run_state = _evaluated(runtime, replace(run_state, base_sha256=first.base_sha256), rollout_params)
     del rollout_params
     state = runtime.learner.init(first.params, first.base)  # only now: an evaluation needs the room
     del first
-    run.write_json(run_files.BEFORE, evaluate.without_details(run_state.before))
-    say(f"before training: {evaluate.one_line(run_state.before)}")
     runtime.save(0, state, run_state)
     state, seconds = _compile_update(runtime, state)
     return state, run_state, 0, warm_up_s + seconds
+
+
+def _evaluated(runtime: Runtime, run_state: RunState, params: DecodeParams) -> RunState:
+    """Return the run state with the evaluation before the first step, which is written and said."""
+    before = runtime.measure(params)
+    runtime.run.write_json(run_files.BEFORE, evaluate.without_details(before))
+    runtime.run.say(f"before training: {evaluate.one_line(before)}")
+    return replace(run_state, before=before)
 
 
 def _measured_before(run: runs.Run, of: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -140,8 +140,8 @@ class Run:
         return self.stopping
 
     def check_stop(self) -> None:
-        """Raise Interrupted if this process was told to stop."""
-        if self.stopping:
+        """Raise Interrupted if this process was told to stop and is alone; several stop together, elsewhere."""
+        if self.stopping and hosts.count() == 1:
             raise Interrupted
 
     def _keep_config(self) -> None:

@@ -160,7 +160,7 @@ def missing(column: str, row: Row, what: str) -> str:
     elif column == "id":
         hint += f"{OR_CONVERT}`, which names each row, or has --map id=COLUMN"
     if not hint:
-        hint = f"; if another column has it: --map {column}=COLUMN, of a run data.map.{column}=COLUMN"
+        hint = f"; if another column has it: data.map.{column}=COLUMN of a run{OR_CONVERT} --map {column}=COLUMN`"
     return f"has {what}; fields found: {names(row)}{hint}"
 
 

@@ -183,9 +183,12 @@ def _mesh(config: Config, devices: int | None) -> Iterator[str]:
     axes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} devices"
     axes += f" and mesh.rollout_devices={apart}" * bool(apart)
     are_along_data = mesh.devices and product == 1  # a CPU's
-    if wanted and product + apart != wanted and not are_along_data:
+    left = (wanted or 0) - product  # for rollouts: `apart` of each host, and how many hosts there are is not known yet
+    if wanted and not are_along_data and (left <= 0 or left % apart if apart else left):
         has = f"{'mesh.devices is' if mesh.devices else 'there are'} {wanted}"
-        yield f"{axes}, but {has}; " + ("the sum must be equal" if apart else "their product must be equal")
+        yield f"{axes}, but {has}; " + (
+            "the sum must be equal, with as many on each host" if apart else "their product must be equal"
+        )
     if mesh.devices and apart >= mesh.devices:
         yield f"mesh.rollout_devices={apart} of mesh.devices={mesh.devices} leave none to learn; set fewer"
     if devices and mesh.devices and mesh.devices > devices:

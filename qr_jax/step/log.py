@@ -22,7 +22,7 @@ from qr_jax.logging import metrics_writer, terminal
 from qr_jax.logging.metrics import STOPS
 from qr_jax.models import costs, lora
 from qr_jax.models.families import ModelConfig
-from qr_jax.parallel import memory, peaks
+from qr_jax.parallel import hosts, memory, peaks
 from qr_jax.pool import figures, pool
 from qr_jax.records import Episode, Outcome, SearchFunction
 from qr_jax.rollout.engine import Statistics
@@ -336,12 +336,15 @@ def speed(
 
 
 def write_episodes(runtime: Runtime, record: StepRecord) -> None:
-    """Write this process's episodes to episodes/step_N.jsonl, with the advantages they were trained with."""
+    """Write this process's episodes to episodes/step_N.jsonl, with the advantages they were trained with.
+
+    Of a step that was played ahead every process has all episodes, maybe of more processes than there are now.
+    """
     advantages, taken = advantages_of(record), set(record.outcome.accepted_at.tolist())
     piece = runtime.agent.engine.pieces.__getitem__
     rows = {}
     for at, group in enumerate(record.groups):
-        for g, episode in enumerate(group.episodes):
+        for g, episode in enumerate(group.episodes if group.process % hosts.count() == hosts.index() else ()):
             reward = float(group.grades.reward_QG[0, g]) if episode.valid else None
             advantage = advantages[group.index][g] if group.index in advantages and episode.valid else 0.0
             verdict = str(record.outcome.verdict_Q[at])

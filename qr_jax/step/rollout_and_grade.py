@@ -242,7 +242,8 @@ def play_beside(update: Callable[[Callable[[], None]], Updated], play: Callable[
 
     updated: Future[Updated] = KeptThread("update").submit(update, wait_for_play)
     try:
-        played = play()
+        with hosts.beside_an_update():
+            played = play()
     except BaseException:
         failed.set()
         raise

@@ -44,12 +44,14 @@ class Ahead:
     The pool is settled before they are drawn, so that queries are drawn in the same order as without overlap. They are
     saved in the checkpoint, so a resumed run takes the same steps.
     `lag`: by how many updates their policy is older than the one that trains on them, 0 where that step made none.
+    `statistics` are of all processes, `own` of this one; a resumed run knows the first alone.
     """
 
     groups: tuple[Group, ...]
     statistics: Statistics
     lag: int
     played_s: float = 0.0
+    own: Statistics | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Convert to a nested host value (parallel/plain.py), without seconds: they are not the same again."""
@@ -375,13 +377,13 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 
 
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
-    """Choose the devices that roll out. ValueError where train.overlap could deadlock two programs on the same devices.
-
-    ValueError also for train.overlap or mesh.rollout_devices with several processes.
-    """
+    """Choose the devices that roll out. ValueError where train.overlap could deadlock two programs on one device."""
     layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.rollout_only(settings.mesh)
-    if (settings.train.overlap or apart) and hosts.count() > 1:
-        raise UserError(f"train.overlap and mesh.rollout_devices are for one process, and this run has {hosts.count()}")
+    if layout == "pod" and (settings.train.overlap or apart) and mesh.size > 1:
+        raise UserError(
+            "train.overlap=1 with mesh.rollout=pod: all devices share a rollout, and none is left to learn meanwhile; "
+            "set train.overlap=0, or another mesh.rollout"
+        )
     if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":
         raise UserError(
             f"train.overlap=1 with rollouts by {layout!r} on the learner's {mesh.size} devices: two programs at a time "

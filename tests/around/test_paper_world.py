@@ -265,9 +265,9 @@ def said_by_the_plays():
     ]
     key = "grpo", "rescued_hard"
     return [
-        f"({ends[key]:,} rollouts) its hard ones are {off[key]:.0f} % too many "
-        f"({means[key]:.0f} for {points[key]:.0f});",
-        f"its easy ones are {off['grpo', 'rescued_easy']:.0f} % too many, and Bounded-DAPO's hard ones "
+        f"({ends[key]:,} rollouts) it has {off[key]:.0f} % too many hard ones "
+        f"({means[key]:.0f} for {points[key]:.0f}),",
+        f"at the budget's end {off['grpo', 'rescued_easy']:.0f} % too many easy, and Bounded-DAPO's hard ones "
         f"{off['bounded_dapo', 'rescued_hard']:.0f} %.",
         f"Without any, recycling has {np.mean(without):.2f} of GRPO's groups.".replace("0.", "."),
     ]  # fmt: skip

@@ -40,10 +40,18 @@ def test_memory_is_what_is_resident_while_a_program_runs_and_its_own():
     assert estimate.phases(held, own, overlap=True) == beside, "an update and a rollout at the same time"
 
 
-def test_devices_that_roll_out_alone_are_not_planned_and_that_is_said():
-    mesh = Mesh(fsdp=4, rollout_devices=4)
-    assert planned.wrong_mesh(mesh, "v5e:2x4", 8) == (
-        "mesh.rollout_devices=4 is not planned: plan with mesh.rollout_devices=0"
+def test_chips_that_roll_out_alone_hold_no_learner_and_a_step_takes_the_longer_of_both():
+    held = {"state": 10, "slots": 20, "store": 30, "laid": 40}
+    own = {"train": 1, "hand_over": 2, "prefill": 3, "decode": 4}
+    phases = estimate.phases(held, own, overlap=True, apart=True)
+    assert phases == {"train": 11, "hand_over": 12, "prefill": 93, "decode": 94}
+    assert planned.wrong_mesh(Mesh(fsdp=8, rollout_devices=2), "v5e:4x4", 16, 4) is None
+    assert planned.wrong_mesh(Mesh(fsdp=4, rollout_devices=2), "v5e:4x4", 16, 4) == (
+        "mesh.data=1 x mesh.fsdp=4 x mesh.tensor=1 is 4 chips, and v5e:4x4 has 16, of which 8 learn: set mesh.fsdp=8, "
+        "or name another topology"
+    )
+    assert planned.wrong_mesh(Mesh(fsdp=4, rollout_devices=4), "v5e:4x4", 16, 4) == (
+        "mesh.rollout_devices=4 leaves none of v5e:4x4's 16 chips to learn; set fewer"
     )
 
 

@@ -90,14 +90,21 @@ def kernel_flops(
     return round(found)
 
 
-def phases(held: Mapping[str, int], own: Mapping[str, int], *, overlap: bool = False) -> dict[str, int]:
+def phases(
+    held: Mapping[str, int], own: Mapping[str, int], *, overlap: bool = False, apart: bool = False
+) -> dict[str, int]:
     """Return bytes of a chip while each program runs: what is resident then, and the program's own.
 
     `held` has the learner's `state`, the engine's caches (`slots` and `store`, kept from step to step) and the `laid`
     copy of the parameters, which is there from the hand-over to the rollout's end. `own` are arguments that
     are not resident (a batch), temporaries, and results that do not lie in arguments. With `overlap` the train step
-    runs beside a rollout (train.overlap=1), so that each holds what the other needs.
+    runs beside a rollout (train.overlap=1), so that each holds what the other needs; `apart`: on chips of its own,
+    which hold nothing of the rollouts but what the hand-over makes.
     """
+    if apart:
+        rollouts = held["slots"] + held["store"] + held["laid"]
+        base = {"train": held["state"], "hand_over": held["state"], "prefill": rollouts, "decode": rollouts}
+        return {name: base[name] + own[name] for name in base}
     always = held["state"] + held["slots"] + held["store"]
     rollouts = always + held["laid"]
     base = {"train": always, "hand_over": always, "prefill": rollouts, "decode": rollouts}
@@ -142,9 +149,12 @@ class Load:
     row_tokens: int  # of one micro-batch: rows x length
     micro: int  # micro-batches that the train program was compiled for
     updates: int = 1  # that the batch is trained in
+    beside: bool = False  # rollouts have chips of their own, and run while the others learn
 
 
-def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: int, micro: int) -> Load:
+def load(
+    settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: int, micro: int, beside: bool = False
+) -> Load:
     """Return the load of a step of a config (as JSON holds it) on so many hosts."""
     pool, learner = settings["pool"], settings["learner"]
     drawn = pool["queries"] * pool["oversample"]
@@ -153,7 +163,7 @@ def load(settings: Mapping[str, Any], *, hosts: int, slots: int, call_tokens: in
     return Load(
         episodes=drawn * pool["samples"], trained=trained, episode_tokens=tokens, sampled_tokens=SAMPLED_SHARE * tokens,
         hosts=hosts, slots=slots, call_tokens=call_tokens, row_tokens=learner["rows"] * learner["row_tokens"],
-        micro=micro, updates=learner["updates"],
+        micro=micro, updates=learner["updates"], beside=beside,
     )  # fmt: skip
 
 
@@ -170,7 +180,8 @@ def step(programs: Mapping[str, Mapping[str, Any]], on: Chip, what: Load) -> dic
     parts = {"decode": decode_steps * bound["decode"], "prefill": calls * bound["prefill"]}
     parts |= {"learner": bound["train"] * min(used, what.micro) / what.micro, "hand_over": bound["hand_over"]}
     rollout = parts["decode"] + parts["prefill"]
-    return {"rollout": rollout, **parts, "step": rollout + parts["learner"] + parts["hand_over"]}
+    both = max(rollout, parts["learner"]) if what.beside else rollout + parts["learner"]
+    return {"rollout": rollout, **parts, "step": both + parts["hand_over"]}
 
 
 def price(step_s: float, *, steps: int, chips: int, dollars_a_chip_hour: float) -> float:
@@ -190,4 +201,5 @@ def assumptions(what: Load) -> list[str]:
         f"all {what.trained} episodes that can be are trained on, in rows filled to {PACKED_SHARE:.0%}",
         "searches, rewards, checkpoints, evaluation and the host's own work take no time",
         *([old] if what.updates > 1 else []),
+        *(["a step takes as long as the longer of rollout and update, and the hand-over"] if what.beside else []),
     ]

@@ -161,7 +161,7 @@ def format_gpu(found: Mapping[str, Any]) -> str:
     gib = {name: _gib(size) for name, size in found["memory_by_phase"].items()}
     how = "compiled by XLA, with no GPU at hand" if found["compiled"] else "arrays counted"
     hint = [] if found["compiled"] else [f"  to have XLA compile the programs: {cards.PLUGIN}"]
-    told = "  compiled with XLA's attention; from Hopper on a run in bfloat16 uses cuDNN's for heads of this size"
+    told = "  compiled with XLA's attention; a run on this card uses cuDNN's for heads of this size"
     hint += [told] * found["xla_attention"]
     usable, peak = (found[name] / GIB for name in ("usable_bytes", "peak_bytes"))
     whole = f"{usable:.1f} GiB, {gpu.FRACTION:g} of {found['memory_bytes'] / GIB:.1f}"

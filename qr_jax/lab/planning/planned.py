@@ -64,7 +64,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     chips = len({tuple(device.coords) for device in on.chips})
     about = {"chips": chips, "devices": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
     about |= {"steps": settings.train.steps, "fits": False, "peak_bytes_per_chip": None, **dict.fromkeys(PROGRAMS)}
-    if reason := wrong_mesh(settings.mesh, topology, len(on.chips)):
+    if reason := wrong_mesh(settings.mesh, topology, len(on.chips), on.hosts):
         return about | {"reason": reason}
     programs, start = Programs(settings, model_shape(settings), on), time.perf_counter()
     made: dict[str, ahead.Program] = {}
@@ -77,16 +77,17 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     compile_s = time.perf_counter() - start
     held = resident(programs, made)
     own = own_bytes(made, held, programs.reordered)
-    by_phase = estimate.phases(held, own, overlap=bool(settings.train.overlap))
+    apart = settings.mesh.rollout_devices
+    by_phase = estimate.phases(held, own, overlap=bool(settings.train.overlap), apart=bool(apart))
     found = {name: figures(programs, name, program, held) for name, program in made.items()}
     tiles = -(-settings.rollout.buckets[-1] // settings.rollout.tile)  # of the largest prefill call
     what = estimate.load(
         config.to_json(settings), hosts=1 if programs.pod else on.hosts, slots=settings.rollout.slots,
-        call_tokens=tiles * settings.rollout.tile, micro=len(programs.learner()[1].used_M),
+        call_tokens=tiles * settings.rollout.tile, micro=len(programs.learner()[1].used_M), beside=bool(apart),
     )  # fmt: skip
     started = {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}  # before a run's first rollout
     reason = estimate.refusal(by_phase, limits.hbm_bytes)
-    layout = host_local.describe(programs.kind, programs.mesh, programs.cfg, settings.mesh.rollout_devices)
+    layout = host_local.describe(programs.kind, programs.mesh, programs.cfg, apart)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
         "memory_by_phase": by_phase, "resident": held,
@@ -95,16 +96,18 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     }  # fmt: skip
 
 
-def wrong_mesh(mesh: config.Mesh, topology: str, chips: int) -> str | None:
-    """Say why a config's mesh is not one of so many chips; None: it is."""
-    product = mesh.data * mesh.fsdp * mesh.tensor
-    if mesh.rollout_devices:
-        return f"mesh.rollout_devices={mesh.rollout_devices} is not planned: plan with mesh.rollout_devices=0"
-    if product == chips:
+def wrong_mesh(mesh: config.Mesh, topology: str, chips: int, hosts: int = 1) -> str | None:
+    """Say why a config's mesh is not one of so many chips on so many hosts; None: it is."""
+    product, learn = mesh.data * mesh.fsdp * mesh.tensor, chips - mesh.rollout_devices * hosts
+    if product == learn:
         return None
     sizes = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor} is {product} chips"
-    todo = f"set {meshes.fitting(mesh, chips)}, or name another topology"
-    return f"{sizes}, and {topology} has {chips}: {todo}"
+    has = f"{topology} has {chips}" + f", of which {learn} learn" * (learn < chips)
+    if learn < 1:
+        return (
+            f"mesh.rollout_devices={mesh.rollout_devices} leaves none of {topology}'s {chips} chips to learn; set fewer"
+        )
+    return f"{sizes}, and {has}: set {meshes.fitting(mesh, learn)}, or name another topology"
 
 
 def compile_all(
@@ -130,9 +133,10 @@ def resident(programs: Programs, made: Mapping[str, ahead.Program]) -> dict[str,
 
     Arguments alone would say too little: a program has none that it does not read (prefill ends before the last MLP).
     """
-    laid = made["hand_over"].result_bytes
-    made_learner, batch = programs.learner()
     shapes = programs.rows()[1]
+    apart = programs.config.mesh.rollout_devices  # whose copy is not cut as that which the learner's chips make
+    laid = bytes_a_device(shapes["laid"]) if apart else made["hand_over"].result_bytes
+    made_learner, batch = programs.learner()
     return {
         "state": max(bytes_a_device(made_learner.abstract), made["train"].argument_bytes - bytes_a_device(batch)),
         "slots": max(bytes_a_device(shapes["slots"]), made["decode"].argument_bytes - laid),
@@ -209,7 +213,8 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     if reason := wrong_mesh(mesh, "one GPU", 1):
         raise ValueError(reason.replace(", or name another topology", ""))
     cfg = model_shape(settings)
-    replaced = compiles and cfg.head_dim > LARGEST_HEAD and settings.model.attention == "auto"
+    auto = settings.model.attention == "auto" and settings.model.compute == "bfloat16"
+    replaced = compiles and auto and LARGEST_HEAD < cfg.head_dim <= flash.largest_head(device)
     if replaced:
         settings = replace(settings, model=replace(settings.model, attention="xla"))
     programs = Programs(settings, cfg, Slice((device,), (device,), 1))

@@ -22,6 +22,7 @@ from qr_jax.models import families, hf, incremental, lora
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.hf import load_tokenizer
 from qr_jax.parallel import host_local
+from qr_jax.parallel.mesh import set_apart
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode as jitted
 from qr_jax.rollout.kv_cache import KVCache
@@ -79,12 +80,14 @@ class Programs:
     def __init__(self, config: Config, cfg: ModelConfig, on: Slice):
         self.config, self.cfg, self.on = config, cfg, on
         sizes = config.mesh
-        self.mesh = ahead.mesh(on.chips, data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+        learn, local = set_apart(on.chips, sizes.rollout_devices)[0], set_apart(on.local, sizes.rollout_devices)[1]
+        local = local or on.local
+        self.mesh = ahead.mesh(learn, data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
         self.compute = jnp.dtype(config.model.compute)
         self.pod = sizes.rollout == "pod"
-        count = len(on.chips if self.pod else on.local)
-        self.kind: host_local.Kind = host_local.choose(sizes.rollout, cfg, config.rollout, count, on.local[0].platform)
-        self.local = host_local.pod_mesh(self.mesh, cfg) if self.pod else host_local.local_mesh(self.kind, on.local)
+        count = len(on.chips if self.pod else local)
+        self.kind: host_local.Kind = host_local.choose(sizes.rollout, cfg, config.rollout, count, local[0].platform)
+        self.local = host_local.pod_mesh(self.mesh, cfg) if self.pod else host_local.local_mesh(self.kind, local)
 
     # ---- the learner
 
@@ -106,7 +109,8 @@ class Programs:
     def train(self) -> jax.stages.Lowered:
         """Lower one update: the learner's `train_step`, its state donated."""
         made, batch = self.learner()
-        old = (batch.rollout_logp_MEL,) if self.config.learner.updates > 1 else ()  # of the same shape and layout
+        recorded = self.config.train.overlap and self.config.learner.importance == "off"
+        old = (batch.rollout_logp_MEL,) if recorded or self.config.learner.updates > 1 else ()  # all of one layout
         return made.train_step.jitted.lower(made.abstract, batch, np.float32(0), *old)
 
     # ---- rollouts, on the chips of one host, or of all for mesh.rollout=pod
