@@ -100,8 +100,8 @@ audit: $(DEV)  ## known holes in the packages of the environment's constraints, 
 licences: $(DEV) $(DOCS)  ## docs/licences.md: the licence of every package that is installed with the program
 	$(BIN)/python docs/licences.py
 
-test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, with LoRA too, a pod's rollout, the watchdog, overlap (11 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_lora.py tests/test_pod_rollout.py tests/test_watchdog.py tests/test_overlap.py
+test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, with LoRA too, a pod's rollout, the watchdog, overlap (13 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_lora.py tests/test_pod_rollout.py tests/test_watchdog.py tests/test_overlap.py tests/test_pod_overlap.py
 
 test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the programs it plans
 	@$(BEAT) $(PIP) libtpu

@@ -335,6 +335,12 @@ MUTATIONS = (
         "tests/test_goodput.py::test_what_comes_before_and_between_steps_by_hand",
     ),
     Mutation(
+        "qr_jax/parallel/mesh.py",
+        "for device in own[-count:]}",
+        "for device in own[:count]}",
+        "tests/test_pod_overlap.py::test_the_outermost_chips_of_every_host_roll_out",
+    ),
+    Mutation(
         "qr_jax/run/runs.py",
         "        if self.stopping and hosts.count() == 1:\n            raise Interrupted\n",
         "        return\n",
