@@ -74,6 +74,7 @@ def supporting_traces(
     k: int = 3,
     absent: Collection[str] = (),
     asked: Asked = _as_written,
+    what: str = "supporting traces",
 ) -> list[Trace]:
     """Make traces of the questions whose gold passages `search` returns in its first `k`, in the queries' order.
 
@@ -83,7 +84,7 @@ def supporting_traces(
     the question's content words. The title that the question names comes first, then the one that the passages found so
     far name. `write` is the environment's; `parallel` is how many titles that the question names it searches in one
     turn. `asked` marks a search with its question, where questions search passages of their own. The log tells how many
-    traces were kept, and why the others were not.
+    traces (`what`) were kept, and why the others were not.
     """
     reasons = [unfit(query, absent) for query in queries]
     hops_Q = [[] if reason else hops_of(query) for query, reason in zip(queries, reasons, strict=True)]
@@ -97,7 +98,7 @@ def supporting_traces(
         if reason is None:
             traces.append(Trace(query, expert_turns(query, ordered(query.question, hops), write, parallel)))
     why = "".join(f"; left out: {count}, {reason}" for reason, count in counts.items() if reason != "kept")
-    log.info("supporting traces: %d of %d questions kept%s", len(traces), len(queries), why)
+    log.info("%s: %d of %d questions kept%s", what, len(traces), len(queries), why)
     return traces
 
 
@@ -150,7 +151,8 @@ def check_supporting(
     if without:
         told = f"{without} of {len(queries)} questions have {ABSENT}, such as {min(absent)!r}"
         log.info("data.traces=supporting: %s; no trace is made of them (is data.corpus the right one?)", told)
-    if not supporting_traces(fit[:TRIED], search, write=write, parallel=parallel, k=k, asked=asked):
+    how = {"write": write, "parallel": parallel, "k": k, "asked": asked, "what": "a first look at supporting traces"}
+    if not supporting_traces(fit[:TRIED], search, **how):
         todo = "raise rollout.search_k, look with `qr-jax recall` at what the retriever finds, or set sft.steps=0"
         raise UserError(f"{FROM_GOLD}, and of the first {len(fit[:TRIED])} the retriever finds none; {todo}")
 
