@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import interleave
 
 ONE_CHIP = ("mesh.fsdp=1", "learner.rows=2", "rollout.slots=8", "rollout.store=8")
-APART = ("train.overlap=1", "mesh.rollout_devices=2", "mesh.fsdp=8", "rollout.slots=32", "rollout.store=32")
+APART = ("train.overlap=1", "mesh.rollout_devices=2", "mesh.fsdp=8", "rollout.slots=32", "rollout.store=16")
 PLANS = {
     "v5e_16": ("paper/qwen3_1p7b.py:v5e_16", "v5e:4x4"),
     "v5e_64": ("paper/qwen3_1p7b.py:v5e_64", "v5e:8x8"),
