@@ -65,11 +65,14 @@ class Chip(NamedTuple):
     id: int
     process_index: int
     coords: tuple[int, ...]
+    platform: str = "tpu"
 
 
 class Plain(NamedTuple):
     id: int
     process_index: int
+    platform: str = "gpu"
+    coords: tuple[int, ...] = ()
 
 
 def chip(number, host, *coords):
@@ -82,9 +85,13 @@ def test_the_outermost_chips_of_every_host_roll_out():
     learn, apart = meshes.set_apart(chips, 2)
     assert {one.coords[0] for one in learn} == {1, 2} and {one.coords[0] for one in apart} == {0, 3}
     with pytest.raises(
-        ValueError, match="rollout_devices=1 of each of 2 hosts with 4 chips leaves 6 chips that are no"
+        ValueError, match="rollout_devices=1 of each of 2 hosts with 4 devices leaves 6 devices that are no"
     ):
         meshes.set_apart(chips, 1)
+    halves = [chip(n, n // 4, n // 2, 0, 0) for n in range(8)]  # TPU7x: a chip is two devices
+    with pytest.raises(ValueError, match="leaves 6 devices that are no"):
+        meshes.set_apart(halves, 1)
+    assert [one.id for one in meshes.set_apart(halves, 2)[0]] == [2, 3, 4, 5]
     plain = [Plain(number, number // 3) for number in range(6)]
     assert [one.id for one in meshes.set_apart(plain, 1)[1]] == [2, 5]
     assert meshes.set_apart(plain, 0) == (plain, [])

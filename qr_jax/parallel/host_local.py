@@ -205,7 +205,7 @@ def describe(kind: Kind, mesh: Mesh, cfg: ModelConfig, apart: int = 0) -> str:
     count = apart or len(of_host(mesh, jax.process_index()))
     whose = f"each host's {count} devices that do not learn" if apart else f"each host's {count} devices"
     if kind == "one" or count == 1:
-        told = f"one of {whose} decodes" if apart > 1 else "the device that does not learn decodes"
+        told = f"one of {whose} decodes" if apart > 1 else "each host's device that does not learn decodes"
         return told if apart else "each host decodes on one device" + f" of its {count}" * (count > 1)
     if kind == "slots":
         return f"{whose} share the slots; every one has all weights"

@@ -100,31 +100,32 @@ def set_apart(devices: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]
     """Split devices into those that learn and `count` of each host that only roll out: its last ones.
 
     Of TPU chips those farthest out of the slice, so that the others are neighbours. ValueError if the others are no box
-    of chips: libtpu compiles for no other part of a slice.
+    of whole chips: libtpu compiles for no other part of a slice.
     """
     if not count:
         return list(devices), []
-    at = [getattr(device, "coords", ()) for device in devices]
-    ends_A = [(min(axis), max(axis)) for axis in zip(*at, strict=True)]
+    at = {device: tuple(device.coords) if device.platform == "tpu" else () for device in devices}
+    ends_A = [(min(axis), max(axis)) for axis in zip(*at.values(), strict=True)]
 
     def outwards(device: Any) -> tuple[Any, ...]:
-        coords = getattr(device, "coords", ())
-        return (*(abs(2 * at - low - high) for at, (low, high) in zip(coords, ends_A, strict=True)), coords, device.id)
+        far = (abs(2 * place - low - high) for place, (low, high) in zip(at[device], ends_A, strict=True))
+        return *far, at[device], device.id
 
     by_host: dict[int, list[Any]] = {}
     for device in sorted(devices, key=outwards):
         by_host.setdefault(device.process_index, []).append(device)
     apart = {device for own in by_host.values() for device in own[-count:]}
     learn = [device for device in devices if device not in apart]
-    if ends_A and not _is_box({tuple(device.coords) for device in learn}):
-        hosts_of = f"of each of {len(by_host)} hosts with {len(devices) // len(by_host)} chips"
-        told = f"mesh.rollout_devices={count} {hosts_of} leaves {len(learn)} chips that are no box of the slice"
+    if ends_A and not _is_box([at[device] for device in learn], len(devices) // len(set(at.values()))):
+        hosts_of = f"of each of {len(by_host)} hosts with {len(devices) // len(by_host)} devices"
+        told = f"mesh.rollout_devices={count} {hosts_of} leaves {len(learn)} devices that are no box of whole chips"
         raise UserError(f"{told}, and libtpu compiles for no other part; set another number, or 0")
     return learn, [device for device in devices if device in apart]
 
 
-def _is_box(coords: Collection[tuple[int, ...]]) -> bool:
-    return len(coords) == math.prod(max(axis) - min(axis) + 1 for axis in zip(*coords, strict=True))
+def _is_box(coords: Collection[tuple[int, ...]], cores: int) -> bool:
+    """Return True if the devices at these places are all of a box of chips, each of which is `cores` devices."""
+    return len(coords) == cores * math.prod(max(axis) - min(axis) + 1 for axis in zip(*coords, strict=True))
 
 
 def make_mesh(settings: config.Mesh) -> Mesh:

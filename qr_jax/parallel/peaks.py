@@ -67,8 +67,16 @@ def known(kind: str, compute: str) -> Peak | None:
 
 def devices(mesh: config.Mesh) -> int:
     """Return the number of a learner's devices over all processes; a process's CPU devices count as one."""
-    on_cpu = jax.local_devices()[0].platform == "cpu"
-    return jax.process_count() if on_cpu else mesh.data * mesh.fsdp * mesh.tensor
+    return jax.process_count() if _on_cpu() else mesh.data * mesh.fsdp * mesh.tensor
+
+
+def all_devices(mesh: config.Mesh) -> int:
+    """Return the number of a run's devices, counted as by `devices`, those that only roll out included."""
+    return devices(mesh) + (0 if _on_cpu() else mesh.rollout_devices * jax.process_count())
+
+
+def _on_cpu() -> bool:
+    return jax.local_devices()[0].platform == "cpu"
 
 
 def _measure(compute: str) -> Peak:

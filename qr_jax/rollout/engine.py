@@ -138,6 +138,7 @@ class Engine:
         order = [(q, first_sample + g) for q in query_order for g in range(counts[q])]
         numbers = range(len(queries)) if query_keys is None else query_keys
         keyed = [int(numbers[q]) for q, _ in order], [g for _, g in order]
+        params = self.rows.to_decode_params(params)  # first, for keys are computed where these lie
         keys_N2 = self.rows.keys(seed, PURPOSES[purpose], step, *keyed)
         self.rows.restrict(top_p, top_k)
         self.rows.stop_at_eos()  # the stop strings of earlier runs must not end this run's chunks

@@ -71,6 +71,7 @@ class KVCache:
         self.sampling = EVERYTHING  # `restrict` changes it
         self.moved = self.grown = 0
         self.mesh: Mesh | None = None  # the devices that share caches and parameters (parallel/host_local.py)
+        self.home: Any = None  # the first of this host's devices that roll out, once the caches' layout is known
         self.stop_V: Any = None  # `stop_at_V` on the devices; None until `decode` copies it there
 
     def to_decode_params(self, params: Any) -> DecodeParams:
@@ -95,7 +96,7 @@ class KVCache:
             self.mesh = mesh_of(laid)
             layout = NamedSharding(layout.mesh, caches.AT if self.mesh else PartitionSpec())
         self.stop_V = None
-        self.layout = layout
+        self.layout, self.home = layout, min(layout.addressable_devices, key=lambda device: device.id)
         return self._created(**{name: self._shortest(name) for name in self.lengths})
 
     def _created(self, **lengths: int) -> Callable[[], dict[str, caches.Cache]]:
@@ -236,7 +237,8 @@ class KVCache:
             query[: len(query_N[at : at + size])] = query_N[at : at + size]
             sample[: len(sample_N[at : at + size])] = sample_N[at : at + size]
             numbers = (np.uint32(number) for number in (seed, purpose, step))
-            blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
+            with jax.default_device(self.home):  # a learner's device may be busy
+                blocks.append(np.asarray(decode.episode_keys(*numbers, query, sample)))
         return np.concatenate(blocks)[: len(query_N)]
 
     def decode(self, laid: DecodeParams, slot_N, pending_N, used_N, room_N, key_N2, temperature: float | np.ndarray):
@@ -250,7 +252,7 @@ class KVCache:
         """Prepare the call that decodes a chunk; return it, and which row of the Chunk is each slot's."""
         self.fit("slots", int(used_N.max()) + self.settings.chunk)
         if self.stop_V is None:
-            at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
+            at = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else self.home
             self.stop_V = jax.device_put(self.stop_at_V, at)
         count = self._decode_size(len(slot_N))
         whole = count == self.slot_count

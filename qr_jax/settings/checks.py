@@ -131,6 +131,11 @@ def _policies(config: Config) -> Iterator[str]:
             f"mesh.rollout_devices={config.mesh.rollout_devices} would stand idle while the others learn; set "
             "train.overlap=1 too, or mesh.rollout_devices=0"
         )
+    if config.train.overlap and config.mesh.rollout == "pod":
+        yield (
+            "train.overlap=1 with mesh.rollout=pod: all devices share a rollout, and none is left to learn meanwhile; "
+            "set train.overlap=0, or another mesh.rollout"
+        )
     if config.train.overlap and learner.updates > 1:
         yield (
             f"train.overlap=1 plays the next episodes by the policy before an update, and learner.updates="

@@ -307,7 +307,7 @@ def speed(
     step_s, devices = timings.clock[-1] - timings.clock[0], peaks.devices(settings.mesh)
     statistics = timings.own
     row = {
-        "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / devices,
+        "perf/step_tokens_per_s": context_tokens / max(step_s, 1e-9) / peaks.all_devices(settings.mesh),
         "perf/peak_memory_gib": memory.memory_bytes() / 2**30,
     }
     peak = peaks.of(settings.model.compute)

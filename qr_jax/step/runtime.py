@@ -379,11 +379,6 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
     """Choose the devices that roll out. ValueError where train.overlap could deadlock two programs on one device."""
     layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.rollout_only(settings.mesh)
-    if layout == "pod" and (settings.train.overlap or apart) and mesh.size > 1:
-        raise UserError(
-            "train.overlap=1 with mesh.rollout=pod: all devices share a rollout, and none is left to learn meanwhile; "
-            "set train.overlap=0, or another mesh.rollout"
-        )
     if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":
         raise UserError(
             f"train.overlap=1 with rollouts by {layout!r} on the learner's {mesh.size} devices: two programs at a time "

@@ -113,5 +113,5 @@ def test_the_layout_is_said_in_words():
     said = host_local.describe("heads", mesh, replace(CFG, kv_heads=4, vocab=434))
     assert "by 4 key/value heads; 4 does not divide 434 tokens" in said
     said = host_local.describe("slots", mesh, CFG, apart=2)
-    assert said == "the 2 devices that do not learn share the slots; every one has all weights"
-    assert host_local.describe("one", mesh, CFG, apart=1) == "the device that does not learn decodes"
+    assert said == "each host's 2 devices that do not learn share the slots; every one has all weights"
+    assert host_local.describe("one", mesh, CFG, apart=1) == "each host's device that does not learn decodes"
