@@ -184,12 +184,12 @@ def _of_verl(row: Row) -> Row:
     if truth is None:
         where = "reward_spec" if "reward_spec" in row else "reward_model"
         raise UserError(f"has no answers: neither {where}.ground_truth (or its 'target') nor 'golden_answers'")
-    source, split, index = row.get("data_source", "unknown"), extra.get("split", "train"), extra.get("index")
+    source, split, index = row.get("data_source", "unknown"), extra.get("split"), extra.get("index")
     if "id" in row:
         name = _with_source(row["id"], row.get("data_source"), extra)
     else:
-        name = hash_of(question) if index is None else f"{source}-{split}-{index}"
-    kept = {"data_source": source, "split": split}
+        name = hash_of(question) if index is None else f"{source}-{split or 'train'}-{index}"
+    kept = {"data_source": source} | ({"split": split} if split else {})
     beside = {**row, **{f"extra_info.{name}": value for name, value in extra.items()}}
     kept |= {one: held for one, held in beside.items() if tells_of_answers(one)}
     return {"id": name, "question": question, "answers": truth} | kept | _metadata(row)
@@ -235,10 +235,11 @@ def row_of(query: Query | Passage, form: Form = "jsonl", at: int = 0) -> dict[st
     if form == "trl":
         return {"id": query.id, "prompt": prompt, "answers": answers, "metadata": more}
     source = str(query.meta.get("data_source") or f"searchR1_{query.meta.get('dataset', 'qr_jax')}")
-    split = str(query.meta.get("split") or query.meta.get("origin_split") or "train")
+    split = query.meta.get("split") or query.meta.get("origin_split")
     truth = {"target": answers}
     asked = {"ground_truth": truth, "question": query.question, "data_source": source}
-    extra = {"split": split, "index": at, "query_id": query.id, "question": query.question, "need_tools_kwargs": True}
+    extra = {"index": at, "query_id": query.id, "question": query.question, "need_tools_kwargs": True}
+    extra |= {"split": str(split)} if split else {}
     row = {"id": query.id, "question": query.question, "golden_answers": answers, "data_source": source}
     row |= {"prompt": prompt, "ability": ABILITY, "reward_model": {"style": "rule", "ground_truth": truth}}
     row |= {"extra_info": extra | {"tools_kwargs": {"search": {"create_kwargs": asked}}}, "metadata": more}
