@@ -251,7 +251,7 @@ def rollouts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def updates(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    names = {"dense": "seconds, one update of 16 x 192 tokens", "mixed": "seconds, of lengths uniform in 64-192"}
+    names = {"dense": "seconds, one update of 16 x 192 tokens", "mixed": "seconds, the same with lengths uniform in 64-192"}
     aims = {"dense": "1.0", "mixed": "1.4"}
     rows = []
     for load, text in names.items():
@@ -327,9 +327,9 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     of_bytes = " / ".join(f"{rounded['GB_a_step'] / whole['GB_a_step']:.2f}" for rounded, whole in chips)
     shape, slices = "compiled for v5e / v5p / v6e, Qwen3-1.7B", "on 16 / 8 / 16 chips"
     return [
-        (f"{shape}: a decode step's traffic over weights + cache", each(decode, "reads", ".2f"), "", "", "1.25"),
-        (f"{shape}: the same in int8, over bfloat16's", of_bytes, "", "", "0.62"),
-        (f"{shape}: its temporaries over the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
+        (f"{shape}: a decode step's traffic / (weights + cache)", each(decode, "reads", ".2f"), "", "", "1.25"),
+        (f"{shape}: the same traffic in int8 / in bfloat16", of_bytes, "", "", "0.62"),
+        (f"{shape}: its temporaries / the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
         (f"{shape}: GB per chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),
     ]  # fmt: skip
 
