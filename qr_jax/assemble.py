@@ -184,7 +184,7 @@ def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage]
 
 
 def environment(config: Config) -> Callable:
-    """Return the environment with its settings, and the schemas of the run's tools where there are some."""
+    """Return the environment bound to its settings and, where the run has tools, to their schemas."""
     provided = {"tools": _tools().schemas(config.tools)} if config.tools else {}
     env = plugins.bind("env", config.env, provided=provided)
     return plugins.around("sets.own_paragraphs").marked(env) if config.data.corpus == OWN else env
@@ -250,7 +250,7 @@ def _expert(config: Config) -> dict[str, Any]:
 
 
 def asked(config: Config) -> Callable[[str, Query], str]:
-    """Return a function that marks a search with its question where data.corpus=own, as the environment's are."""
+    """Return a function that marks a search with its question where data.corpus=own, as the environment does."""
     return plugins.around("sets.own_paragraphs").asked if config.data.corpus == OWN else lambda text, query: text
 
 

@@ -66,12 +66,12 @@ Overlap = Annotated[int, Bound("0 or 1", lambda steps: steps in (0, 1))]
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters of low rank (Hu et al. 2021, arXiv:2106.09685): they are trained, and the model under them is frozen, in
+    """Adapters of low rank (Hu et al. 2021, arXiv:2106.09685): they are trained; the model below is frozen, in dtype
     model.compute."""
 
     rank: Natural = 0  # of each adapter; 0: none, and the whole model is trained
     alpha: Positive = 32.0  # an adapter's product is scaled by alpha / rank
-    layers: Literal["attention", "mlp", "all-linear"] = "all-linear"  # whose matrices have one, in every layer
+    layers: Literal["attention", "mlp", "all-linear"] = "all-linear"  # matrices of each layer with an adapter
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Model:
     # a preset (two_layer, quickstart: random weights), a Hugging Face folder or id, a .gguf file, or smollm2
     name: str = "two_layer"
     tokenizer: str | None = None  # its folder or file; None: the model's own, or the world's words for a preset
-    compute: Literal["float32", "bfloat16"] = "float32"  # in which the model computes; trained weights are float32
+    compute: Literal["float32", "bfloat16"] = "float32"  # dtype the model computes in; trained weights are float32
     # what the backward pass recomputes: nothing, all (full), all but attention, or all but matrix products (dots)
     remat: Literal["none", "full", "attention", "dots"] = "none"
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # auto: splash on TPU, cudnn on GPU in bf16
@@ -92,12 +92,12 @@ class Model:
 @dataclass(frozen=True)
 class Data:
     """The questions, corpus and traces. Questions come from the synthetic "world", from files (JSONL, Parquet or
-    Arrow in our format or another system's; comma-separated; a glob, a folder of shards or of save_to_disk), or from
+    Arrow, our format or another system's; a list with commas; a glob, a folder of shards or save_to_disk), or from
     a set, tfds:NAME[:SPLIT][@FOLDER] (sets/qa_builders.py)."""
 
     train: str = "world"  # the questions to train on: "world", files, or a set (tfds:NAME)
     eval: str = "world"  # the held-out questions, as data.train
-    # "world", an index folder, files of passages (JSONL, also gz; Parquet; comma-separated), a set's own (tfds:NAME);
+    # "world", an index folder, passages (JSONL, also gz; Parquet; several with commas), a set's own (tfds:NAME);
     # "own": each question searches the paragraphs that its row carries (`context` or `paragraphs`)
     corpus: str = "world"
     # expert traces for the cold start: "world", "supporting" (by gold titles), "retrieved" (one search), or JSONL
@@ -105,7 +105,7 @@ class Data:
     trace_worlds: Natural = 0  # how many worlds with other facts the "world" traces come from; 0: the run's own world
     split: Literal["given", "sha256"] = "given"  # sha256: questions are dealt to train and eval by the hash of their id
     train_share: Share = 0.7  # share of the questions that split=sha256 deals to train
-    train_limit: Count | None = None  # most questions per file (or world): those whose ids have the smallest hashes
+    train_limit: Count | None = None  # questions per file (or world), at most: those whose id hashes are smallest
     eval_limit: Count | None = None  # as data.train_limit
     # columns of the files by other names, as data.map.question=Frage data.map.answers=Antwort; "a.b" is b inside a
     map: Mapping[str, str] = field(default_factory=dict)
@@ -146,13 +146,13 @@ class Rollout:
     # nothing is passed, which Qwen3 takes for true
     thinking: bool | None = None
     temperature: Annotated[float, at_least(0.01, COLD)] = 1.0  # sampling temperature
-    # nucleus sampling: 1 alone, as the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
+    # nucleus sampling: only 1, as the learner's log-probabilities are of the whole vocabulary (evaluation has its own)
     top_p: Annotated[float, Bound(f"1{WHOLE}", lambda share: share == 1)] = 1.0
-    # sampling from the likeliest tokens: 0 (off) alone, as top_p
+    # sampling of the likeliest tokens: only 0 (off); see top_p
     top_k: Annotated[int, Bound(f"0{WHOLE}", lambda count: count == 0)] = 0
-    search_k: Count = 3  # passages per query
-    observation_tokens: Count = 500  # most tokens of what the environment says in a turn
-    passage_chars: Count = 20_000  # most characters of a passage with its title, cut before anything is tokenised
+    search_k: Count = 3  # passages a search
+    observation_tokens: Count = 500  # tokens that the environment may say in a turn
+    passage_chars: Count = 20_000  # characters of a passage with its title, at most; cut before it is tokenised
     tile: Count = 32  # tokens of one tile: prompts and observations enter the cache in tiles
     buckets: Growing = (64, 256)  # compiled sizes, in tokens (whole tiles), of a call that appends to the cache
     chunk: Count = 8  # tokens that each slot decodes per device dispatch
@@ -184,8 +184,8 @@ class Learner:
     kl: Literal["k1", "k2", "k3"] = "k3"  # the estimate of the divergence from the first policy (kl.py)
     kl_weight: NotNegative = 0.0  # weight of that divergence in the loss; 0: no reference model is kept
     entropy_weight: NotNegative = 0.0  # weight of the entropy that the loss rewards
-    importance: Literal["off", "truncate", "icepop"] = "off"  # weights against the sampler gap (learner/importance.py)
-    importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio of a token, or of its episode (last two)
+    importance: Literal["off", "truncate", "icepop"] = "off"  # weights if sampler and learner differ (importance.py)
+    importance_by: Literal["token", "sequence", "geometric"] = "token"  # ratio: own, or its episode's product or mean
     importance_low: NotNegative = 0.5  # icepop: a smaller ratio gets weight 0; truncate has no lower bound
     importance_high: Positive = 2.0  # truncate: the largest weight; icepop: a larger ratio gets weight 0
     updates: Count = 1  # updates per batch, each on its own micro-batches; old log-probabilities are those before all
@@ -194,7 +194,7 @@ class Learner:
     row_tokens: Count = 1024  # length of a packed row in tokens; an episode must fit one
     share_prefixes: bool = False  # compute the common prefix of a group's samples only once (not with attention=splash)
     lr: Positive = 1e-6  # the learning rate
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # to 0 at the end: of steps, or of a budget
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # others fall to 0 at the end of steps or a budget
     warmup_updates: Natural = 0  # updates over which the rate rises from 0
     full_groups: Natural = 0  # an update of fewer signal groups is scaled by groups / full_groups, after Adam; 0: off
     weight_decay: NotNegative = 0.0  # AdamW's weight decay
@@ -206,7 +206,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Sft:
-    """The cold start: cross-entropy on the model's tokens of expert traces."""
+    """The cold start: cross-entropy on the tokens that experts wrote."""
 
     steps: Natural = 0  # 0: no cold start
     traces: Count = 64  # traces per step
@@ -214,7 +214,7 @@ class Sft:
     max_tokens: Count = 1024  # longer traces are left out, counted
     whole: bool = False  # with model.lora too it trains the whole model, which is then the base of the adapters
     lr: Positive = 1e-5  # the cold start's learning rate
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # to 0 at its end
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # others fall to 0 at its end
     warmup_steps: Natural = 0  # steps over which the rate rises from 0
     clip_norm: Positive = 1.0  # the largest norm of a gradient
     weight_decay: NotNegative = 0.0  # AdamW's weight decay
@@ -229,7 +229,7 @@ class Evaluation:
     # evaluate after each step that reaches a multiple of so many rollouts; 0: as `every` says
     every_rollouts: Natural = 0
     questions: Count | None = None  # None: all of data.eval
-    # questions of the evaluations in between (none if every and every_rollouts are 0); None: evaluation.questions
+    # questions of evaluations during training (none if every = every_rollouts = 0); None: evaluation.questions
     during: Annotated[int, at_least(1, ": evaluation.every=0 makes no evaluation in between")] | None = None
     # the questions, or half a or b of them by the hash of their ids: tune on a (probes always ask a), report on b
     half: Literal["both", "a", "b"] = "both"
@@ -238,7 +238,7 @@ class Evaluation:
     # of the sampled answers: nucleus sampling's share of probability; 1: off
     top_p: Annotated[float, Bound("a share, more than 0 and at most 1", lambda value: 0 < value <= 1)] = 1.0
     top_k: Annotated[int, at_least(0, " (0 is off)")] = 0  # of the sampled answers: the likeliest tokens alone; 0: off
-    base: bool = False  # also the model as it is before the cold start
+    base: bool = False  # evaluate the model before the cold start too
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def share_done(limits: Mapping[str, Any], spent: Mapping[str, float]) -> float:
 class Train:
     """The length of a run, and what it keeps."""
 
-    # at most; the budgets below end a run after the step that reaches one of them
+    # steps at most; a budget below ends a run after the step that reaches it
     steps: Annotated[int, at_least(1, " (a cold start alone is `qr-jax sft`)")] = 100
     max_rollouts: Count | None = None  # a budget of episodes
     max_tokens: Count | None = None  # a budget of sampled tokens
@@ -308,7 +308,7 @@ class Mesh:
     # ignores it, so that one config runs on all of them
     devices: Count | None = None
     # how a host's devices share a rollout: by key/value heads, by slots, or one decodes alone; None: the first of
-    # these that divides (on CPU one); pod: all hosts' devices share one, for a model too large for a host
+    # these that fits (on CPU one); pod: all hosts' devices share one, for a model too large for a host
     rollout: Literal["heads", "slots", "one", "pod"] | None = None
     # with train.overlap: how many devices of each host (the last ones; on TPU the outermost) only roll out
     rollout_devices: Natural = 0
@@ -355,7 +355,7 @@ PLUGIN_AT |= {"tool": "tools"}  # a list of them
 
 
 def chosen_plugins(config: Config) -> dict[str, Use]:
-    """Return the plug-in of each kind of which there is one."""
+    """Return the plug-in of each kind but "tool", by kind."""
     return {kind: chosen for kind, place in PLUGIN_AT.items() if isinstance(chosen := attrgetter(place)(config), Use)}
 
 
@@ -417,7 +417,7 @@ def _written(path: Path) -> Mapping[str, Any]:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Return True if the folder has a run's config.json; that of a Hugging Face folder is another."""
+    """Return True if the folder has a run's config.json. A Hugging Face folder's is not one."""
     file = Path(folder) / "config.json"
     try:
         small = file.is_file() and file.stat().st_size <= LARGEST_BYTES
@@ -433,7 +433,7 @@ def begun_by(folder: str | Path) -> Path | None:
 
 
 def below(settings: Config, name: str) -> Config:
-    """Return the config of a run in the subfolder `name` of this run's folder, or bucket."""
+    """Return the config of a run in the subfolder `name`: this one, but for its bucket."""
     lives = settings.train.bucket
     return replace(settings, train=replace(settings.train, bucket=f"{lives}/{name}")) if lives else settings
 
@@ -460,7 +460,7 @@ def _made_by(path: Path, name: str) -> Config:
 
 
 def _told(error: Exception) -> str:
-    """Return the error's text; where a section of the config lacks a setting, with our nearest guess.
+    """Return the error's text; for a setting that its section does not have, with our nearest guess.
 
     Python 3.13 has a guess of its own, which is left out.
     """

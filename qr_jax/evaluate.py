@@ -103,7 +103,7 @@ def without_details(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gains(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return each PAIRED score's mean rise over the questions that both answered, and half of its 95 % interval."""
+    """Return each PAIRED score's mean rise over the questions that both answered, and its 95 % half width."""
     rises = {}
     for score in PAIRED:
         rose_Q = np.array(paired_gains(before, after, score))
@@ -260,7 +260,7 @@ def evaluate(
     """Evaluate a run's checkpoint; the result is also written to RUN/eval, with its manifest in it.
 
     `settings`: a config to use in place of the run's. A `run` that is a model's folder needs them, and its result goes
-    to runs/eval/ and the folder's name. `opened`: a model behind an endpoint; `run` is then its name alone.
+    to runs/eval/FOLDER_NAME. `opened`: a model behind an endpoint; `run` is then its name alone.
     `step`: a checkpoint (None: the last). Other arguments replace settings. Without `settings`, ValueError for a run
     that this user neither made nor allowed, and that asks for what may do harm, unless `trusted`.
     """

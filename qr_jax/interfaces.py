@@ -245,7 +245,7 @@ CONTRACTS: Mapping[str, Contract] = {
         returns="(weight_P, memory): a finite draw weight of 0 or more for each query of the pool, and arrays by name",
         check=check_rule,
         # DRAWS: how weights draw; default: by chance. READS_KINDS: it learns of a query from others of its
-        # pool.family_P, so a run says if all its questions are of one.
+        # pool.family_P, so a run warns if all questions are of one.
         constants={"DRAWS": Literal["chance", "largest"], "READS_KINDS": bool},
     ),
     "rounds": Contract(

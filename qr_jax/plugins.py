@@ -156,7 +156,7 @@ def signature(kind: str, name: str) -> Signature:
 
 
 def _type(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """Return the type of an annotation (or of its text, in a file of those names) if a config can hold it; else Any."""
+    """Return an annotation's type (of a text, by the `names` of its file) if a config can hold it; else Any."""
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, dict(names))
@@ -265,7 +265,7 @@ def _held(name: str, value: Any, setting: Setting) -> Any:
 def bind(kind: str, use: Use, *, provided: Mapping[str, Any] | None = None) -> functools.partial[Any]:
     """Return the plug-in's function with its settings checked; the data parameters are left to the caller.
 
-    Of `provided`, what the run gives, it gets what its signature takes. Each result is checked by the kind's contract:
+    `provided`: what the run gives; the function gets what it names. Each result is checked by the kind's contract:
     ValueError with the plug-in's name, what it returned and what was wanted.
     """
     settings = check(kind, use)

@@ -159,7 +159,7 @@ class Episode:
 class Scores:
     """A reward's result where an array does not suffice: more than one number an episode.
 
-    `score_G` trains; NaN is a fault. `outcome_G` says what is correct (1; by default exact match does). `turn_GT` holds
+    `score_G` trains; NaN is a fault. `outcome_G` is 1 for what is correct (None: by exact match). `turn_GT` holds
     a number for each of the model's turns: one sequence per episode, as long as the episode has model turns.
     """
 

@@ -35,7 +35,7 @@ from qr_jax.settings import checks
 def play(trace: Trace, engine: Engine, env: Callable, search: SearchFunction) -> Episode | str:
     """Return the trace played as an episode whose sampled tokens are the expert's, or why it cannot be one.
 
-    Each turn ends where a rollout's would, and its thought goes on where the chat template began it.
+    Each turn ends where a rollout's would, and it continues a thought that the template began.
     """
     tokenizer, settings, query, pieces = engine.tokenizer, engine.settings, trace.query, engine.pieces
     tags, env = reading.tags_of(env), reading.unthinking(env)

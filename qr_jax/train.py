@@ -151,7 +151,7 @@ def _step_or_wait(
 ) -> tuple[learner.State, RunState, dict[str, Any] | None]:
     """Take a step, and repeat it after an outage; if an outage or an error ends the run, save the previous step.
 
-    After an error one process alone saves: others may be in the middle of the step.
+    After an error only a run of one process saves: others may be within the step.
     """
     retry: services.RetryState | None = None
     try:

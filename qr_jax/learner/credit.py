@@ -30,7 +30,7 @@ def by_episode(value_MEL: jax.Array, batch: Batch, empty: float | int | bool) ->
 
 
 def token_weights(settings: config.Learner, batch: Batch) -> Float[Array, "M E L"]:
-    """Return every token's weight in the loss; denominators count the global batch and its copies (methods/fill.py)."""
+    """Return every token's weight in the loss; denominators count the global batch and what methods/fill.py copies."""
     drawn, (queries, samples) = settings.over == "drawn", batch.grades.reward_QG.shape
     group_ME = jnp.maximum(batch.episode_ME, 0) // samples  # an empty slot has no token, whatever group it is put in
     weight_MEL = reduce.token_weights(

@@ -128,8 +128,8 @@ def first_fit(
 ) -> list[list[int]]:
     """Assign episodes, or trees of so many `episodes` each, to rows by length (tokens); return each row's indices.
 
-    Longest first, each into the first row with room for it; equal lengths in the order given. Packed again by
-    themselves, in the same order, the episodes of consecutive rows get the same rows.
+    Longest first, each into the first row with room for it; equal lengths in the order given. The episodes of
+    consecutive rows get the same rows again if packed alone, in the same order.
     """
     many = [1] * len(lengths) if episodes is None else episodes
     opened: list[list[int]] = []

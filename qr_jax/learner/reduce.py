@@ -27,8 +27,8 @@ def token_weights(
 
     Give it the masks of the whole batch, before micro-batches are looped over: any leading axes will do ([N, L] and
     [M, n, L] get the same weights), and under jit the sums run over all shards. Episodes and groups without a sampled
-    token are not counted. `extra_*` are the tokens and episodes that were drawn and are not in the batch, for a
-    denominator over all that was drawn; they are 0 for one over the accepted groups. group_mean takes none, and wants
+    token are not counted. `extra_*`: tokens and episodes counted beside the batch's: copies of repeated groups and,
+    for a denominator over all that was drawn, those drawn and not in the batch. group_mean takes none, and wants
     each episode's group, from 0 to `groups` - 1.
     """
     length_N1 = jnp.sum(mask_NL, axis=-1, keepdims=True, dtype=jnp.int32)

@@ -56,7 +56,7 @@ def _scores(q_SKGd, k_SKBd, seen):
 
 
 def one_token(q_SHd, k_SKBd, v_SKBd, used_S, new_k_SKJd, new_v_SKJd, at, window: int = 0):
-    """Attend from each slot's newest token to the cache's first `used_S` positions and the first at + 1 of its J newer.
+    """Attend from each slot's newest token to the cache's first `used_S` positions and the first at + 1 of J new ones.
 
     With a `window` it sees the nearest so many of them alone, itself included. Both parts share one softmax, but are
     never joined in memory. Returns [S, H, d].

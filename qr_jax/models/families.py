@@ -114,7 +114,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """Return the shape that a Hugging Face config.json describes, as transformers 4 or 5 writes it.
 
     Of a Gemma 3 with a vision tower it is that of the text part. A ValueError names the architecture or feature that
-    this decoder does not have (sliding windows, biases that the family lacks, other activations, quantised weights),
+    this decoder lacks (windows but Gemma 3's, biases that the family lacks, other activations, quantised weights),
     and any size that is missing or out of bounds.
     """
     config = gemma3.text_part(config)
@@ -175,7 +175,7 @@ def _described(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def check(cfg: ModelConfig) -> None:
-    """Raise ValueError if the heads do not divide, head_dim is odd, or `sliding` and `window` do not fit the layers."""
+    """Raise ValueError if heads / kv_heads is no integer, head_dim odd, or `sliding` and `window` do not fit layers."""
     if cfg.heads % cfg.kv_heads:
         raise UserError(f"{cfg.heads} heads do not share {cfg.kv_heads} key/value heads evenly")
     if cfg.head_dim % 2:

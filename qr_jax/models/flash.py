@@ -18,7 +18,7 @@ def splash(q_NLHd, k_NLKd, v_NLKd, segment_NL, near=None, *, mesh: Mesh | None =
     """Attend causally in segments, [N, L, H, d], by JAX's splash kernels, each device on its own rows and heads.
 
     `near`: (whether a window applies, bool []; how many tokens it has); None: no window.
-    With it both kernels are then compiled, and one is run. Splash attention skips blocks above the diagonal; softmax in
+    With one, kernels with and without it are compiled. Splash attention skips blocks above the diagonal; softmax in
     float32. `interpret` runs it without a TPU. Raises ValueError when a row's length is not a multiple of 128. Heads
     are not split where the mesh axis `tensor` does not divide them.
     """

@@ -128,8 +128,8 @@ def _without(parsed: dict[str, Any], contents: set[str]) -> dict[str, Any]:
 
     add_special_tokens=False still turns "<|im_end|>" into its id, and encode_special_tokens=True leaves added tokens
     that are not marked special. Tokens that stand in the model's vocabulary too are taken out of it, unless a merge
-    builds them, so that no shortcut (ignore_merges) reaches them either (an end of turn
-    that is a single byte would be dropped from data).
+    makes or joins them, so that no shortcut (ignore_merges) reaches them. (An end of
+    turn of one byte, in no merge, drops out of data.)
     """
     model, vocabulary = dict(parsed["model"]), parsed["model"].get("vocab")
     if isinstance(vocabulary, list):  # Unigram's: an id is a place in it

@@ -82,7 +82,7 @@ def emulate_at_start(settings: config.Mesh) -> None:
 
 
 def axes(settings: config.Mesh, platform: str) -> tuple[int, int, int]:
-    """Return the sizes of data, fsdp and tensor; on a CPU with all three 1, data takes the emulated `devices`."""
+    """Return the sizes of data, fsdp and tensor; on a CPU with all three 1, data takes the learning `devices`."""
     sizes, emulated = (settings.data, settings.fsdp, settings.tensor), settings.devices if platform == "cpu" else None
     apart = settings.rollout_devices * hosts.count()
     return (max(emulated - apart, 1), 1, 1) if emulated and sizes == (1, 1, 1) else sizes
@@ -99,7 +99,7 @@ def split(settings: config.Mesh) -> tuple[list[Any], list[Any]]:
 def set_apart(devices: Sequence[Any], count: int) -> tuple[list[Any], list[Any]]:
     """Split devices into those that learn and `count` of each host that only roll out: its last ones.
 
-    Of TPU chips those farthest out of the slice, so that the others are neighbours. ValueError if the others are no box
+    Of TPU chips those farthest from the slice's middle: the others are neighbours. ValueError if the others are no box
     of whole chips: libtpu compiles for no other part of a slice.
     """
     if not count:

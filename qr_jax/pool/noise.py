@@ -46,7 +46,7 @@ def first(
 ) -> Int64[np.ndarray, "Q"]:
     """Return indices of the `count` entries that finish first, in order, ties by index; one of weight 0 never runs.
 
-    A large number means an early finish, so only the entries with the largest are raced at first. More join them as
+    A large word means an early finish, so only entries with the largest words race at first. More join them as
     long as one that is left out could finish before the last of `count`, if it had the largest weight. At least `count`
     entries must have a weight above 0.
     """

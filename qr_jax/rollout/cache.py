@@ -67,13 +67,13 @@ def size(cache: Cache) -> tuple[int, int]:
 
 
 def put(part, new_RKJd, row_R, used_R, count_R, mesh: Mesh | None = None):
-    """Return keys or values with the first `count_R` of new ones after the first `used_R` positions of rows `row_R`."""
+    """Return keys or values with the first `count_R` new ones put behind the first `used_R` of rows `row_R`."""
     where = row_R, used_R, count_R, mesh
     return _by_array(lambda array, new, axis: _put(array, new, *where, axis), part, like(part, new_RKJd))
 
 
 def _put(part, new, row_R, used_R, count_R, mesh: Mesh | None, axis: int):
-    """Put as `put` into one array, [rows, K, positions, ...] ([rows, K, d, positions] by axis 3) and [R, K, J, ...].
+    """Do as `put` to one array [rows, K, positions, ...] (axis 3: [rows, K, d, positions]); `new`: [R, K, J, ...].
 
     Rows and heads are merged into one axis: with an axis between two that are indexed, XLA transposes the whole cache
     and back on TPU, which moves about four times its size per call. `mesh`: where heads lie on several devices (`AT`),

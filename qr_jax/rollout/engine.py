@@ -70,7 +70,7 @@ class Engine:
     def check_prompts(self, queries: Sequence[Query], env: Callable) -> None:
         """Raise ValueError for a query whose prompt leaves no room, before a rollout meets it.
 
-        No tokenizer makes more tokens than a text has bytes, so that only long prompts are tokenised.
+        No tokenizer makes more tokens than a text has bytes, so only long prompts are tokenised.
         """
         around = self.prompt_tokens(queries[:1], env)  # the template's own tokens, at the most
         for query in queries:
@@ -83,7 +83,7 @@ class Engine:
     ) -> float:
         """Compile what a rollout's first tokens need, after prompts of `prompt_tokens`; returns seconds.
 
-        `positions`: how long an episode may be whose decoding and observations are compiled too. All other programs are
+        `positions`: decoding and observations of episodes up to this length are compiled too. All other programs are
         compiled when first needed. Raises Interrupted when `stop_now()` turns true between two programs.
         """
         start = time.monotonic()

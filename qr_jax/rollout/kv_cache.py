@@ -143,7 +143,7 @@ class KVCache:
             self.settle_on(laid)
 
     def _programs_at(self, laid: DecodeParams, where: str, length: int) -> dict[str, partial]:
-        """Return the calls that fill, lengthen and, of slots, decode a cache of so many positions, by what they do.
+        """Return the calls that fill, resize and (slots only) decode a cache of so many positions, by what they do.
 
         The store is filled with prompts, which are as long as `warm_up` was told.
         """
@@ -225,7 +225,7 @@ class KVCache:
             self.stop_V = None
 
     def restrict(self, top_p: float, top_k: int) -> None:
-        """Sample from the likeliest tokens alone from now on; 1 and 0: from all."""
+        """Sample only the likeliest tokens from now on (top_p=1, top_k=0: all)."""
         self.sampling = Sampling(top_p, top_k if top_k < self.cfg.vocab else 0)
 
     def keys(self, seed: int, purpose: int, step: int, query_N: Sequence[int], sample_N: Sequence[int]) -> np.ndarray:

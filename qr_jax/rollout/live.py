@@ -146,6 +146,6 @@ class Statistics:
 
     @classmethod
     def combined(cls, parts: Sequence["Statistics"], seconds: Callable[[Sequence[Any]], Any] = sum) -> "Statistics":
-        """Combine statistics: counts are added up; of seconds `seconds` gives one value."""
+        """Combine statistics: counts are added up, times combined by `seconds`."""
         values = {part.name: [getattr(statistics, part.name) for statistics in parts] for part in fields(cls)}
         return cls(**{name: (seconds if name.endswith("_s") else sum)(each) for name, each in values.items()})

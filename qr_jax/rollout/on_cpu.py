@@ -32,7 +32,7 @@ SMALL_CALL = 256  # tokens: more need so much memory for sums that allocating it
 
 
 class CpuCache(KVCache):
-    """A KVCache that saves memory; where several emulated devices share it, only the layout of its keys differs."""
+    """A KVCache that saves memory; if several emulated devices share it, only its key layout is not KVCache's."""
 
     turned = True
     decode_sizes: Sequence[int] = ()  # how many slots a program of decoding has
@@ -77,7 +77,7 @@ class CpuCache(KVCache):
             self._give_back()
 
     def _resized(self, *left: jax.Array) -> None:
-        """Give back what a large cache's arrays were: each is too small for the next."""
+        """Give back the memory of a large cache's old arrays: the next are larger."""
         if self.resizing_large:
             self.left_bytes += sum(array.nbytes for array in left)
             if self.left_bytes >= memory.LARGE:

@@ -27,7 +27,7 @@ def tags_of(env: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def unthinking(env: Callable[..., Any]) -> Callable[[Query, Sequence[Turn]], Say | Search | Stop]:
-    """Wrap the environment so that it sees every thought as empty: no draft of a tag in one then acts."""
+    """Wrap the environment so that it sees thoughts as empty: a tag drafted in one has no effect."""
 
     def move(query: Query, turns: Sequence[Turn]) -> Say | Search | Stop:
         return env(query, tuple(_unthinking(turn) if turn.author == "model" else turn for turn in turns))

@@ -397,7 +397,7 @@ def next_attempt(folder: str | os.PathLike[str]) -> int:
 
 
 def discard_after(folder: str | os.PathLike[str], step: int, attempt: int) -> list[str]:
-    """Move the files of `episodes/` of steps later than `step` to `logs/attempt_N/discarded/episodes/`; their names.
+    """Move the `episodes/` files of later steps to `logs/attempt_N/discarded/episodes/`; return their names.
 
     A file's step is the first number in its name. Nothing is overwritten: FileExistsError if it was there already.
     """

@@ -28,7 +28,7 @@ class KeptThread:
     def submit(
         self, work: Callable[..., Result], *given: Any, then: Work = lambda: None, **named: Any
     ) -> Future[Result]:
-        """Queue the work; return a Future of its result. `then` runs before that is set."""
+        """Queue the work; return a Future of its result. `then` runs before it is done."""
         done: Future[Result] = Future()
 
         def run() -> None:

@@ -48,7 +48,7 @@ class Group:
     """One query's rollouts of a step with their grades.
 
     `grades` are of this query alone, [1, G]. `episodes` are there on the process that rolled them out, and on all once
-    the group is to be trained on; an episode that could not be graded is a fault in them, too.
+    the group is to be trained on; an episode that could not be graded is a fault there, too.
     """
 
     index: int  # of the query in the pool

@@ -34,7 +34,7 @@ class Watch:
         return {"past": dict(self.past), "best": self.best, "best_step": self.best_step}
 
     def after(self, step: int, row: Mapping[str, Any]) -> "Watch":
-        """Add the row of metrics of the step that ended as number `step`."""
+        """Return the memory plus the row of metrics after `step` steps."""
         values = {name: row.get(metric) for name, metric in FIGURES.items()}
         past = {n: np.append(self.past[n], np.nan if value is None else value) for n, value in values.items()}
         accuracy = values["probe"]

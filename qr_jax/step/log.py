@@ -57,7 +57,7 @@ class StepTimings:
     lag: int = 0  # updates that the rollouts' policy was behind
     played_s: float | None = None  # seconds of the rollouts, if played ahead, during the previous update
     ahead_s: float = 0.0  # seconds of the next step's rollouts, played during this update
-    beside_s: float = 0.0  # seconds of the last phase in which the update had ended or waited for these rollouts
+    beside_s: float = 0.0  # of the last phase, seconds when the update had ended or waited for these rollouts
 
     @property
     def learner_s(self) -> float:
@@ -214,7 +214,7 @@ def update_alarm(settings: Config, row: Mapping[str, Any]) -> str | None:
 def gap_alarm(settings: Config, row: dict[str, Any], lag: int = 0) -> str | None:
     """Warn if learner and sampler differ in the log-probabilities of the sampled tokens.
 
-    With `lag` the policy before sampled the batch, so that the gap spans an update as well: there is no warning.
+    With `lag` an older policy sampled the batch, so that the gap spans an update as well: there is no warning.
     """
     gap, alarm = row.get("sampler_gap/mean"), settings.learner.gap_alarm
     if gap is None or gap <= alarm or lag:
@@ -338,7 +338,7 @@ def speed(
 def write_episodes(runtime: Runtime, record: StepRecord) -> None:
     """Write this process's episodes to episodes/step_N.jsonl, with the advantages they were trained with.
 
-    Of a step that was played ahead every process has all episodes, maybe of more processes than there are now.
+    Of a step played ahead every process has all episodes (its run may have had more processes than now).
     """
     advantages, taken = advantages_of(record), set(record.outcome.accepted_at.tolist())
     piece = runtime.agent.engine.pieces.__getitem__

@@ -41,10 +41,10 @@ COUNTS = (*BUDGETS, "rollbacks", "rate", "base", "before")
 class Ahead:
     """A step's groups, played beside the update before (train.overlap=1), their cost, and the seconds it took.
 
-    The pool is settled before they are drawn, so that queries are drawn in the same order as without overlap. They are
-    saved in the checkpoint, so a resumed run takes the same steps.
-    `lag`: by how many updates their policy is older than the one that trains on them, 0 where that step made none.
-    `statistics` are of all processes, `own` of this one; a resumed run knows the first alone.
+     The pool is settled before they are drawn, so that queries are drawn in the same order as without overlap. They are
+     saved in the checkpoint, so a resumed run takes the same steps.
+    `lag`: updates by which their policy is older than the one that trains on them; 0 if the step before made none.
+     `statistics` are of all processes, `own` of this one; a resumed run knows the first alone.
     """
 
     groups: tuple[Group, ...]

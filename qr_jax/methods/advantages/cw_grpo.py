@@ -21,7 +21,7 @@ def cw_grpo(
     the last round. A is GRPO's, p_t says whether round t contributed. With gamma >= 10: c_t = p_t / sum(p).
 
     exact: arXiv:2604.14267 and its authors' code, gamma 100. Over the rounds before the last the mean is A, unless
-    gamma is hard and none contributed: then they get 0. Deviation: in the paper a judge says what contributed (useful
+    gamma >= 10 and none contributed: then they get 0. Deviation: in the paper a judge says what contributed (useful
     passages and right reasoning); here it is a turn reward above 0, as e_grpo gives a turn that first names an entity.
     """
     there_QGT = grades.turn_valid_QGT & grades.valid_QG[..., None]

@@ -23,7 +23,7 @@ def disco(
     delta: float = 1e-4,  # the divergence that costs nothing, in nats
 ) -> Float[Array, "N L"]:
     """Return the weights whose REINFORCE gradient is that of mean(s of right) - tau log mean(exp(s / tau) of wrong),
-    and of -beta sg[max(KL - delta, 0)] KL: n / right for a right episode of n, -n softmax(s / tau) over the wrong ones.
+    and of -beta sg[max(KL - delta, 0)] KL: of n episodes the right get n / their count, the wrong -n softmax(s / tau).
 
     exact: Li et al. 2025 (arXiv:2505.12366) and its authors' code: s is an episode's mean log-probability (tau 10) or
     mean ratio (tau 1), KL the mean of old_logp - logp. Deviation: KL is a mean over episodes of each one's mean, theirs

@@ -18,7 +18,7 @@ def gfpo(
     eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (std + eps) over the `keep` shortest valid samples of a group ("efficiency": of
-    largest reward a token); exactly 0 for the others, which also leave mean and std.
+    largest reward a token); exactly 0 for the rest, which mean and std do not count.
 
     after the abstract: GFPO, group filtered policy optimization (Shrivastava et al. 2025, arXiv:2508.09726); std with
     n - 1 and ties by the sample's number are filled in. A length is the number of sampled tokens; an episode that

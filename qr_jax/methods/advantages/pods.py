@@ -16,7 +16,7 @@ def pods(
     eps: float = 1e-6,  # added to the denominator, so that it is never 0
 ) -> Float[Array, "Q G"]:
     """Return adv_QG = (r - mean) / (std + eps) over the `keep` samples of a group whose rewards have the largest
-    variance; exactly 0 for the others, which also leave mean and std. A group of equal rewards keeps nobody.
+    variance; exactly 0 for the rest, which mean and std do not count. A group of equal rewards keeps nobody.
 
     exact: PODS (Xu et al. 2025, arXiv:2504.13818; YixuanEvenXu/pods): a number of the largest rewards and the rest of
     the smallest always has the largest variance, so keep + 1 subsets are compared. A group of `keep` or fewer valid

@@ -2,8 +2,8 @@
 
 The wording is ours. The paper's agent is that of AReaL's examples/search_agent/tongyi_deepresearch without its page
 visits: it lists searches under "query", takes the first call of a turn alone, and shows results as the user's message.
-Its system prompt is not repeated here: give it as `prompt`. It shows cleaned text of documents: without "(Title:
-{title})", `passage` does.
+Its system prompt is not repeated here: give it as `prompt`. The agent shows text alone, as `passage` does
+without "(Title: {title})".
 
 The calls of other agents are read too:
 
@@ -215,7 +215,7 @@ def _given(text: str) -> dict[str, list[str]]:
 
 
 def _first(text: str) -> tuple[Any, str]:
-    """Return the first JSON value of a text, and what follows; the last brace of the text may lack."""
+    """Return the first JSON value of a text, and what follows; the last brace may be missing."""
     try:
         value, end = DECODER.raw_decode(text)
         return value, text[end:].lstrip(";, \t\r\n")

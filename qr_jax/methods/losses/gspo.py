@@ -22,8 +22,8 @@ def gspo(
 
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 7; low and high of its sec. 5.1), whose mean over tokens, then
     episodes, is learner.reduce=sequence_mean. Observations count in neither sum nor length. It is for one advantage
-    an episode: with one a token each token's share would reach all the others; `gspo_token` is for that. Metrics
-    as `clip`'s.
+    an episode: with one a token each would reach all the others; `gspo_token` is for that. Metrics:
+    `clip`'s but `dual`.
     """
     return clipped(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"), adv_NL, low, high)
 
@@ -31,7 +31,7 @@ def gspo(
 def clipped(
     ratio_NL: Float[Array, "N L"], adv_NL: Float[Array, "N L"], low: float, high: float
 ) -> tuple[Float[Array, "N L"], dict[str, Float[Array, "N L"]]]:
-    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token, with `clip`'s metrics."""
+    """Return max(-A s, -A clip(s, 1 - low, 1 + high)) on every token; metrics as `gspo`'s."""
     loss_NL = jnp.maximum(-adv_NL * ratio_NL, -adv_NL * jnp.clip(ratio_NL, 1 - low, 1 + high))
     value_NL = jax.lax.stop_gradient(ratio_NL)
     return loss_NL, {

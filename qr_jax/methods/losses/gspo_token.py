@@ -21,7 +21,7 @@ def gspo_token(
     token.
 
     exact: Zheng et al. 2025 (arXiv:2507.18071, eq. 13 and 14). With one advantage an episode its value and gradient are
-    `gspo`'s; with one a turn or token it is the form to use. learner.reduce=sequence_mean. Metrics as `clip`'s.
+    `gspo`'s; with one a turn or token it is the form to use. learner.reduce=sequence_mean. Metrics as `gspo`'s.
     """
     episode_NL = jax.lax.stop_gradient(importance.ratio(logp_NL, old_logp_NL, mask_NL, by="geometric"))
     ratio_NL = episode_NL * importance.ratio(logp_NL, jax.lax.stop_gradient(logp_NL), mask_NL)

@@ -25,7 +25,7 @@ def llds(
 
     exact: the authors' code for arXiv:2512.04220 (`responses` mode, weight .2), where each token's A decides; here the
     sum of A over the episode's tokens does. Groups of equal rewards (A = 0) take part:
-    learner.keep_zero_variance. It acts only with learner.updates > 1: before an update
+    learner.keep_zero_variance. It needs learner.updates > 1 or train.overlap: else
     nothing has fallen. Metric `fallen`: the tokens that pay.
     """
     loss_NL, metrics = clip(logp_NL, old_logp_NL, adv_NL, mask_NL, low=low, high=high, dual=dual)

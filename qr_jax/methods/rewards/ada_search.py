@@ -15,7 +15,7 @@ def ada_search(
     episodes: Sequence[Episode],
     *,
     weight: NotNegative = 0.5,  # of a right decision
-    knows: SomeShare = 0.5,  # the share of right answers without a search from which on the policy knows
+    knows: SomeShare = 0.5,  # it knows if this share or more of the answers without a search is right
 ) -> Scores:
     """Return exact match + weight * (1 where the episode searched and the policy does not know, or answered at once and
     it does). It knows where at least `knows` of the group's answers without a search are right; without such answers

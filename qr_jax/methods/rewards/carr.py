@@ -35,8 +35,8 @@ def carr(
     the right episodes, where theirs is the group's. The paper's judge finds the rubrics (facts with named
     entities) met and supported, and counts those that lead to the answer; here they are
     `query.entities`, the chain of names
-    that an expert passes, the last next to the answer. One counts when one of the episode's own turns names it, what it
-    read supports it, and so for all that follow it. With `url` a judge says whether the passages link it to the next
+    that an expert passes, the last next to the answer. A name counts if a turn of the model names it, the passages read
+    support it, and so for all names after it. With `url` a judge says whether the passages link it to the next
     name; a right episode without that verdict is a fault. Stand-in, rule-based: a passage holds it. All-right groups
     bear signal on the channel "reward"; the outcome is exact match.
     """

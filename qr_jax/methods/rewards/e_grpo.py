@@ -1,4 +1,4 @@
-"""Reward of entities on the way: a wrong answer is worth something when its searches named what an expert passes."""
+"""Reward of entities on the way: a wrong answer is worth something when its turns named some of `query.entities`."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def e_grpo(
     query: Query,
     episodes: Sequence[Episode],
     *,
-    alpha: float = 0.3,  # what a wrong answer is worth whose searches named most entities
+    alpha: float = 0.3,  # what a wrong answer is worth whose turns name the most entities
 ) -> Scores:
     """Return 1 where the answer is right, alpha g_i / max_j g_j where it is wrong, g_i the share of `query.entities`
     that episode i's own turns name; 0 where it ended by length or context.

@@ -29,7 +29,7 @@ def judge(
     timeout_s: float = 120.0,  # of one try
     retries: int = 3,  # further tries, with growing pauses
     at_once: int = 8,  # calls that run at one time
-    # not sent, for an endpoint that refuses it; what the endpoint's 400 names is learned
+    # not sent, for an endpoint that refuses it; what its HTTP 400 names is left out too
     leave_out: tuple[Literal["max_tokens", "max_completion_tokens", "temperature", "top_p"], ...] = (),
     temperature: float = 0.0,  # of its replies
     top_p: float = 1.0,  # of its replies; 1 is not sent

@@ -18,7 +18,7 @@ def overlong(
     *,
     of: Use,  # the reward that is shaped
     most_tokens: int = 20480,  # sampled tokens at which the price is full
-    buffer_tokens: int = 4096,  # the last tokens before, over which the price grows
+    buffer_tokens: int = 4096,  # tokens before that, over which the price grows
     factor: float = 1.0,  # the full price
 ) -> Scores:
     """Return `of` less factor times how far an episode's sampled tokens have come through the last `buffer_tokens`

@@ -21,7 +21,7 @@ def reseek(
 ) -> Scores:
     """Return exact match + the sum over searches of what the verdict on their passages is worth; 0 without an answer.
 
-    A verdict is right where it says whether a passage holds a gold answer, and a "yes" always is where the episode's
+    A verdict is right if it is "yes" and a passage holds a gold answer, or "no" and none does; a "yes" also if the
     answer is right. Of several verdicts the first after the passages counts; passages without one count nothing.
 
     exact: the rule-based code for ReSeek (Li et al. 2025, arXiv:2510.00568; TencentBAC/ReSeek@d5a83308,

@@ -19,8 +19,8 @@ def ar3po(
     oversample: int = 1,
     stages: Count = 2,  # rounds of samples that a query without a right answer gets
 ) -> Ask | None:
-    """Draw k * B queries (k: oversample, B: queries); each without a right answer gets `samples` more, in up to
-    `stages` stages.
+    """Draw k * B queries (k: oversample, B: queries); each without a right answer gets `samples` more, up to
+    stage `stages`.
 
     after the abstract: AR3PO (arXiv:2509.25808) gives more responses to hard prompts and stops a prompt at its first
     correct one. How many stages is filled in. Its other half is not here: a stored right answer that joins an all-wrong
