@@ -20,7 +20,8 @@ from qr_jax.evaluation import subject
 from qr_jax.lab import exporting
 from qr_jax.learner import learner
 from qr_jax.learner.pack import pack
-from qr_jax.models import hf, incremental, lora, peft_folder
+from qr_jax.models import hf, lora, peft_folder
+from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import grades
 from qr_jax.rollout.engine import Engine
@@ -165,6 +166,27 @@ def test_a_truncated_adapter_and_one_of_another_base_are_refused(whole, peft, tm
         policy.check_start(settings, agent)
 
 
+def test_its_base_is_known_again_in_another_dtype_and_an_unknown_one_is_logged(
+    whole, peft, tmp_path, caplog
+):
+    """A float32 run's adapter, in runs that compute in bfloat16: with its base, with another, with no hash at all."""
+    settings, *_ = opened(whole / "whole")
+    settings = replace(settings, model=replace(settings.model, compute="bfloat16"))
+    settings = replace(settings, train=replace(settings.train, init=str(peft)))
+    agent, mesh = assemble.agent(settings), meshes.make_mesh(settings.mesh)
+    assert policy.start(settings, tmp_path, agent, mesh, peft).base_sha256 != policy.weights_sha256(agent.weights())
+    other = assemble.agent(replace(settings, seed=1))
+    with pytest.raises(ValueError, match=r"is an adapter of a base [0-9a-f]{16}, this run's is [0-9a-f]{16}"):
+        policy.start(settings, tmp_path, other, mesh, peft)
+    assert not caplog.records
+    source = changed(peft, tmp_path / "adapter", base_model_name_or_path="a/one")
+    file = source / "adapter_model.safetensors"
+    save_file(load_file(file), file, {"format": "pt"})
+    settings = replace(settings, train=replace(settings.train, init=str(source)))
+    policy.start(settings, tmp_path, other, mesh, source)
+    assert "adapter is an adapter of a/one; whether model.name=two_layer has its weights is not known" in caplog.text
+
+
 def test_an_adapter_of_another_base_is_refused_before_anything_compiles(whole, peft, tmp_path, monkeypatch):
     settings, *_ = opened(whole / "whole")
     settings = replace(settings, seed=1, train=replace(settings.train, init=str(peft), bucket=None))
@@ -236,23 +258,28 @@ def test_a_cold_start_of_the_whole_model_is_the_base(tmp_path):
         policy.start(settings, tmp_path / "lost", agent, mesh, tmp_path / "run" / "sft")
 
 
+@pytest.mark.parametrize("kind", ["one", "heads", "slots", "pod"])
 @pytest.mark.parametrize(("compute", "most"), [("float32", 1e-4), ("bfloat16", 0.05)])
-def test_the_sampler_computes_what_the_learner_does(compute, most):
+def test_the_sampler_computes_what_the_learner_does(compute, most, kind):
     """In bfloat16 rollouts have the adapters beside the matrices, in float32 inside them."""
     params = lora.init(CFG, LORA, jax.random.key(1))
     keys = iter(jax.random.split(jax.random.key(2), len(params)))
     params = {name: a + 0.05 * jax.random.normal(next(keys), a.shape) for name, a in params.items()}
     base = jax.tree.map(lambda leaf: leaf.astype(compute), rollouts.random_params())
-    laid = incremental.to_decode_params(CFG, lora.whole(params, base, LORA), compute)
-    assert ("qkv_a" in laid.layers[0]) == (compute == "bfloat16")
     model = config.Model(compute=compute, vocab_block=512, lora=LORA)
+    mesh = meshes.make_mesh(config.Mesh(devices=1) if kind == "one" else config.Mesh(devices=2, fsdp=2, rollout=kind))
+    params, base = (assemble.place(tree, mesh) for tree in (params, base))
+    laid = host_local.to_rollout_params(lora.whole(params, base, LORA), config.Config(model=model), CFG, mesh, kind)
+    assert ("qkv_a" in laid.layers[0]) == (compute == "bfloat16")
+    assert len(laid.norm.sharding.device_set) == mesh.size
     settings = replace(rollouts.SETTINGS, chunk=8, buckets=(64,))
     groups = rollouts.roll(Engine(CFG, rollouts.WORDS, settings, compute=compute), laid, rollouts.world().train[:4], 4)
-    bound = learner.make(CFG, model, config.Learner(), meshes.make_mesh(config.Mesh(devices=1)))
+    bound = learner.make(CFG, model, config.Learner(), mesh)
     graded = grades(np.tile([0.0, 1.0], (4, 2)), np.ones((4, 4), bool))
     batch = pack(groups, graded, rows=4, row_tokens=160, queries=4, samples=4)
     metrics = bound.gradient(bound.init(params, base), batch)[2]
-    without = bound.gradient(bound.init(lora.init(CFG, LORA, jax.random.key(1)), base), batch)[2]
+    new = assemble.place(lora.init(CFG, LORA, jax.random.key(1)), mesh)
+    without = bound.gradient(bound.init(new, base), batch)[2]
     assert int(metrics["tokens"]) > 100 and float(metrics["gap"]) < most < float(without["gap"])
 
 

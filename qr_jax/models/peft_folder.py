@@ -4,8 +4,9 @@ Names and shapes are those of Hugging Face's `peft`: `lora_A` [rank, inputs] and
 matrix of each layer.
 """
 
+import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
 }
 
+log = logging.getLogger(__name__)
 CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's initialisations that change the base's weights
 
 
@@ -77,13 +79,20 @@ def load(
     return adapters
 
 
-def check_base(folder: str | os.PathLike[str], sha256: str, compute: str) -> None:
-    """Raise ValueError if the file records its base's SHA-256 (ours do) and this, of the same dtype, has another."""
+def check_base(folder: str | os.PathLike[str], sha256_in: Callable[[str], str], name: str) -> None:
+    """Raise ValueError if the file records its base's SHA-256 (ours do) and this run's has another in its dtype.
+
+    `sha256_in`: a dtype -> the hash of this run's base in it. A base that only its name tells, and not the same as
+    `name` (model.name), is logged.
+    """
     with safetensors.safe_open(Path(folder) / WEIGHTS, "np") as file:
         said = file.metadata() or {}
-    if said.get(COMPUTE) == compute and said.get(SHA256) not in (None, sha256):
-        both = f"{folder} is an adapter of a base {said[SHA256][:16]}, this run's is {sha256[:16]} (SHA-256)"
-        raise UserError(f"{both}: set model.name, or train.init, to what it was trained on")
+    if SHA256 in said and COMPUTE in said:
+        if said[SHA256] != (sha256 := sha256_in(said[COMPUTE])):
+            both = f"{folder} is an adapter of a base {said[SHA256][:16]}, this run's is {sha256[:16]} (SHA-256)"
+            raise UserError(f"{both}: set model.name, or train.init, to what it was trained on")
+    elif (base := _read(folder)[0].get("base_model_name_or_path")) not in (None, name, HUB_NAMES.get(name)):
+        log.warning("%s is an adapter of %s; whether model.name=%s has its weights is not known", folder, base, name)
 
 
 def save(

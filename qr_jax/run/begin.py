@@ -59,7 +59,7 @@ def begin(runtime: Runtime) -> tuple[learner.State, RunState, int, float]:
     preflight(runtime, run_state)
     with loading(run, "loading the model"):
         first = policy.model(settings, runtime.agent, runtime.devices.mesh)
-    policy.check_base(settings, first)
+    policy.check_base(settings, first, runtime.agent)
     tell = say if runtime.devices.mesh.size > 1 else run.detail
     tell(meshes.describe(runtime.devices.mesh))
     devices, apart = runtime.devices, settings.mesh.rollout_devices

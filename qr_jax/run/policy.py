@@ -45,11 +45,15 @@ def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
     return Policy(_new(settings, agent, mesh), assemble.place(host, mesh), weights_sha256(host), settings.model.lora)
 
 
-def check_base(settings: Config, first: Policy) -> None:
+def check_base(settings: Config, first: Policy, agent: assemble.Agent) -> None:
     """Raise ValueError where the PEFT folder in `train.init` names other weights than the model's as its base."""
-    source = settings.train.init
-    if source and first.base_sha256 and peft_files.is_adapter(source):
-        peft_folder.check_base(source, first.base_sha256, settings.model.compute)
+    source, sha256 = settings.train.init, first.base_sha256
+    if source and sha256 and peft_files.is_adapter(source):
+
+        def sha256_in(dtype: str) -> str:
+            return sha256 if dtype == settings.model.compute else weights_sha256(agent.weights(jnp.dtype(dtype)))
+
+        peft_folder.check_base(source, sha256_in, settings.model.name)
 
 
 def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, source: str | Path) -> Policy:
@@ -61,7 +65,7 @@ def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, sou
     if peft_files.is_adapter(source):
         adapters = peft_folder.load(source, agent.cfg, own, _new_on_host(settings, agent))
         first = Policy(assemble.place(adapters, mesh), frozen, sha256, own)
-        check_base(settings, first)
+        check_base(settings, first, agent)
         return first
     # `check_start` has checked that the source's adapters have these settings. Its config is not read here: for a run
     # in a bucket only process 0 has it.

@@ -56,12 +56,14 @@ def test_chips_that_roll_out_alone_hold_no_learner_and_a_step_takes_the_longer_o
 
 
 def test_a_config_that_fits_is_not_refused_and_one_that_does_not_is_told_why():
-    assert estimate.refusal({"train": 15 * GIB, "decode": 16 * GIB}, 16 * GIB) is None
-    reason = estimate.refusal({"train": 17 * GIB + GIB // 4, "decode": 16 * GIB}, 16 * GIB)
+    assert estimate.refusal({"train": 15 * GIB, "decode": 16 * GIB}, 16 * GIB, adapted=False) is None
+    reason = estimate.refusal({"train": 17 * GIB + GIB // 4, "decode": 16 * GIB}, 16 * GIB, adapted=False)
     assert reason and reason.startswith(
         "train needs 17.25 GiB a chip (with what is resident then), and a chip has 16.00"
     )
-    assert "learner.rows" in reason
+    assert "learner.rows" in reason and "set model.lora.rank=16, or take more chips" in reason
+    assert estimate.cure("train", adapted=True).endswith("set model.remat=full, or take more chips (mesh.fsdp)")
+    assert estimate.cure("hand_over", adapted=True) == "lower rollout.slots or rollout.store, or take more chips"
 
 
 # ---- work, time and money

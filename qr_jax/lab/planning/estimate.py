@@ -27,8 +27,8 @@ SAMPLED_SHARE = 0.3  # of an episode's tokens, sampled by the model; the rest ar
 BUSY_SHARE = 0.8  # of the slots, over a rollout: at its end few episodes are left
 PACKED_SHARE = 0.95  # of a learner's rows that episodes fill
 CURES = {
-    "train": "lower learner.rows or learner.row_tokens, set model.remat=full or model.lora.rank=16, or take "
-    "more chips (mesh.fsdp)",
+    "train": "lower learner.rows or learner.row_tokens, set model.remat=full, set model.lora.rank=16, or take more "
+    "chips (mesh.fsdp)",
     "prefill": "lower rollout.slots, rollout.store, rollout.context_tokens or the last of rollout.buckets",
     "decode": "lower rollout.slots, rollout.store or rollout.context_tokens",
     "hand_over": "lower rollout.slots or rollout.store, set model.lora.rank=16, or take more chips",
@@ -114,15 +114,21 @@ def phases(
     return {name: base[name] + own[name] for name in base}
 
 
-def refusal(by_phase: Mapping[str, int], hbm_bytes: int) -> str | None:
+def refusal(by_phase: Mapping[str, int], hbm_bytes: int, *, adapted: bool) -> str | None:
     """Say why a config does not fit: the program that needs most, its bytes, the limit, the cure. None: it fits."""
     name = max(by_phase, key=lambda phase: by_phase[phase])
-    return too_large(name, by_phase[name], hbm_bytes) if by_phase[name] > hbm_bytes else None
+    return too_large(name, by_phase[name], hbm_bytes, adapted=adapted) if by_phase[name] > hbm_bytes else None
 
 
-def too_large(name: str, found_bytes: int, hbm_bytes: int) -> str:
+def too_large(name: str, found_bytes: int, hbm_bytes: int, *, adapted: bool) -> str:
+    """Say what a program needs, the limit and the cure."""
     needs = f"{name} needs {found_bytes / GIB:.2f} GiB a chip (with what is resident then)"
-    return f"{needs}, and a chip has {hbm_bytes / GIB:.2f} GiB: {CURES[name]}"
+    return f"{needs}, and a chip has {hbm_bytes / GIB:.2f} GiB: {cure(name, adapted=adapted)}"
+
+
+def cure(name: str, *, adapted: bool) -> str:
+    """Say what makes a program smaller; with adapters already there (`adapted`) not to set them."""
+    return CURES[name].replace(" set model.lora.rank=16,", "") if adapted else CURES[name]
 
 
 def seconds(program: Mapping[str, Any], on: Chip) -> dict[str, float]:

@@ -59,7 +59,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     peak = peaks.known(kind, settings.model.compute)
     if peak is None:
         raise estimate.unknown(kind)
-    limits = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s)
+    limits, adapted = estimate.chip(kind, peak.flops_a_s, peak.bytes_a_s), bool(settings.model.lora.rank)
     # a chip of TPU7x is two devices, and what follows is of a device
     chips = len({tuple(device.coords) for device in on.chips})
     about = {"chips": chips, "devices": len(on.chips), "hosts": on.hosts, "kind": kind, "hbm_bytes": limits.hbm_bytes}
@@ -72,7 +72,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
         compile_all(programs, made, say)
     except TooLarge as error:
         about |= {name: figures(programs, name, program, {}) for name, program in made.items()}
-        about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes)}
+        about |= {"reason": estimate.too_large(error.name, error.needed_bytes, limits.hbm_bytes, adapted=adapted)}
         return about | {"peak_bytes_per_chip": error.needed_bytes, "compile_s": time.perf_counter() - start}
     compile_s = time.perf_counter() - start
     held = resident(programs, made)
@@ -86,7 +86,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
         call_tokens=tiles * settings.rollout.tile, micro=len(programs.learner()[1].used_M), beside=bool(apart),
     )  # fmt: skip
     started = {"decode": 1, "prefill": len(programs.rows()[0].call_sizes)}  # before a run's first rollout
-    reason = estimate.refusal(by_phase, limits.hbm_bytes)
+    reason = estimate.refusal(by_phase, limits.hbm_bytes, adapted=adapted)
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg, apart)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
@@ -230,7 +230,8 @@ def examine_gpu(settings: Config, card: Card, *, compiles: bool, say: Callable[[
     fits = phases[worst] <= card.usable_bytes
     return {
         "gpu": card.name, "memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes, "compiled": compiles,
-        "peak_bytes": phases[worst], "program": worst, "fits": fits, "todo": None if fits else estimate.CURES[worst],
+        "peak_bytes": phases[worst], "program": worst, "fits": fits,
+        "todo": None if fits else estimate.cure(worst, adapted=bool(settings.model.lora.rank)),
         "memory_by_phase": phases, "resident": held, "own": own, "xla_attention": replaced,
     }  # fmt: skip
 
