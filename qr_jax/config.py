@@ -109,7 +109,7 @@ class Data:
     eval_limit: Count | None = None  # as data.train_limit
     # columns of the files by other names, as data.map.question=Frage data.map.answers=Antwort; "a.b" is b inside a
     map: Mapping[str, str] = field(default_factory=dict)
-    answer_split: str | None = None  # separator between several answers in one text, such as |
+    answer_split: str | None = None  # separator of answers, or gold passages, in one text
     skip_broken: bool = False  # rows of these files that cannot be read are left out, counted and listed
     world: Mapping[str, Any] = field(default_factory=dict)  # settings of data/world/generate.py's WorldSettings
     world_path: str = "runs/worlds"  # where built worlds are kept (ArrayRecord, found by their settings' hash)

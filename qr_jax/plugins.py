@@ -115,9 +115,18 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             raise
         raise UserError(f"{kind} {name!r} cannot be imported: {_import_error(error)}") from error
     if not callable(plugin := getattr(file, function, None)):
-        todo = f"; wanted the file's name without .py, then its function: {module}.NAME" if function == "py" else ""
-        raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{todo}")
+        raise UserError(f"{kind} {name!r}: {module} has no function {function!r}{_another_function(file, function)}")
     return plugin
+
+
+def _another_function(file: Any, wanted: str) -> str:
+    """Suggest the function that was meant: `wanted` is "py", a module of the package `file`, or a misspelt name."""
+    if wanted == "py":
+        return f"; wanted the file's name without .py, then its function: {file.__name__}.NAME"
+    if wanted in {one.name for one in pkgutil.iter_modules(getattr(file, "__path__", ()))}:
+        return f"; it is a module: wanted its function too, as in {file.__name__}.{wanted}.{wanted}"
+    own = [name for name, value in vars(file).items() if inspect.isfunction(value) and not name.startswith("_")]
+    return nearest(wanted, own)
 
 
 def _import_error(error: BaseException) -> str:
@@ -319,6 +328,14 @@ def failed_outside(error: BaseException) -> str | None:
         return None
     ours = [note for note in getattr(error, "__notes__", ()) if note.startswith(RAISED)]  # without JAX's note
     return "\n".join(["; ".join([f"{type(error).__name__}: {error}", *ours]), *lines]).rstrip()
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return the error's type and text; of one from outside qr_jax also which plug-in raised it, and in which line."""
+    if isinstance(error, PluginError):
+        return str(error)
+    said = failed_outside(error)
+    return "; ".join(line.strip() for line in said.splitlines()[:2]) if said else f"{type(error).__name__}: {error}"
 
 
 def freeze(data: Any) -> None:

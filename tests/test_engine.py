@@ -401,7 +401,7 @@ def test_warming_up_compiles_what_the_first_tokens_need_and_says_what_comes(lane
     assert not made.rows.caches  # nothing was allocated
     count = len(said)
     assert [(done, total) for done, total, _ in said] == [(done, count) for done in range(count)]
-    assert said[0][2] == "caches" and said[1][2].startswith("prompts")
+    assert said[0][2].startswith("prompts")
     assert [what for _, _, what in said[-2:]] == ["copies of prompts", f"decoding, {slots} slots of 128 positions"]
     needed = compiles.count()
     assert needed > before

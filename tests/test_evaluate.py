@@ -330,6 +330,11 @@ def test_ask_and_eval_take_an_exported_folder_with_what_it_does_not_say(run, tmp
         assert cli.main(["ask", str(model), question, *how, "data.corpus=corpus.jsonl", "mesh.devices=1"]) == 0
         said = "asked with the usual settings (search_r1, env.max_turns=4 rollout.search_k=3): agent.json has those of"
         assert (said in capsys.readouterr().err) == (not how)
+    told = json.loads((model / "agent.json").read_text())
+    told["environment"]["name"] = "mine.env"
+    (model / "agent.json").write_text(json.dumps(told))
+    assert cli.main(["ask", str(model), question, "--config", "asked.py"]) == 0
+    assert "agent.json says env=mine.env, and it is asked in env=search_r1: in another" in capsys.readouterr().err
 
 
 def test_an_export_loads_with_the_same_logits_and_tokenizer(run, tmp_path):

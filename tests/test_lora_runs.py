@@ -166,9 +166,7 @@ def test_a_truncated_adapter_and_one_of_another_base_are_refused(whole, peft, tm
         policy.check_start(settings, agent)
 
 
-def test_its_base_is_known_again_in_another_dtype_and_an_unknown_one_is_logged(
-    whole, peft, tmp_path, caplog
-):
+def test_its_base_is_known_again_in_another_dtype_and_an_unknown_one_is_logged(whole, peft, tmp_path, caplog):
     """A float32 run's adapter, in runs that compute in bfloat16: with its base, with another, with no hash at all."""
     settings, *_ = opened(whole / "whole")
     settings = replace(settings, model=replace(settings.model, compute="bfloat16"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from qr_jax import config
+from qr_jax.cli.commands import asked
 from qr_jax.config import use
 from qr_jax.evaluation import manifest
 from qr_jax.records import Query
@@ -114,3 +115,39 @@ def test_scores_by_another_code_or_default_of_a_retriever_have_another_manifest(
     differ = [line.partition(":")[0] for line in manifest.differences(*made)]
     assert differ == ["retriever.settings.least", "retriever.code_sha256"]
     assert "code_sha256" not in made[0]["env"]
+
+
+def test_code_that_a_plug_in_imports_from_beside_it_counts_and_what_it_does_not_import_does_not(begun, tmp_path):
+    """The plug-in imports a module and, relatively, a package's part, which imports one more; `other` is nobody's."""
+    mine = tmp_path / "mine"
+    (mine / "parts").mkdir(exist_ok=True)
+    files = {
+        "helper.py": "PRICE = 1",
+        "parts/__init__.py": "",
+        "parts/one.py": "from . import two",
+        "other.py": "A = 1",
+    }
+    for name, text in (files | {"parts/two.py": "B = 1"}).items():
+        (mine / name).write_text(text)
+    text = "import helper\nfrom parts.one import two\nimport json, numpy" + RULE.format(weight=1)
+    begun(text)
+    told = ["the code of rule 'resting.rest' changed since this run began; what follows is by the new code"]
+    (mine / "other.py").write_text("A = 2")
+    assert begun(text)[0] == []
+    for name in ("helper.py", "parts/two.py"):
+        (mine / name).write_text("PRICE = 2")
+        assert begun(text)[0] == told, name
+
+
+def test_a_command_that_asks_a_run_says_whose_code_changed(begun, tmp_path, capsys):
+    begun(RULE.format(weight=1))
+    settings = config.load(tmp_path / "run" / "config.json")
+    asked._tell_changed_code(tmp_path / "run", settings)
+    assert capsys.readouterr().out == ""
+    (tmp_path / "mine" / "resting.py").write_text(RULE.format(weight=2))
+    asked._tell_changed_code(tmp_path / "run", settings)
+    assert "the code of rule 'resting.rest' changed since" in capsys.readouterr().out
+    asked._tell_changed_code(tmp_path / "run", replace(settings, pool=replace(settings.pool, rule=use("grpo"))))
+    (tmp_path / "run" / plugin_record.FILE).write_text('{"rule": 3}')
+    asked._tell_changed_code(tmp_path / "run", settings)
+    assert capsys.readouterr().out == ""

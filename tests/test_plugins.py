@@ -226,6 +226,10 @@ def test_a_misspelt_module_of_a_package_that_is_found_and_a_misspelt_parameter_a
     foreign(tmp_path, monkeypatch, "def found(*, corpsu, a=1.0): ...\n")
     with pytest.raises(ValueError, match=r"no module 'my_lab\.idaes'; did you mean ideas\? \(there are: ideas\)"):
         plugins.check("reward", use("my_lab.idaes.mine"))
+    with pytest.raises(ValueError, match=r"has no function 'fuond'; did you mean found\? \(there are: found\)"):
+        plugins.check("reward", use("my_lab.ideas.fuond"))
+    with pytest.raises(ValueError, match=r"it is a module: wanted its function too, as in my_lab\.ideas\.ideas"):
+        plugins.check("reward", use("my_lab.ideas"))
     told = r"needs corpsu; set retriever\.corpsu=\.\.\., or call it corpus, which the run provides"
     with pytest.raises(ValueError, match=told):
         plugins.check("retriever", use("my_lab.ideas.found"))

@@ -18,6 +18,7 @@ from qr_jax.records import Outcome
 
 Figures = dict[str, float | int | None]
 
+FEW_DRAWS = 8  # a pool has few eligible queries where they last for fewer draws of a step
 ORIGINS = {"fresh": LAST_NONE, "ex_hard": LAST_HARD, "ex_easy": LAST_EASY}
 ORIGINS |= {"ex_surplus": LAST_SURPLUS, "ex_consumed": LAST_ACCEPTED}
 
@@ -153,7 +154,9 @@ def _cure(figures: Mapping[str, float | int | None], drawn: int) -> str:
         return "Most groups are all wrong: train the cold start longer (sft.steps), or begin with easier questions"
     if 10 * easy > 9 * drawn:
         return "Most groups are all right: the questions are easy for this model; give harder ones, or end the run"
-    return "Consider pool.reset_below or pool.min_signal"
+    if int(figures["pool/eligible"] or 0) < FEW_DRAWS * drawn:
+        return "Few queries are left: consider pool.reset_below or pool.min_signal"
+    return "If it lasts, consider pool.min_signal or learner.full_groups, so that few groups make no whole update"
 
 
 def _named(counts: Mapping[str, int]) -> Figures:

@@ -108,7 +108,7 @@ class KVCache:
     # ---- compiling
 
     def warm_up(self, params: Any, prompt_tokens: int, positions: int = 0) -> Iterator[tuple[int, str]]:
-        """Compile what the first tokens of a rollout need, after prompts of `prompt_tokens`, and run none of it.
+        """Compile what the first tokens of a rollout need, after prompts of `prompt_tokens`; only caches are made.
 
         With `positions` also what decoding and observations need up to so many; longer prompts, and copies between
         other lengths, are compiled when they are met. Yields how many programs are left, and what the next of them is.
@@ -117,11 +117,10 @@ class KVCache:
         laid, self.least = self._laid(params), self.views[0]
         self.least = self._view(prompt_tokens + self.settings.chunk)
         self.caches = {}
-        creating = partial(self._creating(laid))
-        self.caches = creating.func.eval_shape()
+        creating = self._creating(laid)
+        self.caches = creating.eval_shape()
         self.keys(0, 0, 0, [], [])
-        calls: dict[str, partial] = {"caches": creating}
-        calls |= self._appending_of(laid, "store")
+        calls = self._appending_of(laid, "store")
         calls["copies of prompts"] = self._moving("store", "slots", [(0, 0, 0)] * self.slot_count)
         calls |= self._decoding_of(laid, self.slot_count)
         for name, lengths in self.lengths.items():
@@ -139,7 +138,9 @@ class KVCache:
         finally:
             threads.shutdown(cancel_futures=True)
             self.caches = {}
-        if self.mesh is not None:  # as in `release_caches`
+        if self.mesh is None:
+            jax.block_until_ready(creating())  # compiled by a call, as it will be needed, and freed
+        else:  # as in `release_caches`
             self.settle_on(laid)
 
     def _programs_at(self, laid: DecodeParams, where: str, length: int) -> dict[str, partial]:

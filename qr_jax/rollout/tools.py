@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qr_jax import plugins
 from qr_jax.config import Rollout
 from qr_jax.data.characters import cut_before, is_mark, is_unspaced
 from qr_jax.errors import PluginError
@@ -155,8 +156,7 @@ def _call(search: SearchFunction, batches: Sequence[list], k: int, limit_s: floa
                 raise PluginError(f"the retriever returned {given}; does it change the list of queries?")
             outcome.append(results)
         except Exception as error:  # whatever a retriever raises is a fault, not the run's end
-            named = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            outcome.append(Fault(named[:300], isinstance(error, WRONG), error))
+            outcome.append(Fault(plugins.in_a_line(error)[:300], isinstance(error, WRONG), error))
 
     work_of = zip(batches, outcomes, strict=True)
     threads = [threading.Thread(target=work, args=each, name="search", daemon=True) for each in work_of]

@@ -1,9 +1,11 @@
-"""A run's plug-ins: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's file."""
+"""A run's plug-ins: RUN/plugins.json has every setting with its default, and the SHA-256 of a user's code."""
 
+import ast
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qr_jax import plugins
@@ -18,7 +20,7 @@ Record = Mapping[str, Mapping[str, Any]]
 
 
 def record(config: Config, before: Record) -> dict[str, dict[str, Any]]:
-    """Describe each plug-in of a config: its name, all its settings, and the SHA-256 of a file outside qr_jax.
+    """Describe each plug-in of a config: its name, all its settings, and the SHA-256 of code outside qr_jax.
 
     Hashes that `before`, the record of an earlier attempt, has of the same plug-in are kept as `earlier`, in order.
     """
@@ -42,19 +44,65 @@ def settings_of(kind: str, chosen: Use) -> dict[str, Any]:
 
 
 def code_sha256(kind: str, name: str) -> str | None:
-    """Return the SHA-256 of the file that a plug-in outside qr_jax is written in; None for one of qr_jax's own."""
+    """Return the SHA-256 of a plug-in outside qr_jax: of its file and of those of the user's that it imports.
+
+    None for one of qr_jax's own.
+    """
     home = plugins.home(kind, name)
     if home.__name__.partition(".")[0] == plugins.ROOT.name or not (file := inspect.getsourcefile(home)):
         return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    first = Path(file).resolve()
+    total = hashlib.sha256(first.read_bytes())
+    for other in sorted(_imported(home, first)):
+        total.update(other.read_bytes())
+    return total.hexdigest()
+
+
+def _imported(home: ModuleType, file: Path) -> set[Path]:
+    """Return the files that a user's module imports, and those that they import, from the folder it is found in.
+
+    What is installed beside them (site-packages) is not followed.
+    """
+    root = file.parents[home.__name__.count(".") + (file.name == "__init__.py")]
+    found: set[Path] = set()
+    left = [(home.__name__, file)]
+    while left:
+        name, path = left.pop()
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for wanted in _names(ast.parse(path.read_bytes()), package):
+            if (other := _file_of(wanted, root)) and other != file and other not in found:
+                found.add(other)
+                left.append((wanted, other))
+    return found
+
+
+def _names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the full names of modules that a file of `package` may import; `from a import b` gives a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from (name for name in (base, *(f"{base}.{alias.name}" for alias in node.names)) if name)
+
+
+def _file_of(name: str, root: Path) -> Path | None:
+    """Return the file of a module that lies under `root`; nothing is imported."""
+    for path in (root.joinpath(*name.split("."), "__init__.py"), root.joinpath(*name.split(".")).with_suffix(".py")):
+        if path.is_file() and "site-packages" not in path.relative_to(root).parts:
+            return path
+    return None
 
 
 def changed_code(before: Record, now: Record) -> list[str]:
-    """List the plug-ins, as in "rule 'mine.rule'", whose file is another than an earlier attempt's."""
+    """List the plug-ins, as in "rule 'mine.rule'", whose code is another than an earlier attempt's."""
+    kept = {kind: said for kind, said in before.items() if isinstance(said, Mapping)}  # a stranger's file may lie
     return [
         f"{kind} {known['name']!r}"
         for kind, known in now.items()
-        if known.get("sha256") and before.get(kind, known).get("sha256", known["sha256"]) != known["sha256"]
+        if known.get("sha256") and kept.get(kind, known).get("name") == known["name"]
+        if kept.get(kind, known).get("sha256", known["sha256"]) != known["sha256"]
     ]
 
 

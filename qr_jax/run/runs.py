@@ -259,7 +259,8 @@ class Run:
     def _discard_after(self, step: int, host: Mapping[str, Any]) -> None:
         lines = metrics_writer.discard_after(self.folder, host.get("metrics_bytes", 0), self.attempt)
         if lines:
-            self.say(f"{lines} lines of metrics after step {step} moved to logs/attempt_{self.attempt}/discarded")
+            where = f"{self.folder}/logs/attempt_{self.attempt}/discarded"
+            self.say(f"{lines} lines of metrics after step {step} moved to {where}")
         metrics_writer.discard_after(self.folder, host.get("ledger_bytes", 0), self.attempt, name=LEDGER)
 
     def save(self, step: int, state: Any, host: Mapping[str, Any], *, again: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Files with columns by other names, answers in one text, and broken rows: what a user says of them, in one place.
+"""Files with columns by other names, lists in one text, and broken rows: what a user says of them, in one place.
 
 `data.map`, `data.answer_split` and `data.skip_broken` say it of the files that a run reads, `--map`, `--split` and
 `--skip-broken` of those that `qr-jax data check`, `convert` and `recall` read."""
@@ -14,7 +14,8 @@ from qr_jax.errors import UserError
 from qr_jax.records import Passage, Query
 
 REWARDS = ("reward_spec", "reward_model")
-QUESTIONS, PASSAGES = ("question", "answers", "supporting", "supporting_titles"), ("title", "text")
+GOLD = ("supporting", "supporting_titles")
+QUESTIONS, PASSAGES = ("question", "answers", *GOLD), ("title", "text")
 SHOWN = 5  # broken rows that are listed
 NAMED = ("id", *QUESTIONS, *PASSAGES)  # columns that --map may name
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Columns:
         return frozenset(part for name in self.theirs.values() for part in (name, name.partition(".")[0]))
 
     def of(self, row: Row) -> Row:
-        """Return the row with our names where it has theirs, and its answers as a list; further columns stay.
+        """Return the row with our names where it has theirs, answers and gold passages as lists; further columns stay.
 
         ValueError for a row that has our name and not theirs: it would be read from the column that was not meant. But
         questions and passages read with one map may have their ids in columns of different names.
@@ -63,10 +64,11 @@ class Columns:
         if place and "ground_truth" in row[place]:  # verl's and SkyRL's place for the answers
             row[place] = {**row[place], "ground_truth": self._apart(row.pop("answers", row[place]["ground_truth"]))}
         column = next((name for name in ANSWERS if isinstance(row.get(name), str)), None)
-        return row | {column: self._apart(row[column])} if column else row
+        texts = [*filter(None, [column]), *(name for name in GOLD if self.split and isinstance(row.get(name), str))]
+        return row | {name: self._apart(row[name]) for name in texts}
 
     def _apart(self, answers: Any) -> Any:
-        """Return answers in one text as a list, where there is a sign between them; in {"target": ...} too."""
+        """Return values in one text as a list, where there is a sign between them; in {"target": ...} too."""
         if isinstance(answers, Mapping):
             return {**answers, "target": self._apart(answers.get("target"))}
         if not self.split or not isinstance(answers, str):

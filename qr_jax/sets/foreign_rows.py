@@ -243,7 +243,8 @@ def _of_table(
         if not {name.lower() for name in names} & known:
             wanted = " or ".join(mark.join(some) for some in (("id", "question", "answers"), ("id", "title", "text")))
             wanted = f"a first line of names, such as {wanted}"
-            raise UserError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}")
+            hint = "; other names: --map (data.map of a run)"
+            raise UserError(f"{file.name}: its first line is {head.strip()[:100]!r}; wanted {wanted}{hint}")
         if twice := _twice(names):
             raise UserError(f"{file.name}: more than one column is named {twice!r}; rename all but one")
         said[f"read as a table with {SEPARATORS[mark]} between the columns {', '.join(filter(None, names))}"] = -1

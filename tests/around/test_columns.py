@@ -81,6 +81,13 @@ def test_convert_and_check_take_other_names_and_split_answers(tmp_path, capsys):
     assert cli.main(["data", "check", str(file)]) == 1
 
 
+def test_gold_passages_in_one_text_are_split_as_answers_are():
+    row = {"id": "1", "question": "Who?", "answers": "Ada|Bo", "supporting": "p1| p2", "supporting_titles": "one"}
+    found = Columns(split="|").of(row)
+    assert found == row | {"answers": ["Ada", "Bo"], "supporting": ["p1", "p2"], "supporting_titles": ["one"]}
+    assert Columns({"question": "question"}).of(row)["supporting"] == "p1| p2"
+
+
 def test_a_config_says_it_of_the_files_that_a_run_reads(tmp_path):
     file = lines(tmp_path / "q.jsonl", GERMAN)
     how = {"eval": str(file), "map": MAP, "answer_split": "|"}

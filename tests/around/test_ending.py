@@ -46,7 +46,7 @@ def test_the_next_commands_can_be_typed_as_they_stand(monkeypatch):
     assert export == "export:     qr-jax export 'my runs/one' --hf 'my runs/one/hf'"
     monkeypatch.setenv("PYTHONPATH", ".:my own")
     own = replace(settings, reward=use("mine.mine"))
-    for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?", SPENT)[:2]:
+    for line in at_end.next_commands(SimpleNamespace(folder=run.folder, settings=own), "who ?", SPENT):
         assert ": " in line and "  PYTHONPATH='.:my own' qr-jax " in line
     assert at_end.next_commands(run, "who's there ?", SPENT)[0] == ask
     assert at_end.longer(Train(steps=100), SPENT) == "train.steps=200"

@@ -268,7 +268,8 @@ def test_what_the_corpus_lacks_is_told_before_anything_is_compiled_and_is_the_re
             "60% of the episodes were cut by length: raise rollout",
         ),
         ({"hard": 0, "easy": 8, "searches": 1.0}, "Every answer was right"),
-        ({"hard": 4, "easy": 3, "searches": 1.0}, "Consider pool.reset_below"),
+        ({"hard": 4, "easy": 3, "searches": 1.0}, "Few queries are left: consider pool.reset_below"),
+        ({"hard": 4, "easy": 3, "searches": 1.0, "eligible": 2000}, "If it lasts, consider pool.min_signal"),
         (
             {"drawn": 80, "hard": 76, "easy": 0, "searches": 1.0},
             "Most groups are all wrong: train the cold start longer",
@@ -283,7 +284,7 @@ def test_a_step_that_teaches_little_is_warned_of_by_what_is_the_matter(row, says
         "pool/hard": row["hard"],
         "pool/easy": row["easy"],
         "pool/fault": 0,
-        "pool/eligible": 9,
+        "pool/eligible": row.get("eligible", 9),
     }
     counts |= {"pool/signal": drawn - row["hard"] - row["easy"], "rollout/searches": row["searches"]}
     warning = figures.starvation(counts | {"rollout/stop_length": row.get("length", 0.0)})

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def asked(arguments: argparse.Namespace, *needs: str) -> tuple[Any, Path | None]
             "a run's files are meant from the folder in which it was started: go there, or name them (data.eval=FILE)"
         )
         raise UserError(f"{error}\n{meant}" if run and LOOKED_FOR in str(error) else str(error)) from error
+    if run:
+        _tell_changed_code(run, config)
+    elif not endpoint:
+        _tell_other_env(arguments.run, config.env.name)
     return config, None if endpoint else run
 
 
@@ -95,6 +100,30 @@ def _config(arguments: argparse.Namespace, run: Path | None, endpoint: str | Non
     if os.path.isdir(question):
         raise UserError(f"{question} is a folder, and stands in the question's place: it comes first")
     return _of_model(arguments.run), None
+
+
+def _tell_changed_code(run: Path, config: Any) -> None:
+    """Say which plug-ins of the user's have other code than when the run was trained."""
+    from qr_jax.run import json_files, plugin_record
+
+    if (file := run / plugin_record.FILE).is_file():
+        kept, now = json_files.read_json(file), {}
+        with suppress(UserError):  # a plug-in that is not needed here, and not there
+            now = plugin_record.record(config, {})
+        for changed in plugin_record.changed_code(kept, now):
+            terminal.say(f"the code of {changed} changed since {run} was trained; it is asked by the new code")
+
+
+def _tell_other_env(folder: Path, env: str) -> None:
+    """Say that an exported model was trained in another environment than it is asked in."""
+    from qr_jax.run import json_files
+
+    if not (said := folder / "agent.json").is_file():
+        return
+    theirs = json_files.read_json(said).get("environment")
+    name = theirs.get("name") if isinstance(theirs, dict) else None
+    if isinstance(name, str) and name != env:
+        terminal.say(f"{said} says env={name}, and it is asked in env={env}: in another dialect it may score near 0")
 
 
 def _refuse_no_model(path: Path) -> None:

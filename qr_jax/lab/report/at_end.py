@@ -58,7 +58,7 @@ def next_commands(run: runs.Run, question: str, used: Mapping[str, int]) -> list
     return [
         f"ask:        {qr_jax} ask {asks} {shlex.quote(question)}",
         f"train on:   {qr_jax} train {config} {longer(run.settings.train, used)}",
-        f"export:     qr-jax export {asks} --hf {exported}",
+        f"export:     {qr_jax} export {asks} --hf {exported}",
     ]
 
 
