@@ -49,3 +49,21 @@ def test_new_machines_go_on_with_a_lora_run_in_a_bucket(runs):
 def test_the_first_lora_step_is_that_of_one_process(runs):
     folder, _ = runs
     assert_same_first_step(folder / "one" / "run", folder / "four" / "run")
+
+
+@pytest.mark.slow
+def test_adapters_beside_bfloat16_matrices_are_trained_and_sampled_by_two_processes(tmp_path):
+    """One way of sharing a rollout over a pod's devices, and each process alone; sampler and learner agree."""
+    settings = adapted(small(tmp_path), RANK)
+    settings = replace(settings, train=replace(settings.train, steps=2))
+    settings = replace(settings, model=replace(settings.model, compute="bfloat16"))
+    for kind in ("one", "pod"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        its = replace(settings, mesh=replace(settings.mesh, rollout=kind))
+        (folder / "config.json").write_text(json.dumps(config.to_json(its)))
+        all_well(finish(start("train", 2, folder)))
+        rows = metrics_writer.read(folder / "run")
+        assert [row["step"] for row in rows] == [1, 2]
+        assert max(row["sampler_gap/mean"] for row in rows if row.get("sampler_gap/mean") is not None) < 0.1
+        assert max(abs(row.get("learner/grad_norm") or 0.0) for row in rows) > 0
