@@ -259,7 +259,7 @@ def updates(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         one = found["loads"][load]
         seconds, ratio = one["seconds"], one["ratios"]["tunix"]["ratio"]
         rows.append((text, f"{seconds['ours']:.1f}", f"Tunix {seconds['tunix']:.1f}", f"{ratio:.2f}", aims[load]))
-    text = "update of 16 x 192 tokens: rate / a large matrix product's"
+    text = "update of 16 x 192 tokens: its FLOP/s / a large matrix product's"
     rows.append((text, f"{found['share_of_product_rate']:.2f}", "", "", ""))
     filled = found["packing"]["of_rows"]
     text = "packing: tokens / computed positions, micro-batches of 2 rows of 2,048 (of 16 rows)"
@@ -306,9 +306,9 @@ def to_rollout_params(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for kind, words in kinds.items():
         one, compiled = found["emulated"][kind], found["v5e:4x4"][kind]
         rows += [
-            (f"seconds, learner-to-sampler weights {words}, 8 emulated devices", f"{one['seconds']:.2f}",
+            (f"seconds, handing weights to rollouts {words}, 8 emulated devices", f"{one['seconds']:.2f}",
              f"all-gather first {one['plain_seconds']:.2f}", f"{one['ratio']:.1f}", ""),
-            (f"GB per chip, learner-to-sampler weights {words}, compiled for v5e:4x4, Qwen3-1.7B",
+            (f"GB per chip, handing weights to rollouts {words}, compiled for v5e:4x4, Qwen3-1.7B",
              f"{compiled['peak_GB']:.1f}",
              f"all-gather first {compiled['plain_peak_GB']:.1f}",
              f"{compiled['plain_peak_GB'] / compiled['peak_GB']:.1f}", ""),
