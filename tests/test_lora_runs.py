@@ -183,6 +183,9 @@ def test_its_base_is_known_again_in_another_dtype_and_an_unknown_one_is_logged(w
     settings = replace(settings, train=replace(settings.train, init=str(source)))
     policy.start(settings, tmp_path, other, mesh, source)
     assert "adapter is an adapter of a/one; whether model.name=two_layer has its weights is not known" in caplog.text
+    (source / "adapter_config.json").write_text((peft / "adapter_config.json").read_text())
+    policy.start(settings, tmp_path, other, mesh, source)
+    assert "adapter is an adapter of a base that it does not name; whether" in caplog.text
 
 
 def test_an_adapter_of_another_base_is_refused_before_anything_compiles(whole, peft, tmp_path, monkeypatch):
@@ -229,6 +232,21 @@ def test_a_run_whose_base_is_another_is_refused_before_anything_compiles(whole, 
         train(settings, tmp_path / "run", say=silent)
     with pytest.raises(ValueError, match="give back the weights that they were trained on"):
         subject.open_model(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_a_run_whose_adapters_are_of_another_base_is_no_start_before_anything_compiles(
+    whole, tmp_path, monkeypatch, rank
+):
+    settings, *_ = opened(whole / "whole")
+    settings = replace(settings, seed=1, train=replace(settings.train, init=str(whole / "whole"), bucket=None))
+    settings = replace(settings, model=replace(settings.model, lora=replace(settings.model.lora, rank=rank)))
+    monkeypatch.setattr(Engine, "warm_up", lambda *positional, **named: pytest.fail("something was compiled"))
+    told = (
+        r"whole has adapters of a base [0-9a-f]{16}, model.name=two_layer is [0-9a-f]{16} .*: set model.name, or seed"
+    )
+    with pytest.raises(ValueError, match=told):
+        train(settings, tmp_path / "run", say=silent)
 
 
 def test_a_run_with_other_adapters_is_no_start(whole, tmp_path):

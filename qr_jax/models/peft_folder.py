@@ -82,8 +82,8 @@ def load(
 def check_base(folder: str | os.PathLike[str], sha256_in: Callable[[str], str], name: str) -> None:
     """Raise ValueError if the file records its base's SHA-256 (ours do) and this run's has another in its dtype.
 
-    `sha256_in`: a dtype -> the hash of this run's base in it. A base that only its name tells, and not the same as
-    `name` (model.name), is logged.
+    `sha256_in`: a dtype -> the hash of this run's base in it. Without a hash a base that is not `name` (model.name) is
+    logged.
     """
     with safetensors.safe_open(Path(folder) / WEIGHTS, "np") as file:
         said = file.metadata() or {}
@@ -91,8 +91,9 @@ def check_base(folder: str | os.PathLike[str], sha256_in: Callable[[str], str], 
         if said[SHA256] != (sha256 := sha256_in(said[COMPUTE])):
             both = f"{folder} is an adapter of a base {said[SHA256][:16]}, this run's is {sha256[:16]} (SHA-256)"
             raise UserError(f"{both}: set model.name, or train.init, to what it was trained on")
-    elif (base := _read(folder)[0].get("base_model_name_or_path")) not in (None, name, HUB_NAMES.get(name)):
-        log.warning("%s is an adapter of %s; whether model.name=%s has its weights is not known", folder, base, name)
+    elif (base := _read(folder)[0].get("base_model_name_or_path")) not in (name, HUB_NAMES.get(name, name)):
+        of = base or "a base that it does not name"
+        log.warning("%s is an adapter of %s; whether model.name=%s has its weights is not known", folder, of, name)
 
 
 def save(

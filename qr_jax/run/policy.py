@@ -46,14 +46,28 @@ def model(settings: Config, agent: assemble.Agent, mesh) -> Policy:
 
 
 def check_base(settings: Config, first: Policy, agent: assemble.Agent) -> None:
-    """Raise ValueError where the PEFT folder in `train.init` names other weights than the model's as its base."""
-    source, sha256 = settings.train.init, first.base_sha256
-    if source and sha256 and peft_files.is_adapter(source):
+    """Raise ValueError where adapters in `train.init`, a PEFT folder or a run, are of another base than the model.
 
-        def sha256_in(dtype: str) -> str:
-            return sha256 if dtype == settings.model.compute else weights_sha256(agent.weights(jnp.dtype(dtype)))
+    A run whose base another stage trained is checked when its weights are read (`start`).
+    """
+    source = settings.train.init
+    if not source:
+        return
 
+    def sha256_in(dtype: str) -> str:
+        known = first.base_sha256 if dtype == settings.model.compute else None
+        return known or weights_sha256(agent.weights(jnp.dtype(dtype)))
+
+    if peft_files.is_adapter(source):
         peft_folder.check_base(source, sha256_in, settings.model.name)
+        return
+    checkpoints, step = runs.last_checkpoint(source)
+    theirs, base = runs.load(source), checkpoints.host(step).get(checkpoint.BASE)
+    if base is None or theirs.train.init or theirs.sft.steps and theirs.sft.whole:
+        return
+    if base != (own := sha256_in(theirs.model.compute)):
+        both = f"train.init={source} has adapters of a base {base[:16]}, model.name={settings.model.name} is {own[:16]}"
+        raise UserError(f"{both} (SHA-256): set model.name, or seed for random weights, to what it was trained on")
 
 
 def start(settings: Config, folder: str | Path, agent: assemble.Agent, mesh, source: str | Path) -> Policy:
