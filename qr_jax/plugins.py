@@ -331,11 +331,15 @@ def failed_outside(error: BaseException) -> str | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return the error's type and text; of one from outside qr_jax also which plug-in raised it, and in which line."""
+    """Return the error's type and text; of one from outside qr_jax also which plug-in raised it, and in which line.
+
+    No folder is named: a run keeps it, and its report may be shared.
+    """
     if isinstance(error, PluginError):
         return str(error)
-    said = failed_outside(error)
-    return "; ".join(line.strip() for line in said.splitlines()[:2]) if said else f"{type(error).__name__}: {error}"
+    if not (said := failed_outside(error)):
+        return f"{type(error).__name__}: {error}"
+    return re.sub(r'\bFile "(?:[^"]*[/\\])?([^"]+)"', r"\1", "; ".join(line.strip() for line in said.splitlines()[:2]))
 
 
 def freeze(data: Any) -> None:

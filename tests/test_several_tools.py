@@ -288,7 +288,8 @@ def test_a_tool_that_hangs_or_fails_faults_its_own_calls_alone(tmp_path, monkeyp
     assert done.by_query["A"] == (CORPUS[0],) and done.by_query[asked[1]] == (Passage("", "", "6"),)
     assert done.calls == 5 and done.failed == 3 and done.wall_s < 3
     assert done.by_query[asked[2]].reason.startswith("no result after")
-    assert done.by_query[asked[3]] == Fault("ConnectionError: no route")
+    told = "ConnectionError: no route; raised by tool 'my_tools.fails'; my_tools.py, line 7, in fails"
+    assert done.by_query[asked[3]] == Fault(told)
     wrong = done.by_query[asked[4]]
     assert (
         wrong.wrong
