@@ -244,7 +244,7 @@ def said_by_the_curves():
         f"make {rescues[0]:.0f} and {rescues[1]:.0f} rescues; figure 3 has {both(three['recycle'], budget)}.",
         f"(figure 8 sums to {np.dot(rows['candidates'], rows['accepted']):,.0f})",
         f"Figure 1 goes on to step {figures['1']['end']} where the budget is {steps}:",
-        f"where figure 4 has {recycled[0]} and the abstract three quarters.",
+        f"are recycled; figure 4 has {recycled[0]} and the abstract three quarters.",
         f"By figure 4 {recycled[0]} (1.7B) and {recycled[1]} (4B) of the last tenth's batches are recycled,",
         f"({easy[0]} to {easy[1]}, {easy[2]} to {easy[3]})",
     ]  # fmt: skip
@@ -265,9 +265,9 @@ def said_by_the_plays():
     ]
     key = "grpo", "rescued_hard"
     return [
-        f"({ends[key]:,} rollouts) it has {off[key]:.0f} % too many hard ones "
-        f"({means[key]:.0f} for {points[key]:.0f}),",
-        f"at the budget's end {off['grpo', 'rescued_easy']:.0f} % too many easy, and Bounded-DAPO's hard ones "
+        f"GRPO's hard rescues are {off[key]:.0f} % too many where its published curve ends "
+        f"({ends[key]:,} rollouts: {means[key]:.0f} for {points[key]:.0f}),",
+        f"its easy ones {off['grpo', 'rescued_easy']:.0f} % at the budget's end, Bounded-DAPO's hard ones "
         f"{off['bounded_dapo', 'rescued_hard']:.0f} %.",
         f"Without any, recycling has {np.mean(without):.2f} of GRPO's groups.".replace("0.", "."),
     ]  # fmt: skip
