@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,10 +130,12 @@ def test_code_that_a_plug_in_imports_from_beside_it_counts_and_what_it_does_not_
     }
     for name, text in (files | {"parts/two.py": "B = 1"}).items():
         (mine / name).write_text(text)
-    text = "import helper\nfrom parts.one import two\nimport json, numpy" + RULE.format(weight=1)
+    text = "import helper\nfrom parts.one import two\nimport json, numpy\nimport qr_jax.records" + RULE.format(weight=1)
     begun(text)
     told = ["the code of rule 'resting.rest' changed since this run began; what follows is by the new code"]
     (mine / "other.py").write_text("A = 2")
+    (mine / "qr_jax").mkdir()  # a checkout of the package beside the user's files
+    (mine / "qr_jax" / "records.py").write_text("A = 1")
     assert begun(text)[0] == []
     for name in ("helper.py", "parts/two.py"):
         (mine / name).write_text("PRICE = 2")
@@ -151,3 +154,12 @@ def test_a_command_that_asks_a_run_says_whose_code_changed(begun, tmp_path, caps
     (tmp_path / "run" / plugin_record.FILE).write_text('{"rule": 3}')
     asked._tell_changed_code(tmp_path / "run", settings)
     assert capsys.readouterr().out == ""
+
+
+def test_of_an_installed_plug_in_only_its_own_package_counts(tmp_path):
+    place = tmp_path / "site-packages"
+    (place / "mine").mkdir(parents=True)
+    for name, text in {"mine/one.py": "import other\nfrom mine import two", "mine/two.py": "", "other.py": ""}.items():
+        (place / name).write_text(text)
+    found = plugin_record._imported(SimpleNamespace(__name__="mine.one"), place / "mine" / "one.py")
+    assert found == {place / "mine" / "two.py"}

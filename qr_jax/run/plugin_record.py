@@ -14,6 +14,7 @@ from qr_jax.interfaces import CONTRACTS
 from qr_jax.settings.settings import Use, differences, plain
 
 FILE = "plugins.json"
+INSTALLED = frozenset(("site-packages", "dist-packages"))  # folders of installed packages
 
 # kind (or "tool NAME") -> name, settings and, for a user's file, sha256 and `earlier` hashes
 Record = Mapping[str, Mapping[str, Any]]
@@ -61,15 +62,20 @@ def code_sha256(kind: str, name: str) -> str | None:
 def _imported(home: ModuleType, file: Path) -> set[Path]:
     """Return the files that a user's module imports, and those that they import, from the folder it is found in.
 
-    What is installed beside them (site-packages) is not followed.
+    Neither qr_jax's own are followed nor, of an installed module, other packages.
     """
-    root = file.parents[home.__name__.count(".") + (file.name == "__init__.py")]
+    above = list(file.parents)
+    root = above[min(home.__name__.count(".") + (file.name == "__init__.py"), len(above) - 1)]
+    own, installed = home.__name__.partition(".")[0], not INSTALLED.isdisjoint(root.parts)
     found: set[Path] = set()
     left = [(home.__name__, file)]
     while left:
         name, path = left.pop()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         for wanted in _names(ast.parse(path.read_bytes()), package):
+            top = wanted.partition(".")[0]
+            if top == plugins.ROOT.name or installed and top != own:
+                continue
             if (other := _file_of(wanted, root)) and other != file and other not in found:
                 found.add(other)
                 left.append((wanted, other))
@@ -90,7 +96,7 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
 def _file_of(name: str, root: Path) -> Path | None:
     """Return the file of a module that lies under `root`; nothing is imported."""
     for path in (root.joinpath(*name.split("."), "__init__.py"), root.joinpath(*name.split(".")).with_suffix(".py")):
-        if path.is_file() and "site-packages" not in path.relative_to(root).parts:
+        if path.is_file() and INSTALLED.isdisjoint(path.relative_to(root).parts):
             return path
     return None
 
