@@ -130,7 +130,9 @@ def test_code_that_a_plug_in_imports_from_beside_it_counts_and_what_it_does_not_
     }
     for name, text in (files | {"parts/two.py": "B = 1"}).items():
         (mine / name).write_text(text)
-    text = "import helper\nfrom parts.one import two\nimport json, numpy\nimport qr_jax.records" + RULE.format(weight=1)
+    (mine / "broken.py").write_text("print 'two'")
+    text = "try:\n    import broken\nexcept SyntaxError:\n    pass\nimport json, numpy\nimport qr_jax.records\n"
+    text += "import helper\nfrom parts.one import two" + RULE.format(weight=1)
     begun(text)
     told = ["the code of rule 'resting.rest' changed since this run began; what follows is by the new code"]
     (mine / "other.py").write_text("A = 2")
@@ -151,8 +153,9 @@ def test_a_command_that_asks_a_run_says_whose_code_changed(begun, tmp_path, caps
     asked._tell_changed_code(tmp_path / "run", settings)
     assert "the code of rule 'resting.rest' changed since" in capsys.readouterr().out
     asked._tell_changed_code(tmp_path / "run", replace(settings, pool=replace(settings.pool, rule=use("grpo"))))
-    (tmp_path / "run" / plugin_record.FILE).write_text('{"rule": 3}')
-    asked._tell_changed_code(tmp_path / "run", settings)
+    for damaged in ('{"rule": 3}', "{no json", "[]"):
+        (tmp_path / "run" / plugin_record.FILE).write_text(damaged)
+        asked._tell_changed_code(tmp_path / "run", settings)
     assert capsys.readouterr().out == ""
 
 

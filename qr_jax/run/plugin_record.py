@@ -72,7 +72,11 @@ def _imported(home: ModuleType, file: Path) -> set[Path]:
     while left:
         name, path = left.pop()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for wanted in _names(ast.parse(path.read_bytes()), package):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # a file that is not imported after all, or under a try
+            continue
+        for wanted in _names(tree, package):
             top = wanted.partition(".")[0]
             if top == plugins.ROOT.name or installed and top != own:
                 continue

@@ -106,11 +106,9 @@ def _tell_changed_code(run: Path, config: Any) -> None:
     """Say which plug-ins of the user's have other code than when the run was trained."""
     from qr_jax.run import json_files, plugin_record
 
-    if (file := run / plugin_record.FILE).is_file():
-        kept, now = json_files.read_json(file), {}
-        with suppress(UserError):  # a plug-in that is not needed here, and not there
-            now = plugin_record.record(config, {})
-        for changed in plugin_record.changed_code(kept, now):
+    with suppress(UserError):  # no record, a damaged one, or a plug-in that is not needed here and not there
+        kept = json_files.read_json(run / plugin_record.FILE)
+        for changed in plugin_record.changed_code(kept, plugin_record.record(config, {})):
             terminal.say(f"the code of {changed} changed since {run} was trained; it is asked by the new code")
 
 
@@ -118,9 +116,9 @@ def _tell_other_env(folder: Path, env: str) -> None:
     """Say that an exported model was trained in another environment than it is asked in."""
     from qr_jax.run import json_files
 
-    if not (said := folder / "agent.json").is_file():
-        return
-    theirs = json_files.read_json(said).get("environment")
+    theirs, said = None, folder / "agent.json"
+    with suppress(UserError):  # not there, or damaged
+        theirs = json_files.read_json(said).get("environment")
     name = theirs.get("name") if isinstance(theirs, dict) else None
     if isinstance(name, str) and name != env:
         terminal.say(f"{said} says env={name}, and it is asked in env={env}: in another dialect it may score near 0")
