@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from killed_run import tiny
 
-from qr_jax import config
+from qr_jax import assemble, config
 from qr_jax import train as driver
 from qr_jax.errors import Interrupted, ServiceDown
 from qr_jax.parallel import mesh as meshes
@@ -22,7 +22,7 @@ from qr_jax.rollout import engine
 from qr_jax.rollout.live import Statistics
 from qr_jax.run import begin, checkpoint
 from qr_jax.settings import checks
-from qr_jax.step import rollout_and_grade
+from qr_jax.step import rollout_and_grade, runtime
 from qr_jax.step.runtime import Ahead, RunState
 from qr_jax.train import train
 from tpu_scripts.same_runs import differences
@@ -249,3 +249,20 @@ def test_a_mesh_for_overlap_that_cannot_be_made_says_what_to_set(tmp_path):
         train(replace(settings, mesh=shared), tmp_path / "run", say=silent)
     pod = replace(settings, mesh=replace(shared, rollout="pod"))
     assert checks.problems(pod)[0].startswith("train.overlap=1 with mesh.rollout=pod: all devices share a rollout")
+
+
+def test_a_search_on_several_devices_beside_updates_or_rollouts_on_several_is_refused(tmp_path):
+    """The encoder is not opened: two programs that each hold a device the other waits for would never end."""
+    dense = config.use("dense", model=str(Path(__file__).parent / "fixtures" / "bert"))
+    settings = replace(overlapping(tmp_path), retriever=dense)
+    beside_updates = replace(settings, mesh=config.Mesh(data=2, devices=4, rollout_devices=2))
+    with pytest.raises(ValueError, match=r"retriever=dense searches on \d+ devices beside updates \(train.overlap=1\)"):
+        train(beside_updates, tmp_path / "updates", say=silent)
+    off = replace(settings, train=replace(settings.train, overlap=0))
+    beside_rollouts = replace(off, mesh=config.Mesh(data=2, devices=2, rollout="slots"))
+    with pytest.raises(ValueError, match="beside rollouts by 'slots' on several: .* set the retriever's devices=1, or"):
+        train(replace(beside_rollouts, retriever=config.use("hybrid", parts=[dense, config.use("bm25")])),
+              tmp_path / "rollouts", say=silent)  # fmt: skip
+    one = config.use("dense", model=dense.settings["model"], devices=1)
+    mesh, agent = meshes.make_mesh(beside_rollouts.mesh), assemble.agent(settings)
+    assert runtime._devices(replace(beside_rollouts, retriever=one), agent, mesh).layout == "slots"

@@ -334,6 +334,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         mesh = meshes.make_mesh(settings.mesh)
     with loading(run, "loading the tokenizer"):
         agent = assemble.agent(settings)
+    devices = _devices(settings, agent, mesh)
     with loading(run, "loading the passages"):
         corpus = subject.corpus(settings, lambda: assemble.passages(settings))
         search = corpus.search()
@@ -362,7 +363,7 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
         agent=agent,
         learner=learner,
         data=data,
-        devices=_devices(settings, agent, mesh),
+        devices=devices,
         world=World(env, search, corpus.sha256),
         drawing=_drawing(settings),
         grading=Grading(plugins.bind("reward", settings.reward), asks, constants.get("MAX_TURNS")),
@@ -377,13 +378,28 @@ def bind(settings: Config, run: runs.Run) -> Runtime:
 
 
 def _devices(settings: Config, agent: assemble.Agent, mesh: jax.sharding.Mesh) -> Devices:
-    """Choose the devices that roll out. ValueError where train.overlap could deadlock two programs on one device."""
+    """Choose the devices that roll out.
+
+    ValueError where two programs of several devices could each wait for devices that the other has: an update beside
+    a rollout (train.overlap), or a search on devices beside either.
+    """
     layout, apart = host_local.rollout_layout(settings, agent.cfg, mesh), host_local.rollout_only(settings.mesh)
-    if settings.train.overlap and not apart and mesh.size > 1 and layout != "one":
+    overlap = bool(settings.train.overlap) and mesh.size > 1
+    if overlap and not apart and layout != "one":
         raise UserError(
             f"train.overlap=1 with rollouts by {layout!r} on the learner's {mesh.size} devices: two programs at a time "
             "would wait for one another; set mesh.rollout_devices, so that each has its own, or mesh.rollout=one"
         )
+    for part in plugins.with_parts(settings.retriever):
+        chosen = plugins.settings_of("retriever", part)
+        count = chosen.get("devices", 1) if plugins.constants("retriever", part.name).get("DEVICES") else 1
+        count = jax.local_device_count() if count is None else count
+        if count > 1 and (overlap or layout != "one"):
+            beside = "updates (train.overlap=1)" if overlap else f"rollouts by {layout!r}"
+            raise UserError(
+                f"retriever={part.name} searches on {count} devices beside {beside} on several: two programs at a time "
+                "would wait for one another; set the retriever's devices=1, or serve it (qr-jax serve-retriever)"
+            )
     return Devices(mesh, layout)
 
 

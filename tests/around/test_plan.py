@@ -45,6 +45,11 @@ def test_chips_that_roll_out_alone_hold_no_learner_and_a_step_takes_the_longer_o
     own = {"train": 1, "hand_over": 2, "prefill": 3, "decode": 4}
     phases = estimate.phases(held, own, overlap=True, apart=True)
     assert phases == {"train": 11, "hand_over": 12, "prefill": 93, "decode": 94}
+    told = plan._resident({"resident": {name: size * GIB for name, size in held.items()}, "apart": True})
+    assert told == (
+        "learner's state 10.00 on a chip that learns; decoding caches 20.00, waiting episodes' caches 30.00, "
+        "rollout weights 40.00 on one that rolls out"
+    )
     assert planned.wrong_mesh(Mesh(fsdp=8, rollout_devices=2), "v5e:4x4", 16, 4) is None
     assert planned.wrong_mesh(Mesh(fsdp=4, rollout_devices=2), "v5e:4x4", 16, 4) == (
         "mesh.data=1 x mesh.fsdp=4 x mesh.tensor=1 is 4 chips, and v5e:4x4 has 16, of which 8 learn: set mesh.fsdp=8, "

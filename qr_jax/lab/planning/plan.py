@@ -152,8 +152,12 @@ def _times(found: Mapping[str, Any]) -> list[str]:
 
 
 def _resident(found: Mapping[str, Any]) -> str:
-    """Format what is allocated whichever program runs, in GiB."""
-    return ", ".join(f"{RESIDENT[name]} {_gib(size)}" for name, size in found["resident"].items())
+    """Format what is allocated whichever program runs, in GiB; each kind of chip's own, if some only roll out."""
+    told = {name: f"{RESIDENT[name]} {_gib(size)}" for name, size in found["resident"].items()}
+    if not found.get("apart"):
+        return ", ".join(told.values())
+    state = told.pop("state")
+    return f"{state} on a chip that learns; {', '.join(told.values())} on one that rolls out"
 
 
 def format_gpu(found: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def examine(settings: Config, topology: str, *, say: Callable[[str], None]) -> d
     layout = host_local.describe(programs.kind, programs.mesh, programs.cfg, apart)
     return about | found | {
         "fits": reason is None, "reason": reason, "peak_bytes_per_chip": max(by_phase.values()), "layout": layout,
-        "memory_by_phase": by_phase, "resident": held,
+        "memory_by_phase": by_phase, "resident": held, "apart": bool(apart),
         "seconds": estimate.step(found, limits, what), "assumptions": estimate.assumptions(what),
         "compile_s": compile_s, "compiles": len(made), "rollout_programs": started,
     }  # fmt: skip

@@ -39,9 +39,9 @@ def dense(
     `model`: "minilm" (`make minilm`), or a folder or hub id of a BERT-family encoder; E5 wants the prefixes "query: "
     and "passage: ". `index` names a folder where vectors are kept piece by piece, so that a process that was killed
     goes on; None keeps them in memory. `storage` is their type there and on the devices; an int8 row has one scale.
-    Passages are embedded and searched over the first `devices` of this host's (None: all), each embedding
-    `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); every process of a pod
-    searches for itself.
+    Passages are embedded and searched over the last `devices` of this host's (None: all), each embedding
+    `batch_tokens` at once (None: 1,024 on a CPU, where more spills its cache, else 32,768); on GPUs
+    `mesh.rollout_devices` are the last too. Every process of a pod searches for itself.
 
     A blank query finds nothing. All programs are compiled before the search function is returned (k up to 8; a larger k
     compiles one for each power of two); it may be called from several threads. ValueError: an empty corpus, an id
@@ -52,7 +52,7 @@ def dense(
     own = jax.local_devices()
     if devices is not None and not 1 <= devices <= len(own):
         raise UserError(f"dense has devices={devices}; this process has {len(own)} ({own[0].platform})")
-    chosen = own[:devices]
+    chosen = own if devices is None else own[-devices:]
     encode = Embedder(
         embedder.resolve(model), chosen, pooling=pooling, max_tokens=max_tokens, compute=compute,
         batch_tokens=batch_tokens,
