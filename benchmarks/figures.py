@@ -190,7 +190,7 @@ def speeds() -> str:
 
 def plans() -> str:
     """What `qr-jax plan` says of each config."""
-    head = ("`qr-jax plan`", "slice", "peak memory per chip", "of the train step alone")
+    head = ("`qr-jax plan`", "slice", "peak memory per chip", "the train step's own peak")
     head += ("time per step, estimated", "all steps, estimated")
     return markdown([head, *(planned(one) for name, one in result("plans").items() if not name.endswith("_v5p_1"))])
 
@@ -330,14 +330,14 @@ def tpus(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (f"{shape}: a decode step's traffic / (weights + cache)", each(decode, "reads", ".2f"), "", "", "1.25"),
         (f"{shape}: the same traffic in int8 / in bfloat16", of_bytes, "", "", "0.62"),
-        (f"{shape}: its temporaries / the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
+        (f"{shape}: decode temporaries / the cache", each(decode, "temporaries", ".1%"), "", "", "5%"),
         (f"{shape}: GB per chip, update of 16 x 4,096 {slices}", each(train, "peak_GB", ".2f"), "", "", "3.76 (v5e)"),
     ]  # fmt: skip
 
 
 def called(who: str) -> str:
     names = {"before": "an earlier checkout", "tunix": "Tunix", "torch": "transformers"}
-    names |= {"bm25s_jax": "bm25s", "bm25s": "bm25s by numpy"}
+    names |= {"bm25s_jax": "bm25s by jax", "bm25s": "bm25s by numpy"}
     return names.get(who, "bm25s by numba")
 
 

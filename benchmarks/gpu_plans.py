@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return Markdown: a row a model, a column a size of card: peak GiB by counting arrays (by XLA's compiler)."""
-    head = ("preset: GiB by counting arrays (by XLA's compiler); - does not fit", *(f"`..._{size}`" for size in GPUS))
+    head = ("preset: GiB by counting arrays (compiled by XLA); -: does not fit", *(f"`..._{size}`" for size in GPUS))
     cards = (CARDS[name] for name in GPUS.values())
     holds = (f"{card.usable_bytes / GIB:.1f}" for card in cards)
     sizes = "{:.0f}, an A100's {:.1f} and {:.1f}".format(*(CARDS[name].memory_bytes / GIB for name in GPUS.values()))
