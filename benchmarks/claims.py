@@ -45,7 +45,7 @@ PAGES = tuple(
     )
 )
 ARMS = {"adapters": "adapters of rank 16"}  # of paired_seeds, by their names in cells
-FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d+ of \d+\b|\b\d\.\d\d(?= times)")
+FIGURE = re.compile(r"(?<![\w.])[-+]?\.\d{3}\b(?:\s\+-\s\.\d{3}\b)?|\b\d+ of \d+\b|\b\d\.\d\d(?=\s+times)")
 HELD = re.compile(r"(?P<block>(?:(?!\n\n).)+?)(?P<between>\n+)<!-- cells: (?P<cells>.*?) -->", re.DOTALL)
 GENERATED = re.compile(r"^```.*?^```|<!-- (\w+): python -m .*?<!-- end of \1 -->", re.DOTALL | re.MULTILINE)
 
