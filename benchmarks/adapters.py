@@ -1,7 +1,8 @@
-"""E11 and E13 of configs/study/plan.md: adapters on the quickstart, whose rank and learning rate are tuned.
+"""E11, E13 and E14 of configs/study/plan.md: adapters on the quickstart, whose rank and learning rate are tuned.
 
     python -m benchmarks.adapters E13 choose    # 9 runs of 5 minutes; resumable
     python -m benchmarks.adapters E13 final     # the chosen one and the quickstart on ten fresh seeds: 20 runs
+    python -m benchmarks.adapters E14 choose    # E13's control, the whole model at a falling rate: 6 runs; final: 10
     python -m benchmarks.adapters --table       # of what is kept, and make no run
     python -m benchmarks.adapters E13 final --part 0 2    # every second run, in a checkout of its own for each part
 
@@ -31,7 +32,7 @@ Runs = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Adapters of a rank, whose learning rate is a multiple of the quickstart's."""
+    """Adapters of a rank (0: the whole model), whose learning rate is a multiple of the quickstart's."""
 
     rank: int
     times: int
@@ -40,27 +41,33 @@ class Candidate:
     @property
     def arm(self) -> str:
         """Return its name in the kept runs."""
-        return f"rank {self.rank}, {self.times} times the rate" + ", falling" * (self.schedule != "constant")
+        trained = f"rank {self.rank}" if self.rank else "the whole model"
+        return f"{trained}, {self.times} times the rate" + ", falling" * (self.schedule != "constant")
 
     def settings(self) -> tuple[str, ...]:
         """Return its settings, added to the quickstart."""
         rate = configs.load(interleave.ROOT / quickstart_seeds.CONFIG).learner.lr * self.times
         falling = (f"learner.schedule={self.schedule}",) * (self.schedule != "constant")
-        return f"model.lora.rank={self.rank}", f"learner.lr={rate:g}", *falling
+        return *(f"model.lora.rank={self.rank}",) * (self.rank > 0), f"learner.lr={rate:g}", *falling
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An experiment: the best of its candidates on the choosing seeds is run beside the quickstart on fresh seeds."""
+    """An experiment: the best of its candidates on the choosing seeds is run beside the quickstart on fresh seeds.
+
+    `control_of` names the attempt whose adapters are compared with this one's whole model, in place of the quickstart.
+    """
 
     name: str
     candidates: tuple[Candidate, ...]
     seeds: range
+    control_of: str = ""
 
 
 ATTEMPTS = (
     Attempt("E11", tuple(Candidate(rank, times) for rank in (16, 32) for times in (2, 4, 8)), range(220, 230)),
     Attempt("E13", (Candidate(8, 4), Candidate(16, 4, "linear"), Candidate(16, 8, "linear")), range(240, 250)),
+    Attempt("E14", (Candidate(0, 1, "linear"), Candidate(0, 2, "linear")), range(240, 250), control_of="E13"),
 )
 
 BY_NAME = {one.name: one for one in ATTEMPTS}
@@ -79,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> None:
         arms = {one.arm: one.settings() for one in attempt.candidates}
         if options.stage == "final":
             best = chosen(kept_runs.kept(NAME), attempt)
-            arms = {FULL: (), best.arm: best.settings()}
+            arms = {best.arm: best.settings()} if attempt.control_of else {FULL: (), best.arm: best.settings()}
         seeds = CHOOSING if options.stage == "choose" else attempt.seeds
         for seed, (arm, added) in list(itertools.product(seeds, arms.items()))[part::of]:
             make(seed, arm, added)
@@ -112,8 +119,11 @@ def chosen(runs: Runs, attempt: Attempt) -> Candidate:
 
 
 def gaps(runs: Runs, attempt: Attempt) -> list[float]:
-    """Return the chosen adapters' score less the quickstart's of each seed, from one cold start."""
-    tuned, full = (scores(runs, arm, attempt.seeds) for arm in (chosen(runs, attempt).arm, FULL))
+    """Return the chosen adapters' score less the quickstart's, or the control's, of each seed, from one cold start."""
+    arms = [chosen(runs, attempt).arm, FULL]
+    if attempt.control_of:
+        arms = [chosen(runs, BY_NAME[attempt.control_of]).arm, arms[0]]
+    tuned, full = (scores(runs, arm, attempt.seeds) for arm in arms)
     return [tuned[start] - full[start] for start in sorted({*tuned} & {*full})]
 
 
@@ -124,7 +134,7 @@ def verdict(less: Sequence[float]) -> str:
 
 def table(runs: Runs) -> str:
     """Return Markdown: each candidate over the choosing seeds; the chosen ones less the quickstart, with verdicts."""
-    tried: list[Sequence[str]] = [("attempt", "adapters", "settings", "seeds 30 to 32")]
+    tried: list[Sequence[str]] = [("attempt", "trained", "settings", "seeds 30 to 32")]
     for attempt in ATTEMPTS:
         for one in attempt.candidates:
             after = [*scores(runs, one.arm, CHOOSING).values()]
@@ -141,7 +151,10 @@ def rows(runs: Runs) -> list[tuple[str, str, str, str]]:
         except ValueError:
             continue
         if less:
-            found.append((f"`{' '.join(best.settings())}`", str(len(less)), over_seeds(less, "+"), verdict(less)))
+            told = f"`{' '.join(best.settings())}`"
+            if attempt.control_of:
+                told = f"{attempt.control_of}'s adapters beside the whole model at {told}"
+            found.append((told, str(len(less)), over_seeds(less, "+"), verdict(less)))
     return found
 
 

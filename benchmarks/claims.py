@@ -101,7 +101,7 @@ def numbers(name: str) -> Sequence[float]:
     sd/RULE a run's standard deviation, quickstart/WHEN/SEEDS and gain/MODEL exact match (gain/MODEL/f1: F1), map/FIGURE
     of recycling_map.py, cells/FIGURE of recycling_cells.py, flips/K the share by movement, guarded/STEPS E2's
     differences, paired/ARM E5's (/loss: of the other sign), race/RULE[/WORLD] E4's, surplus/COMPARISON E7's, labels/...
-    E12's, adapters/ATTEMPT E11's and E13's, null/... the null control's band in known pools (null_worlds.py).
+    E12's, adapters/ATTEMPT E11's, E13's and E14's, null/... the null control's band in known pools (null_worlds.py).
     """
     kind, *parts = name.split("/")
     values: Sequence[float] = []

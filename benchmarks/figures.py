@@ -172,7 +172,7 @@ def trained(name: str) -> str:
 
 
 def shortcuts() -> str:
-    """Return what adapters, overlap and int8 cost in accuracy: E5, E6 and, last, E11 and E13 of the plan."""
+    """Return what adapters, overlap and int8 cost in accuracy: E5, E6 and, last, E11, E13 and E14 of the plan."""
     return paired_seeds.verdicts(kept_runs.kept(paired_seeds.NAME), *adapters.rows(kept_runs.kept(adapters.NAME)))
 
 

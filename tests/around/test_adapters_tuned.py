@@ -1,4 +1,4 @@
-"""E11 and E13: the best candidate is chosen, and the verdict is the plan's, over runs from one cold start."""
+"""E11, E13 and E14, its control: the best candidate is chosen; verdicts are the plan's, over runs from one cold start."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks import adapters
 from qr_jax import config as configs
 
-E11, E13 = adapters.ATTEMPTS
+E11, E13, E14 = adapters.ATTEMPTS
 
 
 def runs(attempt, best, less=0.0, seeds=None):
@@ -23,7 +23,7 @@ def runs(attempt, best, less=0.0, seeds=None):
     return found
 
 
-@pytest.mark.parametrize("attempt", adapters.ATTEMPTS)
+@pytest.mark.parametrize("attempt", (E11, E13))
 @pytest.mark.parametrize(
     ("less", "told"), [(0.0, "costs nothing that matters"), (0.06, "costs"), (0.03, "costs nothing that matters")]
 )
@@ -52,6 +52,21 @@ def test_a_choice_without_all_runs_says_what_to_run():
     ):
         adapters.chosen(found, E13)
     assert not adapters.rows(found)
+
+
+def test_the_control_is_the_whole_model_beside_which_the_adapters_of_its_attempt_stand():
+    """By hand: adapters end at .80 and .79, the chosen whole model .03 higher, so they cost .03."""
+    found = runs(E13, E13.candidates[2])
+    higher = {one: 0.75 + 0.01 * one.times for one in E14.candidates}
+    for seed in adapters.CHOOSING:
+        found += [{"seed": seed, "arm": one.arm, "before": 0.4, "after": higher[one]} for one in E14.candidates]
+    best = adapters.chosen(found, E14)
+    assert (best.rank, best.times) == (0, 2) and best.settings() == ("learner.lr=0.0014", "learner.schedule=linear")
+    for seed in E14.seeds:
+        found.append({"seed": seed, "arm": best.arm, "before": seed / 1000, "after": 0.83 - seed % 2 / 100})
+    assert adapters.gaps(found, E14) == pytest.approx([-0.03] * 10)
+    told = "E13's adapters beside the whole model at `learner.lr=0.0014 learner.schedule=linear`"
+    assert adapters.rows(found)[-1] == (told, "10", "-0.030 +- 0.000", "costs nothing that matters")
 
 
 @pytest.mark.parametrize("one", [one for attempt in adapters.ATTEMPTS for one in attempt.candidates])
