@@ -7,7 +7,8 @@ Adapters of rank 16 on all matrices of a bfloat16 base take one update by Adam a
 each trained token and of as many fresh ones its log-probability is worked out before and after: exactly (float32 sums
 on the same base), by the learner in bfloat16, and by the programs that rollouts decode with, over each hand-over. The
 share that survives is the slope of the sampler's change on the exact one, with its standard error. Sums in bfloat16 are
-noise of a hundredth of a nat a token, far above the change: so each hand-over's weights are read in float32 sums too.
+noise of a hundredth of a nat a token, far above the change: so the decode programs run on each hand-over's weights with
+float32 sums too.
 """
 
 import argparse
@@ -111,16 +112,10 @@ def changes(cfg: families.ModelConfig, ids_NL, before, after):
     yield "merged in bfloat16, bfloat16 sums", change(cfg, ids_NL, *(by_sampler(jnp.bfloat16, t) for t in rounded))
     unmerged = (by_sampler(jnp.bfloat16, tree) for tree in (before, after))
     yield "beside the matrices, bfloat16 sums", change(cfg, ids_NL, *unmerged)
-    yield "merged in bfloat16, float32 sums", change(cfg, ids_NL, *(by_learner(jnp.float32, t) for t in rounded))
-    cast = [_cast_adapters(tree) for tree in (before, after)]
-    yield "beside the matrices, float32 sums", change(cfg, ids_NL, *(by_learner(jnp.float32, tree) for tree in cast))
+    exact_sums = functools.partial(by_sampler, jnp.bfloat16, sums=jnp.float32)
+    yield "merged in bfloat16, float32 sums", change(cfg, ids_NL, *map(exact_sums, rounded))
+    yield "beside the matrices, float32 sums", change(cfg, ids_NL, *map(exact_sums, (before, after)))
     yield "merged in float32, float32 sums", change(cfg, ids_NL, *(by_sampler(jnp.float32, tree) for tree in fused))
-
-
-def _cast_adapters(tree):
-    """Return the tree with adapters as rollouts hold them."""
-    adapters = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree["layers"]["lora"])
-    return {**tree, "layers": {**tree["layers"], "lora": adapters}}
 
 
 def change(cfg: families.ModelConfig, ids_NL: np.ndarray, before: Logits, after: Logits) -> np.ndarray:
@@ -138,11 +133,15 @@ def by_learner(kind, params) -> Logits:
     return lambda cfg, ids_NL: _learner_logits(cfg, kind, params, ids_NL)
 
 
-def by_sampler(kind, params, int8: bool = False) -> Logits:
-    """Return the decode programs' logits: a tree with adapters is laid out as a rollout in this dtype has it."""
+def by_sampler(kind, params, int8: bool = False, sums=None) -> Logits:
+    """Return the decode programs' logits: a tree with adapters is laid out as a rollout in this dtype has it.
+
+    `sums`: the dtype in which these weights are added up; None: their own.
+    """
 
     def logits(cfg: families.ModelConfig, ids_NL: np.ndarray):
         laid = incremental.to_decode_params(cfg, params, kind, int8)
+        laid = laid if sums is None else jax.tree.map(lambda leaf: leaf.astype(sums), laid)
         return _sampler_logits(cfg, laid, ids_NL).T.reshape(*ids_NL.shape, -1)  # XLA on CPU cannot turn inside
 
     return logits

@@ -1,4 +1,4 @@
-"""E11, E13 and E14, its control: the best candidate is chosen; verdicts are the plan's, over runs from one cold start."""
+"""E11, E13 and its control E14: the best candidate is chosen; verdicts are the plan's, by runs of one cold start."""
 
 from dataclasses import replace
 
