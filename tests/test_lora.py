@@ -97,16 +97,20 @@ def test_new_adapters_change_nothing_and_a_is_as_wide_as_pefts():
 
 
 def eye():
-    """A is the identity on every matrix's inputs (of `down`, which has 64, on the first 32), B is zero."""
+    """A is the identity on a matrix's 32 inputs and B zero; `down`, of 64 inputs, has A zero and B the identity."""
     made = adapters(FULL)
     for name, array in made.items():
-        if name.endswith("_a"):
-            made[name] = jnp.broadcast_to(jnp.eye(array[0].size // 32, 32).reshape(array.shape[1:]), array.shape)
+        is_one = name.endswith("_b") if name.startswith("down") else name.endswith("_a")
+        square = jnp.eye(FULL.rank).reshape(array.shape[1:]) if is_one else 0.0
+        made[name] = jnp.broadcast_to(square, array.shape)
     return made
 
 
 def test_of_full_rank_the_first_update_is_full_trainings():
-    """With A the identity W + A B is any matrix, dB = A' dW = dW, and dA = 0 where B is 0: Adam then moves B as W."""
+    """With A the identity W + A B is any matrix, dB = A' dW = dW, and dA = 0 where B is 0: Adam then moves B as W.
+
+    So it is of `down` with A and B exchanged.
+    """
     bound, state = build(settings=FULL, trained=eye(), clip_norm=1e9)
     whole, full = test_learner.build(clip_norm=1e9)
     before = jax.tree.map(np.asarray, full.params["layers"])
@@ -116,13 +120,13 @@ def test_of_full_rank_the_first_update_is_full_trainings():
     full, _ = whole.train_step(full, batch(), RATE)
     merged = lora.merged(lora.whole(state.params, state.base, FULL))["layers"]
     for name in lora.MATRICES["all-linear"]:
-        rows = slice(0, 32) if name == "down" else slice(None)
+        still, moves = ("b", "a") if name == "down" else ("a", "b")
         g = wanted["layers"][name]
-        np.testing.assert_allclose(grads[f"{name}_b"].reshape(g[:, rows].shape), g[:, rows], atol=1e-6)
+        np.testing.assert_allclose(grads[f"{name}_{moves}"].reshape(g.shape), g, atol=1e-6)
         moved, fully = (np.asarray(tree[name]) - before[name] for tree in (merged, full.params["layers"]))
         assert np.abs(fully).max() == pytest.approx(float(RATE), rel=0.01)
-        np.testing.assert_allclose(moved[:, rows], fully[:, rows], atol=1e-5)
-        assert not grads[f"{name}_a"].any()
+        np.testing.assert_allclose(moved, fully, atol=1e-5)
+        assert not grads[f"{name}_{still}"].any()
 
 
 @pytest.fixture(scope="module")

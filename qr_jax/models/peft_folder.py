@@ -17,25 +17,28 @@ from safetensors.numpy import save_file
 from qr_jax import config
 from qr_jax.errors import UserError
 from qr_jax.models import layout, lora, safetensors_file
-from qr_jax.models.families import HUB_NAMES, ModelConfig
+from qr_jax.models.families import HUB_NAMES, PRESETS, ModelConfig
 from qr_jax.models.peft_files import COMPUTE, CONFIG, SHA256, WEIGHTS
 from qr_jax.run.json_files import read_json, write_json
 from qr_jax.settings.settings import few, show
 
-# The values of PEFT's settings that mean a plain LoRA; any other value is refused.
+# The values of PEFT's settings that mean a plain LoRA on an unchanged base. Any other value is refused, and so is a
+# setting that is neither here nor in UNREAD, unless it is off: PEFT gets new kinds of adapters that change the base or
+# the product.
+OFF = (None, False, {}, [], "")
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    **dict.fromkeys(("fan_in_fan_out", "use_dora", "use_rslora", "lora_bias", "use_qalora"), (None, False)),
-    **dict.fromkeys(("rank_pattern", "alpha_pattern", "megatron_config", "alora_invocation_tokens"), (None, {}, [])),
-    **dict.fromkeys(
-        ("modules_to_save", "layers_to_transform", "layer_replication", "trainable_token_indices"), (None,)
-    ),
-    **dict.fromkeys(("target_parameters", "exclude_modules", "arrow_config"), (None, [])),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
+# What PEFT needs to train an adapter or find its files: no product depends on it. The first four are read elsewhere.
+UNREAD = {
+    "r", "lora_alpha", "target_modules", "base_model_name_or_path", "lora_dropout", "inference_mode", "revision",
+    "task_type", "peft_version", "auto_mapping", "megatron_core", "qalora_group_size", "layers_pattern", "eva_config",
+    "runtime_config",
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
-CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda")  # PEFT's initialisations that change the base's weights
 
 
 def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lora, name: str) -> None:
@@ -45,7 +48,7 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
     if not settings.rank or (theirs.rank, theirs.alpha) != (settings.rank, settings.alpha) or not covered:
         raise UserError(f"train.init={folder} {differ(theirs, settings)}")
     base, on_hub = said.get("base_model_name_or_path"), HUB_NAMES.get(name, name)
-    if base != on_hub and all(map(_of_hub, (base, on_hub))):
+    if base != on_hub and _of_hub(base) and (_of_hub(on_hub) or on_hub in PRESETS):
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
     targets = said["target_modules"]
@@ -159,14 +162,16 @@ def _entries(
 def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
     """Return adapter_config.json, and its settings as ours. ValueError for what this program does not compute."""
     said, where = read_json(Path(folder) / CONFIG), Path(folder) / CONFIG
-    odd = [f"{name} = {show(said[name])}" for name, plain in PLAIN.items() if name in said and said[name] not in plain]
+    odd = [
+        f"{name} = {show(value)}"
+        for name, value in said.items()
+        if name not in UNREAD and value not in PLAIN.get(name, OFF)
+    ]
     rank, alpha = said.get("r"), said.get("lora_alpha")
     odd += [f"r = {show(rank)}"] if type(rank) is not int or not 0 < rank < 2**16 else []
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
         alpha = 0
         odd.append(f"lora_alpha = {show(said.get('lora_alpha'))}")
-    if str(began := said.get("init_lora_weights", True)).lower().startswith(CHANGE_THE_BASE):
-        odd.append(f"init_lora_weights = {show(began)} (whose base is not the model's own weights)")
     targets = said.get("target_modules")
     known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
     named = {*known} if targets == "all-linear" else set()
@@ -176,7 +181,8 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
         odd.append(f"target_modules = {show(targets)} (wanted some of {few(list(known), 7)})")
     if odd:
         raise UserError(
-            f"{where} has {'; '.join(odd)}, which is not read here: wanted a plain LoRA of a decoder's layers"
+            f"{where} has {'; '.join(odd)}, which is not read here: wanted a plain LoRA of a decoder's layers, on the "
+            "base's own weights"
         )
     matrices = {known[name] for name in named}
     fits = [layers for layers, names in lora.MATRICES.items() if matrices <= {*names}]
