@@ -185,9 +185,14 @@ def with_tools(config: Config, search: SearchFunction, corpus: Sequence[Passage]
 
 def environment(config: Config) -> Callable:
     """Return the environment bound to its settings and, where the run has tools, to their schemas."""
-    provided = {"tools": _tools().schemas(config.tools)} if config.tools else {}
+    provided = {"tools": tool_schemas(config)} if config.tools else {}
     env = plugins.bind("env", config.env, provided=provided)
     return plugins.around("sets.own_paragraphs").marked(env) if config.data.corpus == OWN else env
+
+
+def tool_schemas(config: Config) -> Any:
+    """Return the JSON schemas of the run's tools, as its environment is given them."""
+    return _tools().schemas(config.tools)
 
 
 def _tools() -> Any:
@@ -300,7 +305,11 @@ def expert_turn(config: Config) -> ExpertTurn:
         raise UserError(f"env {config.env.name!r} has {lacks}; write it")
 
     def written(*words: Any, **named: Any) -> str:
-        text = write(*words, **named)
+        try:
+            text = write(*words, **named)
+        except TypeError as error:
+            wants = "wanted expert_turn(thought, queries=(), answer=None)"
+            raise UserError(f"expert_turn of env {config.env.name!r} raised TypeError: {error}; {wants}") from error
         if not isinstance(text, str) or not text.strip():
             raise UserError(
                 f"expert_turn of env {config.env.name!r} returned {shown(text)}; wanted what an expert writes"

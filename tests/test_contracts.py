@@ -13,7 +13,7 @@ import pytest
 
 from qr_jax import dialect, plugins
 from qr_jax.errors import PluginError
-from qr_jax.interfaces import CONTRACTS, EXAMPLE
+from qr_jax.interfaces import CONTRACTS, EXAMPLE, check_env
 from qr_jax.pool.pool import _note, create, judge
 from qr_jax.records import Ask, Episode, Passage, Query, Say, Scores, Search, Stop, Turn, call_of, grades
 from qr_jax.settings.settings import Use
@@ -326,3 +326,8 @@ def test_how_weights_choose_is_the_config_s_word_or_else_the_file_s():
     assert (
         plugins.draws_by(Use("recycle"), None) == "chance" and plugins.draws_by(Use("recycle"), "largest") == "largest"
     )
+
+
+def test_a_say_whose_stop_is_one_text_is_told_so():
+    with pytest.raises(ValueError, match=r"a Say whose stop is '</search>' \(str\), not a tuple of texts: one is writ"):
+        check_env(Say("a long text " * 20, "user", "</search>"), None, ())  # pyright: ignore

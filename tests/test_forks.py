@@ -118,6 +118,8 @@ def test_what_the_run_itself_refuses_of_a_plug_in(tmp_path, changes, words):
             tmp_path / "run",
             say=lambda text: None,
         )
+    if "reward" in changes:
+        assert not (tmp_path / "run" / "sft").exists(), "it was found before the cold start"
 
 
 @pytest.mark.thorough

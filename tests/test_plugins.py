@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qr_jax import config, plugins
+from qr_jax import assemble, config, plugins
 from qr_jax.config import Use, use
 from qr_jax.interfaces import CONTRACTS
 from qr_jax.records import Episode, Grades, Outcome, Query, Turn, grades
@@ -135,6 +135,13 @@ def test_an_expert_s_turn_and_constants_are_found_where_they_are_taken_over(tmp_
             "from qr_jax.methods.rules.mopps import mopps\ndef mine(query, turns): ...\n")  # fmt: skip
     assert plugins.beside("env", "my_lab.ideas.mine", "expert_turn")
     assert plugins.constants("rule", "my_lab.ideas.mopps") == {"DRAWS": "largest"}
+
+
+def test_an_expert_s_turn_of_other_arguments_is_named(tmp_path, monkeypatch):
+    foreign(tmp_path, monkeypatch, "def expert_turn(thought, queries=()): ...\ndef mine(query, turns): ...\n")
+    write = assemble.expert_turn(config.Config(env=use("my_lab.ideas.mine")))
+    with pytest.raises(ValueError, match=r"expert_turn of env 'my_lab.ideas.mine' raised TypeError: .*; wanted exp"):
+        write("", (), "Ada")
 
 
 def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatch):

@@ -440,6 +440,8 @@ def test_a_config_says_what_is_wrong_with_its_tools(tmp_path, monkeypatch):
             assemble.environment(replace(several, tools=tools))
     typed = overrides.override(several, ["tools=search,calculator", "tools.calculator.digits=9"])
     assert typed.tools == (use("search"), use("calculator", digits=9))
+    with pytest.raises(ValueError, match=r"tools has no plug-in 'calculater'; did you mean calculator\?; there are 0"):
+        overrides.override(typed, ["tools.calculater.digits=9"])
     assert config.from_json(json.loads(json.dumps(as_plain(typed)))) == typed
 
 

@@ -201,8 +201,10 @@ def _place(listed: Sequence[Use], name: str, here: str) -> int:
     """Return the position in a list of the plug-in with this name or number. ValueError unless there is exactly one."""
     places = [at for at, one in enumerate(listed) if name in (one.name, one.name.rpartition(".")[2], str(at))]
     if len(places) != 1:
-        there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed))
-        raise UserError(f"{here} has {len(places)} plug-ins {name!r}; there are {there}")
+        there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed)) or "none"
+        known = [one.name.rpartition(".")[2] for one in listed]
+        none = f"has no plug-in {name!r}{nearest(name, known, shown=0)}" if not places else f"has several {name!r}"
+        raise UserError(f"{here} {none}; there are {there}: name one, or its number")
     return places[0]
 
 

@@ -114,13 +114,16 @@ def describe(settings: Config, chat: Chat) -> dict[str, Any]:
     further = tuple(declared.get("TAGS", ()))
     acts = {act: act == "answer" for act in declared.get("ACTS", ())}  # an answer may be empty
     stop = dialect.turn_ends(opening.stop, further) if opening else ()
+    environment = _bound("env", settings.env)
+    if settings.tools and opening:
+        environment["settings"]["tools"] = assemble.tool_schemas(settings)
     reading = {
         "tag": tag_pattern(further), "act": act_pattern(acts, further) if acts else None,
         "end": end_pattern(stop) if stop else None,
     }  # fmt: skip
     return plain({
         "format": 1, "made_by": f"qr_jax {importlib.metadata.version('qr_jax')}",
-        "environment": _bound("env", settings.env), "reading": reading,
+        "environment": environment, "run_tools": [_bound("tool", tool) for tool in settings.tools], "reading": reading,
         "prompt": opening.text if opening else None,
         "stop": stop, "tools": tools,
         "chat": {

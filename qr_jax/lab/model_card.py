@@ -134,6 +134,8 @@ def _episode(agent: Mapping[str, Any]) -> Iterator[str]:
     rows += [(f"{name} of training", value) for name, value in agent["sampling"]["training"].items()]
     yield _table(("setting", "value"), [*rows, ("evaluation", "greedy"), ("retriever", _named(agent["retriever"]))])
     yield f"Environment: `{agent['environment']['name']}`. Its settings, with the texts it says, are in `agent.json`."
+    if agent["run_tools"]:
+        yield f"Tools of the run: {', '.join(_named(tool) for tool in agent['run_tools'])}."
     if agent["tools"]:
         yield "The tools that the template is given:\n\n" + _fenced(json.dumps(agent["tools"], indent=2), "json")
 
@@ -141,6 +143,8 @@ def _episode(agent: Mapping[str, Any]) -> Iterator[str]:
 def _playing(agent: Mapping[str, Any], adapters: bool) -> Iterator[str]:
     if adapters:
         yield "By vLLM, as below. For transformers `qr-jax export RUN --hf FOLDER` writes the whole model."
+    elif agent["run_tools"]:
+        yield "An episode with the run's tools: `qr-jax ask FOLDER --config FILE`, the config that names them."
     elif agent["reading"]["act"]:
         yield f"A whole episode with transformers, by `docs/{SCRIPT}` of qr_jax, which needs nothing else of it:"
         yield _fenced(f'python {SCRIPT} . "a question" http://127.0.0.1:8000/retrieve', "bash")

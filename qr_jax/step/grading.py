@@ -6,7 +6,7 @@ nothing is graded twice.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,15 @@ def from_plain(value: Mapping[str, Any]) -> Group:
     """Rebuild the group that `to_plain` gave."""
     episodes = tuple(map(plain.episode_from_plain, value["episodes"]))
     return Group(value["index"], value["process"], episodes, Grades(**value["grades"]), Spent(**value["spent"]))
+
+
+def check_turns(groups: Iterable[Group], name: str, most: int | None) -> None:
+    """Raise ValueError if the reward `name` gave rewards of turns, and its file does not declare how many at `most`."""
+    if most is None and any(group.grades.turn_reward_QGT is not None for group in groups):
+        raise UserError(
+            f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
+            "write MAX_TURNS = 8 (the most turns of most episodes) in it"
+        )
 
 
 def grade(

@@ -162,11 +162,7 @@ def graded(
 
     work = partial(run_interruptible, lambda: {index: grade(index) for index in rolled}, runtime.run.stop_now)
     mine = hosts.all_or_none(work)  # what follows is a collective
-    if runtime.grading.turns is None and any(group.grades.turn_reward_QGT is not None for group in mine.values()):
-        raise UserError(
-            f"reward {name!r} gave rewards of turns, and its file does not declare how many; "
-            "write MAX_TURNS = 8 (the most turns of most episodes) in it"
-        )
+    grading.check_turns(mine.values(), name, runtime.grading.turns)
     place = {index: at for at, index in enumerate(wanted)}
     values = [group.to_plain(episodes=False) for group in mine.values()]
     every = hosts.gather_in_order(values, [place[index] for index in mine], "drawn query", len(wanted))

@@ -71,6 +71,7 @@ def _tried(runtime: Runtime) -> tuple[grading.Group | None, str]:
     group = run_interruptible(
         lambda: grading.grade(runtime.grading.reward, name, 0, 0, query, episodes), runtime.run.stop_now
     )
+    grading.check_turns([group], name, runtime.grading.turns)
     if group.spent.ungraded and runtime.grading.asks:
         todo = "see that its server is up, then start the same command again"
         return group, f"{group.spent.fault}, of an answer that was made up; {todo}"

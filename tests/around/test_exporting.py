@@ -106,6 +106,19 @@ def test_tools_and_the_template_s_words_are_said_as_the_engine_has_them(written,
     assert SEARCH["function"]["name"] in exporting.glue(chat(QWEN3), [SEARCH])["prompt"][0]
 
 
+def test_the_tools_of_a_run_are_said_with_their_settings(words, written, tmp_path):
+    tools = (use("search"), use("calculator", digits=9))
+    settings = replace(tiny(tmp_path), env=use("several_tools", max_turns=2, schema=False), tools=tools)
+    said = exporting.describe(settings, words.engine.chat)
+    assert [tool["name"] for tool in said["run_tools"]] == ["search", "calculator"]
+    assert said["run_tools"][1]["settings"]["digits"] == 9
+    given_to_env = said["environment"]["settings"]["tools"]
+    assert [tool["function"]["name"] for tool in given_to_env] == ["search", "calculator"]
+    card = model_card.write(settings, said, None, written, dtype="float32")
+    assert "Tools of the run: `search`" in card and '"digits": 9' in card and "qr-jax ask FOLDER --config FILE" in card
+    assert "play_with_transformers" not in card
+
+
 @given(transcripts)
 def test_the_pattern_of_agent_json_finds_the_act_that_search_r1_reads(text):
     found = re.match(exporting.act_pattern({"search": False, "answer": True}), text)

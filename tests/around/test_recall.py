@@ -199,7 +199,7 @@ def test_the_parts_of_a_retriever_get_their_settings_as_a_run_s_do(tmp_path, cap
     assert json.loads(capsys.readouterr().out)["settings"]["of"] == {"name": "bm25", "settings": {"k1": 0.9}}
     for wrong, says in (
         (["of.k1=0.9"], "retriever.of is no plug-in and has no setting 'k1'; set retriever.of=... before it"),
-        (["parts=bm25,bm25", "parts.bm25.k1=1"], r"parts has 2 plug-ins 'bm25'; there are 0 .bm25., 1 .bm25."),
+        (["parts=bm25,bm25", "parts.bm25.k1=1"], r"parts has several 'bm25'; there are 0 .bm25., 1 .bm25.: name one"),
         (["parts=bm25,dense", "parts.dense.indxe=x"], "retriever 'dense' has no setting 'indxe'"),
     ):
         with pytest.raises(ValueError, match=says):
