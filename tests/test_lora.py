@@ -1,5 +1,6 @@
 """Adapters: their sums and gradients by hand, the same update as full training's, and a base that nothing moves."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -127,6 +128,18 @@ def test_of_full_rank_the_first_update_is_full_trainings():
         assert np.abs(fully).max() == pytest.approx(float(RATE), rel=0.01)
         np.testing.assert_allclose(moved, fully, atol=1e-5)
         assert not grads[f"{name}_{still}"].any()
+
+
+def test_the_share_of_adapters_that_bfloat16_keeps_is_that_of_whole_steps_of_its_grid():
+    """By hand: beside 1 bfloat16 has steps of 2^-7. A product of .001 is rounded away, one of 2^-7 is kept."""
+    layers = {name: jnp.ones_like(array) for name, array in base()["layers"].items()}
+    tree = {**base(), "layers": layers}
+    for product, share in ((0.001, 0.0), (2**-7, 1.0), (2**-8 * 1.5, 2 / 1.5)):
+        a = {name: jnp.zeros_like(array) for name, array in adapters().items()}
+        made = {n: v.at[..., 0].set(1.0) if n.endswith("_a") else v.at[:, 0].set(product) for n, v in a.items()}
+        whole = lora.whole(made, tree, config.Lora(LORA.rank, LORA.rank))
+        assert lora.share_kept(whole) == pytest.approx(share, abs=1e-6)
+    assert lora.share_kept(tree) is None and math.isnan(lora.share_kept(lora.whole(a, tree, LORA)))
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,15 @@ def test_an_export_is_the_merged_model_and_has_the_hash_of_the_run(whole, tmp_pa
     assert subject.open_model(exported, None)[2]["weights_sha256"] == ours
 
 
+def test_a_merged_export_in_bfloat16_says_what_is_left_of_the_adapters(whole, tmp_path, capsys, monkeypatch):
+    share = lora.share_kept(subject.weights(whole / "whole", *opened(whole / "whole")[1:]))
+    assert share and 0 < share < 2
+    monkeypatch.setattr(exporting, "MERGED_WHOLE", 3.0)
+    exporting.export(whole / "whole", tmp_path / "hf")
+    told = f"merged in bfloat16 {share:.0%} of what the adapters learnt is left, the rest is rounded away; --dtype"
+    assert told in "".join(capsys.readouterr())
+
+
 @pytest.fixture(scope="module")
 def peft(whole):
     exporting.export_adapter(whole / "whole", whole / "peft")

@@ -28,6 +28,7 @@ AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
 SAMPLING = ("temperature", "top_p", "top_k")  # of config.Rollout
 QUESTION = "{question}"
+MERGED_WHOLE = 0.95  # of the adapters' products that is left in a merged export; less is said
 
 
 def export(
@@ -42,7 +43,14 @@ def export(
     mesh = meshes.make_mesh(settings.mesh)
     agent = assemble.agent(assemble.for_one(settings))
     _, step = runs.last_checkpoint(run)
-    params = lora.merged(host_local.on_one_device(subject.weights(run, agent, mesh, step), mesh))
+    params = host_local.on_one_device(subject.weights(run, agent, mesh, step), mesh)
+    kept = lora.share_kept(params) if dtype == "bfloat16" else None
+    if kept is not None and kept < MERGED_WHOLE:
+        terminal.say(
+            f"merged in bfloat16 {kept:.0%} of what the adapters learnt is left, the rest is rounded away; "
+            "--dtype float32 keeps it, and so does --peft FOLDER in place of --hf"
+        )
+    params = lora.merged(params)
     trained = model_card.trained(run, step)
     return write(folder, settings, agent, params, trained, dtype=dtype)
 

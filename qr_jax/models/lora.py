@@ -102,6 +102,28 @@ def merged_layers(layers: Mapping[str, Any], adapters: Mapping[str, Any]) -> Par
     return {name: added(name, w) for name, w in layers.items() if name != "lora"}
 
 
+def share_kept(params: Params) -> float | None:
+    """Return the share of a tree's adapters that is left of W + A B in bfloat16; None: it has no adapters.
+
+    It is the projection of round(W + A B) - round(W) on A B, summed over all matrices; NaN where A B is 0 everywhere.
+    """
+    if (adapters := of(params)) is None:
+        return None
+    names = [name for name in MATRICES["all-linear"] if f"{name}_a" in adapters]
+    sums = [_kept(params["layers"][name], adapters[f"{name}_a"], adapters[f"{name}_b"]) for name in names]
+    kept, squares = (math.fsum(map(float, part)) for part in zip(*sums, strict=True))
+    return kept / squares if squares else math.nan
+
+
+@jax.jit
+def _kept(w, a, b):
+    """Return a matrix's sums of (round(W + A B) - round(W)) A B and of (A B)^2."""
+    product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a.astype(jnp.float32), b.astype(jnp.float32))
+    w = w.astype(jnp.float32)
+    before, after = (jax.lax.reduce_precision(x, 8, 7) for x in (w, w + product))  # XLA may drop a cast there and back
+    return jnp.sum((after - before) * product), jnp.sum(product**2)
+
+
 def merges(compute: Any) -> bool:
     """Return True if rollouts in this dtype read merged matrices, else they compute with the adapters beside them.
 
