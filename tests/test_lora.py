@@ -14,6 +14,7 @@ from test_learner import CFG, MODEL, RATE, SETTINGS, assert_close, batch, gradie
 from qr_jax import config
 from qr_jax.lab.planning import hlo
 from qr_jax.learner import learner
+from qr_jax.learner.pack import pack
 from qr_jax.models import costs, decoder, linear, lora
 from qr_jax.parallel import mesh as meshes
 
@@ -151,6 +152,24 @@ def reference():
 @pytest.mark.parametrize("how", [{"mesh": (2, 2, 2)}, {"mesh": (1, 4, 2)}, {"model": replace(MODEL, remat="full")}])
 def test_the_gradient_is_the_same_on_eight_devices_and_with_remat(how, reference):
     assert_close(gradient(*build(trained=adapters(b=0.1), **how), batch()), reference)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("share", [False, True])
+def test_with_the_kl_term_and_shared_prefixes_the_second_gradient_is_the_same_on_eight_devices(share):
+    """After an update the adapters differ from the reference, which is the base with the adapters of the start."""
+    packed = pack(*test_learner.groups(), rows=8, row_tokens=48, per_row=8, queries=8, samples=4, share=share)
+
+    def second(mesh, kl_weight=0.1):
+        bound, state = build(mesh, trained=adapters(b=0.1), kl_weight=kl_weight, share_prefixes=share)
+        state, _ = bound.train_step(state, packed, RATE)
+        return gradient(bound, state, packed)
+
+    found, wanted = second((1, 4, 2)), second((1, 1, 1))
+    assert found[0] == pytest.approx(wanted[0], rel=1e-3)
+    for name, one in wanted[1].items():
+        assert np.linalg.norm(found[1][name] - one) <= 1e-3 * np.linalg.norm(one)
+    assert wanted[0] > second((1, 1, 1), kl_weight=0.0)[0] + 1e-4, "the KL term is in the loss"
 
 
 @pytest.mark.thorough
