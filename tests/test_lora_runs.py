@@ -178,6 +178,10 @@ def test_a_truncated_adapter_and_one_of_another_base_are_refused(whole, peft, tm
     file.unlink()
     with pytest.raises(ValueError, match="has no adapter_model.safetensors; fetch it again"):
         policy.check_start(settings, agent)
+    file.touch()
+    (source / "adapter_config.json").unlink()
+    with pytest.raises(ValueError, match="has adapter_model.safetensors and no adapter_config.json; fetch the adapter"):
+        policy.check_start(settings, agent)
 
 
 def test_its_base_is_known_again_in_another_dtype_and_an_unknown_one_is_logged(whole, peft, tmp_path, caplog):

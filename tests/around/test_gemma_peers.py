@@ -96,7 +96,7 @@ def test_what_is_sampled_and_learned_has_transformers_log_probabilities(tmp_path
 
 
 def test_the_text_of_a_model_with_a_vision_tower_has_transformers_logits(tmp_path, record_property):
-    """Its config.json is that of transformers 5, and so are the tensors' names."""
+    """Its config.json and its tensors' names are those that the peers' transformers writes."""
     theirs = peers(VISION, tmp_path)
     cfg, params = hf.load(tmp_path)
     assert cfg.sliding == (True,) * 5 + (False, True) and cfg.query_scalar == 16

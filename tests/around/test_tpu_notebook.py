@@ -6,6 +6,7 @@ script. What the notebook's user chooses is overridden by the environment.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,34 @@ def vars_of(path: Path) -> list[str]:
     return [
         line.split(" = ")[0] for line in lines if line.split(" = ")[1:] and line.split(" = ")[1].startswith("load(")
     ]
+
+
+@pytest.mark.thorough
+def test_its_install_cell_installs_a_folder_where_qr_jax_is_missing(tmp_path):
+    """The cells up to it, by an environment without qr_jax; pip takes its dependencies for granted (PIP_NO_DEPS)."""
+    source, place, python = tmp_path / "uploaded", tmp_path / "session", tmp_path / "bare/bin/python"
+    kept = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("qr_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=kept)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "constraints-3.13.txt"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "bare")], check=True)
+    at = next(at for at, cell in enumerate(CELLS) if "find_spec" in "".join(cell["source"]))
+    cells = ["".join(cell["source"]) for cell in CELLS[: at + 1] if cell["cell_type"] == "code"]
+    place.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"QR_JAX_SOURCE": str(source), "PIP_NO_DEPS": "1"}
+    done = subprocess.run(
+        [python, "-c", "\n".join(cells)], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    asked = [python, "-c", "import importlib.util; print(importlib.util.find_spec('qr_jax').origin)"]
+    found = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(place / "source/qr_jax/__init__.py")
+    with_it = subprocess.run(
+        [python, "-c", "\n".join(cells)], cwd=place, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "qr_jax is installed" in with_it.stdout
 
 
 @pytest.fixture(params=["folder", "bucket"])
