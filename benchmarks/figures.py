@@ -95,7 +95,7 @@ STUDY = {  # of the study's runs
     "group_sizes": study_results.group_sizes,
     "noise": study_results.noise, "tuning": study_results.tuning, "cut": study_results.cut_short,
 }  # fmt: skip
-PAGES |= {"learnt": "measurements.md", "costs": "measurements.md", "screened": "measurements.md"}
+PAGES |= dict.fromkeys(("learnt", "costs", "screened", "trials"), "measurements.md")
 PAGES |= {
     "flips": "recycling.md",
     "gpu_plans": "gpu.md",
@@ -106,6 +106,7 @@ PAGES |= {
     "which_rule": "rules.md",
     "quickstart_seeds": "quickstart.md",
     "lora_plans": "lora.md",
+    "hand_over": "lora.md",
     "paper_rules": "what_the_paper_implies.md",
     "shortcuts": "speed.md",
 }
@@ -153,6 +154,16 @@ def small_models() -> str:
 
 def starts() -> str:
     return start.table({name: result(f"start_{name}") for name in start.CONFIGS})
+
+
+def trials() -> str:
+    """What was lost in random kills, long runs with faults, corrupted inputs and signals."""
+    return results_page.trials({name: result(name) for name in ("kills", "soak", "fuzz", "stops")})
+
+
+def hand_over() -> str:
+    """The share of an update of adapters that reaches the sampler, by how it reads them (lora_hand_over.py)."""
+    return results_page.hand_over(result("lora_hand_over"))
 
 
 def costs() -> str:
@@ -363,7 +374,7 @@ TABLES |= {"screened": results_page.screened, "which_rule": results_page.which_r
 TABLES |= {"lora_plans": lora_plans, "paper_rules": results_page.paper_rules, "shortcuts": shortcuts}
 TABLES |= STUDY | {"flips": flips.table, "guarded": guarded.table, "surplus": surplus.table}
 TABLES |= {"race": race.table, "race_candidates": race.candidates, "labels": labels.table}
-TABLES["recycling_cells"] = recycling_cells.tables
+TABLES |= {"recycling_cells": recycling_cells.tables, "trials": trials, "hand_over": hand_over}
 TABLES |= {name: functools.partial(kept, name) for name in KEPT}
 TABLES |= {name: functools.partial(trained, name) for name in TRAINED}
 

@@ -57,6 +57,45 @@ def costs(found: Mapping[str, Any]) -> str:
     return markdown(rows)
 
 
+def trials(found: Mapping[str, Any]) -> str:
+    """Return Markdown: what was lost in random kills, in long runs with faults, by corrupted inputs and by signals."""
+    killed = [found["kills"][name] for name in ("one process", "two processes")]
+    kills, runs, same = (sum(part[name] for part in killed) for name in ("kills", "runs", "identical"))
+    soaks = [found["soak"][name] for name in ("killed", "in one life")]
+    lost = sum(len(part["lost"]) + len(part["wrong"]) for part in soaks)
+    grown = soaks[1]["memory_growth"]
+    targets = found["fuzz"]["targets"].values()
+    inputs, bad = sum(one["inputs"] for one in targets), sum(one["counts"].get("failed", 0) for one in targets)
+    stops = found["stops"]["stops"]
+    heard, ended = (max(one[name] for one in stops) for name in ("heard_s", "ended_s"))
+    return markdown([
+        ("trial", "result", "command"),
+        (f"{kills} random kills of one process or two, in {runs} runs", f"{same} of {runs} runs ended with the same "
+         "bytes as without kills", "`make kills`"),
+        (f"{soaks[0]['steps']:,} steps with {soaks[0]['faults']} faults and kills, and {soaks[1]['steps']:,} with "
+         f"{soaks[1]['faults']} faults in one process", f"{lost or 'nothing'} lost; memory changed by {grown:.1%} from "
+         "step 200 on (aim: less than 5 %)", "`make soak`"),
+        (f"{inputs:,} corrupted inputs to {len(found['fuzz']['targets'])} readers", f"{bad or 'no'} crash, hang or use "
+         "of 2 GiB", "`make fuzz FULL=1`"),
+        (f"SIGTERM in {len(stops)} phases of a run of SmolLM2's shape", f"heard within {heard:.1f} s (aim: 1), ended "
+         f"within {ended:.1f} s", "`python tests/stops.py`"),
+    ])  # fmt: skip
+
+
+WAYS = ("merged in bfloat16", "beside the matrices", "merged in float32")  # of adapters to rollouts
+
+
+def hand_over(found: Mapping[str, Any]) -> str:
+    """Return Markdown: the share of an update of adapters that reaches the sampler by each way, with float32 sums."""
+
+    def told(model: str, way: str) -> str:
+        share = found[model]["shares"][f"{way}, float32 sums"]
+        return f"{share['share']:.3f} +- {share['error']:.3f}"
+
+    head = ("share of the exact change (float32 sums)", "SmolLM2-135M", "the quickstart's model, random weights")
+    return markdown([head, *((way, told("smollm2", way), told("quickstart", way)) for way in WAYS)])
+
+
 def screened() -> str:
     """Return Markdown: the methods that led a screen, on five fresh seeds."""
     runs = methods.kept(*methods.FINALS)

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,17 @@ def result_tables() -> str:
 
     parts = ["# Tables of all results\n\n`python -m benchmarks.figures NAME` prints one of them.\n"]
     for name, made in figures.TABLES.items():
-        parts.append(f"## {name}\n\n{plain(figures.about(name))}\n\n{made()}")
+        parts.append(f"## {name}\n\n{plain(figures.about(name))}\n\n{made()}{measured_at(name)}")
     return "\n".join(parts)
+
+
+def measured_at(name: str) -> str:
+    """Say the commits at which the result of this name was measured; nothing if several results make the table."""
+    results = Path(__file__).resolve().parent.parent / "benchmarks/results"
+    files = [*results.glob(f"{name}.json"), *sorted((results / name).rglob("*.json"))]
+    found = Counter(at for file in files for at in re.findall(r'"commit": "([0-9a-f]{8})', file.read_text("utf-8")))
+    told = ", ".join(f"`{at}`" + f" ({count} runs)" * (count > 1) for at, count in found.items())
+    return f"\nMeasured at {told}.\n" if told else ""
 
 
 def faults() -> str:

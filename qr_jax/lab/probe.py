@@ -3,9 +3,9 @@
 A flipped query was filed as hard or easy by one group and accepted as signal by a later one. Both may be chance: a
 query that is right three times in ten is all wrong in four samples one time in four. Trusting the verdict mistakes
 regression to the mean for learning. So the probe asks again: the same questions under the same sampling keys, which no
-training step used, are rolled out by the policy that filed them, by the one that accepted them and by the run's last.
-Given a query's pass rates these rollouts know nothing of either verdict: under a policy that never moved, the three
-agree but for sampling noise, however the queries were selected.
+training step used, are rolled out by the policies of both draws and by the run's last. Given a query's pass rates
+these rollouts know nothing of either verdict: under a policy that never moved, the three agree but for sampling noise,
+however the queries were selected.
 
 Flipped queries were chosen by their later draw. A second sample is of all queries that were drawn again after a hard or
 an easy verdict, whatever that draw showed: the filing policy's chance of signal over the later policy's is there the
