@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -306,10 +307,11 @@ def expert_turn(config: Config) -> ExpertTurn:
 
     def written(*words: Any, **named: Any) -> str:
         try:
-            text = write(*words, **named)
+            inspect.signature(write).bind(*words, **named)
         except TypeError as error:
             wants = "wanted expert_turn(thought, queries=(), answer=None)"
-            raise UserError(f"expert_turn of env {config.env.name!r} raised TypeError: {error}; {wants}") from error
+            raise UserError(f"expert_turn of env {config.env.name!r} has other arguments ({error}); {wants}") from error
+        text = write(*words, **named)
         if not isinstance(text, str) or not text.strip():
             raise UserError(
                 f"expert_turn of env {config.env.name!r} returned {shown(text)}; wanted what an expert writes"

@@ -104,7 +104,9 @@ def check_env(result: Any, query: Any, turns: Sequence[Any], /, **_: Any) -> Say
     """Check that it is a Say with text, a Search with queries or a Stop with a reason, and allowed at this point."""
     text = isinstance(result, Say) and isinstance(result.text, str) and result.role in ("user", "tool", "inline")
     if text and not (isinstance(result.stop, tuple) and all(isinstance(stop, str) and stop for stop in result.stop)):
-        raise PluginError(f"a Say whose stop is {shown(result.stop)}, not a tuple of texts: one is written ('</a>',)")
+        raise PluginError(
+            f"a Say whose stop is {shown(result.stop)}, not a tuple of texts, none empty: one is written ('</a>',)"
+        )
     if text:
         if not isinstance(result.tools, tuple) or not all(isinstance(tool, Mapping) for tool in result.tools):
             raise PluginError(f"a Say whose tools are {shown(result.tools)}, not a tuple of JSON schemas")

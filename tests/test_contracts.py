@@ -329,5 +329,5 @@ def test_how_weights_choose_is_the_config_s_word_or_else_the_file_s():
 
 
 def test_a_say_whose_stop_is_one_text_is_told_so():
-    with pytest.raises(ValueError, match=r"a Say whose stop is '</search>' \(str\), not a tuple of texts: one is writ"):
+    with pytest.raises(ValueError, match=r"a Say whose stop is '</search>' \(str\), not a tuple of texts, none em"):
         check_env(Say("a long text " * 20, "user", "</search>"), None, ())  # pyright: ignore

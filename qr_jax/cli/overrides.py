@@ -204,7 +204,7 @@ def _place(listed: Sequence[Use], name: str, here: str) -> int:
         there = ", ".join(f"{at} ({one.name})" for at, one in enumerate(listed)) or "none"
         known = [one.name.rpartition(".")[2] for one in listed]
         none = f"has no plug-in {name!r}{nearest(name, known, shown=0)}" if not places else f"has several {name!r}"
-        raise UserError(f"{here} {none}; there are {there}: name one, or its number")
+        raise UserError(f"{here} {none}; there are {there}" + ": name one, or its number" * bool(listed))
     return places[0]
 
 

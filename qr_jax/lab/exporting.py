@@ -28,6 +28,7 @@ AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
 SAMPLING = ("temperature", "top_p", "top_k")  # of config.Rollout
 QUESTION = "{question}"
+STARTS = ("command", "program", "hosts")  # settings of tools and retrievers: what runs on this machine, or is asked
 MERGED_WHOLE = 0.95  # of the adapters' products that is left in a merged export; less is said
 
 
@@ -226,8 +227,10 @@ def _parts(kind: str, value: Any) -> Any:
 
 def _private(name: str, value: Any) -> bool:
     """Return True if a setting belongs to this machine or names a secret: by its name, or as a path or an address."""
-    if name in (*manifest.PLACES, trust.URL) or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
+    if name in (*manifest.PLACES, *STARTS, trust.URL) or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
         return True
+    if isinstance(value, list | tuple):
+        return any(_private(name, part) for part in value)
     plainly = isinstance(value, str) and not any(sign.isspace() or sign in "<>{}" for sign in value)
     away = "://" in str(value) or str(value).startswith(("/", "~", "./", "../"))
     return plainly and (away or ("/" in value and os.path.exists(value)))
