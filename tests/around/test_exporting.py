@@ -117,12 +117,12 @@ def test_the_tools_of_a_run_are_said_with_their_settings(words, written, tmp_pat
     card = model_card.write(settings, said, None, written, dtype="float32")
     assert "Tools of the run: `search`" in card and '"digits": 9' in card and "qr-jax ask FOLDER --config FILE" in card
     assert "play_with_transformers" not in card
-    started = use("mcp", command=("python", "/home/me/server.py", "--token", "hidden"), tools=("add",))
+    started = use("mcp", command=("python", "/opt/server.py", "--token", "hidden"), tools=("add",))
     paged = use("open_page", hosts=("intranet.example:8000",), chars=500)
     bound = [exporting._bound("tool", tool)["settings"] for tool in (started, paged)]
     assert "command" not in bound[0] and bound[0]["tools"] == ["add"]
     assert "hosts" not in bound[1] and bound[1]["chars"] == 500
-    listed = exporting._bound("tool", use("my_lab.mine", folders=("/home/me/x", "y"), names=("a", "b")))["settings"]
+    listed = exporting._bound("tool", use("my_lab.mine", folders=("/opt/x", "y"), names=("a", "b")))["settings"]
     assert listed == {"names": ["a", "b"]}
 
 
