@@ -120,9 +120,8 @@ def chosen(runs: Runs, attempt: Attempt) -> Candidate:
 
 def gaps(runs: Runs, attempt: Attempt) -> list[float]:
     """Return the chosen adapters' score less the quickstart's, or the control's, of each seed, from one cold start."""
-    arms = [chosen(runs, attempt).arm, FULL]
-    if attempt.control_of:
-        arms = [chosen(runs, BY_NAME[attempt.control_of]).arm, arms[0]]
+    best, of = chosen(runs, attempt).arm, attempt.control_of
+    arms = (chosen(runs, BY_NAME[of]).arm, best) if of else (best, FULL)
     tuned, full = (scores(runs, arm, attempt.seeds) for arm in arms)
     return [tuned[start] - full[start] for start in sorted({*tuned} & {*full})]
 

@@ -304,13 +304,13 @@ def expert_turn(config: Config) -> ExpertTurn:
     if write is None:
         lacks = "no function expert_turn(thought, queries, answer) in its file, which writes an expert's turn"
         raise UserError(f"env {config.env.name!r} has {lacks}; write it")
+    try:
+        inspect.signature(write).bind("", (), None)
+    except TypeError as error:
+        wants = "wanted expert_turn(thought, queries=(), answer=None)"
+        raise UserError(f"expert_turn of env {config.env.name!r} has other arguments ({error}); {wants}") from error
 
     def written(*words: Any, **named: Any) -> str:
-        try:
-            inspect.signature(write).bind(*words, **named)
-        except TypeError as error:
-            wants = "wanted expert_turn(thought, queries=(), answer=None)"
-            raise UserError(f"expert_turn of env {config.env.name!r} has other arguments ({error}); {wants}") from error
         text = write(*words, **named)
         if not isinstance(text, str) or not text.strip():
             raise UserError(

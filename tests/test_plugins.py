@@ -139,9 +139,8 @@ def test_an_expert_s_turn_and_constants_are_found_where_they_are_taken_over(tmp_
 
 def test_an_expert_s_turn_of_other_arguments_is_named(tmp_path, monkeypatch):
     foreign(tmp_path, monkeypatch, "def expert_turn(thought, queries=()): ...\ndef mine(query, turns): ...\n")
-    write = assemble.expert_turn(config.Config(env=use("my_lab.ideas.mine")))
     with pytest.raises(ValueError, match=r"expert_turn of env 'my_lab.ideas.mine' has other arguments .*; wanted exp"):
-        write("", (), "Ada")
+        assemble.expert_turn(config.Config(env=use("my_lab.ideas.mine")))("", (), "Ada")
 
 
 def test_a_file_that_a_plug_in_misses_is_said_with_its_name(tmp_path, monkeypatch):

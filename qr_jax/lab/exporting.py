@@ -28,7 +28,7 @@ AGENT, CARD = "agent.json", "README.md"
 LIMITS = ("turn_tokens", "context_tokens", "observation_tokens", "search_k", "passage_chars")  # of config.Rollout
 SAMPLING = ("temperature", "top_p", "top_k")  # of config.Rollout
 QUESTION = "{question}"
-STARTS = ("command", "program", "hosts")  # settings of tools and retrievers: what runs on this machine, or is asked
+OF_THIS_MACHINE = (*manifest.PLACES, trust.URL, trust.STARTED, trust.HOSTS, "program")  # settings, by their names
 MERGED_WHOLE = 0.95  # of the adapters' products that is left in a merged export; less is said
 
 
@@ -227,7 +227,7 @@ def _parts(kind: str, value: Any) -> Any:
 
 def _private(name: str, value: Any) -> bool:
     """Return True if a setting belongs to this machine or names a secret: by its name, or as a path or an address."""
-    if name in (*manifest.PLACES, *STARTS, trust.URL) or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
+    if name in OF_THIS_MACHINE or name.endswith(trust.SECRET) or secrecy.looks_secret(name):
         return True
     if isinstance(value, list | tuple):
         return any(_private(name, part) for part in value)

@@ -97,9 +97,14 @@ def merged_layers(layers: Mapping[str, Any], adapters: Mapping[str, Any]) -> Par
 
     def added(name: str, w):
         a, b = adapters.get(f"{name}_a"), adapters.get(f"{name}_b")
-        return w if a is None or b is None else w + jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, b)
+        return w if a is None or b is None else w + _product(a, b)
 
     return {name: added(name, w) for name, w in layers.items() if name != "lora"}
+
+
+def _product(a, b):
+    """Return A B of each layer, as the adapted matrix is shaped."""
+    return jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, b)
 
 
 def share_kept(params: Params) -> float | None:
@@ -118,7 +123,7 @@ def share_kept(params: Params) -> float | None:
 @jax.jit
 def _kept(w, a, b):
     """Return a matrix's sums of (round(W + A B) - round(W)) A B and of (A B)^2."""
-    product = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a.astype(jnp.float32), b.astype(jnp.float32))
+    product = _product(a.astype(jnp.float32), b.astype(jnp.float32))
     w = w.astype(jnp.float32)
     before, after = (jax.lax.reduce_precision(x, 8, 7) for x in (w, w + product))  # XLA may drop a cast there and back
     return jnp.sum((after - before) * product), jnp.sum(product**2)
