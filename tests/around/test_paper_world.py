@@ -246,7 +246,7 @@ def said_by_the_curves():
         f"Figure 1 goes on to step {figures['1']['end']} where the budget is {steps}:",
         f"are recycled; figure 4 has {recycled[0]} and the abstract three quarters.",
         f"By figure 4 {recycled[0]} (1.7B) and {recycled[1]} (4B) of the last tenth's batches are recycled,",
-        f"({easy[0]} to {easy[1]}, {easy[2]} to {easy[3]})",
+        f"(1.7B: {easy[0]} to {easy[1]}, 4B: {easy[2]} to {easy[3]})",
     ]  # fmt: skip
 
 
