@@ -13,7 +13,7 @@ from rollouts import CFG, SETTINGS, WORDS, flat, random_params, roll, words_env,
 from rollouts import engine as shared_engine
 
 from qr_jax.models import decoder, incremental
-from qr_jax.parallel import memory
+from qr_jax.parallel import compiles, memory
 from qr_jax.rollout import cache as caches
 from qr_jax.rollout import decode, kv_cache, on_cpu
 from qr_jax.rollout.engine import Engine
@@ -57,6 +57,16 @@ def test_large_caches_go_after_a_rollout_and_the_next_one_is_the_same(monkeypatc
     monkeypatch.undo()
     made.rows.to_decode_params(random_params())
     assert caches.size(made.rows.caches["slots"])[1] == made.rows.views[0]
+
+
+def test_caches_that_were_freed_are_made_again_by_the_program_that_warming_up_compiled(monkeypatch):
+    made = Engine(CFG, WORDS, replace(SETTINGS, context_tokens=600))
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    for _ in made.rows.warm_up(random_params(), 8, 600):
+        pass
+    before = compiles.count()
+    flat(roll(made, random_params(), world().train[:3], 2, env=words_env))
+    assert not made.rows.caches and "create_all" not in compiles.told(before)
 
 
 @pytest.mark.thorough

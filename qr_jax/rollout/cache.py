@@ -44,7 +44,7 @@ def create(cfg: ModelConfig, rows: int, positions: int, dtype, *, turned: bool =
     return tuple((keys(), part()) for _ in range(cfg.layers))
 
 
-@functools.lru_cache(4)
+@functools.lru_cache(64)  # of the lengths that warming up goes through, and of several engines
 def creating(cfg: ModelConfig, sizes: Sequence[tuple[str, int, int]], dtype, layout: Sharding, turned: bool = False):
     """Return the program that makes {name: Cache} in this layout; `sizes`: (name, rows, positions)."""
 

@@ -108,7 +108,10 @@ def test_a_run_s_first_search_is_of_its_question_s_paragraphs_too(tmp_path):
 
     reward = plugins.bind("reward", settings.reward)
     parts = {"settings": settings, "data": SimpleNamespace(queries=assemble.questions(settings, "train"))}
-    parts |= {"world": SimpleNamespace(search=search), "grading": SimpleNamespace(reward=reward, asks=False, turns=None)}
+    parts |= {
+        "world": SimpleNamespace(search=search),
+        "grading": SimpleNamespace(reward=reward, asks=False, turns=None),
+    }
     services._tried(SimpleNamespace(**parts, run=SimpleNamespace(stop_now=lambda: False)))
     assert [text.question for text in asked] == ["h0"]
 
