@@ -270,6 +270,7 @@ def test_a_config_of_a_version_whose_evaluations_had_no_top_p_goes_on():
         ({"rollout": {"turn_tokens": 512, "context_tokens": 512}}, "rollout.turn_tokens=512 leaves nothing for the"),
         ({"rollout": {"buckets": (128, 32)}}, "wanted growing numbers of tokens"),
         ({"train": {"profile": "12:10"}}, "train.profile is 12:10; wanted FROM:TO, counted from 0"),
+        ({"train": {"profile": "a:b"}}, "train.profile is a:b; wanted FROM:TO, counted from 0"),
         ({"train": {"profile": "10"}}, "train.profile is 10; wanted FROM:TO, counted from 0"),
         ({"train": {"profile": "10:12", "steps": 10}}, "train.profile=10:12 begins after the last of train.steps=10"),
         ({"mesh": {"data": 2, "devices": 8}}, "is 2 devices, but mesh.devices is 8"),

@@ -14,6 +14,7 @@ import pytest
 import rollouts
 from killed_run import adapted, tiny
 from safetensors.numpy import load_file, save_file
+from test_gemma import CFG as GEMMA
 
 from qr_jax import assemble, config
 from qr_jax.evaluation import subject
@@ -228,11 +229,12 @@ def test_an_adapter_without_a_layer_or_with_a_number_that_is_none_is_refused(who
     of = {
         name: replace(settings, train=replace(settings.train, init=str(tmp_path / name))) for name in ("lacks", "nan")
     }
-    for targets in (None, "all-linear"):  # as it was written, and as PEFT writes where all were asked for
+    paths = [f"model.layers.{layer}.{module}" for layer in range(2) for module in ("self_attn.q_proj", "mlp.up_proj")]
+    for targets, count in ((None, 14), ("all-linear", 14), (paths, 4)):  # PEFT writes these forms
         described = json.loads((tmp_path / "lacks" / "adapter_config.json").read_text())
         described["target_modules"] = targets or described["target_modules"]
         (tmp_path / "lacks" / "adapter_config.json").write_text(json.dumps(described))
-        with pytest.raises(ValueError, match="14 tensors missing"):
+        with pytest.raises(ValueError, match=f"{count} tensors missing"):
             policy.check_start(of["lacks"], agent)
     with pytest.raises(ValueError, match="q_proj.lora_A.* or its B has numbers that are not finite; fetch it again"):
         policy.start(of["nan"], tmp_path, agent, mesh, tmp_path / "nan")
@@ -317,16 +319,24 @@ def test_the_sampler_computes_what_the_learner_does(compute, most, kind):
     assert int(metrics["tokens"]) > 100 and float(metrics["gap"]) < most < float(without["gap"])
 
 
-def test_a_folder_of_pefts_comes_back_as_it_was(tmp_path):
+@pytest.mark.parametrize("has_vision", [False, True])
+def test_a_folder_of_pefts_comes_back_as_it_was(tmp_path, has_vision):
+    cfg = GEMMA if has_vision else CFG
     settings = config.Lora(3, alpha=4.5, layers="attention")
-    made = jax.tree.map(np.asarray, lora.init(CFG, settings, jax.random.key(0)))
+    made = jax.tree.map(np.asarray, lora.init(cfg, settings, jax.random.key(0)))
     made["q_b"] = made["q_b"] + 1.5
-    peft_folder.save(tmp_path / "a", CFG, settings, made, base=None, base_sha256="0" * 64, compute="float32")
-    peft_folder.check(tmp_path / "a", CFG, settings, "two_layer")
-    found = peft_folder.load(tmp_path / "a", CFG, settings, jax.tree.map(np.zeros_like, made))
+    said = {"base": None, "base_sha256": "0" * 64, "compute": "float32", "has_vision": has_vision}
+    peft_folder.save(tmp_path / "a", cfg, settings, made, **said)
+    names = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert {"language_model.layers" in name for name in names} == {has_vision}
+    if has_vision:  # adapters of the tower, which PEFT makes too, are no part of a text model
+        names["base_model.model.model.vision_tower.layers.0.q_proj.lora_A.weight"] = np.zeros((3, 16), np.float32)
+        save_file(names, tmp_path / "a" / "adapter_model.safetensors")
+    peft_folder.check(tmp_path / "a", cfg, settings, "two_layer")
+    found = peft_folder.load(tmp_path / "a", cfg, settings, jax.tree.map(np.zeros_like, made))
     jax.tree.map(np.testing.assert_array_equal, found, made)
     wider = replace(settings, layers="all-linear")  # what has none there keeps its own, which changes nothing
-    new = jax.tree.map(np.asarray, lora.init(CFG, wider, jax.random.key(5)))
-    found = peft_folder.load(tmp_path / "a", CFG, wider, new)
+    new = jax.tree.map(np.asarray, lora.init(cfg, wider, jax.random.key(5)))
+    found = peft_folder.load(tmp_path / "a", cfg, wider, new)
     np.testing.assert_array_equal(found["q_b"], made["q_b"])
     np.testing.assert_array_equal(found["up_a"], new["up_a"])

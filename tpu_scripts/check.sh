@@ -20,7 +20,7 @@ be attached to an issue. Exit code 0 where all passed, 1 where a check failed, 2
   setting=value    of the run, as in model.name=qwen3_0p6b with --compute bfloat16: random weights of that size, for
                    its memory and time beside the planner's
 
-PYTHON names the interpreter; by default that of .venv.
+PYTHON names the interpreter; by default that of .venv, or python3 where there is none.
 TEXT
 }
 
@@ -40,6 +40,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 python="${PYTHON:-$root/.venv/bin/python}"
-"$dry_run" || [ -x "$(command -v "$python")" ] || die "there is no $python; tpu_scripts/setup.sh makes it"
+[ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
+"$dry_run" || "$python" -c 'import jax, orbax.checkpoint' 2>/dev/null ||
+  die "$python has not what qr_jax needs: run tpu_scripts/setup.sh, or name another with PYTHON=..."
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 run "$python" -P "$root/tpu_scripts/first_check.py" "${options[@]}"

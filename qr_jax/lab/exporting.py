@@ -16,7 +16,7 @@ from qr_jax.errors import UserError
 from qr_jax.evaluation import manifest, subject
 from qr_jax.lab import hf_folder, model_card, run_folders
 from qr_jax.logging import secrecy, terminal
-from qr_jax.models import lora, peft_files, peft_folder
+from qr_jax.models import families, hf, lora, peft_files, peft_folder
 from qr_jax.parallel import host_local
 from qr_jax.parallel import mesh as meshes
 from qr_jax.records import Say
@@ -73,7 +73,9 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     init, whole = settings.train.init, settings.sft.whole and settings.sft.steps
     of_hub = peft_files.is_adapter(init) if init else not whole  # else the base is what another stage trained
     base = model_card.base_model(settings) if of_hub else None
-    peft_folder.save(folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute)
+    has_vision = of_hub and model.name not in families.PRESETS and hf.has_vision(hf.resolve(model.name))
+    said = {"base": base, "base_sha256": base_sha256, "compute": model.compute, "has_vision": has_vision}
+    peft_folder.save(folder, agent.cfg, model.lora, adapters, **said)
     trained = model_card.trained(run, step)
     _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.models import families, hub, layout, rope, safetensors_file
+from qr_jax.models import families, hub, layout, peft_files, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import KIND, FastTokenizer, Tokenizer, WordTokenizer
@@ -120,7 +120,18 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
     path = Path(path)
     if path.suffix == ".gguf" and path.is_file():
         return plugins.around("lab.gguf").shape(path)
+    if peft_files.is_adapter(path):
+        raise UserError(
+            f"{path} is an adapter without its model; train.init={path} trains on with it, and `qr-jax export RUN --hf "
+            "FOLDER` writes a whole model"
+        )
     return families.from_hf(read_json(path / "config.json"))
+
+
+def has_vision(path: str | os.PathLike[str]) -> bool:
+    """Return whether a Hugging Face folder has a Gemma 3 with a vision tower, of which the text part is read."""
+    described = Path(path) / "config.json"
+    return described.is_file() and read_json(described).get("model_type") == "gemma3"
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:

@@ -1,12 +1,13 @@
 """Reads and writes a PEFT adapter's folder: adapter_config.json and adapter_model.safetensors.
 
 Names and shapes are those of Hugging Face's `peft`: `lora_A` [rank, inputs] and `lora_B` [outputs, rank] for each
-matrix of each layer.
+matrix of each layer. In a model with a vision tower (Gemma 3 from 4B on) the layers' names have `language_model.`
+before them; adapters of the tower itself are not read, for no image is.
 """
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ UNREAD = {
     "runtime_config",
 }  # fmt: skip
 
+TOWER = {"out_proj", "fc1", "fc2"}  # of a vision tower, which PEFT names where all-linear was asked for
+PREFIX = "base_model.model."  # PEFT's, before a tensor's name in the model
+
 log = logging.getLogger(__name__)
 
 
@@ -52,8 +56,9 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
     targets = said["target_modules"]
-    names = lora.MATRICES[targets] if targets == "all-linear" else [name for name in targets if "." not in str(name)]
-    _entries(Path(folder), cfg, settings, {str(name).removesuffix("_proj") for name in names})
+    if targets == "all-linear":
+        targets = [f"{name}_proj" for name in lora.MATRICES[targets]]
+    _entries(Path(folder), cfg, settings, [f".{target}" for target in targets])
 
 
 def _of_hub(name: Any) -> bool:
@@ -108,10 +113,20 @@ def save(
     base: str | None,
     base_sha256: str,
     compute: str,
+    has_vision: bool = False,
 ) -> None:
-    """Write adapters as PEFT reads them, the scale not in B. `base`: its name on the hub, if it has one."""
-    folder, tensors = Path(folder), {}
-    for name, layer, keys in _keys(cfg, settings):
+    """Write adapters as PEFT reads them, the scale not in B.
+
+    `base`: its name on the hub, if it has one; `has_vision`: whether it has a vision tower there.
+    """
+    folder, tensors, targets = Path(folder), {}, [f"{name}_proj" for name in lora.MATRICES[settings.layers]]
+    if has_vision:  # whose matrices have the same last names, and would get adapters too
+        targets = [
+            _path(cfg, name, layer, has_vision)
+            for name in lora.MATRICES[settings.layers]
+            for layer in range(cfg.layers)
+        ]
+    for name, layer, keys in _keys(cfg, settings, has_vision):
         for side, key in zip(("a", "b"), keys, strict=True):
             array = np.asarray(adapters[f"{name}_{side}"][layer], np.float32)
             array = array.reshape(-1, settings.rank) if side == "a" else array.reshape(settings.rank, -1)
@@ -122,35 +137,46 @@ def save(
     described = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
         "r": settings.rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": [f"{name}_proj" for name in lora.MATRICES[settings.layers]],
+        "target_modules": targets,
     }  # fmt: skip
     write_json(folder / CONFIG, described)
 
 
-def _keys(cfg: ModelConfig, settings: config.Lora) -> Iterator[tuple[str, int, tuple[str, str]]]:
+def _path(cfg: ModelConfig, name: str, layer: int, has_vision: bool = False) -> str:
+    """Return the path of a layer's matrix in Hugging Face's model."""
+    module = layout.layer_places(cfg)[name].suffix.removesuffix(".weight")
+    return f"model.{'language_model.' if has_vision else ''}layers.{layer}.{module}"
+
+
+def _keys(
+    cfg: ModelConfig, settings: config.Lora, has_vision: bool = False
+) -> Iterator[tuple[str, int, tuple[str, str]]]:
     """Yield each adapted matrix of each layer: our name, the layer, and PEFT's names of A and B."""
     for name in lora.MATRICES[settings.layers]:
-        module = layout.layer_places(cfg)[name].suffix.removesuffix(".weight")
         for layer in range(cfg.layers):
-            before = f"base_model.model.model.layers.{layer}.{module}"
+            before = f"{PREFIX}{_path(cfg, name, layer, has_vision)}"
             yield name, layer, (f"{before}.lora_A.weight", f"{before}.lora_B.weight")
 
 
 def _entries(
-    folder: Path, cfg: ModelConfig, settings: config.Lora, targets: Collection[str] = ()
+    folder: Path, cfg: ModelConfig, settings: config.Lora, targets: Iterable[str] = ()
 ) -> dict[str, safetensors_file.Entry]:
-    """Return the tensors of the weights' file. ValueError unless they are adapters of this model's matrices.
+    """Return the file's tensors, named as without a vision tower. ValueError unless they are of this model's matrices.
 
-    Each matrix in `targets` must have its adapter in every layer.
+    Each matrix whose path in Hugging Face's model ends with one of `targets` must have its adapter.
     """
     if not (folder / WEIGHTS).is_file():
         pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
         raise UserError(f"{folder} has no {WEIGHTS}{pickled}; fetch it again")
-    entries, sides = safetensors_file.read_header(folder / WEIGHTS), lora.sides(cfg, settings)
+    entries, sides, ends = safetensors_file.read_header(folder / WEIGHTS), lora.sides(cfg, settings), tuple(targets)
+    if cfg.gemma3:
+        own = {name: layout.text_name(name.removeprefix(PREFIX)) for name in entries}
+        entries = {f"{PREFIX}{own[name]}": entry for name, entry in entries.items() if own[name] is not None}
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, _, keys in _keys(cfg, settings):
+    for name, layer, keys in _keys(cfg, settings):
         inputs, outputs = (int(np.prod(side)) for side in sides[name])
-        if name in targets or any(key in entries for key in keys):
+        is_target = any(f".{_path(cfg, name, layer, vision)}".endswith(ends) for vision in {False, cfg.gemma3})
+        if is_target or any(key in entries for key in keys):
             wanted |= {keys[0]: (settings.rank, inputs), keys[1]: (outputs, settings.rank)}
     try:
         layout.check_tensors(str(folder / WEIGHTS), wanted, {name: entry.shape for name, entry in entries.items()})
@@ -177,6 +203,7 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
     named = {*known} if targets == "all-linear" else set()
     if isinstance(targets, list):  # of names alone, or each matrix of each layer by its full name
         named = {str(target).rpartition(".")[2] for target in targets}
+    named -= TOWER
     if not named or not named <= {*known}:
         odd.append(f"target_modules = {show(targets)} (wanted some of {few(list(known), 7)})")
     if odd:

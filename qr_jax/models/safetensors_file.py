@@ -37,7 +37,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Entry]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
             return {name: Entry(path, name, at.get_dtype(), tuple(at.get_shape())) for name, at in slices.items()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path.name} is no whole safetensors file of known types ({error}); fetch it again") from error
+        raise UserError(f"{path} is no whole safetensors file of known types ({error}); fetch it again") from error
 
 
 def read(entry: Entry) -> np.ndarray:

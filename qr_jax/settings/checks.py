@@ -116,7 +116,8 @@ def _together(config: Config) -> Iterator[str]:
             f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
-    if train.profile and int(train.profile.partition(":")[0]) >= train.steps:
+    traced = re.fullmatch(r"(\d{1,9}):\d{1,9}", train.profile or "", re.ASCII)
+    if traced and int(traced[1]) >= train.steps:
         yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: name earlier steps"
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
     if config.log.wandb and not (package and package.origin):  # W&B leaves a folder wandb/, which is no package

@@ -131,3 +131,8 @@ def test_a_typing_error_ends_with_2_before_anything_is_checked(words, told, tmp_
     with pytest.raises(SystemExit) as ended:
         first_check.main(words)
     assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_python_without_our_packages_is_named_before_the_check_begins():
+    done = subprocess.run([SCRIPT], env={**os.environ, "PYTHON": "/bin/false"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "/bin/false has not what qr_jax needs: run tpu_scripts/setup.sh" in done.stderr

@@ -22,7 +22,7 @@ from test_gemma import CFG as GEMMA
 from benchmarks.interleave import PEER_PYTHON
 from qr_jax import config
 from qr_jax.lab import hf_folder
-from qr_jax.models import decoder, families, lora, peft_folder
+from qr_jax.models import decoder, families, hf, lora, peft_folder
 
 IDS = np.arange(24).reshape(2, 12) % 400 + 7
 SHAPES = {
@@ -30,7 +30,20 @@ SHAPES = {
     "qwen2": families.ModelConfig(434, 64, 2, 4, 2, 16, 96, 512, qkv_bias=True, tied=False),
     "llama": families.ModelConfig(434, 48, 2, 6, 3, 8, 96, 512),
     "gemma3": replace(GEMMA, vocab=434),
+    "gemma3, a vision tower beside it": replace(GEMMA, vocab=434),
 }
+# TEXT WHOLE: the text model in folder TEXT with a vision tower beside it, as Gemma 3's are from 4B on, into WHOLE.
+WITH_VISION = """
+import sys
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+
+text = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+cfg = Gemma3Config(text.config, {**tower, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4)
+whole = Gemma3ForConditionalGeneration(cfg)
+print(whole.model.language_model.load_state_dict(text.model.state_dict()))
+whole.save_pretrained(sys.argv[2])
+"""
 # BASE IDS WHAT: logits of the adapter in WHAT, or of a new one that is saved there; float32, printed as JSON. The
 # gradient of the mean cross-entropy of each next id joins it as the adapter WHAT/gradient.
 SCRIPT = """
@@ -52,18 +65,22 @@ with torch.no_grad(), model.disable_adapter():
 adapters = {name: a.requires_grad_() for name, a in model.named_parameters() if "lora_" in name}
 logits = model(ids).logits
 torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-for a in adapters.values():
-    a.data = a.grad
+for a in adapters.values():  # a vision tower's have no gradient
+    a.data = torch.zeros_like(a) if a.grad is None else a.grad
 model.save_pretrained(os.path.join(what, "gradient"))
 print(json.dumps({"logits": logits.tolist(), "without": without.tolist()}))
 """
 
 
 def theirs(base: Path, what: Path, **settings) -> dict[str, np.ndarray]:
-    words = [str(PEER_PYTHON), "-c", SCRIPT, str(base), json.dumps(IDS.tolist()), str(what), json.dumps(settings)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    said = by_their_python(SCRIPT, base, json.dumps(IDS.tolist()), what, json.dumps(settings))
+    return {name: np.array(values) for name, values in json.loads(said.splitlines()[-1]).items()}
+
+
+def by_their_python(script: str, *words: Path | str) -> str:
+    done = subprocess.run([str(PEER_PYTHON), "-c", script, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {name: np.array(values) for name, values in json.loads(done.stdout.splitlines()[-1]).items()}
+    return done.stdout
 
 
 def ours(cfg, base, adapters, settings) -> jax.Array:
@@ -103,6 +120,10 @@ def model(request, tmp_path_factory):
     cfg, folder = SHAPES[request.param], tmp_path_factory.mktemp(request.param)
     params = rollouts.random_params(cfg)
     hf_folder.save(folder, cfg, params, rollouts.WORDS, "float32")
+    if "vision" in request.param:
+        by_their_python(WITH_VISION, folder, folder / "whole")
+        folder = folder / "whole"
+        assert hf.has_vision(folder)
     return cfg, params, folder
 
 
@@ -114,7 +135,8 @@ def test_peft_computes_with_our_folder_what_we_do(model, layers, tmp_path):
     adapters = lora.init(cfg, settings, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), len(adapters)))
     adapters = {name: a + 0.1 * jax.random.normal(next(keys), a.shape) for name, a in adapters.items()}
-    peft_folder.save(tmp_path / "a", cfg, settings, adapters, base=None, base_sha256="0" * 64, compute="float32")
+    said = {"base": None, "base_sha256": "0" * 64, "compute": "float32", "has_vision": hf.has_vision(folder)}
+    peft_folder.save(tmp_path / "a", cfg, settings, adapters, **said)
     found = theirs(folder, tmp_path / "a")
     assert_same(cfg, base, adapters, settings, found, tmp_path / "a")
 

@@ -136,9 +136,9 @@ def _refuse_no_model(path: Path) -> None:
 def _of_model(folder: Path) -> Any:
     from qr_jax import config as configs
     from qr_jax.lab import suite
-    from qr_jax.models import hf
+    from qr_jax.models import hf, peft_files
 
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not (folder / "config.json").is_file() and not peft_files.is_adapter(folder):
         raise UserError(f"{folder} is no run and no model: it has no config.json; `qr-jax runs` lists the runs")
     if not folder.exists() and configs.is_run(run := Path("runs") / folder):
         raise UserError(f"there is no folder {folder}; did you mean {run}?")
