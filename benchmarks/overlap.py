@@ -1,6 +1,6 @@
 """Measure train.overlap: steps of the quickstart with slow searches, with and without it, in turn.
 
-    make quickstart && python -m benchmarks.overlap     # 10 minutes on 2 idle cores; results/overlap.json
+    make quickstart && python -m benchmarks.overlap     # 25 minutes on 2 idle cores; results/overlap.json
 
 Each run begins with the quickstart's last weights and takes `STEPS` steps in a process of its own, training on all
 groups, so that an update takes about as long as quick rollouts do. "apart": one of two emulated devices learns, the
@@ -105,7 +105,7 @@ def play(words: Sequence[str]) -> dict[str, float]:
 
 def table(kept: Mapping[str, Any]) -> str:
     """Return Markdown: seconds of a step and of its parts, and the step over the longer part without overlap."""
-    rows = [("search", "devices", "step, s", "rollouts, s", "update, s", "step / longer part alone", "cores idle")]
+    rows = [("each search", "rollouts and updates", "step, s", "rollouts, s", "update, s", "step / longer part alone", "cores idle")]
     first = next(iter(KINDS))
     alone = {row["seconds"]: max(row["rollout"], row["learner"]) for row in kept["rows"] if row["kind"] == first}
     for row in kept["rows"]:

@@ -27,7 +27,7 @@ from benchmarks.tables import half_width, markdown, over_seeds, thousandths
 NAME = "paired_seeds"
 MARGINS = {"adapters of rank 16": 0.04, "overlap": 0.02, "int8": 0.02}  # of exact match: less does not matter
 SEEDS = range(200, 210)
-VERDICTS = ("settings added to the quickstart", "seeds", "held-out exact match minus the quickstart's", "verdict")
+VERDICTS = ("settings added to the quickstart", "which one", "seeds", "held-out exact match minus its", "verdict")
 PRESET = ("rule=foresee", "pool.queries=128", "pool.samples=2", "learner.lr=1e-3", "train.steps=100")
 ARMS = {  # settings
     "the quickstart": (),
@@ -108,7 +108,7 @@ def verdicts(runs: Sequence[Mapping[str, Any]], *more: tuple[str, ...]) -> str:
     """Return Markdown: each arm's difference from the quickstart, with the plan's verdict; then `more` rows."""
     told = ((arm, less) for arm, less in differences(runs).items() if less)
     rows = [
-        (f"`{' '.join(ARMS[arm])}`", str(len(less)), over_seeds(less, "+"), verdict(arm, less)) for arm, less in told
+        (f"`{' '.join(ARMS[arm])}`", "an earlier", str(len(less)), over_seeds(less, "+"), verdict(arm, less)) for arm, less in told
     ]
     return markdown([VERDICTS, *rows, *more])
 

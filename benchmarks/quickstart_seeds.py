@@ -1,4 +1,4 @@
-"""The quickstart by seed: five that nothing was chosen on, beside those its preset was chosen on; and its control.
+"""The quickstart by seed: five that did not choose its preset, beside those that chose it; and its control.
 
     python -m benchmarks.quickstart_seeds             # 2 to 4 minutes a seed on 2 cores; resumable
     python -m benchmarks.quickstart_seeds --again 1   # each once more, as a replicate of that number; both count
@@ -90,7 +90,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("exact match on 1,000 held-out questions", "before, by seed", "after", "mean after")]
     choice = [{**run, "preset": preset()} for run in kept_runs.kept(CHOICE) if run["arm"] == ARM]
     for called, seeds, made, shuffled in (
-        ("seeds 20 to 24, used for no choice", FRESH, runs, False),
+        ("seeds 20 to 24, not used to choose it", FRESH, runs, False),
         ("seeds 0 to 4, used to choose the preset", CHOSEN, choice, False),
         ("seed 7, whose cold start is a poor one", [POOR], runs, False),
         ("seed 0 with the rewards shuffled, the control", [0], runs, True),
