@@ -65,8 +65,8 @@ def test_the_control_is_the_whole_model_beside_which_the_adapters_of_its_attempt
     for seed in E14.seeds:
         found.append({"seed": seed, "arm": best.arm, "before": seed / 1000, "after": 0.83 - seed % 2 / 100})
     assert adapters.gaps(found, E14) == pytest.approx([-0.03] * 10)
-    told = "E13's adapters beside the whole model at `learner.lr=0.0014 learner.schedule=linear`"
-    assert adapters.rows(found)[-1] == (told, "10", "-0.030 +- 0.000", "costs nothing that matters")
+    told = "the adapters of the row above, beside the whole model at `learner.lr=0.0014 learner.schedule=linear`"
+    assert adapters.rows(found)[-1] == (told, "today's", "10", "-0.030 +- 0.000", "costs nothing that matters")
 
 
 @pytest.mark.parametrize("one", [one for attempt in adapters.ATTEMPTS for one in attempt.candidates])
