@@ -108,7 +108,8 @@ def verdicts(runs: Sequence[Mapping[str, Any]], *more: tuple[str, ...]) -> str:
     """Return Markdown: each arm's difference from the quickstart, with the plan's verdict; then `more` rows."""
     told = ((arm, less) for arm, less in differences(runs).items() if less)
     rows = [
-        (f"`{' '.join(ARMS[arm])}`", "an earlier", str(len(less)), over_seeds(less, "+"), verdict(arm, less)) for arm, less in told
+        (f"`{' '.join(ARMS[arm])}`", "an earlier", str(len(less)), over_seeds(less, "+"), verdict(arm, less))
+        for arm, less in told
     ]
     return markdown([VERDICTS, *rows, *more])
 
