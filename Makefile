@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
+LIBTPU := $(VENV)/.installed-libtpu
 
 # jax 0.11 dropped Python 3.11: an environment of 3.11 gets the last jax for it, a later one today's.
 PINS := import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-3.13.txt")
@@ -49,6 +50,11 @@ quickstart: $(STAMP)  ## a small model learns to search a synthetic world
 $(DOCS): $(STAMP)
 	@echo "installing Sphinx and what else the pages need"
 	@$(BEAT) $(PIP) -e '.[docs]'
+	@touch $@
+
+$(LIBTPU): $(STAMP)
+	@echo "installing libtpu"
+	@$(BEAT) $(PIP) libtpu
 	@touch $@
 
 docs: $(DOCS)  ## the pages of docs/ as HTML, into docs/_build/html (half a minute on 2 cores)
@@ -108,9 +114,7 @@ licences: $(DEV) $(DOCS)  ## docs/licences.md: the licence of every package that
 test-pods: $(DEV)  ## runs of 2 and 4 real processes on this machine, with LoRA too, a pod's rollout, the watchdog, overlap (13 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_pods.py tests/test_pod_lora.py tests/test_pod_rollout.py tests/test_watchdog.py tests/test_overlap.py tests/test_pod_overlap.py
 
-test-tpu: $(DEV)  ## what is compiled for TPUs, without one: the planner and the programs it plans
-	@echo "installing libtpu"
-	@$(BEAT) $(PIP) libtpu
+test-tpu: $(DEV) $(LIBTPU)  ## what is compiled for TPUs, without one: the planner and the programs it plans
 	$(BIN)/python -m pytest -m "slow or not slow" tests/around/test_plan.py tests/around/test_ahead.py
 
 test-peers: $(DEV) $(PEERS)/.installed smollm2  ## an export's episode by transformers and torch, beside our own (minutes)
@@ -185,17 +189,11 @@ bench-methods: $(STAMP)  ## the neighbouring methods screened: runs that are mis
 paper-table: $(STAMP)  ## the paper's table, and beside it your runs' (configs/paper/): RUNS="runs/..." SUITE=1
 	$(BIN)/python -m benchmarks.paper_table $(RUNS) $(if $(SUITE),--suite)
 
-bench-hand-over: $(STAMP)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
-	@echo "installing libtpu"
-	@$(BEAT) $(PIP) libtpu
+bench-hand-over: $(STAMP) $(LIBTPU)  ## weights to rollouts beside a plain all-gather: emulated, and compiled for v5e (5 minutes)
 	$(BIN)/python -m benchmarks.hand_over
 
-bench-tpu: $(STAMP)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
-	@echo "installing libtpu"
-	@$(BEAT) $(PIP) libtpu
+bench-tpu: $(STAMP) $(LIBTPU)  ## decode and train step compiled for v5e, v5p and v6e, without a TPU
 	$(BIN)/python -m benchmarks.tpu
 
-bench-plans: $(STAMP)  ## qr-jax plan of the configs for pods (100 minutes on 2 cores)
-	@echo "installing libtpu"
-	@$(BEAT) $(PIP) libtpu
+bench-plans: $(STAMP) $(LIBTPU)  ## qr-jax plan of the configs for pods (100 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.plans

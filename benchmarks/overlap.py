@@ -105,17 +105,8 @@ def play(words: Sequence[str]) -> dict[str, float]:
 
 def table(kept: Mapping[str, Any]) -> str:
     """Return Markdown: seconds of a step and of its parts, and the step over the longer part without overlap."""
-    rows = [
-        (
-            "each search",
-            "rollouts and updates",
-            "step, s",
-            "rollouts, s",
-            "update, s",
-            "step / longer part alone",
-            "cores idle",
-        )
-    ]
+    head = ("each search", "rollouts and updates", "step, s", "rollouts, s", "update, s")
+    rows = [(*head, "step / longer part alone", "cores idle")]
     first = next(iter(KINDS))
     alone = {row["seconds"]: max(row["rollout"], row["learner"]) for row in kept["rows"] if row["kind"] == first}
     for row in kept["rows"]:

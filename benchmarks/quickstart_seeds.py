@@ -90,7 +90,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("exact match on 1,000 held-out questions", "before, by seed", "after", "mean after")]
     choice = [{**run, "preset": preset()} for run in kept_runs.kept(CHOICE) if run["arm"] == ARM]
     for called, seeds, made, shuffled in (
-        ("seeds 20 to 24, not used to choose it", FRESH, runs, False),
+        ("seeds 20 to 24, not used to choose the preset", FRESH, runs, False),
         ("seeds 0 to 4, used to choose the preset", CHOSEN, choice, False),
         ("seed 7, whose cold start is a poor one", [POOR], runs, False),
         ("seed 0 with the rewards shuffled, the control", [0], runs, True),

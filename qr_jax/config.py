@@ -52,11 +52,12 @@ Growing = Annotated[
     Bound("growing numbers of tokens, as in 64,256", lambda sizes: sizes and [0, *sizes] == sorted({0, *sizes})),
 ]
 
+STEPS = re.compile(r"(\d{1,9}):(\d{1,9})", re.ASCII)
 Steps = Annotated[
     str,
     Bound(
         "FROM:TO, counted from 0, as in 10:12 for two steps after the tenth",
-        lambda text: bool(re.fullmatch(r"\d{1,9}:\d{1,9}", text, re.ASCII)) and int.__lt__(*map(int, text.split(":"))),
+        lambda text: bool(steps := STEPS.fullmatch(text)) and int(steps[1]) < int(steps[2]),
     ),
 ]
 

@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do
 done
 python="${PYTHON:-$root/.venv/bin/python}"
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
-"$dry_run" || "$python" -c 'import jax, orbax.checkpoint' 2>/dev/null ||
+"$dry_run" || "$python" -c 'from importlib.util import find_spec as f; exit(not (f("jax") and f("orbax")))' 2>/dev/null ||
   die "$python has not what qr_jax needs: run tpu_scripts/setup.sh, or name another with PYTHON=..."
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 run "$python" -P "$root/tpu_scripts/first_check.py" "${options[@]}"

@@ -74,8 +74,10 @@ def export_adapter(run: str | Path, folder: str | Path) -> Path:
     of_hub = peft_files.is_adapter(init) if init else not whole  # else the base is what another stage trained
     base = model_card.base_model(settings) if of_hub else None
     has_vision = of_hub and model.name not in families.PRESETS and hf.has_vision(hf.resolve(model.name))
-    said = {"base": base, "base_sha256": base_sha256, "compute": model.compute, "has_vision": has_vision}
-    peft_folder.save(folder, agent.cfg, model.lora, adapters, **said)
+    peft_folder.save(
+        folder, agent.cfg, model.lora, adapters, base=base, base_sha256=base_sha256, compute=model.compute,
+        has_vision=has_vision,
+    )  # fmt: skip
     trained = model_card.trained(run, step)
     _write_texts(folder, settings, describe(settings, agent.engine.chat), trained, dtype="float32")
     return folder

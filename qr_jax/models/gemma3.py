@@ -15,9 +15,14 @@ OF_ALL = ("quantization_config", "tie_word_embeddings")  # which stand beside th
 THETA, SLIDING_THETA = 1_000_000.0, 10_000.0  # where the file names none
 
 
+def has_vision(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is that of a Gemma 3 with a vision tower."""
+    return config.get("model_type") == "gemma3"
+
+
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a config.json, or the text part of a Gemma 3's with a vision tower as if it were one."""
-    if config.get("model_type") != "gemma3":
+    if not has_vision(config):
         return config
     named, text = config.get("architectures"), config.get("text_config")
     if named not in (None, ["Gemma3ForConditionalGeneration"]):

@@ -11,7 +11,7 @@ import numpy as np
 
 from qr_jax import plugins
 from qr_jax.errors import UserError
-from qr_jax.models import families, hub, layout, peft_files, rope, safetensors_file
+from qr_jax.models import families, gemma3, hub, layout, peft_files, rope, safetensors_file
 from qr_jax.models.families import ModelConfig
 from qr_jax.models.layout import Params
 from qr_jax.models.tokenizer import KIND, FastTokenizer, Tokenizer, WordTokenizer
@@ -131,7 +131,7 @@ def shape(path: str | os.PathLike[str]) -> ModelConfig:
 def has_vision(path: str | os.PathLike[str]) -> bool:
     """Return whether a Hugging Face folder has a Gemma 3 with a vision tower, of which the text part is read."""
     described = Path(path) / "config.json"
-    return described.is_file() and read_json(described).get("model_type") == "gemma3"
+    return described.is_file() and gemma3.has_vision(read_json(described))
 
 
 def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelConfig, Params]:
@@ -145,9 +145,7 @@ def load(path: str | os.PathLike[str], dtype: Any = np.float32) -> tuple[ModelCo
         return plugins.around("lab.gguf").load(path, dtype)
     cfg = shape(path)
     rope.frequencies(cfg)
-    entries = _entries(path)
-    if cfg.gemma3:
-        entries = {own: entry for name, entry in entries.items() if (own := layout.text_name(name)) is not None}
+    entries = layout.of_text(cfg, _entries(path))
     wanted = layout.expected(cfg)
     ignored = {name for name in entries if name.endswith("rotary_emb.inv_freq")}
     ignored |= {"lm_head.weight"} if cfg.tied else set()

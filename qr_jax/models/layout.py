@@ -1,6 +1,6 @@
 """Hugging Face's tensor names and shapes, and the way from them to our tree of stacked arrays and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,15 +65,31 @@ def top_places(cfg: ModelConfig) -> dict[str, Place]:
     return places
 
 
-def text_name(name: str) -> str | None:
+def of_text(cfg: ModelConfig, named: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return what is named by a model's tensors under the names of its text part alone, without a vision tower's.
+
+    `before`: what each name begins with; a name that does not is left as it is.
+    """
+    if not cfg.gemma3:
+        return dict(named)
+    own = {name: _text_name(name, before) for name in named}
+    return {text: named[name] for name, text in own.items() if text is not None}
+
+
+def _text_name(name: str, before: str) -> str | None:
     """Return a tensor's name without the prefix that a Gemma 3 with a vision tower has; None for that tower's tensors.
 
     Published files have `language_model.model.`, and those that transformers 5 holds in memory `model.language_model.`.
     """
+    if not name.startswith(before):
+        return name
+    name = name.removeprefix(before)
     if name.removeprefix("model.").startswith(("vision_tower.", "multi_modal_projector.")):
         return None
     name = name.removeprefix("language_model.")
-    return f"model.{name.removeprefix('model.language_model.')}" if name.startswith("model.language_model.") else name
+    if name.startswith("model.language_model."):
+        name = f"model.{name.removeprefix('model.language_model.')}"
+    return before + name
 
 
 def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

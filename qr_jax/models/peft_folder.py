@@ -56,9 +56,7 @@ def check(folder: str | os.PathLike[str], cfg: ModelConfig, settings: config.Lor
         todo = f"set model={base}, or the adapter's base_model_name_or_path where they are the same weights"
         raise UserError(f"{folder} is an adapter of {base}, and model.name is {name}; {todo}")
     targets = said["target_modules"]
-    if targets == "all-linear":
-        targets = [f"{name}_proj" for name in lora.MATRICES[targets]]
-    _entries(Path(folder), cfg, settings, [f".{target}" for target in targets])
+    _entries(Path(folder), cfg, settings, _modules(targets) if targets == "all-linear" else targets)
 
 
 def _of_hub(name: Any) -> bool:
@@ -77,7 +75,8 @@ def load(
 ) -> dict[str, np.ndarray]:
     """Return the folder's adapters, float32; a matrix without one keeps its fresh one from `new`, which adds 0."""
     entries, adapters = _entries(Path(folder), cfg, settings), {name: np.array(array) for name, array in new.items()}
-    for name, layer, keys in _keys(cfg, settings):
+    for name, layer, path in _paths(cfg, settings):
+        keys = _keys(path)
         if keys[0] in entries:
             a, b = (np.asarray(safetensors_file.read(entries[key]), np.float32) for key in keys)
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -119,15 +118,9 @@ def save(
 
     `base`: its name on the hub, if it has one; `has_vision`: whether it has a vision tower there.
     """
-    folder, tensors, targets = Path(folder), {}, [f"{name}_proj" for name in lora.MATRICES[settings.layers]]
-    if has_vision:  # whose matrices have the same last names, and would get adapters too
-        targets = [
-            _path(cfg, name, layer, has_vision)
-            for name in lora.MATRICES[settings.layers]
-            for layer in range(cfg.layers)
-        ]
-    for name, layer, keys in _keys(cfg, settings, has_vision):
-        for side, key in zip(("a", "b"), keys, strict=True):
+    folder, tensors, paths = Path(folder), {}, list(_paths(cfg, settings, has_vision))
+    for name, layer, path in paths:
+        for side, key in zip(("a", "b"), _keys(path), strict=True):
             array = np.asarray(adapters[f"{name}_{side}"][layer], np.float32)
             array = array.reshape(-1, settings.rank) if side == "a" else array.reshape(settings.rank, -1)
             tensors[key] = np.ascontiguousarray(array.T)
@@ -137,25 +130,29 @@ def save(
     described = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
         "r": settings.rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": targets,
+        # a tower's matrices have the same last names, and would get adapters too
+        "target_modules": [path for *_, path in paths] if has_vision else list(_modules(settings.layers)),
     }  # fmt: skip
     write_json(folder / CONFIG, described)
 
 
-def _path(cfg: ModelConfig, name: str, layer: int, has_vision: bool = False) -> str:
-    """Return the path of a layer's matrix in Hugging Face's model."""
-    module = layout.layer_places(cfg)[name].suffix.removesuffix(".weight")
-    return f"model.{'language_model.' if has_vision else ''}layers.{layer}.{module}"
+def _modules(layers: str) -> dict[str, str]:
+    """Map the last names of the adapted matrices in Hugging Face's model to ours."""
+    return {f"{name}_proj": name for name in lora.MATRICES[layers]}
 
 
-def _keys(
-    cfg: ModelConfig, settings: config.Lora, has_vision: bool = False
-) -> Iterator[tuple[str, int, tuple[str, str]]]:
-    """Yield each adapted matrix of each layer: our name, the layer, and PEFT's names of A and B."""
+def _paths(cfg: ModelConfig, settings: config.Lora, has_vision: bool = False) -> Iterator[tuple[str, int, str]]:
+    """Yield each adapted matrix of each layer: our name, the layer, and its path in Hugging Face's model."""
+    stack = "model.language_model.layers" if has_vision else "model.layers"
     for name in lora.MATRICES[settings.layers]:
+        module = layout.layer_places(cfg)[name].suffix.removesuffix(".weight")
         for layer in range(cfg.layers):
-            before = f"{PREFIX}{_path(cfg, name, layer, has_vision)}"
-            yield name, layer, (f"{before}.lora_A.weight", f"{before}.lora_B.weight")
+            yield name, layer, f"{stack}.{layer}.{module}"
+
+
+def _keys(path: str) -> tuple[str, str]:
+    """Return PEFT's names of A and B."""
+    return f"{PREFIX}{path}.lora_A.weight", f"{PREFIX}{path}.lora_B.weight"
 
 
 def _entries(
@@ -163,20 +160,19 @@ def _entries(
 ) -> dict[str, safetensors_file.Entry]:
     """Return the file's tensors, named as without a vision tower. ValueError unless they are of this model's matrices.
 
-    Each matrix whose path in Hugging Face's model ends with one of `targets` must have its adapter.
+    Each matrix whose path in Hugging Face's model ends with one of the names `targets` must have its adapter.
     """
     if not (folder / WEIGHTS).is_file():
         pickled = " (pickled weights are not read: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
         raise UserError(f"{folder} has no {WEIGHTS}{pickled}; fetch it again")
-    entries, sides, ends = safetensors_file.read_header(folder / WEIGHTS), lora.sides(cfg, settings), tuple(targets)
-    if cfg.gemma3:
-        own = {name: layout.text_name(name.removeprefix(PREFIX)) for name in entries}
-        entries = {f"{PREFIX}{own[name]}": entry for name, entry in entries.items() if own[name] is not None}
+    entries = layout.of_text(cfg, safetensors_file.read_header(folder / WEIGHTS), PREFIX)
+    ends = tuple(f".{target}" for target in layout.of_text(cfg, dict.fromkeys(targets)))
+    sides = lora.sides(cfg, settings)
     wanted: dict[str, tuple[int, ...]] = {}
-    for name, layer, keys in _keys(cfg, settings):
+    for name, _, path in _paths(cfg, settings):
+        keys = _keys(path)
         inputs, outputs = (int(np.prod(side)) for side in sides[name])
-        is_target = any(f".{_path(cfg, name, layer, vision)}".endswith(ends) for vision in {False, cfg.gemma3})
-        if is_target or any(key in entries for key in keys):
+        if f".{path}".endswith(ends) or any(key in entries for key in keys):
             wanted |= {keys[0]: (settings.rank, inputs), keys[1]: (outputs, settings.rank)}
     try:
         layout.check_tensors(str(folder / WEIGHTS), wanted, {name: entry.shape for name, entry in entries.items()})
@@ -199,7 +195,7 @@ def _read(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], config.Lora]:
         alpha = 0
         odd.append(f"lora_alpha = {show(said.get('lora_alpha'))}")
     targets = said.get("target_modules")
-    known = {f"{name}_proj": name for name in lora.MATRICES["all-linear"]}
+    known = _modules("all-linear")
     named = {*known} if targets == "all-linear" else set()
     if isinstance(targets, list):  # of names alone, or each matrix of each layer by its full name
         named = {str(target).rpartition(".")[2] for target in targets}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qr_jax import plugins
-from qr_jax.config import OWN, PLUGIN_AT, SET_PREFIX, Config, chosen_plugins, every_plugin, from_json
+from qr_jax.config import OWN, PLUGIN_AT, SET_PREFIX, STEPS, Config, chosen_plugins, every_plugin, from_json
 from qr_jax.data.readers import resolve, rows
 from qr_jax.data.traces import MADE_TRACES, NO_TRACES
 from qr_jax.data.world.generate import WorldSettings
@@ -116,7 +116,7 @@ def _together(config: Config) -> Iterator[str]:
             f"train.keep_every={train.keep_every} keeps only what is saved, every train.checkpoint_every="
             f"{train.checkpoint_every} steps; wanted a multiple of that"
         )
-    traced = re.fullmatch(r"(\d{1,9}):\d{1,9}", train.profile or "", re.ASCII)
+    traced = STEPS.fullmatch(train.profile or "")
     if traced and int(traced[1]) >= train.steps:
         yield f"train.profile={train.profile} begins after the last of train.steps={train.steps}: name earlier steps"
     package = importlib.util.find_spec("wandb") if config.log.wandb else None
